@@ -1,0 +1,40 @@
+"""What a table of figures was measured with: command, date, versions, processor, seed; nothing else of the machine."""
+
+import datetime
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:
+    """Lines of Markdown to put under a table."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    threads = torch.get_num_threads()
+    return [
+        f"- command: `{command}`",
+        f"- date: {today}; seed: {seed}",
+        f"- versions: Python {python}, {versions}",
+        f"- processor: {processor()}, {threads} thread{'s' if threads > 1 else ''}"
+        + (f"; device: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""),
+    ]
+
+
+def processor() -> str:
+    """The model name of the processor."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table; the first column is text, the others are figures."""
+    rule = ("---", *("---:" for _ in head[1:]))
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]

@@ -1,0 +1,37 @@
+"""Fade: an activation that turns into another as progress goes from 0 to 1."""
+
+import torch
+from torch import Tensor, nn
+
+from surgery.kinds import TAG
+
+
+class Fade(nn.Module):
+    """The weighted mean of two activations: all `start` at progress 0, all `end` at progress 1.
+
+    The progress is set by `surgery.set_progress`; it is no part of the state dict, so that the weights of a model
+    in the middle of a fade still load anywhere. With the identity as `end`, fading erases gradually.
+    """
+
+    progress: Tensor
+
+    def __init__(self, start: nn.Module, end: nn.Module) -> None:
+        super().__init__()
+        self.start = start
+        self.end = end
+        # A tensor, not a number: a compiled model need not be compiled again at every step.
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+        self.__dict__[TAG] = "fade"
+
+    def set_progress(self, progress: float, step: int = 0) -> None:
+        """Move to this progress in [0, 1]; `step` is for functions that alternate, a fade needs none."""
+        self.progress.fill_(progress)
+
+    def settled(self) -> nn.Module:
+        """The module that stays when the fade is over."""
+        return self.end
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (1 - progress) start(x) + progress end(x), for any shape, in the dtype of the input."""
+        start = self.start(input)
+        return torch.lerp(start, self.end(input), self.progress.to(start.dtype))

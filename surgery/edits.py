@@ -1,0 +1,236 @@
+"""Edits: the one writer of module trees. It puts modules in, changes classes, and can take every change back."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from surgery import activations
+from surgery.decide import Decision, OwnCall, Slot
+from surgery.history import History
+from surgery.plan import Edit
+from surgery.rewrite import Splice, base_of, rewritten, splices_of
+from surgery.twin import HISTORY, HOOKS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One write, with what stood there before: a child, the class, an attribute or the graph of `module`."""
+
+    what: str
+    module: nn.Module
+    name: str
+    before: Any
+
+
+def carry_out(
+    model: nn.Module, decisions: Iterable[Decision], new: Callable[[nn.Module, Edit], nn.Module]
+) -> list[Change]:
+    """Write the decisions into the model, and return the changes in order. `new` builds what is put in."""
+    changes: list[Change] = []
+    try:
+        for decision in decisions:
+            if isinstance(decision, Slot):
+                _fill_slots(changes, model, decision, new)
+            else:
+                _give_own_call(changes, model, decision, new)
+    except BaseException:
+        take_back(changes)
+        raise
+    return changes
+
+
+def take_back(changes: Iterable[Change]) -> None:
+    """Undo changes, last first: children, classes, attributes and graphs as they were before."""
+    for change in reversed(list(changes)):
+        module, name, before = change.module, change.name, change.before
+        if change.what == "child":
+            current = module._modules.get(name)
+            if before is None:
+                module._modules.pop(name, None)
+            else:
+                module._modules[name] = before
+                before.train(module.training if current is None else current.training)
+        elif change.what == "class":
+            module.__class__ = before
+        elif change.what == "graph":
+            module.graph = before
+        else:
+            setattr(module, name, before)
+
+
+def keep_history(model: nn.Module, history: History | None) -> None:
+    """Write down in the model itself what was done to it, so that copies and pickles know; None forgets it."""
+    if history is None:
+        model.__dict__.pop(HISTORY, None)
+    else:
+        model.__dict__[HISTORY] = history
+
+
+def keep_progress(model: nn.Module, progress: float, step: int) -> None:
+    """Write down how far an edited model has faded."""
+    history = model.__dict__.get(HISTORY)
+    if history is not None:
+        history.progress = (progress, step)
+
+
+def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
+    """Put the final form of every fading child in its slot, and let the model's history say so."""
+    changes: list[Change] = []
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, kind):
+                settled = child.settled().train(child.training)
+                _keep_hooks(child, settled)
+                _put_child(changes, parent, name, settled)
+    history: History | None = model.__dict__.get(HISTORY)
+    if history is None or not changes:
+        return
+    history.steps[-1].changes.extend(changes)
+    history.progress = None
+    for number, step in enumerate(history.steps):
+        for edit in step.data.get("edits", ()):
+            if edit["fade"]:
+                edit["fade"] = False
+                # What the later steps were made on never existed in the settled form: nothing to compare with.
+                for later in history.steps[number + 1 :]:
+                    later.fingerprint = None
+
+
+def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
+    """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to."""
+    site = edit.site
+    old = model.get_submodule(site.module) if site.module is not None else None
+    made: nn.Module
+    if edit.make == "identity":
+        made = nn.Identity() if site.inplace else activations.Copy()
+    else:
+        made = activations.build(edit.make, site.channels, **dict(edit.params))
+    if edit.fade:
+        made = activations.Fade(_kept(old, edit), made)
+    dtype = getattr(torch, site.dtype)
+    made.to(device=torch.device(site.device))
+    if dtype.is_floating_point:
+        made.to(dtype=dtype)
+    owner = model.get_submodule(site.owner)
+    made.train(old.training if old is not None else owner.training)
+    frozen = old is not None and [p.requires_grad for p in old.parameters()] and not any(
+        p.requires_grad for p in old.parameters()
+    )
+    return made.requires_grad_(False) if frozen else made
+
+
+def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
+    """A fresh module that computes just what the call computes now."""
+    site = edit.site
+    if site.module is not None:
+        return copy.deepcopy(model.get_submodule(site.module))
+    made = activations.build(site.activation, site.channels, **dict(site.options))
+    return activations.InPlace(made) if site.inplace else made
+
+
+def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
+    if old is None:
+        return activations.build(edit.site.activation, edit.site.channels, **dict(edit.site.options))
+    kept = copy.deepcopy(old)
+    if getattr(kept, "inplace", False):
+        kept.inplace = False  # its input is needed again, to be faded to
+    return kept
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _fill_slots(
+    changes: list[Change], model: nn.Module, slot: Slot, new: Callable[[nn.Module, Edit], nn.Module]
+) -> None:
+    made = new(model, slot.edit)
+    for path in slot.paths:
+        parent_path, _, name = path.rpartition(".")
+        parent = _alone(changes, model, parent_path) if slot.alone else model.get_submodule(parent_path)
+        old = parent._modules[name]
+        if old is not None:
+            _keep_hooks(old, made)
+        _put_child(changes, parent, name, made)
+        _no_fast_path(changes, parent)
+
+
+def _give_own_call(
+    changes: list[Change], model: nn.Module, decision: OwnCall, new: Callable[[nn.Module, Edit], nn.Module]
+) -> None:
+    made = new(model, decision.edit)
+    seen: set[int] = set()
+    for path in decision.owners:
+        owner = _alone(changes, model, path) if decision.alone else model.get_submodule(path)
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        _put_child(changes, owner, decision.splice.child, made)
+        if isinstance(owner, fx.GraphModule):
+            _edit_graph(changes, owner, decision.splice)
+        else:
+            kind = rewritten(base_of(type(owner)), (*splices_of(type(owner)), decision.splice))
+            changes.append(Change("class", owner, "", type(owner)))
+            owner.__class__ = kind
+        _no_fast_path(changes, owner)
+
+
+def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
+    """The user's hooks go to what takes the place; both share them, so that undo loses none."""
+    for name in HOOKS:
+        if name in old.__dict__:
+            new.__dict__[name] = old.__dict__[name]
+
+
+def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Module) -> None:
+    changes.append(Change("child", parent, name, parent._modules.get(name)))
+    parent._modules[name] = child
+
+
+def _edit_graph(changes: list[Change], owner: fx.GraphModule, splice: Splice) -> None:
+    """Let the node named like the call's result call the new child."""
+    graph = copy.deepcopy(owner.graph)
+    node = next(node for node in graph.nodes if node.name == splice.callee)
+    with graph.inserting_after(node):
+        call = graph.call_module(splice.child, (node.args[0],))
+    node.replace_all_uses_with(call)
+    graph.erase_node(node)
+    changes.append(Change("graph", owner, "", owner.graph))
+    owner.graph = graph
+
+
+def _no_fast_path(changes: list[Change], module: nn.Module) -> None:
+    """torch's encoder layer runs as one fused operation that knows ReLU and GELU only, and never calls its child."""
+    if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu:
+        changes.append(Change("attribute", module, "activation_relu_or_gelu", module.activation_relu_or_gelu))
+        module.activation_relu_or_gelu = 0
+
+
+def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, with nobody else's name on it: on the way, shared modules become shallow twins."""
+    module = model
+    for name in path.split(".") if path else ():
+        child = module._modules[name]
+        assert child is not None
+        slots = [(id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child]
+        if len(slots) > 1:
+            child = _shallow(child)
+            _put_child(changes, module, name, child)
+        module = child
+    return module
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """Another module object with the same class, children, parameters and buffers."""
+    made: nn.Module = module.__class__.__new__(module.__class__)
+    made.__dict__.update(module.__dict__)
+    for key, value in module.__dict__.items():
+        if isinstance(value, dict | OrderedDict):
+            made.__dict__[key] = copy.copy(value)
+    return made

@@ -1,0 +1,133 @@
+"""Example: what a model is run on when it is looked at. Given by the user, or read off the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.errors import CannotLook
+
+BATCH = 2  # batch norm in training needs more than one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """The arguments of one forward. `given` is False where they were read off the model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    given: bool = True
+
+    @classmethod
+    def of(cls, value: Any, model: nn.Module) -> Example:
+        """A tensor is one argument, a tuple positional ones, a dict keywords, None the default of the model."""
+        if isinstance(value, Example):
+            return value
+        if value is None:
+            return cls((default_input(model),), {}, given=False)
+        if isinstance(value, dict):
+            return cls((), value)
+        if isinstance(value, tuple):
+            return cls(value, {})
+        return cls((value,), {})
+
+    def on(self, device: torch.device) -> Example:
+        """The same arguments on another device; values for the default are drawn there."""
+        draw = device.type != "meta"
+        args = tuple(mapped(one, lambda t: _moved(t, device, draw)) for one in self.args)
+        kwargs = {key: mapped(one, lambda t: _moved(t, device, draw)) for key, one in self.kwargs.items()}
+        return Example(args, kwargs, self.given)
+
+    def shapes(self) -> dict[str, Any]:
+        """The shapes and dtypes as plain data, to be written to a file."""
+        plain = {"args": [_plain(one) for one in self.args]}
+        return plain | {"kwargs": {key: _plain(one) for key, one in self.kwargs.items()}} if self.kwargs else plain
+
+    @classmethod
+    def from_shapes(cls, plain: dict[str, Any]) -> Example:
+        """The example a saved file describes, on the meta device."""
+        kwargs = {key: _unplain(one) for key, one in plain.get("kwargs", {}).items()}
+        return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
+
+    def __str__(self) -> str:
+        return str(self.shapes()["args"]) + (f" {self.shapes()['kwargs']}" if self.kwargs else "")
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nest of tuples, lists and dicts, with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: mapped(one, change) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        parts = [mapped(one, change) for one in value]
+        if hasattr(value, "_fields"):
+            return type(value)(*parts)
+        return type(value)(parts)
+    return value
+
+
+def default_input(model: nn.Module) -> Tensor:
+    """A batch of two on the meta device, of the size the model's own configuration names, else 224 pixels.
+
+    The first convolution decides the channels; a model that begins with a linear layer gets rows of its width.
+
+    Raises:
+        CannotLook: the model begins with neither.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if isinstance(first, nn.Conv2d):
+        height, width = _image_size(model)
+        return torch.empty(BATCH, first.in_channels, height, width, dtype=dtype, device="meta")
+    if isinstance(first, nn.Linear):
+        return torch.empty(BATCH, first.in_features, dtype=dtype, device="meta")
+    raise CannotLook(
+        f"No default input is known for {type(model).__name__}: it has neither a 2-d convolution nor a linear layer.",
+        try_="pass example=: a tensor, a tuple of arguments, or a dict of keywords",
+    )
+
+
+def _image_size(model: nn.Module) -> tuple[int, int]:
+    patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if patches is not None:
+        return int(patches[0]), int(patches[1])
+    if isinstance(size := getattr(model, "image_size", None), int):
+        return size, size
+    settings = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if settings is not None:
+        size = settings["input_size"] if isinstance(settings, dict) else settings.input_size
+        return int(size[1]), int(size[2])
+    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)
+
+
+def _moved(value: Tensor, device: torch.device, draw: bool) -> Tensor:
+    if draw and value.device.type == "meta":
+        if not value.is_floating_point():
+            return torch.zeros_like(value, device=device)
+        return torch.randn(value.shape, dtype=torch.float32, device=device).to(value.dtype)
+    return value.detach().to(device)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {"dict": {str(key): _plain(one) for key, one in value.items()}}
+    return value if isinstance(value, str | int | float | bool | None) else None
+
+
+def _unplain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unplain(one) for one in value]
+    if isinstance(value, dict) and "shape" in value:
+        return torch.empty(value["shape"], dtype=getattr(torch, value["dtype"]), device="meta")
+    if isinstance(value, dict):
+        return {key: _unplain(one) for key, one in value["dict"].items()}
+    return value

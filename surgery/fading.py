@@ -1,0 +1,53 @@
+"""Fading: move everything in a model that changes over time, and settle it when the time is over."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from surgery.activations import Fade
+from surgery.edits import keep_progress, settle_children
+from surgery.errors import BadValue
+from surgery.twin import HISTORY
+
+
+@runtime_checkable
+class Progressing(Protocol):
+    """A module that changes over time: it is told the progress in [0, 1] and the number of the step."""
+
+    def set_progress(self, progress: float, step: int = 0) -> None:
+        """Become what this progress and step ask for."""
+
+
+def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
+    """Tell every fading activation of a model how far training has come, from 0 to 1; `step` counts training steps.
+
+    Call it on copies, too (an averaged model has activations of its own). Without any it does nothing.
+
+    Raises:
+        BadValue: progress outside [0, 1].
+    """
+    if not 0 <= progress <= 1:
+        raise BadValue("`progress` is a fraction of the training.", asked=f"progress={progress!r}", try_="0 to 1")
+    for module in model.modules():
+        if isinstance(module, Progressing):
+            module.set_progress(progress, step)
+    keep_progress(model, progress, step)
+
+
+def progress_of(model: nn.Module) -> tuple[float, int] | None:
+    """The progress and step last set on an edited model, None if there are none."""
+    history: Any = model.__dict__.get(HISTORY)
+    return history.progress if history is not None else None
+
+
+def settle(model: nn.Module) -> nn.Module:
+    """Put the final form of everything that fades in its place, in place; returns the model.
+
+    A ReLU that faded to the identity is then erased. The steps of the model say so, too: saved and loaded, it has the
+    final form at once. Settling early jumps to the end; settling twice does nothing more.
+    """
+    set_progress(model, 1.0)
+    settle_children(model, Fade)
+    return model

@@ -1,0 +1,37 @@
+"""History: the steps that made an edited model out of a plain one. It lives in the model, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from surgery.twin import HISTORY
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
+
+    `changes` is what `undo` takes back; a step of another kind has none.
+    """
+
+    kind: str
+    data: dict[str, Any]
+    fingerprint: str | None
+    changes: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class History:
+    """The steps of one model, oldest first, and the progress and training step last set on it."""
+
+    steps: list[Step] = field(default_factory=list)
+    progress: tuple[float, int] | None = None
+
+
+def history_of(model: nn.Module) -> tuple[Step, ...]:
+    """The steps that were applied to a model, oldest first; empty for one that was never edited."""
+    history: History | None = model.__dict__.get(HISTORY)
+    return tuple(history.steps) if history is not None else ()

@@ -1,0 +1,167 @@
+"""Keep: an edited model as plain weights and one small data file, and back again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from surgery.errors import BadFile, NotEdited, WrongModel
+from surgery.example import Example
+from surgery.fading import progress_of, set_progress
+from surgery.find import find_sites
+from surgery.history import history_of
+from surgery.steps import fingerprint, plan_from_data, register_step, replay_of
+from surgery.transform import apply_plan, undo
+
+FORMAT = 1
+WEIGHTS, STEPS = "model.safetensors", "surgery.json"
+
+
+def save(model: nn.Module, folder: str | Path, *, name: str | None = None, kwargs: dict[str, Any] | None = None) -> None:
+    """Write an edited model into a folder: `model.safetensors`, plain weights, and `surgery.json`, its steps.
+
+    With `name` ("timm/resnet18", and `kwargs` for its builder) the file says which model to build, and
+    `recipes.load_model(folder)` needs nothing else.
+
+    Raises:
+        NotEdited: the model carries no edit; save it as any other model.
+    """
+    steps = history_of(model)
+    if not steps:
+        raise NotEdited(
+            f"{type(model).__name__} carries no edit, so its weights say everything.",
+            try_="safetensors.torch.save_model(model, path)",
+        )
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "kind": type(model).__name__,
+        "model": {"name": name, "kwargs": kwargs or {}} if name else None,
+        "progress": progress_of(model),
+        "steps": [{"kind": step.kind, "fingerprint": step.fingerprint, "data": step.data} for step in steps],
+    }
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data, indent=1) + "\n"
+    save_model(model, str(target / WEIGHTS), metadata={"surgery": _digest(data)})
+    (target / STEPS).write_text(text)
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Make a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
+
+    `model` is built as the original was before surgery; its own weights do not matter. Nothing is unpickled. If
+    anything does not fit, the model is as it was before.
+
+    Raises:
+        BadFile: the folder is incomplete or was altered, or its weights belong to other edits.
+        WrongModel: the fresh model is not what the steps were made on.
+    """
+    data = read_steps(folder)
+    if history_of(model):
+        raise WrongModel(
+            f"This {type(model).__name__} is edited already.", there=f"{len(history_of(model))} edits",
+            try_="a fresh model, or surgery.undo(model) first",
+        )  # fmt: skip
+    try:
+        for step in data["steps"]:
+            replay_of(step["kind"], step["data"].get("package", ""))(model, step)
+        if data["progress"] is not None:
+            set_progress(model, *data["progress"])
+        _load_weights(model, Path(folder) / WEIGHTS)
+    except BaseException:
+        if history_of(model):
+            undo(model)
+        raise
+    return model
+
+
+def read_steps(folder: str | Path) -> dict[str, Any]:
+    """What `surgery.json` in a folder says, checked against the weights beside it.
+
+    Raises:
+        BadFile: a file is missing, is not ours, or does not belong to the other.
+    """
+    target = Path(folder)
+    for name in (STEPS, WEIGHTS):
+        if not (target / name).is_file():
+            raise BadFile(
+                f"{target} has no {name}.", there=", ".join(sorted(p.name for p in target.glob("*"))[:6]) or "nothing",
+                try_="a folder written by surgery.save",
+            )  # fmt: skip
+    try:
+        data = json.loads((target / STEPS).read_text())
+        known = data["format"] == FORMAT and isinstance(data["steps"], list) and {"model", "progress"} <= data.keys()
+        with safe_open(str(target / WEIGHTS), framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise BadFile(f"{target} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+    if not known:
+        raise BadFile(f"{STEPS} has another format.", asked=f"format {FORMAT}", there=f"format {data['format']}")
+    if metadata.get("surgery") != _digest(data):
+        there = "weights of another edit, or an edited file" if "surgery" in metadata else "weights of an unedited model"
+        raise BadFile(
+            f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
+        )
+    return data  # type: ignore[no-any-return]
+
+
+def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
+    sites = find_sites(model, Example.from_shapes(step["data"]["example"]))
+    now = fingerprint(model, sites)
+    plan = plan_from_data(step["data"], sites)
+    if step["fingerprint"] is not None and now != step["fingerprint"]:
+        raise WrongModel(
+            f"This {type(model).__name__} is not the model the edits were made on: other calls, or other weights.",
+            there=f"{len(sites)} activation calls, {sum(1 for _ in model.parameters())} parameters",
+            try_="build it with the same name, arguments and versions (see surgery.json)",
+        )
+    apply_plan(model, plan)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Load strictly, after checking that every name and shape fits, so that nothing is half loaded."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shared = set(file.metadata() or {}) - {"surgery", "format"}
+    missing = sorted(set(wanted) - set(found) - shared)
+    wrong = sorted(name for name in found if name in wanted and wanted[name] != found[name])
+    strange = sorted(set(found) - set(wanted))
+    if missing or wrong or strange:
+        raise WrongModel(
+            "The saved weights do not fit this model.",
+            asked=f"{len(wanted)} tensors",
+            there="; ".join(
+                f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+                for what, names in (("missing", missing), ("other shape", wrong), ("unknown", strange))
+                if names
+            ),
+            try_="build the model with the same arguments",
+        )
+    load_model(model, path, strict=True)
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"torch": torch.__version__}
+    for package in ("activation-surgery", "torchvision", "timm", "torch-pruning"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+register_step("surgery", _replay_surgery)

@@ -1,0 +1,142 @@
+"""What an operation is: which functions and modules are activations, which are convolutions, norms, joins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+# The closed list. A name is what a user writes in a pattern; modules and functions below map to it.
+ACTIVATIONS = (
+    "relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish",
+    "hardswish", "hardtanh", "softplus", "squared_relu", "sigmoid", "hardsigmoid", "tanh",
+)  # fmt: skip
+SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "softplus")
+
+_TORCH_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu", nn.ELU: "elu",
+    nn.SELU: "selu", nn.CELU: "celu", nn.GELU: "gelu", nn.SiLU: "silu", nn.Mish: "mish",
+    nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh", nn.Softplus: "softplus", nn.Sigmoid: "sigmoid",
+    nn.Hardsigmoid: "hardsigmoid", nn.Tanh: "tanh",
+}  # fmt: skip
+# timm's own classes, recognised only where timm is already imported.
+_TIMM_MODULES = {
+    "Swish": "silu", "SwishMe": "silu", "Mish": "mish", "MishMe": "mish", "HardSwish": "hardswish",
+    "HardSwishMe": "hardswish", "HardSigmoid": "hardsigmoid", "HardSigmoidMe": "hardsigmoid", "Sigmoid": "sigmoid",
+    "Tanh": "tanh", "PReLU": "prelu", "GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu",
+}  # fmt: skip
+_TIMM_HOMES = ("timm.layers.activations", "timm.layers.activations_me", "timm.layers.activations_jit")
+# Childless classes of other libraries, by the names they are known under.
+_FOREIGN_MODULES = {
+    "swish": "silu", "memoryefficientswish": "silu", "siluactivation": "silu", "quickgelu": "quick_gelu",
+    "quickgeluactivation": "quick_gelu", "newgeluactivation": "gelu_tanh", "fastgeluactivation": "gelu_tanh",
+    "geluactivation": "gelu", "gelu": "gelu", "relusquaredactivation": "squared_relu", "relusquared": "squared_relu",
+    "squaredrelu": "squared_relu", "hswish": "hardswish", "hardswish": "hardswish", "hsigmoid": "hardsigmoid",
+    "hardsigmoid": "hardsigmoid", "mish": "mish", "mishactivation": "mish",
+}  # fmt: skip
+
+_FUNCTIONS = {name: name for name in ACTIVATIONS if name not in ("gelu_tanh", "quick_gelu", "squared_relu")}
+_FUNCTIONS |= {"_prelu_kernel": "prelu", "log_sigmoid": ""}
+
+_OPERATIONS = {
+    "conv": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d deform_conv2d",
+    "linear": "linear bilinear addmm baddbmm",
+    "norm": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize sync_batch_norm",
+    "add": "add add_ __add__ __iadd__ __radd__ sub sub_ __sub__ __isub__ __rsub__",
+    "mul": "mul mul_ __mul__ __imul__ __rmul__ multiply div div_ __truediv__ __itruediv__ true_divide",
+    "concat": "cat concat concatenate stack hstack vstack dstack",
+    "matmul": "matmul __matmul__ __rmatmul__ bmm mm einsum",
+    "attention": "scaled_dot_product_attention multi_head_attention_forward _native_multi_head_attention",
+    "softmax": "softmax log_softmax",
+    "pool": "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices "
+    "boolean_dispatch lp_pool1d lp_pool2d mean amax max",
+    "resize": "interpolate upsample pixel_shuffle pixel_unshuffle grid_sample",
+    # Values pass, perhaps rearranged: looking through these is what a reader of the network would do.
+    "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t movedim "
+    "moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave chunk "
+    "split split_with_sizes tensor_split unbind narrow __getitem__ select pad roll flip float half bfloat16 to type "
+    "type_as detach requires_grad_ dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
+    "channel_shuffle index_select gather unfold fold tile cuda cpu double rot90 alias as_strided",
+}
+_KIND_OF = {name: kind for kind, names in _OPERATIONS.items() for name in names.split()}
+
+# Parameters that are plain numbers, in the order of the function's arguments.
+_OPTIONS: dict[str, tuple[tuple[str, float], ...]] = {
+    "leaky_relu": (("negative_slope", 0.01),),
+    "elu": (("alpha", 1.0),),
+    "celu": (("alpha", 1.0),),
+    "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
+    "softplus": (("beta", 1.0), ("threshold", 20.0)),
+}
+
+TAG = "surgery_activation"  # instance attribute of a module this library built: the catalogue name it stands for
+
+
+def operation_of(function: Callable[..., Any]) -> str:
+    """The kind of a torch function: "conv", "norm", "add", ..., "activation", or "other"."""
+    name = getattr(function, "__name__", "")
+    if name.rstrip("_") in _FUNCTIONS and not name.startswith("__"):
+        return "activation" if _FUNCTIONS[name.rstrip("_")] else "other"
+    return _KIND_OF.get(name, "other")
+
+
+def activation_of_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The activation a torch function computes with these arguments ("relu6" for hardtanh between 0 and 6)."""
+    name = _FUNCTIONS[getattr(function, "__name__", "").rstrip("_")]
+    if name == "hardtanh":
+        low = kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)
+        high = kwargs.get("max_val", args[2] if len(args) > 2 else 1.0)
+        return "relu6" if (low, high) == (0, 6) else name
+    if name == "gelu":
+        approximate = kwargs.get("approximate", args[1] if len(args) > 1 else "none")
+        return "gelu_tanh" if approximate == "tanh" else name
+    return name
+
+
+def options_of_function(activation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The numbers a functional call gives its activation, defaults filled in."""
+    known = _OPTIONS.get(activation, ())
+    given = dict(zip((name for name, _ in known), args[1:], strict=False)) | kwargs
+    return tuple((name, float(given.get(name, default))) for name, default in known)
+
+
+def options_of_module(activation: str, module: nn.Module) -> tuple[tuple[str, float], ...]:
+    """The numbers an activation module was built with."""
+    return tuple((name, float(getattr(module, name, default))) for name, default in _OPTIONS.get(activation, ()))
+
+
+def works_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True if this call of an activation function overwrites its input."""
+    name = getattr(function, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    if kwargs.get("inplace"):
+        return True
+    # Positional `inplace` is always the last option of torch's functional activations, and the only boolean.
+    return any(value is True for value in args[1:])
+
+
+def activation_of_module(module: nn.Module) -> str | None:
+    """The activation a module computes, None if it is none: torch's, timm's, ours, or a well-known foreign one."""
+    tagged = module.__dict__.get(TAG)
+    if tagged is not None:
+        return str(tagged) or None
+    for kind in type(module).__mro__:
+        if kind in _TORCH_MODULES:
+            return _refined(module, _TORCH_MODULES[kind])
+        if kind.__module__ in _TIMM_HOMES and kind.__module__ in sys.modules and kind.__name__ in _TIMM_MODULES:
+            return _TIMM_MODULES[kind.__name__]
+    if next(module.children(), None) is None:
+        return _FOREIGN_MODULES.get(type(module).__name__.lower())
+    return None
+
+
+def _refined(module: nn.Module, name: str) -> str:
+    if name == "gelu":
+        return "gelu_tanh" if getattr(module, "approximate", "none") == "tanh" else name
+    if name == "hardtanh":
+        return "relu6" if (getattr(module, "min_val", -1), getattr(module, "max_val", 1)) == (0, 6) else name
+    return name

@@ -1,0 +1,177 @@
+"""Where in the code a running call stands: owner, method, call expression, pass of a loop, run of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import nn
+
+from surgery.errors import CannotEdit
+from surgery.rewrite import owns
+from surgery.source import Call, call_at
+from surgery.trace import Heard
+
+_COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
+_THIN = ("torch.", "timm.layers.activations")  # functions of these modules do nothing but the activation they name
+_MODULE_FILE = nn.Module.__call__.__code__.co_filename
+
+
+class Locator:
+    """Answers, from the frames of a running forward, whose code calls and from where."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.paths: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.paths.setdefault(id(module), []).append(path)
+        self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
+        self.passes: dict[tuple[int, str, int], int] = {}
+
+    def place_of(self, frame: FrameType | None) -> str | None:
+        """The path of the module whose own code joins paths here; `FloatFunctional` only lends its hand."""
+        found = self._owner(frame, None, lent=("FloatFunctional",))
+        return None if found is None else found[1]
+
+    def locate(
+        self, heard: Heard, frame: FrameType | None, module: nn.Module | None, func: Callable[..., Any] | None
+    ) -> None:
+        """Fill in who calls: owner, method, callee, ordinal, pass and run."""
+        function_name = getattr(func, "__name__", "").rstrip("_")
+        heard.target = heard.callee = function_name
+        found = self._owner(frame, module)
+        if found is None:
+            heard.locked = "no module's own Python code makes this call"
+            heard.module = self.paths[id(module)][0] if module is not None else None
+            heard.target = heard.module or function_name
+            return
+        owner, heard.owner, method_frame, call_frame, between = found
+        heard.owner_kind = type(owner).__name__
+        heard.method = method_frame.f_code.co_name
+        runs = self.frames.setdefault((heard.owner, method_frame.f_code), [])
+        if not any(known is method_frame for known in runs):
+            runs.append(method_frame)
+        heard.run = 1 + next(k for k, known in enumerate(runs) if known is method_frame)
+        try:
+            call = call_at(call_frame.f_code, call_frame.f_lasti)
+        except CannotEdit as reason:
+            heard.locked = str(reason)
+            heard.iteration = self._pass(method_frame, f"?{function_name or id(module)}", 0)
+        else:
+            heard.method, heard.callee, heard.ordinal = call.method, call.callee, call.ordinal
+            number = self._pass(method_frame, call.callee, call.ordinal)
+            heard.iteration = number if call.looped else None
+            heard.locked = call.locked or self._not_the_activation(call, call_frame, between, module, func)
+            if not owns(type(owner), call.method, method_frame.f_code):
+                heard.locked = f"the call stands in a {call.method}() that {heard.owner_kind} reaches through super()"
+        if module is not None:
+            heard.module, heard.target = self._target(module, heard, owner)
+
+    def _pass(self, frame: FrameType, callee: str, ordinal: int) -> int:
+        key = (id(frame), callee, ordinal)
+        self.passes[key] = self.passes.get(key, 0) + 1
+        return self.passes[key]
+
+    def _owner(
+        self, frame: FrameType | None, skip: nn.Module | None, lent: tuple[str, ...] = ()
+    ) -> tuple[nn.Module, str, FrameType, FrameType, list[FrameType]] | None:
+        """The innermost module whose own code is running: it, its path, its frame, the calling frame, frames between.
+
+        The calling frame is the module's own, or that of a comprehension inside it.
+        """
+        between: list[FrameType] = []
+        while frame is not None:
+            module = _self_of(frame)
+            ours = frame.f_code.co_filename == _MODULE_FILE or type(module).__name__ in lent
+            if module is not None and id(module) in self.paths and module is not skip and not ours:
+                inner = [one for one in between if one.f_code.co_name in _COMPREHENSIONS]
+                call_frame = inner[0] if inner and inner == between[-len(inner) :] else frame
+                functions = [one for one in between if one not in inner and not _thin(one)]
+                return module, self._path(module, frame), frame, call_frame, functions
+            if not ours:
+                between.append(frame)
+            frame = frame.f_back
+        return None
+
+    def _path(self, module: nn.Module, frame: FrameType | None) -> str:
+        """The name a module was called by, where it has several: the one its caller's code spells."""
+        names = self.paths[id(module)]
+        if len(names) == 1:
+            return names[0]
+        while frame is not None:
+            caller = _self_of(frame)
+            own = frame.f_code.co_filename == _MODULE_FILE
+            if caller is not None and caller is not module and id(caller) in self.paths and not own:
+                prefix = self._path(caller, frame)
+                try:
+                    spelt = call_at(frame.f_code, frame.f_lasti).callee.split(".", 1)[-1]
+                except CannotEdit:
+                    spelt = ""
+                under = [name for name in names if name.startswith(prefix + "." if prefix else "")]
+                exact = [name for name in under if name == (f"{prefix}.{spelt}" if prefix else spelt)]
+                return (exact or under or names)[0]
+            frame = frame.f_back
+        return names[0]
+
+    def _target(self, module: nn.Module, heard: Heard, owner: nn.Module) -> tuple[str, str]:
+        """The path an activation module was called by, and that path as its owner sees it."""
+        names = self.paths[id(module)]
+        prefix = heard.owner + "." if heard.owner else ""
+        under = [name for name in names if name.startswith(prefix)]
+        if not under:
+            return names[0], names[0]
+        spelt = heard.callee.split(".", 1)[-1]
+        exact = [name for name in under if name == prefix + spelt]
+        if not exact and isinstance(owner, nn.Sequential) and heard.iteration and len(owner) >= heard.iteration:
+            in_order = list(owner._modules)
+            exact = [prefix + in_order[heard.iteration - 1]]
+        chosen = (exact or under)[0]
+        return chosen, chosen[len(prefix) :]
+
+    def _not_the_activation(
+        self,
+        call: Call,
+        frame: FrameType,
+        between: list[FrameType],
+        module: nn.Module | None,
+        func: Callable[..., Any] | None,
+    ) -> str | None:
+        """Why the call expression is more than the activation itself, None if it is just that."""
+        if between:
+            return f"it is called inside the function {between[0].f_code.co_name}()"
+        if call.callee.startswith(".") or call.child is not None:
+            return None
+        if not call.expression_is_plain:
+            return f"{call.callee}(...) is not a plain name"
+        try:
+            called = eval(call.callee, frame.f_globals, frame.f_locals)  # names, attributes and subscripts only
+        except (NameError, AttributeError, LookupError, TypeError):
+            return f"{call.callee} could not be looked up"
+        if module is not None:
+            return None if called is module else f"{call.callee}(...) does more than call the activation"
+        same_name = getattr(called, "__name__", "").rstrip("_") == getattr(func, "__name__", "").rstrip("_")
+        home = getattr(called, "__module__", None) or ""
+        thin = home.startswith("timm.layers.activations")
+        if called is func or thin or (same_name and not isinstance(called, nn.Module) and not _written_elsewhere(home)):
+            return None
+        return f"{call.callee}(...) does more than call the activation"
+
+
+_MODULE_FILE = nn.Module.__call__.__code__.co_filename
+
+
+def _written_elsewhere(home: str) -> bool:
+    return bool(home) and not home.startswith(("torch", "builtins"))
+
+
+def _self_of(frame: FrameType) -> nn.Module | None:
+    """The module a frame's first argument is, if it is one."""
+    code = frame.f_code
+    if not code.co_argcount or code.co_name in _COMPREHENSIONS:
+        return None
+    first = frame.f_locals.get(code.co_varnames[0])
+    return first if isinstance(first, nn.Module) else None
+
+
+def _thin(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith((*_THIN, "surgery."))

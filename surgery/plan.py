@@ -1,0 +1,129 @@
+"""Plan: the edits that rules ask for, and every site left alone with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
+from surgery.pick import pick
+from surgery.rules import Options, Rule
+from surgery.sites import Site, Sites
+
+
+class HasRules(Protocol):
+    """A recipe, or anything else that carries rules."""
+
+    @property
+    def rules(self) -> tuple[Rule, ...]: ...
+
+
+Rules = Rule | Sequence[Rule] | HasRules
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Put `make` in the place of the activation called at `site`, because rule number `because` says so."""
+
+    site: Site
+    make: str
+    params: Options = ()
+    fade: bool = False
+    because: int = 1
+
+    @property
+    def same(self) -> tuple[str, Options, bool]:
+        """What is put there; edits that agree on it may share one module."""
+        return (self.make, self.params, self.fade)
+
+    def __str__(self) -> str:
+        made = "erased" if self.make == "identity" else self.make
+        return f"{self.site}: {self.site.activation} -> {made}{' (fading)' if self.fade else ''}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be edited and what will be left alone, on the sites as they are now. Prints as a list."""
+
+    sites: Sites
+    rules: tuple[Rule, ...]
+    edits: tuple[Edit, ...]
+    kept: tuple[tuple[Site, str], ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.edits)} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
+        lines += [f"  {edit}" for edit in self.edits]
+        reasons = Counter(reason for _, reason in self.kept)
+        return "\n".join(lines + [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()])
+
+
+def make_plan(sites: Sites, rules: Rules) -> Plan:
+    """Decide, site by site, what rules change; the model is not needed.
+
+    `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever the rules before do.
+
+    Raises:
+        NothingPicked: a rule picks no site, and is neither optional nor expects none.
+        CountChanged: a rule picks another number than it expects.
+        RuleConflict: two rules pick one site, and the second does not say `remaining=True`.
+    """
+    listed = as_rules(rules)
+    taken: dict[Site, Edit] = {}
+    why: dict[Site, str] = {}
+    for number, rule in enumerate(listed, 1):
+        picked, reasons = pick(rule, sites)
+        if rule.remaining:
+            picked = [site for site in picked if site not in taken]
+        _check_count(rule, number, picked, reasons, sites)
+        for site in picked:
+            if site in taken:
+                raise RuleConflict(
+                    f"Two rules want {site}.",
+                    asked=f"rule {taken[site].because}: {listed[taken[site].because - 1]}; rule {number}: {rule}",
+                    try_="remaining=True on the later rule, to take only what is left",
+                )
+            taken[site] = Edit(site, rule.make, rule.params, rule.fade, number)
+        why = {site: reason for site, reason in (reasons | why).items()}
+    kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
+    return Plan(sites, listed, tuple(taken[site] for site in sites if site in taken), kept)
+
+
+def as_rules(rules: Rules) -> tuple[Rule, ...]:
+    """The rules of one rule, of several, or of a recipe.
+
+    Raises:
+        BadValue: there are none, or something else was given.
+    """
+    listed: Any = (rules,) if isinstance(rules, Rule) else getattr(rules, "rules", rules)
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not all(isinstance(r, Rule) for r in listed):
+        raise BadValue(
+            "This is not a rule.", asked=repr(rules), try_="surgery.erase_relu(), surgery.swap(...), a list, or a recipe"
+        )
+    if not listed:
+        raise BadValue("There is no rule to apply.", try_="at least one rule")
+    return tuple(listed)
+
+
+def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site, str], sites: Sites) -> None:
+    if rule.expect is not None and len(picked) != rule.expect:
+        raise CountChanged(
+            f"Rule {number} expects {rule.expect} sites and picks {len(picked)}.", asked=str(rule),
+            there=inventory(sites), try_=f"expect={len(picked)}, or no `expect`, to accept this model",
+        )  # fmt: skip
+    if not picked and rule.expect is None and not rule.optional:
+        because = Counter(reason for site, reason in reasons.items() if site.role == "nonlinearity").most_common(2)
+        hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
+        raise NothingPicked(
+            f"Rule {number} picks no site"
+            + (f": {'; '.join(f'{count} {reason}' for reason, count in because)}." if because else "."),
+            asked=str(rule), there=inventory(sites),
+            try_=hint or "optional=True if this is right; print(surgery.find_sites(model)) shows every site",
+        )  # fmt: skip
+
+
+def inventory(sites: Sites) -> str:
+    """What a model has, in one line: "48 x relu in Bottleneck, 1 x relu in ResNet"."""
+    counts = Counter((site.activation, site.owner_kind) for site in sites)
+    return ", ".join(f"{n} x {act} in {owner}" for (act, owner), n in counts.most_common(5)) or "no activation call"

@@ -1,0 +1,205 @@
+"""Proof: a rewritten call does what the old one did, and an edit takes effect without anybody watching."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from surgery.decide import Decision, OwnCall
+from surgery.edits import carry_out, same_activation
+from surgery.errors import NotProved
+from surgery.example import Example, mapped
+from surgery.find import MODES, home_of
+from surgery.plan import Edit
+from surgery.rewrite import base_of, splices_of
+from surgery.twin import random_state_kept, twin
+from surgery.watch import hear, tensors_in
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+_proved: set[tuple[Any, ...]] = set()  # (class, specification, mode, signature): what was proved once holds
+
+
+def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Example) -> None:
+    """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not touched.
+
+    Every edited call is routed to a fresh equal activation. In eval and in train mode the results and the buffers
+    must be bit-equal, and the activation calls the same in the same order.
+
+    Raises:
+        NotProved: naming the owner and what differs.
+    """
+    by_owner: dict[str, list[OwnCall]] = {}
+    for decision in decisions:
+        if isinstance(decision, OwnCall) and not isinstance(model.get_submodule(decision.owners[0]), fx.GraphModule):
+            by_owner.setdefault(decision.owners[0], []).append(decision)
+    if not by_owner:
+        return
+    recorded = recorded_arguments(model, sample, by_owner)
+    for path, calls in by_owner.items():
+        owner = model.get_submodule(path)
+        splices = (*splices_of(type(owner)), *(call.splice for call in calls))
+        for mode, arguments in recorded[path].items():
+            key = (base_of(type(owner)), splices, mode, _signature(arguments))
+            if key not in _proved:
+                _prove(model, path, calls, mode, arguments)
+                _proved.add(key)
+
+
+def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) -> None:
+    """Prove that an edited model computes the same whether or not it is watched.
+
+    torch's encoder layer, for one, skips its children in eval mode where nobody has hooks on them.
+
+    Raises:
+        NotProved: naming the owner whose results differ.
+    """
+    if home_of(model).type == "meta":
+        return  # nothing to compute with
+    by_owner: dict[str, list[Edit]] = {}
+    for edit in plan_edits:
+        by_owner.setdefault(edit.site.owner, []).append(edit)
+    recorded = recorded_arguments(model, sample, by_owner, modes=("eval",))
+    for path, edits in by_owner.items():
+        owner = model.get_submodule(path)
+        what = tuple((*edit.site.key[1:5], *edit.same) for edit in edits)
+        for mode, arguments in recorded[path].items():
+            key = (type(owner), what, mode, _signature(arguments))
+            if key in _proved:
+                continue
+            solid = solid_twin(owner, mode)
+            watched, _ = _run(solid, arguments, watch=True)
+            alone, _ = _run(solid, arguments, watch=False)
+            if not _equal(watched, alone):
+                raise NotProved(
+                    f"{type(owner).__name__} at {path or 'the top'} takes another way when nobody watches it.",
+                    asked="; ".join(str(edit) for edit in edits),
+                    try_="switch its fast path off, or leave its activations alone",
+                )
+            _proved.add(key)
+
+
+def recorded_arguments(
+    model: nn.Module, sample: Example, paths: Iterable[str], modes: Iterable[str] = MODES
+) -> dict[str, dict[str, Arguments]]:
+    """What each of these modules is first called with, per mode in which it is called; {} for one never called."""
+    recorded: dict[str, dict[str, Arguments]] = {path: {} for path in paths}
+    for mode in modes:
+        for meta in (True, False):
+            look = twin(model, meta=meta).train(mode == "train")
+            arguments = sample.on(torch.device("meta") if meta else home_of(model))
+            handles = []
+            for path in recorded:
+
+                def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+                    recorded[path].setdefault(mode, _kept((args, kwargs)))
+
+                handles.append(look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
+            try:
+                with random_state_kept(), torch.no_grad():
+                    if meta:
+                        with torch.device("meta"):
+                            look(*arguments.args, **arguments.kwargs)
+                    else:
+                        look(*arguments.args, **arguments.kwargs)
+                break
+            except Exception:  # a mode that cannot run was reported when the sites were found
+                continue
+    return recorded
+
+
+def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
+    """A twin with numbers that tell: its own weights, drawn anew where they are missing or all alike."""
+    if home_of(owner).type == "meta":
+        solid = twin(owner, meta=True).to_empty(device="cpu")
+    else:
+        solid = twin(owner, meta=False)
+    for module in solid.modules():
+        for name, value in module._parameters.items():
+            if value is not None and value.is_floating_point() and value.numel() > 0 and _blank(owner, value):
+                drawn = torch.empty(value.shape, dtype=torch.float32, device=value.device).uniform_(0.05, 0.3)
+                module._parameters[name] = nn.Parameter(drawn.to(value.dtype), requires_grad=value.requires_grad)
+        for name, value in module._buffers.items():
+            if value is not None and home_of(owner).type == "meta":
+                module._buffers[name] = torch.ones_like(value)
+    return solid.train(mode == "train")
+
+
+def _blank(owner: nn.Module, value: Tensor) -> bool:
+    return home_of(owner).type == "meta" or (value.numel() > 1 and bool((value == value.flatten()[0]).all()))
+
+
+def _prove(model: nn.Module, path: str, calls: list[OwnCall], mode: str, arguments: Arguments) -> None:
+    with random_state_kept():
+        plain = solid_twin(model.get_submodule(path), mode)
+    edited = twin(plain, meta=False).train(mode == "train")
+
+    def same(_: nn.Module, edit: Edit) -> nn.Module:
+        prefix = f"{path}." if path else ""
+        if edit.site.module is not None and edit.site.module.startswith(prefix):
+            return copy.deepcopy(plain.get_submodule(edit.site.module.removeprefix(prefix)))
+        return same_activation(model, edit)
+
+    carry_out(edited, [replace(call, owners=("",), alone=False) for call in calls], same)
+    before, calls_before = _run(plain, arguments, watch=True)
+    after, calls_after = _run(edited, arguments, watch=True)
+    state = zip(plain.buffers(), edited.buffers(), strict=True)
+    differs = (
+        "other activation calls" if calls_before != calls_after
+        else "other results" if not _equal(before, after)
+        else "other buffers" if not all(_equal(one, two) for one, two in state)
+        else ""
+    )  # fmt: skip
+    if differs:
+        raise NotProved(
+            f"{type(plain).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
+            asked="; ".join(str(call.edit) for call in calls),
+            there=f"calls {', '.join(calls_before)} became {', '.join(calls_after)}",
+            try_="leave this call alone, or give it a module of its own in the model's source",
+        )
+
+
+def _run(module: nn.Module, arguments: Arguments, *, watch: bool) -> tuple[Any, list[str]]:
+    """The result of one forward from a fixed random state, and the activations called, if watched."""
+    device = home_of(module)
+    sample = Example(arguments[0], arguments[1])
+    with random_state_kept(), torch.no_grad():
+        torch.manual_seed(0)
+        fresh = Example(*mapped((sample.args, sample.kwargs), torch.clone)).on(device)
+        if not watch:
+            return module(*fresh.args, **fresh.kwargs), []
+        trace = hear(module, fresh.args, fresh.kwargs)
+    names = [heard.activation for heard in trace.heard]
+    return trace.result, names
+
+
+def _equal(one: Any, two: Any) -> bool:
+    """True if two results hold the same tensors, bit for bit."""
+    first, second = list(tensors_in(one)), list(tensors_in(two))
+    return len(first) == len(second) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _kept(value: Any) -> Any:
+    return mapped(value, lambda tensor: tensor.detach().clone())
+
+
+def _signature(arguments: Arguments) -> tuple[Any, ...]:
+    """What a proof depends on besides the code: shapes, dtypes, and the other arguments as they print."""
+    parts: list[Any] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        parts.append((tuple(tensor.shape), tensor.dtype))
+        return tensor
+
+    rest = mapped(arguments, note)
+    plain = mapped(rest, lambda tensor: torch.empty(0, device="meta"))
+    return (*parts, repr(plain))
+

@@ -1,0 +1,67 @@
+"""Report: what an edit did, told by looking again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from surgery.errors import NotProved
+from surgery.plan import Plan
+from surgery.sites import Sites, table
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
+
+    `added` are the names of parameters that did not exist before: they must enter the optimiser.
+    """
+
+    plan: Plan
+    before: Sites
+    after: Sites
+    added: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        edits = self.plan.edits
+        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in edits)
+        counts = Counter(site.activation for site in self.before)
+        lines = []
+        for (old, new, fade), count in kinds.items():
+            done = "erased" if new == "identity" else f"replaced by {new}"
+            fading = f"being {done} as progress goes to 1" if fade else done
+            lines.append(f"{count} of {counts[old]} {old} calls {fading}; {len(self.before) - len(edits)} calls kept")
+        rows = [
+            (str(edit.site), edit.site.block or "-", edit.site.activation, "->", "-" if edit.make == "identity" else edit.make)
+            for edit in edits
+        ]
+        lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
+        reasons = Counter(reason for _, reason in self.plan.kept)
+        lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
+        lines.append(f"  new parameters: {', '.join(self.added)}" if self.added else "  parameters unchanged")
+        return "\n".join(lines)
+
+
+def check_outcome(plan: Plan, after: Sites) -> None:
+    """Check, in order of execution, that the calls found after an edit are those before with the edits made.
+
+    Raises:
+        NotProved: something else changed, or an edit had no effect.
+    """
+    edits = {edit.site: edit for edit in plan.edits}
+    for mode in ("eval", "train"):
+        wanted = []
+        for site in plan.sites:
+            edit = edits.get(site)
+            if mode in site.modes and not (edit and edit.make == "identity" and not edit.fade):
+                made = ("fade" if edit.fade else edit.make) if edit else site.activation
+                wanted.append((site.owner, made))
+        found = [(site.owner, site.activation) for site in after if mode in site.modes]
+        if wanted != found:
+            first = next((k for k, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), len(found))
+            raise NotProved(
+                f"Looking again in {mode} mode found other activation calls than the plan says; everything was undone.",
+                asked=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
+                there=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
+                try_="make the plan on the sites of this model as it is now",
+            )

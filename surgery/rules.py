@@ -1,0 +1,162 @@
+"""Rule: which activation calls to change, and what to put there. Data only: it prints, compares and goes into files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from surgery import activations
+from surgery.errors import BadValue, UnknownName, nearest
+from surgery.sites import Pattern, Site
+
+Options = tuple[tuple[str, Any], ...]
+
+LOCATIONS = ("first", "middle", "last")
+ORDERS = ("spread", "front", "back")
+_FACTS = ("site", *(one.name for one in fields(Site)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One instruction: `use` names the way of picking, `pick` holds its options, `make` what takes the place.
+
+    `expect` is the number of sites it must pick (None: at least one), `optional` lets it pick none, `remaining` lets
+    it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`.
+    """
+
+    use: str
+    pick: Options
+    make: str
+    params: Options = ()
+    fade: bool = False
+    expect: int | None = None
+    optional: bool = False
+    remaining: bool = False
+
+    def __post_init__(self) -> None:
+        if self.expect is not None and (not isinstance(self.expect, int) or self.expect < 0):
+            raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
+
+    def __str__(self) -> str:
+        options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params) if value is not None]
+        options += [f"{key}=True" for key in ("fade", "optional", "remaining") if getattr(self, key)]
+        options += [f"expect={self.expect}"] if self.expect is not None else []
+        return f"{self.use}({', '.join(([repr(self.make)] if self.use == 'swap' else []) + options)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Rules under a name: what they do (`about`), where that comes from (`source`), what it was checked on."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    about: str = ""
+    source: str = ""
+    models: tuple[str, ...] = ()
+
+
+def erase_relu(
+    location: str | int = "last",
+    share: float = 1.0,
+    order: str = "spread",
+    *,
+    stem: bool = False,
+    keep_final: bool = False,
+    preactivation: str = "last",
+    vgg_odd: str = "keep",
+    activation: Pattern = ("relu", "relu6"),
+    fade: bool = False,
+    expect: int | None = None,
+    optional: bool = False,
+    remaining: bool = False,
+) -> Rule:
+    """Erase one ReLU of every basic module: the last one, unless told otherwise.
+
+    What a basic module is follows from structure: a block that adds its paths (ResNet, ResNeXt, RegNet), the branches
+    of one that concatenates them (Inception, Fire, shuffle units: the ReLU that ends each branch), a layer that
+    concatenates its inputs (DenseNet), a pair of convolutions between pools (VGG). A block whose last convolution is
+    linear already (MobileNetV2) has no last ReLU to erase.
+
+    location: "first", "middle" (of n the ceil(n / 2)-th) or "last", or an integer counted from 1 (negative from the
+        end), among the ReLUs of a module, or of each branch that ends in a concat.
+    share: fraction of the modules to treat, in [0, 1]; round half up, at least one module if above 0.
+    order: which modules a share takes: evenly "spread", from the "front" or from the "back" of the network.
+    stem: erase the ReLUs before the first module, too.
+    keep_final: leave the last module as it is, so that the features before the head stay non-negative.
+    preactivation: in blocks that begin with norm and ReLU, the "last" one (before the last convolution) or the
+        "first" one counts as the last; the paper's text is not explicit, see Source.
+    vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
+    activation: what counts as a ReLU, as a pattern.
+    fade: turn the ReLUs into the identity gradually, driven by `set_progress`.
+
+    Raises:
+        BadValue: an argument outside its range.
+
+    Source: Dong et al., "EraseReLU", arXiv 1709.07634, abstract (last ReLU of all modules); the location, share and
+    order axes are its ablations; pre-activation and odd convolutions are our reading.
+    """
+    if not (location in LOCATIONS or (isinstance(location, int) and not isinstance(location, bool) and location != 0)):
+        raise BadValue(
+            "`location` is a place in a basic module.", asked=f"location={location!r}",
+            try_="'first', 'middle', 'last', or an integer counted from 1 (negative from the end)",
+        )  # fmt: skip
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise BadValue("`share` is a fraction of the modules.", asked=f"share={share!r}", try_="0 to 1")
+    _one_of("order", order, ORDERS)
+    _one_of("preactivation", preactivation, ("first", "last"))
+    _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
+    pick = {
+        "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
+        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": activation,
+    }  # fmt: skip
+    return Rule("erase_relu", tuple(pick.items()), "identity", (), fade, expect, optional, remaining)
+
+
+def swap(
+    to: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    fade: bool = False,
+    expect: int | None = None,
+    optional: bool = False,
+    remaining: bool = False,
+    **facts: Any,
+) -> Rule:
+    """Exchange activations for `to`, everywhere or where the `facts` of the site say so.
+
+    `to` is a name of `surgery.activations.names()`. A keyword that is a fact of `Site` picks: `block="layer3.*"`,
+    `activation="relu"`, `site="layer1.0.relu 3/3"`, `role="gate"`, as in `Sites.where`. Any other keyword, or one in
+    `params`, goes to the builder of `to`: `swap("leaky_relu", negative_slope=0.1)`. Gates and heads are left alone
+    unless `role` or `site` asks for them.
+
+    Raises:
+        UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
+    """
+    pick = {key: value for key, value in facts.items() if key in _FACTS}
+    given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
+    known = activations.parameters(to)
+    for key in given:
+        if key not in known:
+            raise UnknownName(
+                f"{key!r} is neither a fact of a site nor a parameter of {to!r}.",
+                there=f"parameters of {to}: {', '.join(known) or 'none'}", try_=nearest(key, (*_FACTS, *known)),
+            )  # fmt: skip
+    if "role" not in pick and "site" not in pick:
+        pick["role"] = "nonlinearity"
+    settings = tuple(sorted(given.items()))
+    return Rule("swap", tuple(pick.items()), to, settings, fade, expect, optional, remaining)
+
+
+def erase(**options: Any) -> Rule:
+    """Erase activations where the facts of the site say so: `swap` to the identity.
+
+    >>> print(erase(block="layer4.*", position=1))
+    swap('identity', block='layer4.*', position=1, role='nonlinearity')
+    """
+    return swap("identity", **options)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadValue(f"`{name}` is one of {', '.join(allowed)}.", asked=f"{name}={value!r}")

@@ -1,0 +1,201 @@
+"""Site: one activation call of a model; Sites: all of them, in order of execution."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, overload
+
+from surgery.errors import BadValue, UnknownName, nearest
+
+Pattern = str | int | bool | tuple[str, ...]
+
+_PATTERNS = ("site", "owner", "module", "block")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One activation call, named by where the code makes it.
+
+    `owner` is the dotted path of the module whose own code contains the call ("" is the model itself). Inside it
+    the call is the `ordinal`-th call of `callee` in the source of `method`, in pass `iteration` of a loop (None
+    outside loops), in the `run`-th execution of that method within one forward.
+
+    `shape`, `channels` and `channel_axis` describe the tensor that enters the call, as seen on the example.
+    """
+
+    owner: str
+    method: str
+    callee: str
+    ordinal: int
+    iteration: int | None
+    run: int
+
+    runs: int
+    target: str
+    turn: int
+    turns: int
+    owner_kind: str
+    module: str | None
+    activation: str
+    inplace: bool
+    options: tuple[tuple[str, float], ...]
+    role: str
+    block: str | None
+    block_kind: str | None
+    position: int | None
+    positions: int | None
+    joins_by: str | None
+    branch: int | None
+    fed_by: tuple[str, ...]
+    feeds: tuple[str, ...]
+    weights: tuple[str, ...]
+    shape: tuple[int, ...]
+    channels: int
+    channel_axis: int
+    dtype: str
+    device: str
+    modes: tuple[str, ...]
+    overwrites: bool = False
+    locked: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int | None, int]:
+        """What identifies the call in this model and in a fresh one of the same code."""
+        return (self.owner, self.method, self.callee, self.ordinal, self.iteration, self.run)
+
+    @property
+    def path(self) -> str:
+        """Dotted path of what is called: owner and target."""
+        return f"{self.owner}.{self.target}" if self.owner else self.target
+
+    def __str__(self) -> str:
+        turn = f" {self.turn}/{self.turns}" if self.turns > 1 else ""
+        run = f" run {self.run}/{self.runs}" if self.runs > 1 else ""
+        return f"{self.path}{turn}{run}"
+
+
+def matches(pattern: Pattern, value: object) -> bool:
+    """True if `value` is what `pattern` says: equal, or matched by fnmatch, or by a regular expression after "re:".
+
+    `*` crosses dots. A tuple of patterns matches if one of them does; a tuple of values if one of them is matched.
+    """
+    if isinstance(pattern, tuple):
+        return any(matches(one, value) for one in pattern)
+    if isinstance(value, tuple):
+        return any(matches(pattern, one) for one in value)
+    if isinstance(pattern, str) and isinstance(value, str):
+        if pattern.startswith("re:"):
+            return re.fullmatch(pattern[3:], value) is not None
+        return pattern == value or fnmatchcase(value, pattern)
+    return pattern == value
+
+
+@dataclass(frozen=True, eq=False)
+class Sites(Sequence[Site]):
+    """Every activation call of one forward, in order of execution; prints as a table.
+
+    `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on.
+    """
+
+    items: tuple[Site, ...]
+    example: Any = None
+    model_kind: str = ""
+    unseen: tuple[tuple[str, str], ...] = ()
+    everything: tuple[Site, ...] = field(default=(), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Site: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sites: ...
+    def __getitem__(self, index: int | slice) -> Site | Sites:
+        return self._only(self.items[index]) if isinstance(index, slice) else self.items[index]
+
+    def where(self, **facts: Pattern) -> Sites:
+        """Only the sites with these facts, for example `where(block="layer3.*", activation="relu")`.
+
+        Keys are the fields of `Site`, and `site` for its path (with or without its turn). Values are patterns, see
+        `matches`.
+
+        Raises:
+            BadValue: a key that is not a fact of a site.
+            UnknownName: a pattern for a path (`site`, `owner`, `module`, `block`) that fits no site of the model.
+        """
+        kept = self.items
+        for key, pattern in facts.items():
+            values = _fact(key)
+            if key in _PATTERNS:
+                known = {value for site in self.everything or self.items for value in _texts(values(site))}
+                wanted = pattern if isinstance(pattern, tuple) else (pattern,)
+                missed = [one for one in wanted if not any(matches(one, value) for value in known)]
+                if missed:
+                    raise UnknownName(
+                        f"no site has a {key} like {missed[0]!r}.",
+                        there=", ".join(sorted(known)[:6]) + (", ..." if len(known) > 6 else ""),
+                        try_=nearest(str(missed[0]), known),
+                    )
+            kept = tuple(site for site in kept if matches(pattern, values(site)))
+        return self._only(kept)
+
+    def by_block(self) -> dict[str, Sites]:
+        """The sites of each block, blocks in order of their first site; sites outside any block are left out."""
+        names = dict.fromkeys(site.block for site in self.items if site.block is not None)
+        return {name: self._only(tuple(s for s in self.items if s.block == name)) for name in names}
+
+    def to_json(self) -> str:
+        """All facts of all sites as one JSON array."""
+        return json.dumps([asdict(site) for site in self.items], indent=1)
+
+    def _only(self, items: tuple[Site, ...]) -> Sites:
+        return replace(self, items=items, everything=self.everything or self.items)
+
+    def __str__(self) -> str:
+        head = ("site", "activation", "role", "block", "in block", "fed by", "feeds", "channels", "modes")
+        rows = [
+            (
+                str(site),
+                site.activation + ("_" if site.inplace else ""),
+                site.role,
+                f"{site.block} ({site.block_kind})" if site.block is not None else "-",
+                f"{site.position}/{site.positions}" if site.position else "-",
+                "+".join(site.fed_by) or "-",
+                "+".join(site.feeds) or "-",
+                str(site.channels),
+                "+".join(site.modes) + (" locked" if site.locked else ""),
+            )
+            for site in self.items
+        ]
+        lines = table(head, rows)
+        lines.append(f"{len(self.items)} activation calls in {self.model_kind}")
+        lines += [f"not seen in {mode} mode: {reason}" for mode, reason in self.unseen]
+        return "\n".join(lines)
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a text table whose columns are as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return [line.rstrip() for line in lines]
+
+
+def _fact(key: str) -> Callable[[Site], Any]:
+    if key == "site":
+        return lambda site: (site.path, str(site))
+    known = [one.name for one in fields(Site)]
+    if key not in known:
+        raise BadValue(f"{key!r} is not a fact of a site.", there="site, " + ", ".join(known), try_=nearest(key, known))
+    return lambda site: getattr(site, key)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    parts = value if isinstance(value, tuple) else (value,)
+    return tuple(part for part in parts if isinstance(part, str))

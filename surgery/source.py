@@ -1,0 +1,345 @@
+"""The source of a method: its calls, and which of them a running frame is at."""
+
+from __future__ import annotations
+
+import ast
+import io
+import itertools
+import linecache
+import opcode
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import CO_OPTIMIZED
+from types import CodeType
+
+from surgery.errors import CannotEdit
+
+End = tuple[int, int]  # line from 1 and UTF-8 column from 0, just behind the closing parenthesis of a call
+
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+# Their calls run in other frames; and before 3.12 the parser does not know where the parts of an f-string stand.
+_ELSEWHERE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.JoinedStr)
+_LASTING = (ast.NamedExpr, ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call expression of a method, named the way its author's text names it.
+
+    `method` is the attribute under which the class has the function. `callee` is the called expression: "self.relu",
+    "F.relu", "self.acts[i]"; an attribute of anything but a dotted name is ".relu". The call is the `ordinal`-th
+    (from 1) of that callee in the method, by the END of the call. `looped` calls can run several times in one run of
+    the method. `locked` says why the call cannot be spliced. `expression_is_plain`: evaluating `callee` calls nothing.
+
+    In a rewritten method all this still speaks of the author's text; `child` is what the call has become.
+    """
+
+    method: str
+    callee: str
+    ordinal: int
+    looped: bool
+    locked: str | None
+    expression_is_plain: bool = True
+    child: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.callee} ({self.ordinal}) in {self.method}()"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a call stands in the file, as byte offsets; `given` is the text of what it transforms."""
+
+    call: Call
+    start: int
+    stop: int
+    given: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """One method as its author wrote it: its code, the file it stands in, its calls (outer before inner)."""
+
+    code: CodeType
+    name: str
+    me: str  # the name of its first argument
+    file: bytes
+    tree: ast.FunctionDef
+    body: int  # where its first statement after the docstring begins
+    places: tuple[Place, ...]
+    ends: Mapping[End, Call]
+
+
+_rewritten: dict[str, Mapping[End, Call]] = {}  # by file name, the calls in the texts that were published
+
+
+def call_at(code: CodeType, lasti: int) -> Call:
+    """Say which call expression a frame is at: `call_at(frame.f_code, frame.f_lasti)`.
+
+    The frame runs a method of a class, or a comprehension inside one. The source is read and compared with the code.
+
+    Raises:
+        CannotEdit: there is no source, or it is not what runs, or the frame is not at a call in a method's own code.
+    """
+    ends = _rewritten.get(code.co_filename)
+    if ends is None:
+        ends = read(code).ends
+    end = _end(code, lasti)
+    if end not in ends:
+        raise CannotEdit(
+            f"line {end[0]} of {code.co_filename} is not at a call that can be told apart.",
+            there="an operator, an f-string or a nested function",
+        )
+    return ends[end]
+
+
+def assigned_name(code: CodeType, lasti: int) -> str | None:
+    """The name in `name = callee(...)` if the frame is at that call, else None: what a graph calls its node.
+
+    Raises:
+        CannotEdit: as `call_at`.
+    """
+    end = _end(code, lasti)
+    for node in ast.walk(read(code).tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if len(targets) == 1 and isinstance(targets[0], ast.Name) and _node_end(node.value) == end:
+                return targets[0].id
+    return None
+
+
+def read(code: CodeType) -> Method:
+    """The method that `code` is, or is a comprehension of, from its file.
+
+    Raises:
+        CannotEdit: no source, another source than the one that runs, or not a method.
+    """
+    return _read(code, code.co_filename)
+
+
+def publish(filename: str, text: str, ends: Mapping[End, Call]) -> None:
+    """Let inspect, tracebacks and `call_at` read a rewritten text under this name; `ends` says where its calls are."""
+    # No modification time: linecache.checkcache then keeps the entry, as for a module read by its loader.
+    linecache.cache[filename] = (len(text), None, io.StringIO(text).readlines(), filename)
+    _rewritten[filename] = ends
+
+
+def forget(filename: str) -> None:
+    """Drop what was published under this name."""
+    linecache.cache.pop(filename, None)
+    _rewritten.pop(filename, None)
+
+
+def compiled(text: str, filename: str) -> tuple[ast.Module, CodeType]:
+    """The tree and the code of a whole file; nothing of it is run.
+
+    Raises:
+        CannotEdit: it is not Python.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are its author's, and were given when it was imported
+            tree = ast.parse(text, filename)
+            return tree, compile(tree, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise CannotEdit(f"{filename} does not compile: {error}.") from error
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _read(code: CodeType, filename: str) -> Method:
+    """As `read`. Equal codes may stand in different files: the name of the file is part of the key."""
+    linecache.checkcache(filename)
+    text = "".join(linecache.getlines(filename))
+    if not text:
+        raise CannotEdit(
+            f"{code.co_qualname}() has no source to read: {filename} is not there.",
+            try_="define the class in a file that stays where it is",
+        )
+    tree, module = _compiled(text, filename)
+    path = _path(module, code)
+    if path is None:
+        raise CannotEdit(
+            f"the source of {code.co_qualname}() is not what runs: {filename} was changed after it was imported.",
+            try_="start a new process",
+        )
+    *outer, owner = path
+    while owner.co_name in _COMPREHENSIONS:
+        owner = outer.pop()
+    parent = outer[-1] if outer else module
+    if owner.co_name == "<lambda>" or parent.co_flags & CO_OPTIMIZED or not owner.co_flags & CO_OPTIMIZED:
+        kind = "a lambda" if owner.co_name == "<lambda>" else "not a method but a nested function or a class body"
+        raise CannotEdit(f"{owner.co_qualname}() is {kind}: only methods can be rewritten.")
+    definitions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == owner.co_name)
+    node = next((node for node in definitions if _first_line(node) == owner.co_firstlineno), None)
+    if node is None or not owner.co_argcount:
+        raise CannotEdit(f"{owner.co_qualname}() is not a plain method: it is asynchronous or has no first argument.")
+    name = _mangled(owner.co_name, parent.co_name if parent is not module else "")
+    return _method(owner, name, text.encode(), node)
+
+
+_compiled = lru_cache(maxsize=8)(compiled)
+
+
+def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Method:
+    first = [*node.args.posonlyargs, *node.args.args][0].arg
+    own = list(_own(node.body))
+    rebound = any(isinstance(n, ast.Name) and n.id == first and not isinstance(n.ctx, ast.Load) for n in own)
+    looped = {id(inner) for node in own for part in _repeated(node) for inner in ast.walk(part)}
+    sources = {id(inner) for node in own if isinstance(node, ast.comprehension) for inner in ast.walk(node.iter)}
+    uncountable = looped & sources  # Python allows no `:=` in what a comprehension runs over
+    thrown = set(map(id, _thrown(own)))
+    starts = [0, *itertools.accumulate(len(line) for line in file.splitlines(keepends=True))]
+    places, ends, counts = [], dict[End, Call](), dict[str, int]()
+    for call in sorted((n for n in own if isinstance(n, ast.Call)), key=_node_end):
+        callee, given = _callee(call.func), _given(call)
+        counts[callee] = counts.get(callee, 0) + 1
+        locked = _reason(call, given, first, id(call) in thrown, id(call) in uncountable)
+        if rebound:
+            locked = f"{name}() gives another value to {first}"
+        plain = isinstance(call.func, ast.Name | ast.Attribute | ast.Subscript) and not _has(call.func, ast.Call)
+        said = Call(name, callee, counts[callee], id(call) in looped, locked, plain and not callee.startswith("."))
+        ends[_node_end(call)] = said
+        places.append(Place(said, *_span(call, starts), _span(given, starts) if given is not None else None))
+    documented = ast.get_docstring(node, clean=False) is not None and len(node.body) > 1
+    body = node.body[1 if documented else 0]
+    head = starts[_first_line(body) - 1] + body.col_offset
+    places.sort(key=lambda place: (place.start, -place.stop))
+    return Method(code, name, first, file, node, head, tuple(places), ends)
+
+
+def _reason(call: ast.Call, given: ast.expr | None, me: str, thrown: bool, uncountable: bool) -> str | None:
+    """Why this call cannot be spliced, None if it can."""
+    if thrown:
+        return "its result is thrown away: it works by overwriting its input"
+    if any(isinstance(arg, ast.Starred) for arg in call.args) or any(word.arg is None for word in call.keywords):
+        return "its arguments are unpacked with a star"
+    if given is None and call.keywords:
+        return "its input is passed by keyword"
+    if _callee(call.func).endswith(".prelu") and len(call.args) == 1 and _root(call.func) != me:
+        return "x.prelu(weight) and module.prelu(x) look alike"
+    if given is None or (not call.args and isinstance(given, ast.Name) and given.id == me):
+        return "it is called without an input"
+    dropped = [call.func if call.args else None, *call.args[1:], *(word.value for word in call.keywords)]
+    if any(_has(part, *_LASTING) for part in dropped if part is not None):
+        return "what it calls or its options define something on the way"
+    if uncountable:
+        return "it makes the list that a comprehension inside a loop runs over, where passes cannot be counted"
+    return None
+
+
+def _own(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """The nodes that run in the method's own frame or in its comprehensions."""
+    for node in nodes:
+        yield node
+        if not isinstance(node, _ELSEWHERE):
+            yield from _own(ast.iter_child_nodes(node))
+
+
+def _repeated(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a loop that run in every pass."""
+    if isinstance(node, ast.For | ast.AsyncFor):
+        yield from node.body
+    elif isinstance(node, ast.While):
+        yield from (node.test, *node.body)
+    elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        first = node.generators[0]  # what it runs over is evaluated once, by the method itself
+        yield from (part for part in ast.iter_child_nodes(node) if part is not first)
+        yield from first.ifs
+
+
+def _thrown(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """The expressions whose value nobody receives."""
+    todo: list[ast.AST] = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    while todo:
+        match todo.pop():
+            case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+                todo += parts
+            case ast.ListComp(elt=part) | ast.SetComp(elt=part) | ast.GeneratorExp(elt=part):
+                todo.append(part)
+            case ast.IfExp(body=part, orelse=other):
+                todo += [part, other]
+            case ast.BoolOp(values=[*_, part]):
+                todo.append(part)
+            case other:
+                yield other
+
+
+def _callee(func: ast.expr) -> str:
+    if isinstance(func, ast.Attribute) and _root(func) is None:
+        return f".{func.attr}"
+    return ast.unparse(func)
+
+
+def _root(func: ast.expr) -> str | None:
+    """The name a dotted name begins with, None for any other expression."""
+    while isinstance(func, ast.Attribute):
+        func = func.value
+    return func.id if isinstance(func, ast.Name) else None
+
+
+def _given(call: ast.Call) -> ast.expr | None:
+    """What a call transforms: its first argument, or x in `x.relu()`."""
+    if call.args:
+        return call.args[0]
+    return call.func.value if isinstance(call.func, ast.Attribute) and not call.keywords else None
+
+
+def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
+    return any(isinstance(inner, kinds) for inner in ast.walk(node))
+
+
+def _first_line(statement: ast.stmt) -> int:
+    """Where a statement begins, its decorators included."""
+    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
+    return min([statement.lineno, *(one.lineno for one in decorators)])
+
+
+def _mangled(name: str, owner: str) -> str:
+    """The attribute that `def name` makes in the body of the class `owner`."""
+    private = name.startswith("__") and not name.endswith("__") and owner.strip("_")
+    return f"_{owner.lstrip('_')}{name}" if private else name
+
+
+def _node_end(node: ast.expr) -> End:
+    assert node.end_lineno is not None and node.end_col_offset is not None
+    return node.end_lineno, node.end_col_offset
+
+
+def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
+    line, column = _node_end(node)
+    return starts[node.lineno - 1] + node.col_offset, starts[line - 1] + column
+
+
+# -- codes ------------------------------------------------------------------------------------------------------------
+
+
+def _end(code: CodeType, lasti: int) -> End:
+    """Where the call ends that a frame is at. Only ends agree with the syntax tree: chains begin elsewhere."""
+    cache = opcode.opmap.get("CACHE", 0)
+    unit = lasti // 2
+    while unit and code.co_code[2 * unit] == cache:
+        unit -= 1
+    if not opcode.opname[code.co_code[2 * unit]].startswith(("CALL", "PRECALL")):
+        raise CannotEdit(f"{code.co_qualname}() is not at a call but at an operator or an attribute.")
+    _, line, _, column = next(itertools.islice(code.co_positions(), unit, None))
+    if line is None or column is None:
+        raise CannotEdit(
+            f"{code.co_qualname}() was compiled without columns, so its calls cannot be told apart.",
+            try_="run Python without -X no_debug_ranges (and unset PYTHONNODEBUGRANGES)",
+        )
+    return line, column
+
+
+def _path(root: CodeType, code: CodeType) -> list[CodeType] | None:
+    """The codes from `root`, which is left out, down to the one that equals `code` in instructions, names and lines."""
+    for value in root.co_consts:
+        if isinstance(value, CodeType):
+            below = [] if value == code else _path(value, code)
+            if below is not None:
+                return [value, *below]
+    return None

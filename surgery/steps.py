@@ -1,0 +1,74 @@
+"""Steps as data: what identifies a model, and plans that go into a file and come back on a fresh model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from surgery.errors import BadFile, WrongModel, nearest
+from surgery.plan import Edit, Plan
+from surgery.sites import Site, Sites
+
+Replay = Callable[[nn.Module, dict[str, Any]], None]
+_replays: dict[str, Replay] = {}
+
+
+def register_step(kind: str, replay: Replay) -> None:
+    """Teach `load` another kind of step: `replay(model, data)` does it again to a fresh model."""
+    _replays[kind] = replay
+
+
+def replay_of(kind: str, package: str) -> Replay:
+    """How a kind of step is done again.
+
+    Raises:
+        BadFile: nobody registered it; the message names the package that wrote it.
+    """
+    if kind not in _replays:
+        raise BadFile(
+            f"The file has a step of kind {kind!r}, which nobody here knows.", there=", ".join(sorted(_replays)),
+            try_=f"import {package}, the package that wrote it" if package else "the package that wrote it",
+        )  # fmt: skip
+    return _replays[kind]
+
+
+def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:
+    """What tells this model from others: its activation calls in order, and its parameters' names and shapes."""
+    calls = [(site.owner, site.method, site.target, site.turn, site.run, site.activation) for site in sites]
+    weights = [(name, list(value.shape)) for name, value in model.named_parameters()]
+    return hashlib.sha256(json.dumps([calls, weights]).encode()).hexdigest()
+
+
+def plan_to_data(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data: the keys of its sites and what is put there."""
+    edits = [
+        {"site": list(e.site.key), "was": e.site.activation, "make": e.make, "params": dict(e.params), "fade": e.fade}
+        for e in plan.edits
+    ]
+    return {"example": plan.sites.example.shapes(), "rules": [str(rule) for rule in plan.rules], "edits": edits}
+
+
+def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
+    """The plan that plain data describes, on the sites of a model.
+
+    Raises:
+        WrongModel: the model has no such call, or another activation there.
+    """
+    by_key = {site.key: site for site in sites}
+    edits = []
+    for one in data["edits"]:
+        key = tuple(one["site"])
+        site = by_key.get(key)  # type: ignore[call-overload]
+        if site is None or site.activation != one["was"]:
+            raise WrongModel(
+                f"The saved edits do not fit: {one['was']} at {key[0] or 'the top'}, call {key[3]} of {key[2]}.",
+                there=f"{site.activation} there" if site else "no such call",
+                try_=nearest(str(key[0]), {one.owner for one in sites}) or "the model the edits were made on",
+            )
+        edits.append(Edit(site, one["make"], tuple(sorted(one["params"].items())), one["fade"]))
+    kept = tuple((site, "not in the saved edits") for site in sites if site not in {edit.site for edit in edits})
+    return Plan(sites, (), tuple(edits), kept)

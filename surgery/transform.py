@@ -1,0 +1,108 @@
+"""The verbs: transform a copy or the model itself, apply a plan, take it back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from surgery.decide import decide
+from surgery.edits import carry_out, keep_history, new_activation, take_back
+from surgery.errors import CannotEdit, NotEdited
+from surgery.find import check_plain, find_sites
+from surgery.history import History, Step, history_of
+from surgery.plan import Plan, Rules, as_rules, make_plan
+from surgery.proof import prove_effect, prove_rewrites
+from surgery.report import Report, check_outcome
+from surgery.steps import fingerprint, plan_to_data
+
+
+def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.Module, Report]:
+    """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
+
+    `rules` is one rule, several, or a recipe. The copy keeps the class, the methods, the hooks and all weight names.
+    See `find_sites` for `example`, and `transform_` to edit the model itself.
+
+    Raises:
+        SurgeryError: nothing picked, a site that cannot be edited, an edit that could not be proved.
+
+    >>> edited, report = surgery.transform(torchvision.models.resnet50(), surgery.erase_relu())
+    """
+    as_rules(rules)
+    check_plain(model)
+    try:
+        edited = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise CannotEdit(
+            f"{type(model).__name__} cannot be copied.", there=str(error).splitlines()[0],
+            try_="surgery.transform_, which edits the model itself",
+        ) from error  # fmt: skip
+    return edited, transform_(edited, rules, example)
+
+
+def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
+    """Edit a model in place by rules, and tell what was done.
+
+    As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
+    """
+    listed = as_rules(rules)
+    return apply_plan(model, make_plan(find_sites(model, example), listed))
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> Report:
+    """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
+
+    Rewritten calls are proved on twins first; then the edits are written; then the model is looked at again. If
+    anything fails on the way, the model is as it was before.
+
+    Raises:
+        CannotEdit: a site cannot be edited without touching something else.
+        NotProved: an edit did not do exactly what it should.
+    """
+    check_plain(model)
+    if not plan.edits:
+        return Report(plan, plan.sites, plan.sites)
+    decisions = decide(model, plan)
+    sample = plan.sites.example
+    before = fingerprint(model, plan.sites)
+    prove_rewrites(model, decisions, sample)
+    names = {name for name, _ in model.named_parameters()}
+    changes = carry_out(model, decisions, new_activation)
+    try:
+        after = find_sites(model, sample)
+        check_outcome(plan, after)
+        prove_effect(model, plan.edits, sample)
+    except BaseException:
+        take_back(changes)
+        raise
+    step = Step("surgery", plan_to_data(plan), before, list(changes))
+    keep_history(model, History([*history_of(model), step]))
+    added = tuple(name for name, _ in model.named_parameters() if name not in names)
+    return Report(plan, plan.sites, after, added)
+
+
+def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
+    """Take back what was done to a model, in place: all of it, or the last `steps` steps; returns the model.
+
+    Class, modules, names, hooks and mode are as before; parameters that an edit had added are gone.
+
+    Raises:
+        NotEdited: the model carries no edit, or fewer than `steps`.
+        CannotEdit: a step that cannot be undone, such as a structural one, stands in the way.
+    """
+    done = history_of(model)
+    wanted = len(done) if steps is None else steps
+    if not done or wanted > len(done):
+        raise NotEdited(
+            f"{type(model).__name__} carries {len(done)} edits.", asked=f"undo {wanted or 'all'}",
+            try_="the edited model: transform returns a copy, and leaves its argument as it was",
+        )  # fmt: skip
+    kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
+    for step in dropped:
+        if step.kind != "surgery":
+            raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
+    for step in reversed(dropped):
+        take_back(step.changes)
+    keep_history(model, History(list(kept)) if kept else None)
+    return model

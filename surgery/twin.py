@@ -1,0 +1,100 @@
+"""A twin of a model: its own modules, but no weights of its own. What happens to the twin leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from surgery.errors import CannotLook
+
+HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
+
+HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+def twin(model: nn.Module, *, meta: bool) -> nn.Module:
+    """A copy of `model` to experiment on: on the meta device, or with the model's own weights and copied buffers.
+
+    Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
+    weights (pruning, weight norm) come along.
+
+    Raises:
+        CannotLook: the model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    alive: list[Any] = []  # `deepcopy` finds what we placed by id: keep it alive while it works
+    for module in model.modules():
+        for value in _tensors(module):
+            if id(value) not in memo:
+                memo[id(value)] = _meta(value) if meta else _borrowed(value)
+        for name in HOOKS:
+            hooks = module.__dict__.get(name)
+            if hooks is not None:
+                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if _computes_weights(h))
+        history = module.__dict__.get(HISTORY)
+        if history is not None:
+            memo[id(history)] = None
+        alive.append(module)
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
+        raise CannotLook(
+            f"{type(model).__name__} cannot be copied, so it cannot be looked at without leaving a trace.",
+            there=f"{type(error).__name__}: {error}",
+            try_="remove what copy.deepcopy refuses (a file, a lock, a generator) from the model",
+        ) from error
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    for value in module.__dict__.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            yield from (one for one in value.values() if isinstance(one, Tensor))
+        elif isinstance(value, list | tuple):
+            yield from (one for one in value if isinstance(one, Tensor))
+
+
+def _meta(value: Tensor) -> Tensor:
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        raise CannotLook(
+            "The model has parameters that take their shape from the first batch.",
+            try_="run it once on a real batch, then come back",
+        )
+    empty = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
+    return nn.Parameter(empty, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else empty
+
+
+def _borrowed(value: Tensor) -> Tensor:
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+    return value.detach().clone()
+
+
+def _computes_weights(hook: object) -> bool:
+    return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside leaves the random generators of torch, numpy and Python as they were."""
+    python, array = random.getstate(), numpy.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(array)

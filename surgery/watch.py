@@ -1,0 +1,209 @@
+"""Run a twin of a model once and hear every activation call, with the code that makes it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from surgery.axes import channel_axis
+from surgery.kinds import (
+    activation_of_function,
+    activation_of_module,
+    operation_of,
+    options_of_function,
+    options_of_module,
+    works_in_place,
+)
+from surgery.locate import Locator
+from surgery.trace import Heard, Op, Trace
+
+
+
+@contextmanager
+def listening(model: nn.Module) -> Iterator[Trace]:
+    """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
+
+    In-place activations hand on an alias of their result, so that a later reader of the overwritten input is told
+    from a reader of the result. Use it on a twin: it marks tensors and needs the model to itself.
+    """
+    listener = _Listener(model)
+    handles = []
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for module in model.modules():
+            if activation_of_module(module) is not None:
+                handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(listener.leave, with_kwargs=True))
+        torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
+        with listener:
+            yield listener.trace
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for handle in handles:
+            handle.remove()
+        listener.locator.frames.clear()  # frames keep everything their locals hold alive
+
+
+def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
+    """Run a twin once on these arguments and return its trace."""
+    with torch.no_grad(), listening(model) as trace:
+        for value in tensors_in((args, kwargs)):
+            value._surgery_op = None
+        trace.result = result = model(*args, **kwargs)
+    trace.outputs = tuple(op for value in tensors_in(result) if (op := getattr(value, "_surgery_op", None)) is not None)
+    return trace
+
+
+class _Listener(TorchFunctionMode):
+    """The torch-function mode and the module hooks of `listening`, writing one trace."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.trace.ops.append(Op(0, "input", "input"))
+        self.locator = Locator(model)
+        self.weights: dict[int, str] = {}
+        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.weights.setdefault(id(tensor), path)
+        self.inside = 0  # depth of activation modules being run: what they do inside is theirs
+
+    # -- functions ------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.inside:
+            return func(*args, **kwargs)
+        kind = operation_of(func)
+        sources = [value for value in tensors_in((args, kwargs))]
+        shapes = [tuple(value.shape) for value in sources[:1]]
+        result = func(*args, **kwargs)
+        made = [value for value in tensors_in(result) if id(value) not in self.weights]
+        if not made:
+            return result
+        op = self._write(kind, func, sources, shapes[0] if shapes else (), made[0], args, kwargs)
+        if kind == "activation":
+            activation = activation_of_function(func, args, kwargs)
+            heard = self._heard(op, activation, works_in_place(func, args, kwargs), sources[0], None, func)
+            heard.options = options_of_function(activation, args, kwargs)
+            return self._handed_on(heard, op, result, sources[0])
+        for value in made:
+            value._surgery_op = op.index  # type: ignore[attr-defined]
+        return result
+
+    def _write(
+        self,
+        kind: str,
+        func: Callable[..., Any],
+        sources: list[Tensor],
+        before: tuple[int, ...],
+        made: Tensor,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Op:
+        """Append the operation that made `made` from `sources`."""
+        name = getattr(func, "__name__", type(func).__name__)
+        inputs, weights = [], []
+        for value in sources:
+            source = self._source(value)
+            if source is not None:
+                inputs.append(source)
+            elif id(value) in self.weights:
+                weights.append(self.weights[id(value)])
+        data = [source for source in inputs if self.trace.ops[source].data]
+        if name.startswith(("new_", "empty", "zeros", "ones", "rand", "full")) or name.endswith("_like"):
+            data = []
+        if kind in ("add", "mul") and len(data) < 2:
+            kind = "scale"
+        elif kind == "matmul" and len(data) < 2:
+            kind = "linear"
+        elif kind == "concat" and len(data) < len(sources):
+            kind = "shape"  # a class token put in front joins no paths; a list of one still does
+        elif kind == "other" and name == "__get__":
+            kind = "shape"
+        after = tuple(made.shape)
+        first = self.trace.ops[data[0]] if data else None
+        axis = channel_axis(kind, name, args, kwargs or {}, first.shape or before, first.axis, after) if first else None
+        op = Op(len(self.trace.ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
+        if kind in ("add", "concat", "attention", "softmax"):
+            op.place = self.locator.place_of(sys._getframe(1))
+        self.trace.ops.append(op)
+        return op
+
+    def _source(self, value: Tensor) -> int | None:
+        """The operation that made this tensor, None for a constant or a weight; tells on readers of lost inputs."""
+        lost: Heard | None = getattr(value, "_surgery_lost", None)
+        if lost is not None:
+            lost.overwrites = True
+        source: int | None = getattr(value, "_surgery_op", -1)
+        return 0 if source is None else source if source >= 0 else None
+
+    def _handed_on(self, heard: Heard, op: Op, result: Any, source: Tensor) -> Any:
+        if not isinstance(result, Tensor):
+            return result
+        result._surgery_op = op.index  # type: ignore[attr-defined]
+        if result is source:
+            heard.inplace = True
+            result._surgery_lost = heard  # type: ignore[attr-defined]
+            result = result.view_as(result)
+            result._surgery_op = op.index  # type: ignore[attr-defined]
+        return result
+
+    # -- modules --------------------------------------------------------------------------------------------------
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.inside += 1
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+        self.inside -= 1
+        sources = list(tensors_in((args, kwargs)))
+        if self.inside or not sources or not isinstance(result, Tensor):
+            return result
+        activation = activation_of_module(module) or ""
+        # The disabled mode keeps our own bookkeeping out of the trace.
+        with torch._C.DisableTorchFunction():
+            op = self._write("activation", lambda: None, sources[:1], tuple(sources[0].shape), result)
+            op.name = activation
+            inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
+            heard = self._heard(op, activation, inplace, sources[0], module, None)
+            heard.options = options_of_module(activation, module)
+            return self._handed_on(heard, op, result, sources[0])
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    def _heard(
+        self,
+        op: Op,
+        activation: str,
+        inplace: bool,
+        source: Tensor,
+        module: nn.Module | None,
+        func: Callable[..., Any] | None,
+    ) -> Heard:
+        first = self.trace.ops[op.inputs[0]] if op.inputs else None
+        heard = Heard(
+            op.index, "", "", "", "", 1, None, 1, "", None, activation, inplace,
+            tuple(source.shape), first.axis if first else None, source.dtype, None,
+        )  # fmt: skip
+        self.locator.locate(heard, sys._getframe(2), module, func)
+        self.trace.heard.append(heard)
+        return heard
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from tensors_in(one)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from tensors_in(one)

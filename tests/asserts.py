@@ -1,0 +1,225 @@
+"""Assertions about models, used everywhere in the tests; each of them raises."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+)
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """Run the model: a tensor is one argument, a tuple positional ones, a dict keywords."""
+    if isinstance(example, dict):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors inside an output, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [one for part in value.values() for one in tensors(part)]
+    if isinstance(value, (list, tuple)):
+        return [one for part in value for one in tensors(part)]
+    return []
+
+
+def assert_bit_equal(a: Iterable[Tensor], b: Iterable[Tensor], what: str = "output") -> None:
+    """The same tensors, bit for bit; equal NaNs are equal."""
+    first, second = list(a), list(b)
+    assert len(first) == len(second), f"{what}: {len(first)} tensors against {len(second)}"
+    for place, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert one.shape == other.shape, f"{what} {place}: {tuple(one.shape)} against {tuple(other.shape)}"
+        assert one.dtype == other.dtype, f"{what} {place}: {one.dtype} against {other.dtype}"
+        if not torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) or not torch.equal(one.isnan(), other.isnan()):
+            apart = (one.double() - other.double()).abs().max().item()
+            raise AssertionError(f"{what} {place} differs by up to {apart:g}")
+
+
+def assert_only_changed(before: Iterable[Any], after: Iterable[Any], edited: Iterable[Any]) -> None:
+    """The sites after an edit are those from before without the `edited` ones, in the same order, facts unchanged.
+
+    Facts that describe the surroundings (feeds, fed_by, weights, place in block or owner) may follow the edit; what
+    names a call, says what it computes, and says on which tensor may not.
+    """
+    gone = {site.key for site in edited}
+    assert gone, "no site was said to be edited"
+    kept = [site for site in before if site.key not in gone]
+    found = list(after)
+    same = ("owner", "activation", "inplace", "role", "shape", "dtype", "channels", "channel_axis", "modes")
+    assert [_facts(site, same) for site in found] == [_facts(site, same) for site in kept]
+
+
+def _facts(site: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    assert set(names) <= {one.name for one in fields(site)}
+    return tuple(getattr(site, name) for name in names)
+
+
+def assert_same_function(a: nn.Module, b: nn.Module, example: Any, seed: int = 0) -> None:
+    """Bit-equal outputs in eval mode, and in train mode with one seed also gradients and buffers.
+
+    Works on copies: neither model's state is touched.
+    """
+    outputs = []
+    for model in (a, b):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            outputs.append(tensors(call(copy.deepcopy(model).eval(), copy.deepcopy(example))))
+    assert_bit_equal(*outputs, what="output in eval mode")
+
+    trained = [_train_once(model, example, seed) for model in (a, b)]
+    for part in ("output in train mode", "gradient", "buffer"):
+        assert list(trained[0][part]) == list(trained[1][part]), f"names of each {part}"
+        assert_bit_equal(trained[0][part].values(), trained[1][part].values(), what=part)
+
+
+def _train_once(model: nn.Module, example: Any, seed: int) -> dict[str, dict[str, Tensor]]:
+    model = copy.deepcopy(model).train()
+    model.zero_grad()
+    torch.manual_seed(seed)
+    output = tensors(call(model, copy.deepcopy(example)))
+    losses = [one.float().pow(2).sum() for one in output if one.requires_grad]
+    if losses:
+        torch.stack(losses).sum().backward()
+    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return {
+        "output in train mode": {str(place): one.detach() for place, one in enumerate(output)},
+        "gradient": gradients,
+        "buffer": dict(model.named_buffers()),
+    }
+
+
+def assert_same_frame(old: nn.Module, new: nn.Module) -> None:
+    """What surrounds the function is the same: class, names, devices, dtypes, gradient flags, modes, hooks.
+
+    `new` may have children and parameters of its own that `old` lacks, but none under an old name that differ.
+    """
+    assert isinstance(new, type(old).__mro__[0] if type(new) is type(old) else _base(type(old))), "class"
+    olds, news = dict(old.named_parameters()), dict(new.named_parameters())
+    assert list(olds) == [name for name in news if name in olds], "parameter names or their order"
+    old_buffers, new_buffers = dict(old.named_buffers()), dict(new.named_buffers())
+    assert set(old_buffers) <= set(new_buffers), "buffer names"
+    for name, one in olds.items():
+        other = news[name]
+        assert one.device == other.device, f"device of {name}"
+        assert one.dtype == other.dtype, f"dtype of {name}"
+        assert one.shape == other.shape, f"shape of {name}"
+        assert one.requires_grad == other.requires_grad, f"requires_grad of {name}"
+    modules = dict(new.named_modules(remove_duplicate=False))
+    for path, module in old.named_modules(remove_duplicate=False):
+        assert path in modules, f"module {path!r} is gone"
+        assert module.training == modules[path].training, f"training flag of {path!r}"
+        for kind in HOOKS:
+            ours, theirs = getattr(module, kind), getattr(modules[path], kind)
+            assert len(ours) == len(theirs), f"{kind} of {path!r}"
+    devices = {one.device for one in olds.values()}
+    for name, one in news.items():
+        assert one.device in devices or not devices, f"device of the new {name}"
+    training = {module.training for module in new.modules()}
+    assert training <= {module.training for module in old.modules()}, "training flag of a new child"
+
+
+def _base(kind: type) -> type:
+    """The class as its author wrote it: a run-time subclass keeps module and qualified name."""
+    named = [one for one in kind.__mro__ if (one.__module__, one.__qualname__) == (kind.__module__, kind.__qualname__)]
+    return named[-1]
+
+
+def _random_state() -> tuple[Any, ...]:
+    kind, keys, *rest = numpy.random.get_state()
+    return (torch.get_rng_state().tolist(), random.getstate(), (kind, keys.tolist(), *rest))
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that looking at it must not change."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {
+        "module names": [path for path, _ in modules],
+        "module objects": [id(module) for _, module in modules],
+        "module classes": {path: type(module) for path, module in modules},
+        "training flags": {path: module.training for path, module in modules},
+        "attributes": {path: list(vars(module)) for path, module in modules},
+        "plain attributes": {path: _plain(module) for path, module in modules},
+        "hooks": {path: [list(getattr(module, kind).items()) for kind in HOOKS] for path, module in modules},
+        "tensor objects": [(name, id(one)) for name, one in named],
+        "versions": [(name, one._version) for name, one in named],
+        "gradient flags": {name: one.requires_grad for name, one in named},
+        "gradients": {name: one.grad is None for name, one in named if one.is_leaf},
+        "devices": {name: (one.device, one.dtype) for name, one in named},
+        "random state": _random_state(),
+        "grad mode": torch.is_grad_enabled(),
+        "default device": torch.get_default_device(),
+        "default dtype": torch.get_default_dtype(),
+        "global hooks": _global_hooks(),
+        "Module.__call__": nn.Module.__call__,
+        "Module.__getattr__": nn.Module.__getattr__,
+    }
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, (bool, int, float, str, type(None))):
+            facts[name] = value
+        elif isinstance(value, Tensor):
+            facts[name] = (id(value), value._version)
+        elif isinstance(value, (list, dict, tuple, set)):
+            facts[name] = (id(value), len(value))
+    return facts
+
+
+def _global_hooks() -> list[list[int]]:
+    names = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+    return [list(getattr(torch.nn.modules.module, name)) for name in names]
+
+
+@contextmanager
+def assert_untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside (an exception too) leaves no trace on the model, nor on the process' random numbers."""
+    before = _snapshot(model)
+    numbers = [(name, one.detach().clone()) for name, one in model.state_dict().items()]
+    try:
+        yield
+    finally:
+        after = _snapshot(model)
+        for what, value in before.items():
+            # Written to and put back is accepted for buffers' versions only if the numbers below agree.
+            if what != "versions":
+                assert after[what] == value, f"{what} changed"
+        changed = [name for name, version in before["versions"] if (name, version) not in after["versions"]]
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        assert not parameters & set(changed), f"parameters were written to: {sorted(parameters & set(changed))}"
+        states = model.state_dict()
+        assert list(states) == [name for name, _ in numbers], "names of the state"
+        for name, one in numbers:
+            if one.device.type != "meta":
+                assert torch.equal(states[name].nan_to_num(0.5), one.nan_to_num(0.5)), f"{name} changed"
+
+
+def assert_raises(error: type[BaseException], function: Callable[[], Any], *words: str) -> BaseException:
+    """The call fails with this error, whose message holds all the words."""
+    try:
+        function()
+    except error as caught:
+        missing = [word for word in words if word not in str(caught)]
+        assert not missing, f"the message lacks {missing}: {caught}"
+        return caught
+    raise AssertionError(f"{error.__name__} was not raised")
