@@ -3,6 +3,7 @@
 import datetime
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines of a Markdown table; the first column is text, the others are figures."""
     rule = ("---", *("---:" for _ in head[1:]))
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]

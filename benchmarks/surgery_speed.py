@@ -25,6 +25,8 @@ from torchvision.models.resnet import Bottleneck
 import surgery
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 
+Network = Callable[[Tensor], Tensor]
+
 # What one `transform_` spends its time on. The rest of it is the edit.
 PARTS = {
     "looking": ("find_sites",),
@@ -33,16 +35,16 @@ PARTS = {
 }
 
 
-class BottleneckWithoutLast(Bottleneck):
+class BottleneckWithoutLast(Bottleneck):  # type: ignore[misc]
     """torchvision's bottleneck, written anew by hand without the ReLU after the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += shortcut
-        return out
+        total: Tensor = self.bn3(self.conv3(out))
+        total += shortcut
+        return total
 
 
 def edited_and_written() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -119,7 +121,7 @@ def erased_in_graph(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def ratios(one: nn.Module, other: nn.Module, images: Tensor, pairs: int) -> list[float]:
+def ratios(one: Network, other: Network, images: Tensor, pairs: int) -> list[float]:
     """Time of `one` over time of `other`, run after run; who goes first alternates."""
     found = []
     with torch.inference_mode():
@@ -164,7 +166,7 @@ def measure_times(processes: int) -> list[tuple[str, ...]]:
         "get_graph_node_names": "torchvision's `get_graph_node_names` (both modes)",
         "create_feature_extractor": "torchvision's `create_feature_extractor` (reads, cannot edit)",
     }
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, name in names.items():
         values = [run[key] for run in runs]
         rows.append((name, f"{statistics.median(values):.3f}", f"{min(values):.3f} to {max(values):.3f}"))
@@ -179,7 +181,7 @@ def measure_ratios(images: Tensor, pairs: int) -> list[tuple[str, ...]]:
     with torch.inference_mode():
         for one in (edited, again, graph):
             assert torch.equal(one(images), written(images)), "not the same network"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, one in (
         ("edited", edited),
         ("graph of the whole model, edited", graph),
@@ -187,9 +189,9 @@ def measure_ratios(images: Tensor, pairs: int) -> list[tuple[str, ...]]:
     ):
         rows.append((f"{name}, eager", interval(ratios(one, written, images, pairs))))
         print(rows[-1], flush=True)
-    compiled = [torch.compile(one, fullgraph=True) for one in (edited, written, again)]
-    for name, one in (("edited", compiled[0]), ("control: its own copy", compiled[2])):
-        rows.append((f"{name}, compiled", interval(ratios(one, compiled[1], images, pairs))))
+    ours, by_hand, copied = (torch.compile(one, fullgraph=True) for one in (edited, written, again))
+    for name, fast in (("edited", ours), ("control: its own copy", copied)):
+        rows.append((f"{name}, compiled", interval(ratios(fast, by_hand, images, pairs))))
         print(rows[-1], flush=True)
     return rows
 

@@ -50,6 +50,7 @@ class CifarResNet(nn.Module):
             raise BadValue(
                 f"a CIFAR ResNet of depth {depth} does not exist.", try_=f"6 n + 2: {', '.join(map(str, DEPTHS))}"
             )
+        self.image_size = 32  # what it is made for; any other size runs, too
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

@@ -63,13 +63,13 @@ def demo(
     started = time.perf_counter()
     data = digits()
     assert data.train is not None and data.test is not None
-    training = data.train.first(pictures or len(data.train))
+    testing, training = data.test, data.train.first(pictures or len(data.train))
 
     def prepare(images: Tensor) -> Tensor:
         return F.interpolate(images, size=(pixels, pixels), mode="bilinear", align_corners=False)
 
     def measured(network: torch.nn.Module) -> float:
-        return accuracy(network, data.test, prepare=prepare)
+        return accuracy(network, testing, prepare=prepare)
 
     def told(epoch: int, loss: float) -> None:
         say(f"  epoch {epoch}: loss {loss:.3f}")

@@ -27,11 +27,28 @@ class Locator:
             self.paths.setdefault(id(module), []).append(path)
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
+        self.looping: list[FrameType] = []  # frames with counted passes, kept so that no other gets their id
 
     def place_of(self, frame: FrameType | None) -> str | None:
         """The path of the module whose own code joins paths here; `FloatFunctional` only lends its hand."""
         found = self._owner(frame, None, lent=("FloatFunctional",))
         return None if found is None else found[1]
+
+    def forget(self) -> None:
+        """Let go of the frames."""
+        self.frames.clear()
+        self.looping.clear()
+
+    def arrive(self, frame: FrameType | None, module: nn.Module) -> None:
+        """Count a pass of the loop that calls this module, if one does: other modules take their turns in it, too."""
+        found = self._owner(frame, module)
+        if found is not None:
+            try:
+                call = call_at(found[3].f_code, found[3].f_lasti)
+            except CannotEdit:
+                return
+            if call.looped:
+                self._pass(found[2], call)
 
     def locate(
         self, heard: Heard, frame: FrameType | None, module: nn.Module | None, func: Callable[..., Any] | None
@@ -56,19 +73,22 @@ class Locator:
             call = call_at(call_frame.f_code, call_frame.f_lasti)
         except CannotEdit as reason:
             heard.locked = str(reason)
-            heard.iteration = self._pass(method_frame, f"?{function_name or id(module)}", 0)
+            heard.iteration = self._pass(method_frame, Call("", heard.callee or str(id(module)), 0, False, None))
         else:
             heard.method, heard.callee, heard.ordinal = call.method, call.callee, call.ordinal
-            number = self._pass(method_frame, call.callee, call.ordinal)
-            heard.iteration = number if call.looped else None
+            if call.looped:
+                key = (id(method_frame), call.callee, call.ordinal)
+                heard.iteration = self._pass(method_frame, call) if module is None else self.passes[key]
             heard.locked = call.locked or self._not_the_activation(call, call_frame, between, module, func)
             if not owns(type(owner), call.method, method_frame.f_code):
                 heard.locked = f"the call stands in a {call.method}() that {heard.owner_kind} reaches through super()"
         if module is not None:
             heard.module, heard.target = self._target(module, heard, owner)
 
-    def _pass(self, frame: FrameType, callee: str, ordinal: int) -> int:
-        key = (id(frame), callee, ordinal)
+    def _pass(self, frame: FrameType, call: Call) -> int:
+        key = (id(frame), call.callee, call.ordinal)
+        if key not in self.passes:
+            self.looping.append(frame)
         self.passes[key] = self.passes.get(key, 0) + 1
         return self.passes[key]
 

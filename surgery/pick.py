@@ -77,7 +77,7 @@ def form_of(inside: Sequence[Site]) -> str:
         return "plain" if first.block_kind == "stage" else "linear"
     if first.joins_by == "concat" and any(_ends_branch(site) for site in inside):
         return "concat"
-    if first.weights and not any(weight.startswith(own) for weight in first.weights):
+    if not any(weight.startswith(own) for weight in first.weights):
         return "pre-activation"
     if first.joins_by == "add" and "add" in last.fed_by and any(weight.startswith(own) for weight in last.weights):
         return "post-add"

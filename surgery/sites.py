@@ -42,7 +42,6 @@ class Site:
     module: str | None
     activation: str
     inplace: bool
-    options: tuple[tuple[str, float], ...]
     role: str
     block: str | None
     block_kind: str | None
@@ -59,6 +58,7 @@ class Site:
     dtype: str
     device: str
     modes: tuple[str, ...]
+    options: tuple[tuple[str, float], ...] = ()
     overwrites: bool = False
     locked: str | None = None
 

@@ -33,7 +33,8 @@ class Call:
     (from 1) of that callee in the method, by the END of the call. `looped` calls can run several times in one run of
     the method. `locked` says why the call cannot be spliced. `expression_is_plain`: evaluating `callee` calls nothing.
 
-    In a rewritten method all this still speaks of the author's text; `child` is what the call has become.
+    In a rewritten method all this still speaks of the author's text; `child` is what the call has become, and
+    `counter` is the local variable that holds the number of the present pass, where passes are counted.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Call:
     locked: str | None
     expression_is_plain: bool = True
     child: str | None = None
+    counter: str | None = None
 
     def __str__(self) -> str:
         return f"{self.callee} ({self.ordinal}) in {self.method}()"

@@ -88,36 +88,36 @@ class _Loom:
         key = (place.call.callee, place.call.ordinal)
         by_pass = dict(self.children.get(key, {}))
         if not by_pass:
-            yield from self._as_is(place)
+            yield from self._as_is(place, place.call)
             return
         self._check(place, by_pass)
         self.used.add(key)
         if self.method.file[place.start - 1 : place.start].isalnum():
             yield b" "  # return(x + y).relu()
-        every = by_pass.pop(0, None)
+        every, said = by_pass.pop(0, None), place.call
         if by_pass:
             # A conditional over whole calls and not over callees: each has its own arguments, one of them is run.
             counter = self.counters.setdefault(key, f"{self.stem}{len(self.counters) + 1}")
-            now = f"({counter} := {counter} + 1)"
+            now, said = f"({counter} := {counter} + 1)", replace(said, counter=counter)
             yield b"("
             for number, child in sorted(by_pass.items()):
-                yield from self._to_child(place, child)
+                yield from self._to_child(place, child, said)
                 yield f" if {now} == {number} else ".encode()
                 now = counter
-        yield from self._as_is(place) if every is None else self._to_child(place, every)
+        yield from self._as_is(place, said) if every is None else self._to_child(place, every, said)
         if by_pass:
             yield b")"
 
-    def _as_is(self, place: Place) -> Iterator[bytes | Call]:
+    def _as_is(self, place: Place, said: Call) -> Iterator[bytes | Call]:
         yield from self._between(place.start, place.stop, outside=place)
-        yield place.call
+        yield said
 
-    def _to_child(self, place: Place, child: str) -> Iterator[bytes | Call]:
+    def _to_child(self, place: Place, child: str, said: Call) -> Iterator[bytes | Call]:
         assert place.given is not None
         yield f"{self.method.me}.{child}(".encode()
         yield from self._between(*place.given)
         yield b")"
-        yield replace(place.call, child=child)
+        yield replace(said, child=child)
 
     def _check(self, place: Place, by_pass: Mapping[int, str]) -> None:
         call = place.call

@@ -37,8 +37,10 @@ def listening(model: nn.Module) -> Iterator[Trace]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in model.modules():
-            if activation_of_module(module) is not None:
-                handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
+            if activation_of_module(module) is None:
+                handles.append(module.register_forward_pre_hook(listener.arrive))
+            else:
+                handles.append(module.register_forward_pre_hook(listener.enter))
                 handles.append(module.register_forward_hook(listener.leave, with_kwargs=True))
         torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
         with listener:
@@ -47,7 +49,7 @@ def listening(model: nn.Module) -> Iterator[Trace]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
-        listener.locator.frames.clear()  # frames keep everything their locals hold alive
+        listener.locator.forget()  # frames keep everything their locals hold alive
 
 
 def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
@@ -158,7 +160,12 @@ class _Listener(TorchFunctionMode):
 
     # -- modules --------------------------------------------------------------------------------------------------
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def arrive(self, module: nn.Module, args: Any) -> None:
+        if not self.inside:
+            self.locator.arrive(sys._getframe(1), module)
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.arrive(module, args)
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:

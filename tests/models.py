@@ -1003,7 +1003,7 @@ class TrainOnly(Stated):
     """An auxiliary output with an activation of its own, in training only."""
 
     sites = (
-        site("act", ordinal=1, turn=1, turns=2, feeds=("conv", "linear")),
+        site("act", ordinal=1, turn=1, turns=2, fed_by=("conv",)),
         site("aux", "silu", modes=("train",), callee="self.aux", feeds=("linear",)),
         site("act", ordinal=2, turn=2, turns=2, weights=("conv2.weight",), feeds=("output",)),
     )
