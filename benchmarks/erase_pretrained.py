@@ -74,7 +74,9 @@ def study(options: argparse.Namespace) -> list[Row]:
     """All shares of one network, each from the same trained weights."""
     data = cifar10(shards=(options.shard,)).to(options.device)
     assert data.train is not None and data.test is not None
-    shard, test = data.train.first(options.images or len(data.train)), data.test.first(options.test_images or 10_000)
+    # The test pictures are sorted by class: the first of them, as they are, would all be airplanes.
+    shard, test = data.train.first(options.images or len(data.train)), data.test.shuffled()
+    test = test.first(options.test_images or len(test))
     weights = shared_folder() / "weights" / f"cifar10_resnet{options.depth}.safetensors"
     rows = []
     for share in options.shares:
@@ -102,8 +104,8 @@ def write(rows: list[Row], options: argparse.Namespace, command: str) -> Path:
         )
         for row in rows
     ]
-    images = f"the first {options.images:,} images" if options.images else "all images"
-    tested = f"the first {options.test_images:,} test images" if options.test_images else "the 10,000 test images"
+    images = f"{options.images:,} random images" if options.images else "all images"
+    tested = f"{options.test_images:,} random test images" if options.test_images else "the 10,000 test images"
     text = [
         f"# Erasing the last ReLUs of a trained ResNet-{options.depth} (CIFAR-10)",
         "",

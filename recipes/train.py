@@ -34,7 +34,8 @@ def train(
 
     SGD with momentum 0.9; the learning rate rises to `lr` over the first `warmup_share` of the steps and falls to 0 as
     a cosine. `augment` changes a batch of images as they are stored, `prepare` then makes the floats the model
-    takes. Order and augmentation depend on `seed` alone. `after_epoch` is told the epoch, from 1, and its mean loss.
+    takes. Order and augmentation depend on `seed` alone. Every batch is full: what is left of an epoch is left out.
+    `after_epoch` is told the epoch, from 1, and its mean loss.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)

@@ -85,6 +85,8 @@ def _stages(trace: Trace) -> list[str | None]:
     stage, convolved, stages = 1, False, dict[int, int]()
     calls = {heard.op: k for k, heard in enumerate(trace.heard)}
     for op in trace.ops:
+        if op.kind == "conv" and _collapses(trace, op):
+            break  # the classifier, written as convolutions
         if op.kind == "conv":
             convolved = True
         elif op.kind == "pool" and convolved:
@@ -94,6 +96,12 @@ def _stages(trace: Trace) -> list[str | None]:
     owners = [trace.heard[k].owner.split(".") for k in stages]
     prefix = ".".join(commonprefix(owners)) if owners else ""
     return [f"{prefix}#{stages[k]}" if k in stages else None for k in range(len(trace.heard))]
+
+
+def _collapses(trace: Trace, op: Op) -> bool:
+    """True for a convolution over all of its picture at once: a linear layer in other clothes."""
+    before = trace.ops[op.inputs[0]].shape if op.inputs else ()
+    return set(op.shape[2:]) == {1} and max(before[2:], default=1) > 1
 
 
 def _scaling(op: Op) -> bool:

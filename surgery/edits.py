@@ -18,6 +18,8 @@ from surgery.plan import Edit
 from surgery.rewrite import Splice, base_of, rewritten, splices_of
 from surgery.twin import HISTORY, HOOKS
 
+_KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
@@ -71,6 +73,11 @@ def keep_history(model: nn.Module, history: History | None) -> None:
         model.__dict__.pop(HISTORY, None)
     else:
         model.__dict__[HISTORY] = history
+    if isinstance(model, fx.GraphModule):  # copying one keeps, of its plain attributes, what `meta` names
+        kept = dict(model.meta.pop(_KEPT_BY_GRAPHS, {}))
+        kept.pop(HISTORY, None)
+        if kept := kept | ({HISTORY: history} if history is not None else {}):
+            model.meta[_KEPT_BY_GRAPHS] = kept
 
 
 def keep_progress(model: nn.Module, progress: float, step: int) -> None:
@@ -92,15 +99,19 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
     history: History | None = model.__dict__.get(HISTORY)
     if history is None or not changes:
         return
-    history.steps[-1].changes.extend(changes)
-    history.progress = None
+    for change in changes:
+        # Undoing a later step must not bring back what this one had put there.
+        homes = [step for step in history.steps if any(_same_slot(change, one) for one in step.changes)]
+        (homes or history.steps)[-1].changes.append(change)
     for number, step in enumerate(history.steps):
+        later = history.steps[number + 1 :]
+        replaced = {tuple(edit["site"]) for one in later for edit in one.data.get("edits", ())}
         for edit in step.data.get("edits", ()):
-            if edit["fade"]:
+            if edit["fade"] and tuple(edit["site"]) not in replaced:
                 edit["fade"] = False
                 # What the later steps were made on never existed in the settled form: nothing to compare with.
-                for later in history.steps[number + 1 :]:
-                    later.fingerprint = None
+                for one in later:
+                    one.fingerprint = None
 
 
 def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
@@ -193,6 +204,10 @@ def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Mo
     parent._modules[name] = child
 
 
+def _same_slot(one: Change, other: Change) -> bool:
+    return other.what == "child" and one.module is other.module and one.name == other.name
+
+
 def _edit_graph(changes: list[Change], owner: fx.GraphModule, splice: Splice) -> None:
     """Let the node named like the call's result call the new child."""
     graph = copy.deepcopy(owner.graph)
@@ -233,4 +248,6 @@ def _shallow(module: nn.Module) -> nn.Module:
     for key, value in module.__dict__.items():
         if isinstance(value, dict | OrderedDict):
             made.__dict__[key] = copy.copy(value)
+    if isinstance(made, fx.GraphModule):
+        made.recompile()  # its forward is a method of the class, and every graph has a class of its own
     return made

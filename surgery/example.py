@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from surgery.errors import CannotLook
 
 BATCH = 2  # batch norm in training needs more than one
+IMAGE_CHANNELS = 4  # the most an image usually has
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +82,13 @@ def default_input(model: nn.Module) -> Tensor:
     """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    if isinstance(first, nn.Conv2d):
-        height, width = _image_size(model)
-        return torch.empty(BATCH, first.in_channels, height, width, dtype=dtype, device="meta")
+    settings = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    configured = settings.get("input_size") if isinstance(settings, dict) else settings.input_size
+    if isinstance(first, nn.Conv2d) or configured is not None:
+        # A stem that rearranges pixels before its first convolution shows it more channels than the image has.
+        shown = first.in_channels if isinstance(first, nn.Conv2d) else IMAGE_CHANNELS + 1
+        channels = configured[0] if configured is not None and shown > IMAGE_CHANNELS else shown
+        return torch.empty(BATCH, channels, *_image_size(model, configured), dtype=dtype, device="meta")
     if isinstance(first, nn.Linear):
         return torch.empty(BATCH, first.in_features, dtype=dtype, device="meta")
     raise CannotLook(
@@ -92,17 +97,15 @@ def default_input(model: nn.Module) -> Tensor:
     )
 
 
-def _image_size(model: nn.Module) -> tuple[int, int]:
+def _image_size(model: nn.Module, configured: Any) -> tuple[int, int]:
     patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if patches is not None:
         return int(patches[0]), int(patches[1])
     if isinstance(size := getattr(model, "image_size", None), int):
         return size, size
-    settings = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if settings is not None:
-        size = settings["input_size"] if isinstance(settings, dict) else settings.input_size
-        return int(size[1]), int(size[2])
-    return (299, 299) if type(model).__name__ == "Inception3" else (224, 224)
+    if configured is not None:
+        return int(configured[1]), int(configured[2])
+    return (299, 299) if type(model).__name__.endswith("Inception3") else (224, 224)
 
 
 def _moved(value: Tensor, device: torch.device, draw: bool) -> Tensor:

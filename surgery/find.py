@@ -201,20 +201,23 @@ class _Facts:
 
     def _weight_of(self, op: Op) -> list[str]:
         """The weight an operation reads: its own parameter, or those a computed weight was made of."""
-        paths = list(op.weights)
-        for source in op.inputs:
-            made = self.trace.ops[source]
-            if not made.data:
-                paths += self._weight_of(made)
+        paths: dict[str, None] = {}
+        todo, seen = [op], {op.index}
+        while todo:
+            now = todo.pop()
+            paths.update(dict.fromkeys(now.weights))
+            for made in (self.trace.ops[source] for source in now.inputs if source not in seen):
+                seen.add(made.index)
+                todo += [made] if not made.data else []
         kernels = [path for path in paths if not path.endswith("bias")]
-        return kernels or paths
+        return kernels or list(paths)
 
-    def _after(self, start: int, through: Any) -> list[int]:
-        todo, found = [start], []
+    def _after(self, start: int, through: Any) -> set[int]:
+        todo, found = [start], set[int]()
         while todo:
             for reader in self.readers[todo.pop()]:
-                if through(self.trace.ops[reader]) and reader not in found:
-                    found.append(reader)
+                if reader not in found and through(self.trace.ops[reader]):
+                    found.add(reader)
                     todo.append(reader)
         return found
 

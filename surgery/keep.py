@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -13,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from surgery.errors import BadFile, NotEdited, WrongModel
+from surgery.errors import BadFile, BadValue, NotEdited, WrongModel
 from surgery.example import Example
 from surgery.fading import progress_of, set_progress
 from surgery.find import find_sites
 from surgery.history import history_of
-from surgery.steps import fingerprint, plan_from_data, register_step, replay_of
+from surgery.steps import Replay, check_steps, fingerprint, plan_from_data, register_step, replay_of
 from surgery.transform import apply_plan, undo
 
 FORMAT = 1
@@ -33,6 +34,7 @@ def save(model: nn.Module, folder: str | Path, *, name: str | None = None, kwarg
 
     Raises:
         NotEdited: the model carries no edit; save it as any other model.
+        BadValue: `kwargs`, or a parameter of an edit, is no plain data.
     """
     steps = history_of(model)
     if not steps:
@@ -48,9 +50,15 @@ def save(model: nn.Module, folder: str | Path, *, name: str | None = None, kwarg
         "progress": progress_of(model),
         "steps": [{"kind": step.kind, "fingerprint": step.fingerprint, "data": step.data} for step in steps],
     }
+    try:
+        text = json.dumps(data, indent=1) + "\n"
+    except (TypeError, ValueError) as error:
+        raise BadValue(
+            "Only plain data can be saved: numbers, strings, lists, dicts.", there=str(error),
+            try_="plain values in `kwargs` and in the parameters of the rules",
+        ) from error  # fmt: skip
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(data, indent=1) + "\n"
     save_model(model, str(target / WEIGHTS), metadata={"surgery": _digest(data)})
     (target / STEPS).write_text(text)
 
@@ -71,17 +79,24 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             f"This {type(model).__name__} is edited already.", there=f"{len(history_of(model))} edits",
             try_="a fresh model, or surgery.undo(model) first",
         )  # fmt: skip
+    replays = [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
+    if any(step["kind"] != "surgery" for step in data["steps"]):
+        _restore(copy.deepcopy(model), replays, data, folder)  # such steps cannot be taken back: rehearse them
     try:
-        for step in data["steps"]:
-            replay_of(step["kind"], step["data"].get("package", ""))(model, step)
-        if data["progress"] is not None:
-            set_progress(model, *data["progress"])
-        _load_weights(model, Path(folder) / WEIGHTS)
+        _restore(model, replays, data, folder)
     except BaseException:
         if history_of(model):
             undo(model)
         raise
     return model
+
+
+def _restore(model: nn.Module, replays: list[Replay], data: dict[str, Any], folder: str | Path) -> None:
+    for step, replay in zip(data["steps"], replays, strict=True):
+        replay(model, step)
+    if data["progress"] is not None:
+        set_progress(model, *data["progress"])
+    _load_weights(model, Path(folder) / WEIGHTS)
 
 
 def read_steps(folder: str | Path) -> dict[str, Any]:
@@ -99,10 +114,11 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
             )  # fmt: skip
     try:
         data = json.loads((target / STEPS).read_text())
-        known = data["format"] == FORMAT and isinstance(data["steps"], list) and {"model", "progress"} <= data.keys()
+        known = data["format"] == FORMAT and isinstance(data["steps"], list) and isinstance(data["model"], dict | None)
+        known = known and isinstance(data["progress"], list | None)
         with safe_open(str(target / WEIGHTS), framework="pt") as file:  # type: ignore[no-untyped-call]
             metadata = file.metadata() or {}
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise BadFile(f"{target} cannot be read.", there=f"{type(error).__name__}: {error}") from error
     if not known:
         raise BadFile(f"{STEPS} has another format.", asked=f"format {FORMAT}", there=f"format {data['format']}")
@@ -111,11 +127,18 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
         raise BadFile(
             f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
         )
+    check_steps(data["steps"])
+    if data["progress"] is not None and [type(part) for part in data["progress"]] not in ([float, int], [int, int]):
+        raise BadFile(f"{STEPS} has another kind of progress.", asked="[fraction, step]", there=repr(data["progress"]))
     return data  # type: ignore[no-any-return]
 
 
 def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
-    sites = find_sites(model, Example.from_shapes(step["data"]["example"]))
+    try:
+        example = Example.from_shapes(step["data"]["example"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise BadFile("The file describes no example that can be made.", there=str(step["data"]["example"])) from error
+    sites = find_sites(model, example)
     now = fingerprint(model, sites)
     plan = plan_from_data(step["data"], sites)
     if step["fingerprint"] is not None and now != step["fingerprint"]:
@@ -125,6 +148,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )
     apply_plan(model, plan)
+    history_of(model)[-1].data["rules"] = step["data"]["rules"]  # plans from data have no rules any more
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

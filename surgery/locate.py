@@ -6,11 +6,11 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from surgery.errors import CannotEdit
 from surgery.rewrite import owns
-from surgery.source import Call, call_at
+from surgery.source import Call, assigned_name, call_at
 from surgery.trace import Heard
 
 _COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
@@ -80,7 +80,10 @@ class Locator:
                 key = (id(method_frame), call.callee, call.ordinal)
                 heard.iteration = self._pass(method_frame, call) if module is None else self.passes[key]
             heard.locked = call.locked or self._not_the_activation(call, call_frame, between, module, func)
-            if not owns(type(owner), call.method, method_frame.f_code):
+            if isinstance(owner, fx.GraphModule):
+                heard.callee, heard.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
+                heard.locked = _not_a_node(owner, heard.callee, module, func)
+            elif not owns(type(owner), call.method, method_frame.f_code):
                 heard.locked = f"the call stands in a {call.method}() that {heard.owner_kind} reaches through super()"
         if module is not None:
             heard.module, heard.target = self._target(module, heard, owner)
@@ -178,6 +181,23 @@ class Locator:
 
 
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
+
+
+def _not_a_node(
+    owner: fx.GraphModule, name: str, module: nn.Module | None, func: Callable[..., Any] | None
+) -> str | None:
+    """Why the node of this name is not the activation itself, None if it is."""
+    node = next((node for node in owner.graph.nodes if node.name == name), None)
+    if node is None:
+        return f"the graph has no node {name}"
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return f"the node {name} does not get its input as its first argument"
+    if module is not None:
+        same = node.op == "call_module" and owner.get_submodule(str(node.target)) is module
+    else:
+        called = getattr(node.target, "__name__", str(node.target))
+        same = node.op != "call_module" and called.rstrip("_") == getattr(func, "__name__", "").rstrip("_")
+    return None if same else f"the node {name} does more than call the activation"
 
 
 def _written_elsewhere(home: str) -> bool:

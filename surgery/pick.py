@@ -52,7 +52,7 @@ def pick_erased(
     for unit in units:
         reasons |= {site: f"its module is not among the {share:g} treated" for site in unit}
     picked = [site for unit in chosen for site in unit]
-    first = next((k for k, site in enumerate(sites) if site.position is not None), len(sites))
+    first = next((k for k, site in enumerate(sites) if site.position is not None), 0)
     before = [s for s in sites[:first] if s.role == "nonlinearity" and matches(activation, s.activation)]
     picked += before if stem else []
     for site in sites:

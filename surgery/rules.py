@@ -35,7 +35,7 @@ class Rule:
     remaining: bool = False
 
     def __post_init__(self) -> None:
-        if self.expect is not None and (not isinstance(self.expect, int) or self.expect < 0):
+        if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
             raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import itertools
 import linecache
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from inspect import CO_OPTIMIZED
 from types import CodeType
+from typing import Any
 
 from surgery.errors import CannotEdit
 
@@ -85,9 +87,8 @@ def call_at(code: CodeType, lasti: int) -> Call:
     Raises:
         CannotEdit: there is no source, or it is not what runs, or the frame is not at a call in a method's own code.
     """
-    ends = _rewritten.get(code.co_filename)
-    if ends is None:
-        ends = read(code).ends
+    published = _rewritten.get(code.co_filename)
+    ends = read(code).ends if published is None else published
     end = _end(code, lasti)
     if end not in ends:
         raise CannotEdit(
@@ -134,8 +135,8 @@ def forget(filename: str) -> None:
     _rewritten.pop(filename, None)
 
 
-def compiled(text: str, filename: str) -> tuple[ast.Module, CodeType]:
-    """The tree and the code of a whole file; nothing of it is run.
+def compiled(text: str, filename: str, flags: int = 0) -> Any:
+    """The code of a whole file, or its tree with ast.PyCF_ONLY_AST; nothing of it is run.
 
     Raises:
         CannotEdit: it is not Python.
@@ -143,8 +144,7 @@ def compiled(text: str, filename: str) -> tuple[ast.Module, CodeType]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are its author's, and were given when it was imported
-            tree = ast.parse(text, filename)
-            return tree, compile(tree, filename, "exec", dont_inherit=True)
+            return compile(text, filename, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         raise CannotEdit(f"{filename} does not compile: {error}.") from error
 
@@ -162,7 +162,7 @@ def _read(code: CodeType, filename: str) -> Method:
             f"{code.co_qualname}() has no source to read: {filename} is not there.",
             try_="define the class in a file that stays where it is",
         )
-    tree, module = _compiled(text, filename)
+    module, tree = _file(text, filename)
     path = _path(module, code)
     if path is None:
         raise CannotEdit(
@@ -184,7 +184,15 @@ def _read(code: CodeType, filename: str) -> Method:
     return _method(owner, name, text.encode(), node)
 
 
-_compiled = lru_cache(maxsize=8)(compiled)
+@lru_cache(maxsize=8)
+def _file(text: str, filename: str) -> tuple[CodeType, ast.Module]:
+    collecting = gc.isenabled()
+    gc.disable()  # it would go through the growing tree again and again: five times slower on a long file
+    try:
+        return compiled(text, filename), compiled(text, filename, ast.PyCF_ONLY_AST)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Method:
@@ -200,15 +208,13 @@ def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Me
     for call in sorted((n for n in own if isinstance(n, ast.Call)), key=_node_end):
         callee, given = _callee(call.func), _given(call)
         counts[callee] = counts.get(callee, 0) + 1
-        locked = _reason(call, given, first, id(call) in thrown, id(call) in uncountable)
-        if rebound:
-            locked = f"{name}() gives another value to {first}"
+        reason = _reason(call, given, first, id(call) in thrown, id(call) in uncountable)
+        locked = f"{name}() gives another value to {first}" if rebound else reason
         plain = isinstance(call.func, ast.Name | ast.Attribute | ast.Subscript) and not _has(call.func, ast.Call)
         said = Call(name, callee, counts[callee], id(call) in looped, locked, plain and not callee.startswith("."))
         ends[_node_end(call)] = said
         places.append(Place(said, *_span(call, starts), _span(given, starts) if given is not None else None))
-    documented = ast.get_docstring(node, clean=False) is not None and len(node.body) > 1
-    body = node.body[1 if documented else 0]
+    body = node.body[1 if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1 else 0]
     head = starts[_first_line(body) - 1] + body.col_offset
     places.sort(key=lambda place: (place.start, -place.stop))
     return Method(code, name, first, file, node, head, tuple(places), ends)
@@ -297,8 +303,7 @@ def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
 
 def _first_line(statement: ast.stmt) -> int:
     """Where a statement begins, its decorators included."""
-    decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
-    return min([statement.lineno, *(one.lineno for one in decorators)])
+    return int(min(one.lineno for one in (statement, *getattr(statement, "decorator_list", ()))))
 
 
 def _mangled(name: str, owner: str) -> str:
@@ -317,13 +322,9 @@ def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
     return starts[node.lineno - 1] + node.col_offset, starts[line - 1] + column
 
 
-# -- codes ------------------------------------------------------------------------------------------------------------
-
-
 def _end(code: CodeType, lasti: int) -> End:
     """Where the call ends that a frame is at. Only ends agree with the syntax tree: chains begin elsewhere."""
-    cache = opcode.opmap.get("CACHE", 0)
-    unit = lasti // 2
+    unit, cache = lasti // 2, opcode.opmap.get("CACHE", 0)
     while unit and code.co_code[2 * unit] == cache:
         unit -= 1
     if not opcode.opname[code.co_code[2 * unit]].startswith(("CALL", "PRECALL")):

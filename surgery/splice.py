@@ -29,7 +29,7 @@ def splice(method: Method, children: Mapping[tuple[str, int], Mapping[int, str]]
             f"{method.name}() has no call {lost[0][0]} ({lost[0][1]}), or only inside what another edit drops.",
             there=found or "no calls",
         )
-    for code in codes_in(compiled(text, filename)[1]):
+    for code in codes_in(compiled(text, filename)):
         if (code.co_qualname, code.co_firstlineno) == (method.code.co_qualname, method.code.co_firstlineno):
             publish(filename, text, ends)
             return code

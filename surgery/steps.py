@@ -16,6 +16,12 @@ from surgery.sites import Site, Sites
 Replay = Callable[[nn.Module, dict[str, Any]], None]
 _replays: dict[str, Replay] = {}
 
+# What a file must hold; the last one is the key of a site.
+_STEP = {"kind": str, "fingerprint": str | None, "data": dict}
+_DATA = {"example": dict, "rules": list, "edits": list}
+_EDIT = {"site": list, "was": str, "make": str, "params": dict, "fade": bool}
+_KEY = (str, str, str, int, int | None, int)
+
 
 def register_step(kind: str, replay: Replay) -> None:
     """Teach `load` another kind of step: `replay(model, data)` does it again to a fresh model."""
@@ -34,6 +40,29 @@ def replay_of(kind: str, package: str) -> Replay:
             try_=f"import {package}, the package that wrote it" if package else "the package that wrote it",
         )  # fmt: skip
     return _replays[kind]
+
+
+def check_steps(steps: list[Any]) -> None:
+    """See that steps read from a file have the parts that steps have.
+
+    Raises:
+        BadFile: naming the first part that is missing or is of another kind.
+    """
+    for number, step in enumerate(steps, 1):
+        _check(step, _STEP, f"step {number}")
+        if step["kind"] == "surgery":
+            _check(step["data"], _DATA, f"step {number}")
+            for edit in step["data"]["edits"]:
+                _check(edit, _EDIT, f"an edit of step {number}")
+                _check(dict(enumerate(edit["site"])), dict(enumerate(_KEY)), f"a site of step {number}")
+
+
+def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
+    if not isinstance(value, dict):
+        raise BadFile(f"The file has {value!r} for {what}.")
+    for name, kind in parts.items():
+        if not isinstance(value.get(name, ...), kind):
+            raise BadFile(f"In {what}, {name!r} is missing or of another kind.", there=repr(value.get(name, "nothing")))
 
 
 def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:

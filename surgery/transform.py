@@ -10,6 +10,7 @@ from torch import nn
 from surgery.decide import decide
 from surgery.edits import carry_out, keep_history, new_activation, take_back
 from surgery.errors import CannotEdit, NotEdited
+from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, find_sites
 from surgery.history import History, Step, history_of
 from surgery.plan import Plan, Rules, as_rules, make_plan
@@ -77,7 +78,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
         take_back(changes)
         raise
     step = Step("surgery", plan_to_data(plan), before, list(changes))
-    keep_history(model, History([*history_of(model), step]))
+    _remember(model, (*history_of(model), step))
     added = tuple(name for name, _ in model.named_parameters() if name not in names)
     return Report(plan, plan.sites, after, added)
 
@@ -104,5 +105,13 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
             raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
     for step in reversed(dropped):
         take_back(step.changes)
-    keep_history(model, History(list(kept)) if kept else None)
+    _remember(model, kept)
     return model
+
+
+def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:
+    """Write down the steps; whatever fades now stands where the rest of the model stands."""
+    progress = progress_of(model)
+    keep_history(model, History(list(steps), progress) if steps else None)
+    if steps and progress is not None:
+        set_progress(model, *progress)

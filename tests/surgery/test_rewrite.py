@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import importlib
+import importlib.util
 import inspect
 import linecache
 import os
@@ -360,6 +361,19 @@ def test_readers_see_the_new_text() -> None:
         assert "self.act_2(x)" in "".join(traceback.format_exception(error))
     else:
         raise AssertionError("act_2 does not exist")
+
+
+def test_a_page_break_is_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "paged.py"
+    path.write_text("\f# one\x1c\u2028 line" + LIBRARY, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("paged", path)
+    assert spec is not None and spec.loader is not None
+    paged = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(paged)
+    kind = rewritten(paged.Small, (Splice("forward", "F.relu", 1, 0, "ten"),))
+    assert inspect.getsource(kind.forward).startswith("    def forward") and "self.ten(x)" in inspect.getsource(
+        kind.forward
+    )
 
 
 def test_the_frames_of_a_rewritten_class_speak_of_its_base() -> None:

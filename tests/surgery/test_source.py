@@ -310,6 +310,12 @@ def test_a_change_elsewhere_in_the_file_does_no_harm(tmp_path: Path) -> None:
     assert [call.callee for call in read(module.Small.forward.__code__).ends.values()] == ["self.act"]
 
 
+def test_a_module_imported_again_after_a_change_is_read_again(tmp_path: Path) -> None:
+    for text, count in [(TEXT, 1), (TEXT.replace("(x)\n", "(self.act(x))\n"), 2)]:
+        module = imported(tmp_path / "small.py", text)
+        assert len(read(module.Small.forward.__code__).ends) == count
+
+
 def test_equal_classes_in_two_files_are_told_apart(tmp_path: Path) -> None:
     one, two = (imported(tmp_path / f"{name}.py", TEXT) for name in ("one", "two"))
     assert one.Small.forward.__code__ == two.Small.forward.__code__

@@ -1,0 +1,122 @@
+"""Rules: data that checks itself, prints as the call that makes it, and goes into files."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import surgery
+from surgery.rules import Recipe, Rule
+from tests.asserts import assert_raises
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"location": "end"}, "location"),
+        ({"location": 0}, "location"),
+        ({"location": True}, "location"),
+        ({"location": 1.5}, "location"),
+        ({"share": -0.1}, "share"),
+        ({"share": 1.01}, "share"),
+        ({"share": "half"}, "share"),
+        ({"share": True}, "share"),
+        ({"share": float("nan")}, "share"),
+        ({"order": "random"}, "order"),
+        ({"preactivation": "middle"}, "preactivation"),
+        ({"vgg_odd": "drop"}, "vgg_odd"),
+        ({"expect": -1}, "expect"),
+        ({"expect": 1.5}, "expect"),
+        ({"expect": True}, "expect"),
+    ],
+    ids=str,
+)
+def test_an_argument_outside_its_range_is_refused_by_name(options: dict[str, Any], word: str) -> None:
+    assert_raises(surgery.BadValue, lambda: surgery.erase_relu(**options), f"`{word}`", str(*options.values()))
+
+
+def test_bad_values_are_value_errors_too() -> None:
+    with pytest.raises(ValueError, match="share"):
+        surgery.erase_relu(share=2)
+
+
+@pytest.mark.parametrize("location", ["first", "middle", "last", 1, 3, -1, -2])
+def test_every_documented_location_is_taken(location: str | int) -> None:
+    assert dict(surgery.erase_relu(location).pick)["location"] == location
+
+
+def test_the_documented_defaults() -> None:
+    rule = surgery.erase_relu()
+    assert dict(rule.pick) == {
+        "location": "last", "share": 1.0, "order": "spread", "stem": False, "keep_final": False,
+        "preactivation": "last", "vgg_odd": "keep", "activation": ("relu", "relu6"),
+    }  # fmt: skip
+    assert (rule.use, rule.make, rule.params, rule.fade) == ("erase_relu", "identity", (), False)
+    assert (rule.expect, rule.optional, rule.remaining) == (None, False, False)
+
+
+def test_rules_are_plain_data() -> None:
+    rule = surgery.swap("leaky_relu", block="layer3.*", negative_slope=0.2, expect=4)
+    assert rule == surgery.swap("leaky_relu", block="layer3.*", negative_slope=0.2, expect=4)
+    assert rule != surgery.swap("leaky_relu", block="layer3.*", negative_slope=0.1, expect=4)
+    assert len({rule, pickle.loads(pickle.dumps(rule)), copy.deepcopy(rule)}) == 1
+    with pytest.raises(AttributeError):
+        rule.expect = 3  # type: ignore[misc]
+
+
+def test_swap_tells_facts_of_a_site_from_parameters_of_the_function() -> None:
+    rule = surgery.swap("elu", owner="a.*", alpha=0.5, position=1)
+    assert dict(rule.pick) == {"owner": "a.*", "position": 1, "role": "nonlinearity"}
+    assert rule.params == (("alpha", 0.5),)
+    assert surgery.swap("elu", params={"alpha": 0.5}).params == rule.params
+
+
+def test_gates_are_asked_for_by_role_or_by_site() -> None:
+    assert dict(surgery.swap("relu").pick)["role"] == "nonlinearity"
+    assert dict(surgery.swap("relu", role="gate").pick) == {"role": "gate"}
+    assert dict(surgery.swap("relu", site="se.gate").pick) == {"site": "se.gate"}
+
+
+def test_an_unknown_keyword_names_what_there_is() -> None:
+    assert_raises(surgery.UnknownName, lambda: surgery.swap("elu", alhpa=1.0), "'alhpa'", "'elu'", "alpha")
+    assert_raises(surgery.UnknownName, lambda: surgery.swap("relu", blok="a"), "'blok'", "none", "block")
+    assert_raises(surgery.UnknownName, lambda: surgery.swap("relu", params={"block": "a"}), "'block'")
+
+
+def test_an_unknown_function_names_the_nearest() -> None:
+    assert_raises(surgery.UnknownName, lambda: surgery.swap("leakyrelu"), "'leakyrelu'", "leaky_relu")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (surgery.swap("gelu"), "swap('gelu', role='nonlinearity')"),
+        (surgery.swap("elu", block="a.*", alpha=2.0), "swap('elu', block='a.*', role='nonlinearity', alpha=2.0)"),
+        (surgery.swap("gelu", site="act 1/2", fade=True), "swap('gelu', site='act 1/2', fade=True)"),
+        (
+            surgery.swap("gelu", role="head", optional=True, remaining=True, expect=0),
+            "swap('gelu', role='head', optional=True, remaining=True, expect=0)",
+        ),
+    ],
+)
+def test_a_rule_prints_as_the_call_that_makes_it(rule: Rule, text: str) -> None:
+    assert str(rule) == text
+    assert eval(text, {"swap": surgery.swap}) == rule
+
+
+def test_erase_relu_prints_as_the_call_that_makes_it() -> None:
+    rule = surgery.erase_relu("first", 0.5, "back", stem=True, fade=True, expect=3)
+    assert eval(str(rule), {"erase_relu": surgery.erase_relu}) == rule
+
+
+def test_erase_is_a_swap_to_the_identity() -> None:
+    assert surgery.erase(block="a") == surgery.swap("identity", block="a")
+
+
+def test_a_recipe_is_rules_under_a_name() -> None:
+    recipe = Recipe("mine", (surgery.erase_relu(),), about="Erase.")
+    assert recipe == Recipe("mine", (surgery.erase_relu(),), about="Erase.")
+    assert (recipe.source, recipe.models) == ("", ())
