@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotEdit, UnknownName
 from surgery.plan import Edit, Plan
@@ -61,7 +62,9 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
         done |= covered
         if isinstance(decision, OwnCall):
             _check_own_call(model, edit.site, decision)
-        if edit.site.overwrites and edit.make != "identity" and edit.site.inplace:
+        if edit.site.module is not None:
+            _check_bare(_module(model, edit.site), edit)
+        if edit.site.overwrites and (edit.make != "identity" or edit.fade) and edit.site.inplace:
             raise CannotEdit(
                 f"{edit.site} overwrites its input, and the overwritten input is read again afterwards.",
                 asked=str(edit), try_="erase the call instead, or make the model's activation out of place",
@@ -104,8 +107,8 @@ def _slot(
 
 def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit]) -> tuple[Decision, set[Place]]:
     site = edit.site
-    owner = model.get_submodule(site.owner)
-    twins = [s for s in plan.sites if s.key[1:5] == site.key[1:5] and model.get_submodule(s.owner) is owner]
+    owner = _part(model, site.owner)
+    twins = [s for s in plan.sites if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
     group = {_place(twin) for twin in twins}
     agree = all(place in chosen and chosen[place].same == edit.same for place in group)
     splice = Splice(site.method, site.callee, site.ordinal, site.iteration or 0, "")
@@ -120,6 +123,17 @@ def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
         raise CannotEdit(f"{site} cannot get a call of its own: {site.locked}.", asked=str(decision.edit))
     if not isinstance(owner, fx.GraphModule):
         check_instance(owner, (decision.splice,))
+
+
+def _check_bare(module: nn.Module, edit: Edit) -> None:
+    """Refuse to replace a module whose weight is computed: what computes it would be lost without a word."""
+    if is_parametrized(module):
+        found, cure = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(module, name) first"
+    elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
+        found, cure = "a mask or another hook that computes its weight", "torch.nn.utils.prune.remove(module, name) first"
+    else:
+        return
+    raise CannotEdit(f"{edit.site.module} carries {found}, which replacing it would lose.", asked=str(edit), try_=cure)
 
 
 def _named(model: nn.Module, decisions: Iterable[Decision]) -> tuple[Decision, ...]:
@@ -146,10 +160,14 @@ def _place(site: Site) -> Place:
 
 
 def _module(model: nn.Module, site: Site) -> nn.Module:
+    return _part(model, site.module or "")
+
+
+def _part(model: nn.Module, path: str) -> nn.Module:
     try:
-        return model.get_submodule(site.module or "")
+        return model.get_submodule(path)
     except AttributeError as error:
         raise UnknownName(
-            f"The plan speaks of {site.module!r}, which this model does not have.",
+            f"The plan speaks of {path!r}, which this model does not have.",
             there=type(model).__name__, try_="make the plan on the sites of this model",
         ) from error  # fmt: skip

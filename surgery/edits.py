@@ -167,7 +167,7 @@ def _fill_slots(
         parent = _alone(changes, model, parent_path) if slot.alone else model.get_submodule(parent_path)
         old = parent._modules[name]
         if old is not None:
-            _keep_hooks(old, made)
+            _keep_hooks(old, made, shared=not slot.alone)
         _put_child(changes, parent, name, made)
         _no_fast_path(changes, parent)
 
@@ -192,11 +192,14 @@ def _give_own_call(
         _no_fast_path(changes, owner)
 
 
-def _keep_hooks(old: nn.Module, new: nn.Module) -> None:
-    """The user's hooks go to what takes the place; both share them, so that undo loses none."""
+def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:
+    """The user's hooks go to what takes the place; both share them, so that undo loses none.
+
+    Where the old module stays in use under another name, the new one gets hooks of its own.
+    """
     for name in HOOKS:
         if name in old.__dict__:
-            new.__dict__[name] = old.__dict__[name]
+            new.__dict__[name] = old.__dict__[name] if shared else copy.copy(old.__dict__[name])
 
 
 def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Module) -> None:

@@ -43,7 +43,6 @@ def check_plain(model: nn.Module) -> None:
     Raises:
         CannotLook: with the sentence that says what to do.
     """
-    kind = type(model)
     cures = {
         "DistributedDataParallel": "transform model.module first, then wrap the result",
         "DataParallel": "transform model.module first, then wrap the result",
@@ -52,12 +51,14 @@ def check_plain(model: nn.Module) -> None:
         "OptimizedModule": "transform model._orig_mod first, then compile the result",
         "ScriptModule": "transform the Python model first, then script or trace it",
     }
-    for parent in kind.__mro__:
-        if parent.__name__ in cures and parent.__module__.startswith("torch."):
-            raise CannotLook(
-                f"{kind.__name__} hides the calls of the model inside it.", there=parent.__name__,
-                try_=cures[parent.__name__],
-            )  # fmt: skip
+    for path, module in model.named_modules():
+        for parent in type(module).__mro__:
+            if parent.__name__ in cures and parent.__module__.startswith("torch."):
+                name = f"{type(module).__name__}, {path} of the model," if path else type(module).__name__
+                raise CannotLook(
+                    f"{name} hides the calls of the model inside it.", there=parent.__name__,
+                    try_=cures[parent.__name__],
+                )  # fmt: skip
 
 
 def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[tuple[str, str], ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import nn
@@ -17,6 +16,7 @@ from surgery.plan import Plan, Rules, as_rules, make_plan
 from surgery.proof import prove_effect, prove_rewrites
 from surgery.report import Report, check_outcome
 from surgery.steps import fingerprint, plan_to_data
+from surgery.twin import copied
 
 
 def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.Module, Report]:
@@ -33,7 +33,7 @@ def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.M
     as_rules(rules)
     check_plain(model)
     try:
-        edited = copy.deepcopy(model)
+        edited = copied(model)
     except RuntimeError as error:
         raise CannotEdit(
             f"{type(model).__name__} cannot be copied.", there=str(error).splitlines()[0],

@@ -37,6 +37,11 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
     alive: list[Any] = []  # `deepcopy` finds what we placed by id: keep it alive while it works
     for module in model.modules():
         for value in _tensors(module):
+            if isinstance(value, nn.parameter.UninitializedTensorMixin):
+                raise CannotLook(
+                    "The model has parameters that take their shape from the first batch.",
+                    try_="run it once on a real batch, then come back",
+                )
             if id(value) not in memo:
                 memo[id(value)] = _meta(value) if meta else _borrowed(value)
         for name in HOOKS:
@@ -57,6 +62,13 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
         ) from error
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of weights that hooks compute (pruning, weight norm), which copy.deepcopy refuses."""
+    computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    return copy.deepcopy(model, memo)
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     for value in module.__dict__.values():
         if isinstance(value, Tensor):
@@ -68,11 +80,6 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _meta(value: Tensor) -> Tensor:
-    if isinstance(value, nn.parameter.UninitializedTensorMixin):
-        raise CannotLook(
-            "The model has parameters that take their shape from the first batch.",
-            try_="run it once on a real batch, then come back",
-        )
     empty = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
     return nn.Parameter(empty, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
