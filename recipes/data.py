@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image  # comes with torchvision
+from PIL import Image
 from torch import Tensor
 
 from surgery.errors import BadFile, SurgeryError, UnknownName, nearest

@@ -46,6 +46,24 @@ def build(name: str, pretrained: bool | str | Path = False, **kwargs: Any) -> nn
     return model
 
 
+def load_model(folder: str | Path) -> nn.Module:
+    """Build the model that a saved folder names, make it the edited one, and load its weights.
+
+    Raises:
+        BadFile: no folder written by `surgery.save`, or one that names no model.
+        WrongModel: the installed catalogue builds another model under this name.
+    """
+    import surgery
+    from surgery.keep import read_steps
+
+    named = read_steps(folder)["model"]
+    if named is None:
+        raise BadFile(
+            f"{folder} does not say which model it is.", try_="surgery.load(folder, model=...), with a fresh model"
+        )
+    return surgery.load(folder, build(named["name"], **named["kwargs"]))
+
+
 def full_name(name: str) -> str:
     """The name with its catalogue: `googlenet` is `torchvision/googlenet`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from surgery.trace import SCALING, Heard, Op, Trace
@@ -58,7 +58,8 @@ def _attention(trace: Trace) -> list[str]:
     found = []
     for op in trace.ops:
         products = op.kind == "softmax" and any(
-            before.kind == "matmul" for before in trace.back(op.index, lambda one: one.kind in ("shape", "scale", "add"))
+            before.kind == "matmul"
+            for before in trace.back(op.index, lambda one: one.kind in ("shape", "scale", "add"))
         )
         if op.place is not None and (op.kind == "attention" or products):
             found.append(op.place)
@@ -94,7 +95,7 @@ def _stages(trace: Trace) -> list[str | None]:
         elif op.index in calls and any(one.kind == "conv" for one in trace.back(op.index, _scaling)):
             stages[calls[op.index]] = stage
     owners = [trace.heard[k].owner.split(".") for k in stages]
-    prefix = ".".join(commonprefix(owners)) if owners else ""
+    prefix = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False)))
     return [f"{prefix}#{stages[k]}" if k in stages else None for k in range(len(trace.heard))]
 
 

@@ -100,7 +100,7 @@ def _slot(
     under = {place for place, caller in callers.items() if caller.module == site.module}
     for group, paths, alone in ((set(callers), names, False), (under, (site.module,), True)):
         agree = all(place in chosen and chosen[place].same == edit.same for place in group)
-        if agree and (len(group) == 1 or edit.make == "identity" and not edit.fade) and (paths == names or alone):
+        if agree and (len(group) == 1 or (edit.make == "identity" and not edit.fade)) and (paths == names or alone):
             return Slot(edit, paths, alone and len(names) > 1), group
     return None
 
@@ -121,8 +121,12 @@ def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
     owner = model.get_submodule(site.owner)
     if site.locked is not None:
         raise CannotEdit(f"{site} cannot get a call of its own: {site.locked}.", asked=str(decision.edit))
-    if not isinstance(owner, fx.GraphModule):
+    if isinstance(owner, fx.GraphModule):
+        return
+    try:
         check_instance(owner, (decision.splice,))
+    except CannotEdit as reason:
+        raise CannotEdit(f"{site} cannot get a call of its own: {reason}") from reason
 
 
 def _check_bare(module: nn.Module, edit: Edit) -> None:
@@ -130,7 +134,10 @@ def _check_bare(module: nn.Module, edit: Edit) -> None:
     if is_parametrized(module):
         found, cure = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(module, name) first"
     elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
-        found, cure = "a mask or another hook that computes its weight", "torch.nn.utils.prune.remove(module, name) first"
+        found, cure = (
+            "a mask or another hook that computes its weight",
+            "torch.nn.utils.prune.remove(module, name) first",
+        )
     else:
         return
     raise CannotEdit(f"{edit.site.module} carries {found}, which replacing it would lose.", asked=str(edit), try_=cure)

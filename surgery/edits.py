@@ -60,7 +60,7 @@ def take_back(changes: Iterable[Change]) -> None:
                 module._modules[name] = before
                 before.train(module.training if current is None else current.training)
         elif change.what == "class":
-            module.__class__ = before
+            module.__class__ = rewritten(*before)
         elif change.what == "graph":
             module.graph = before
         else:
@@ -131,8 +131,10 @@ def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
         made.to(dtype=dtype)
     owner = model.get_submodule(site.owner)
     made.train(old.training if old is not None else owner.training)
-    frozen = old is not None and [p.requires_grad for p in old.parameters()] and not any(
-        p.requires_grad for p in old.parameters()
+    frozen = (
+        old is not None
+        and [p.requires_grad for p in old.parameters()]
+        and not any(p.requires_grad for p in old.parameters())
     )
     return made.requires_grad_(False) if frozen else made
 
@@ -151,7 +153,7 @@ def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
         return activations.build(edit.site.activation, edit.site.channels, **dict(edit.site.options))
     kept = copy.deepcopy(old)
     if getattr(kept, "inplace", False):
-        kept.inplace = False  # its input is needed again, to be faded to
+        kept.inplace = False  # type: ignore[assignment]  # its input is needed again, to be faded to
     return kept
 
 
@@ -187,7 +189,8 @@ def _give_own_call(
             _edit_graph(changes, owner, decision.splice)
         else:
             kind = rewritten(base_of(type(owner)), (*splices_of(type(owner)), decision.splice))
-            changes.append(Change("class", owner, "", type(owner)))
+            # Not the class itself: one of ours cannot be pickled, what it is made of can.
+            changes.append(Change("class", owner, "", (base_of(type(owner)), splices_of(type(owner)))))
             owner.__class__ = kind
         _no_fast_path(changes, owner)
 
@@ -236,7 +239,9 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
     for name in path.split(".") if path else ():
         child = module._modules[name]
         assert child is not None
-        slots = [(id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child]
+        slots = [
+            (id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child
+        ]
         if len(slots) > 1:
             child = _shallow(child)
             _put_child(changes, module, name, child)

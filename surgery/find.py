@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import nn
 
-from surgery.blocks import block_facts
 from surgery.errors import CannotLook
 from surgery.example import Example
-from surgery.kinds import SQUASHING
+from surgery.facts import Facts
 from surgery.sites import Site, Sites
-from surgery.trace import SCALING, TRANSPARENT, Heard, Op, Trace
+from surgery.trace import Heard, Trace
 from surgery.twin import random_state_kept, twin
 from surgery.watch import hear
 
@@ -111,40 +111,58 @@ def home_of(model: nn.Module) -> torch.device:
 
 
 def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
-    keys = {mode: [heard.key for heard in trace.heard] for mode, trace in traces.items()}
-    order = _merged(*keys.values())
     kind_of = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
-    facts = {mode: _Facts(trace, kind_of) for mode, trace in traces.items()}
-    where = {mode: {key: k for k, key in enumerate(mode_keys)} for mode, mode_keys in keys.items()}
-    turns: dict[tuple[str, str, int], int] = {}
+    facts = {mode: Facts(trace, kind_of) for mode, trace in traces.items()}
+    calls = {mode: {heard.key: k for k, heard in enumerate(trace.heard)} for mode, trace in traces.items()}
+    order = _merged(*(list(keys) for keys in calls.values()))
+    modes_of = {key: tuple(mode for mode in traces if key in calls[mode]) for key in order}
+    heards = [traces[modes_of[key][0]].heard[calls[modes_of[key][0]][key]] for key in order]
+    turns = Counter(_called(heard) for heard in heards)
+    turn: Counter[tuple[str, str, int]] = Counter()
     runs: dict[tuple[str, str], int] = {}
-    heards = [next(traces[m].heard[where[m][key]] for m in traces if key in where[m]) for key in order]
     for heard in heards:
-        named = (heard.owner, heard.target, heard.run)
-        turns[named] = turns.get(named, 0) + 1
-        method = (heard.owner, heard.method)
-        runs[method] = max(runs.get(method, 1), heard.run)
+        runs[heard.owner, heard.method] = max(runs.get((heard.owner, heard.method), 1), heard.run)
+    once = Counter(id(model.get_submodule(heard.module)) for heard in heards if heard.module is not None)
     devices = {path: tensor.device for path, tensor in (*model.named_parameters(), *model.named_buffers())}
-    home = home_of(model)
-    seen: dict[tuple[str, str, int], int] = {}
     sites = []
     for key, heard in zip(order, heards, strict=True):
-        named = (heard.owner, heard.target, heard.run)
-        seen[named] = seen.get(named, 0) + 1
-        modes = tuple(mode for mode in traces if key in where[mode])
-        told = facts[modes[0]].of(where[modes[0]][key])
-        device = next((devices[path] for path in told["weights"] if path in devices), home)
+        turn[_called(heard)] += 1
+        told = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
         axis = heard.axis if heard.axis is not None else _usual_axis(len(heard.shape))
-        sites.append(
-            Site(
-                *key, runs=runs[heard.owner, heard.method], target=heard.target, turn=seen[named],
-                turns=turns[named], owner_kind=heard.owner_kind, module=heard.module, activation=heard.activation,
-                inplace=heard.inplace, options=heard.options, shape=heard.shape, channels=heard.shape[axis] if heard.shape else 1,
-                channel_axis=axis, dtype=str(heard.dtype).removeprefix("torch."), device=str(device), modes=modes,
-                overwrites=heard.overwrites, locked=heard.locked, **told,
-            )
-        )  # fmt: skip
+        alone = heard.module is not None and once[id(model.get_submodule(heard.module))] == 1
+        site = Site(
+            owner=heard.owner,
+            method=heard.method,
+            callee=heard.callee,
+            ordinal=heard.ordinal,
+            iteration=heard.iteration,
+            run=heard.run,
+            runs=runs[heard.owner, heard.method],
+            target=heard.target,
+            turn=turn[_called(heard)],
+            turns=turns[_called(heard)],
+            owner_kind=heard.owner_kind,
+            module=heard.module,
+            activation=heard.activation,
+            inplace=heard.inplace,
+            shape=heard.shape,
+            channels=heard.shape[axis] if heard.shape else 1,
+            channel_axis=axis,
+            dtype=str(heard.dtype).removeprefix("torch."),
+            device=str(next((devices[path] for path in told["weights"] if path in devices), home_of(model))),
+            modes=modes_of[key],
+            options=heard.options,
+            overwrites=heard.overwrites,
+            locked=None if alone else heard.locked,  # the slot of a module called once can always be filled
+            **told,
+        )
+        sites.append(site)
     return tuple(sites)
+
+
+def _called(heard: Heard) -> tuple[str, str, int]:
+    """Calls that share this are counted as turns."""
+    return (heard.owner, heard.target, heard.run)
 
 
 def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
@@ -164,91 +182,3 @@ def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
 def _usual_axis(dims: int) -> int:
     """Where channels usually stand: second in images, last in rows of tokens."""
     return dims - 1 if dims in (1, 2, 3) else min(1, dims)
-
-
-class _Facts:
-    """What the operations around each activation call of a trace say about it."""
-
-    def __init__(self, trace: Trace, kind_of: dict[str, str]) -> None:
-        self.trace = trace
-        self.readers = trace.consumers()
-        self.calls = {heard.op: k for k, heard in enumerate(trace.heard)}
-        self.roles = self._roles()
-        self.blocks = block_facts(trace, self.readers, self.roles, kind_of)
-
-    def of(self, index: int) -> dict[str, Any]:
-        """The facts of one call, as fields of `Site`."""
-        heard = self.trace.heard[index]
-        readers = {op.kind for op in self.trace.forth(heard.op, _looked_through, self.readers)}
-        reaches_end = {heard.op} | set(self._after(heard.op, _looked_through))
-        if reaches_end & set(self.trace.outputs):
-            readers.add("output")
-        sources = [op.kind for op in self.trace.back(heard.op, _looked_through) if op.data]
-        return {
-            "role": self.roles[index],
-            "fed_by": tuple(sorted(set(sources))),
-            "feeds": tuple(sorted(readers)),
-            "weights": self._weights(heard),
-            **self.blocks[index],
-        }
-
-    def _weights(self, heard: Heard) -> tuple[str, ...]:
-        """Weights of the convolutions and linear layers whose sums arrive here through norms, adds and scalings."""
-        found: dict[str, None] = {}
-        for op in self.trace.back(heard.op, lambda op: op.kind in (*SCALING, "add", "concat") or _gated(op)):
-            if op.kind in ("conv", "linear"):
-                found.update(dict.fromkeys(self._weight_of(op)))
-        return tuple(found)
-
-    def _weight_of(self, op: Op) -> list[str]:
-        """The weight an operation reads: its own parameter, or those a computed weight was made of."""
-        paths: dict[str, None] = {}
-        todo, seen = [op], {op.index}
-        while todo:
-            now = todo.pop()
-            paths.update(dict.fromkeys(now.weights))
-            for made in (self.trace.ops[source] for source in now.inputs if source not in seen):
-                seen.add(made.index)
-                todo += [made] if not made.data else []
-        kernels = [path for path in paths if not path.endswith("bias")]
-        return kernels or list(paths)
-
-    def _after(self, start: int, through: Any) -> set[int]:
-        todo, found = [start], set[int]()
-        while todo:
-            for reader in self.readers[todo.pop()]:
-                if reader not in found and through(self.trace.ops[reader]):
-                    found.add(reader)
-                    todo.append(reader)
-        return found
-
-    def _roles(self) -> list[str]:
-        """Gates multiply other data; what only leads to gates is one; a squashing function at the end is the head."""
-        roles = ["nonlinearity"] * len(self.trace.heard)
-        for index in reversed(range(len(roles))):
-            heard = self.trace.heard[index]
-            reaches_end = set(self.trace.outputs) & {heard.op, *self._after(heard.op, _looked_through)}
-            if reaches_end:
-                roles[index] = "head" if heard.activation in SQUASHING else "nonlinearity"
-                continue
-            direct = list(self.trace.forth(heard.op, _looked_through, self.readers))
-            if direct and all(op.kind in ("mul", "matmul") for op in direct):
-                roles[index] = "gate"
-                continue
-            later = list(self.trace.forth(heard.op, _leads_on, self.readers))
-            if later and all(roles[self.calls[op.index]] == "gate" for op in later if op.index in self.calls):
-                lead = all(op.index in self.calls for op in later)
-                roles[index] = "gate" if lead else "nonlinearity"
-        return roles
-
-
-def _looked_through(op: Op) -> bool:
-    return op.kind in (*TRANSPARENT, "scale")
-
-
-def _leads_on(op: Op) -> bool:
-    return op.kind in (*TRANSPARENT, "scale", "conv", "linear", "norm", "pool")
-
-
-def _gated(op: Op) -> bool:
-    return op.kind == "mul"

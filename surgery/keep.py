@@ -26,7 +26,9 @@ FORMAT = 1
 WEIGHTS, STEPS = "model.safetensors", "surgery.json"
 
 
-def save(model: nn.Module, folder: str | Path, *, name: str | None = None, kwargs: dict[str, Any] | None = None) -> None:
+def save(
+    model: nn.Module, folder: str | Path, *, name: str | None = None, kwargs: dict[str, Any] | None = None
+) -> None:
     """Write an edited model into a folder: `model.safetensors`, plain weights, and `surgery.json`, its steps.
 
     With `name` ("timm/resnet18", and `kwargs` for its builder) the file says which model to build, and
@@ -116,14 +118,16 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
         data = json.loads((target / STEPS).read_text())
         known = data["format"] == FORMAT and isinstance(data["steps"], list) and isinstance(data["model"], dict | None)
         known = known and isinstance(data["progress"], list | None)
-        with safe_open(str(target / WEIGHTS), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(target / WEIGHTS), framework="pt") as file:
             metadata = file.metadata() or {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise BadFile(f"{target} cannot be read.", there=f"{type(error).__name__}: {error}") from error
     if not known:
         raise BadFile(f"{STEPS} has another format.", asked=f"format {FORMAT}", there=f"format {data['format']}")
     if metadata.get("surgery") != _digest(data):
-        there = "weights of another edit, or an edited file" if "surgery" in metadata else "weights of an unedited model"
+        there = (
+            "weights of another edit, or an edited file" if "surgery" in metadata else "weights of an unedited model"
+        )
         raise BadFile(
             f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
         )
@@ -154,7 +158,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
 def _load_weights(model: nn.Module, path: Path) -> None:
     """Load strictly, after checking that every name and shape fits, so that nothing is half loaded."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(str(path), framework="pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         shared = set(file.metadata() or {}) - {"surgery", "format"}
     missing = sorted(set(wanted) - set(found) - shared)
@@ -179,7 +183,7 @@ def _digest(data: dict[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"torch": torch.__version__}
+    versions: dict[str, str] = {"torch": str(torch.__version__)}
     for package in ("activation-surgery", "torchvision", "timm", "torch-pruning"):
         try:
             versions[package] = version(package)

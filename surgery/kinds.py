@@ -96,7 +96,9 @@ def activation_of_function(function: Callable[..., Any], args: tuple[Any, ...], 
     return name
 
 
-def options_of_function(activation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+def options_of_function(
+    activation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[str, float], ...]:
     """The numbers a functional call gives its activation, defaults filled in."""
     known = _OPTIONS.get(activation, ())
     given = dict(zip((name for name, _ in known), args[1:], strict=False)) | kwargs

@@ -27,6 +27,7 @@ class Locator:
             self.paths.setdefault(id(module), []).append(path)
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
+        self.keys: dict[tuple[Any, ...], int] = {}
         self.looping: list[FrameType] = []  # frames with counted passes, kept so that no other gets their id
 
     def place_of(self, frame: FrameType | None) -> str | None:
@@ -87,6 +88,13 @@ class Locator:
                 heard.locked = f"the call stands in a {call.method}() that {heard.owner_kind} reaches through super()"
         if module is not None:
             heard.module, heard.target = self._target(module, heard, owner)
+
+    def tell_apart(self, heard: Heard) -> None:
+        """Number the activations that one call expression, of something else, makes in one run."""
+        key = heard.key
+        self.keys[key] = self.keys.get(key, 0) + 1
+        if self.keys[key] > 1:
+            heard.iteration = self.keys[key]
 
     def _pass(self, frame: FrameType, call: Call) -> int:
         key = (id(frame), call.callee, call.ordinal)

@@ -102,8 +102,10 @@ def _at(relus: Sequence[Site], location: str | int) -> Unit:
     """The ReLU at a location, with the further runs of its code; empty if there are not so many."""
     places = list(dict.fromkeys(site.key[:-1] for site in relus))
     count = len(places)
-    index = {"first": 1, "middle": (count + 1) // 2, "last": count}.get(location, location)  # type: ignore[call-overload]
-    index = index - 1 if index > 0 else count + index
+    number = (
+        {"first": 1, "middle": (count + 1) // 2, "last": count}[location] if isinstance(location, str) else location
+    )
+    index = number - 1 if number > 0 else count + number
     return [site for site in relus if site.key[:-1] == places[index]] if 0 <= index < count else []
 
 

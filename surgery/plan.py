@@ -99,7 +99,9 @@ def as_rules(rules: Rules) -> tuple[Rule, ...]:
     listed: Any = (rules,) if isinstance(rules, Rule) else getattr(rules, "rules", rules)
     if isinstance(listed, str) or not isinstance(listed, Sequence) or not all(isinstance(r, Rule) for r in listed):
         raise BadValue(
-            "This is not a rule.", asked=repr(rules), try_="surgery.erase_relu(), surgery.swap(...), a list, or a recipe"
+            "This is not a rule.",
+            asked=repr(rules),
+            try_="surgery.erase_relu(), surgery.swap(...), a list, or a recipe",
         )
     if not listed:
         raise BadValue("There is no rule to apply.", try_="at least one rule")

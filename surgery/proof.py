@@ -44,10 +44,11 @@ def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Exam
     for path, calls in by_owner.items():
         owner = model.get_submodule(path)
         splices = (*splices_of(type(owner)), *(call.splice for call in calls))
-        for mode, arguments in recorded[path].items():
-            key = (base_of(type(owner)), splices, mode, _signature(arguments))
+        at, runs = recorded[path]
+        for mode, arguments in runs.items():
+            key = (base_of(type(owner)), splices, path.removeprefix(at), mode, _signature(arguments))
             if key not in _proved:
-                _prove(model, path, calls, mode, arguments)
+                _prove(model, path, at, calls, mode, arguments)
                 _proved.add(key)
 
 
@@ -67,12 +68,13 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) 
     recorded = recorded_arguments(model, sample, by_owner, modes=("eval",))
     for path, edits in by_owner.items():
         owner = model.get_submodule(path)
+        at, runs = recorded[path]
         what = tuple((*edit.site.key[1:5], *edit.same) for edit in edits)
-        for mode, arguments in recorded[path].items():
-            key = (type(owner), what, mode, _signature(arguments))
+        for mode, arguments in runs.items():
+            key = (type(owner), what, path.removeprefix(at), mode, _signature(arguments))
             if key in _proved:
                 continue
-            solid = solid_twin(owner, mode)
+            solid = solid_twin(model.get_submodule(at), mode)
             watched, _ = _run(solid, arguments, watch=True)
             alone, _ = _run(solid, arguments, watch=False)
             if not _close(watched, alone):
@@ -86,66 +88,83 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) 
 
 def recorded_arguments(
     model: nn.Module, sample: Example, paths: Iterable[str], modes: Iterable[str] = MODES
-) -> dict[str, dict[str, Arguments]]:
-    """What each of these modules is first called with, per mode in which it is called; {} for one never called."""
-    recorded: dict[str, dict[str, Arguments]] = {path: {} for path in paths}
+) -> dict[str, tuple[str, dict[str, Arguments]]]:
+    """For each module, what it is first called with in each mode, and its path.
+
+    Where it is not called itself, but another method of it is, the nearest module around it that is called stands in.
+    """
+    around = {path: [path, *_parents(path)] for path in paths}
+    recorded: dict[str, dict[str, Arguments]] = {path: {} for chain in around.values() for path in chain}
     for mode in modes:
         for meta in (True, False):
-            look = twin(model, meta=meta).train(mode == "train")
-            arguments = sample.on(torch.device("meta") if meta else home_of(model))
-            handles = []
-            for path in recorded:
-
-                def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-                    recorded[path].setdefault(mode, _kept((args, kwargs)))
-
-                handles.append(look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
             try:
-                with random_state_kept(), torch.no_grad():
-                    if meta:
-                        with torch.device("meta"), QuickNorms():
-                            look(*arguments.args, **arguments.kwargs)
-                    else:
-                        look(*arguments.args, **arguments.kwargs)
+                _record(model, sample, mode, recorded, meta=meta)
                 break
             except Exception:  # a mode that cannot run was reported when the sites were found
                 continue
-    return recorded
+    return {path: next((at, recorded[at]) for at in chain if recorded[at] or not at) for path, chain in around.items()}
+
+
+def _record(
+    model: nn.Module, sample: Example, mode: str, recorded: dict[str, dict[str, Arguments]], *, meta: bool
+) -> None:
+    look = twin(model, meta=meta).train(mode == "train")
+    arguments = sample.on(torch.device("meta") if meta else home_of(model))
+    for path, runs in recorded.items():
+
+        def note(_: nn.Module, args: Any, kwargs: Any, runs: dict[str, Arguments] = runs) -> None:
+            runs.setdefault(mode, mapped((args, kwargs), lambda tensor: tensor.detach().clone()))
+
+        look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+    with random_state_kept(), torch.no_grad():
+        if not meta:
+            look(*arguments.args, **arguments.kwargs)
+            return
+        with torch.device("meta"), QuickNorms():
+            look(*arguments.args, **arguments.kwargs)
+
+
+def _parents(path: str) -> list[str]:
+    """The paths around a path, innermost first, down to the model itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:size]) for size in range(len(parts) - 1, -1, -1)]
 
 
 def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
     """A twin with numbers that tell: its own weights, drawn anew where they are missing or all alike."""
-    if home_of(owner).type == "meta":
-        solid = twin(owner, meta=True).to_empty(device="cpu")
-    else:
-        solid = twin(owner, meta=False)
+    on_meta = home_of(owner).type == "meta"
+    solid = twin(owner, meta=on_meta)
+    if on_meta:
+        solid.to_empty(device="cpu")
     for module in solid.modules():
-        for name, value in module._parameters.items():
-            if value is not None and value.is_floating_point() and value.numel() > 0 and _blank(owner, value):
+        for name, value in list(module._parameters.items()):
+            if value is not None and value.is_floating_point() and value.numel() and (on_meta or _alike(value)):
                 drawn = torch.empty(value.shape, dtype=torch.float32, device=value.device).uniform_(0.05, 0.3)
                 module._parameters[name] = nn.Parameter(drawn.to(value.dtype), requires_grad=value.requires_grad)
-        for name, value in module._buffers.items():
-            if value is not None and home_of(owner).type == "meta":
-                module._buffers[name] = torch.ones_like(value)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and on_meta:
+                module._buffers[name] = torch.ones_like(buffer)
     return solid.train(mode == "train")
 
 
-def _blank(owner: nn.Module, value: Tensor) -> bool:
-    return home_of(owner).type == "meta" or (value.numel() > 1 and bool((value == value.flatten()[0]).all()))
+def _alike(value: Tensor) -> bool:
+    return value.numel() > 1 and bool((value == value.flatten()[0]).all())
 
 
-def _prove(model: nn.Module, path: str, calls: list[OwnCall], mode: str, arguments: Arguments) -> None:
+def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str, arguments: Arguments) -> None:
+    """Prove it for the owner at `path`, by running the module at `at` around it."""
     with random_state_kept():
-        plain = solid_twin(model.get_submodule(path), mode)
+        plain = solid_twin(model.get_submodule(at), mode)
     edited = twin(plain, meta=False).train(mode == "train")
 
     def same(_: nn.Module, edit: Edit) -> nn.Module:
-        prefix = f"{path}." if path else ""
+        prefix = f"{at}." if at else ""
         if edit.site.module is not None and edit.site.module.startswith(prefix):
             return copy.deepcopy(plain.get_submodule(edit.site.module.removeprefix(prefix)))
         return same_activation(model, edit)
 
-    carry_out(edited, [replace(call, owners=("",), alone=False) for call in calls], same)
+    inside = path.removeprefix(at).removeprefix(".")
+    carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
     before, calls_before = _run(plain, arguments, watch=True)
     after, calls_after = _run(edited, arguments, watch=True)
     state = zip(plain.buffers(), edited.buffers(), strict=True)
@@ -202,10 +221,6 @@ def _rounded(one: Tensor, two: Tensor) -> bool:
     return bool((one - two).abs().max() <= 64 * torch.finfo(one.dtype).eps * one.abs().max())
 
 
-def _kept(value: Any) -> Any:
-    return mapped(value, lambda tensor: tensor.detach().clone())
-
-
 def _signature(arguments: Arguments) -> tuple[Any, ...]:
     """What a proof depends on besides the code: shapes, dtypes, and the other arguments as they print."""
     parts: list[Any] = []
@@ -217,4 +232,3 @@ def _signature(arguments: Arguments) -> tuple[Any, ...]:
     rest = mapped(arguments, note)
     plain = mapped(rest, lambda tensor: torch.empty(0, device="meta"))
     return (*parts, repr(plain))
-

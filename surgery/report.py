@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from surgery.errors import NotProved
-from surgery.plan import Plan
+from surgery.plan import Edit, Plan
 from surgery.sites import Sites, table
 
 
@@ -31,15 +31,17 @@ class Report:
             done = "erased" if new == "identity" else f"replaced by {new}"
             fading = f"being {done} as progress goes to 1" if fade else done
             lines.append(f"{count} of {counts[old]} {old} calls {fading}; {len(self.before) - len(edits)} calls kept")
-        rows = [
-            (str(edit.site), edit.site.block or "-", edit.site.activation, "->", "-" if edit.make == "identity" else edit.make)
-            for edit in edits
-        ]
+        rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
         lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
         reasons = Counter(reason for _, reason in self.plan.kept)
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
         lines.append(f"  new parameters: {', '.join(self.added)}" if self.added else "  parameters unchanged")
         return "\n".join(lines)
+
+
+def made(edit: Edit) -> str:
+    """What stands at the site now, in one word."""
+    return "-" if edit.make == "identity" else edit.make
 
 
 def check_outcome(plan: Plan, after: Sites) -> None:

@@ -91,7 +91,7 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
     edits = []
     for one in data["edits"]:
         key = tuple(one["site"])
-        site = by_key.get(key)  # type: ignore[call-overload]
+        site = by_key.get(key)
         if site is None or site.activation != one["was"]:
             raise WrongModel(
                 f"The saved edits do not fit: {one['was']} at {key[0] or 'the top'}, call {key[3]} of {key[2]}.",

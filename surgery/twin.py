@@ -37,7 +37,7 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
     alive: list[Any] = []  # `deepcopy` finds what we placed by id: keep it alive while it works
     for module in model.modules():
         for value in _tensors(module):
-            if isinstance(value, nn.parameter.UninitializedTensorMixin):
+            if nn.parameter.is_lazy(value):
                 raise CannotLook(
                     "The model has parameters that take their shape from the first batch.",
                     try_="run it once on a real batch, then come back",

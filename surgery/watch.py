@@ -26,7 +26,6 @@ from surgery.locate import Locator
 from surgery.trace import Heard, Op, Trace
 
 
-
 @contextmanager
 def listening(model: nn.Module) -> Iterator[Trace]:
     """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
@@ -58,7 +57,7 @@ def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tra
     """Run a twin once on these arguments and return its trace."""
     with torch.no_grad(), listening(model) as trace:
         for value in tensors_in((args, kwargs)):
-            value._surgery_op = None
+            value._surgery_op = None  # type: ignore[attr-defined]
         trace.result = result = model(*args, **kwargs)
     trace.outputs = tuple(op for value in tensors_in(result) if (op := getattr(value, "_surgery_op", None)) is not None)
     return trace
@@ -169,7 +168,7 @@ class _Listener(TorchFunctionMode):
             heard.inplace = True
             result._surgery_lost = heard  # type: ignore[attr-defined]
             result = result.view_as(result)
-            result._surgery_op = op.index  # type: ignore[attr-defined]
+            result._surgery_op = op.index
         return result
 
     # -- modules --------------------------------------------------------------------------------------------------
@@ -214,6 +213,7 @@ class _Listener(TorchFunctionMode):
             tuple(source.shape), first.axis if first else None, source.dtype, None,
         )  # fmt: skip
         self.locator.locate(heard, sys._getframe(2), module, func)
+        self.locator.tell_apart(heard)
         self.trace.heard.append(heard)
         return heard
 

@@ -2,6 +2,12 @@
 
 `sites` names for every call only the facts that follow from the meaning of the fields; a fact that is not named is
 not checked. `example` is what the model is called on. Modes are ("eval", "train") unless stated.
+
+Three conventions that could have been others:
+- The target of a function is its name without a trailing underscore; that it works in place is a fact of its own.
+- `branch` counts the operands of the block's concat; an operand that is itself a concat of the same module counts as
+  its own operands.
+- `fed_by` and `feeds` look through a product or a sum with a constant or a weight (a layer scale, a shift).
 """
 
 from __future__ import annotations
@@ -149,12 +155,13 @@ class FunctionalSpellings(Stated):
     """Functional calls and tensor methods, in place and not."""
 
     sites = (
-        site("relu", callee="F.relu", ordinal=1, module=None, turn=1, turns=4, fed_by=("conv",),
+        site("relu", callee="F.relu", ordinal=1, module=None, turn=1, turns=5, fed_by=("conv",),
              feeds=("activation",), weights=("conv1.weight",)),
-        site("relu", callee="x.relu", module=None, turn=2, turns=4, fed_by=("activation",), feeds=("conv",)),
-        site("relu_", callee="torch.relu_", module=None, inplace=True, fed_by=("conv",), weights=("conv2.weight",)),
-        site("relu", callee="F.relu", ordinal=2, turn=3, turns=4, inplace=True, fed_by=("conv",)),
-        site("relu", callee=".relu", turn=4, turns=4, fed_by=("conv",), weights=("conv4.weight",)),
+        site("relu", callee="x.relu", module=None, turn=2, turns=5, fed_by=("activation",), feeds=("conv",)),
+        site("relu", callee="torch.relu_", module=None, turn=3, turns=5, inplace=True, fed_by=("conv",),
+             weights=("conv2.weight",)),
+        site("relu", callee="F.relu", ordinal=2, turn=4, turns=5, inplace=True, fed_by=("conv",)),
+        site("relu", callee=".relu", turn=5, turns=5, fed_by=("conv",), weights=("conv4.weight",)),
         site("hardtanh", "relu6", callee="F.hardtanh"),
         site("sigmoid", "sigmoid", callee="x.sigmoid", role="nonlinearity", feeds=("conv",)),
     )  # fmt: skip
@@ -601,9 +608,9 @@ class InceptionNet(Stated):
         _mixed("reduce", 2, feeds=("conv",)),
         _mixed("wide", 3, feeds=("concat",), branch=1, channels=3),
         _mixed("fork", 4, feeds=("conv",)),
-        _mixed("left", 5, feeds=("concat",)),
-        _mixed("right", 6, feeds=("concat",)),
-        _mixed("pooled", 7, feeds=("concat",), branch=3),
+        _mixed("left", 5, feeds=("concat",), branch=2),
+        _mixed("right", 6, feeds=("concat",), branch=3),
+        _mixed("pooled", 7, feeds=("concat",), branch=4),
     )
 
     def __init__(self) -> None:
@@ -893,7 +900,7 @@ class Overwritten(Stated):
     """The in-place call overwrites what the shortcut reads afterwards."""
 
     sites = (
-        site("relu_", module=None, inplace=True, overwrites=True, fed_by=("conv",), weights=("conv1.weight",)),
+        site("relu", module=None, inplace=True, overwrites=True, fed_by=("conv",), weights=("conv1.weight",)),
         site("act", module="act", inplace=True, overwrites=False, fed_by=("add",), feeds=("output",)),
     )
 
@@ -1162,7 +1169,7 @@ class Stateful(Stated):
 class PlainTensors(Stated):
     """Tensors kept in plain attributes, which no `.to()` moves."""
 
-    sites = (site("act", fed_by=("mul",), feeds=("output",), weights=("conv.weight",)),)
+    sites = (site("act", fed_by=("conv",), feeds=("output",), weights=("conv.weight",)),)
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import recipes
+import surgery
 from recipes.data import Pictures, cifar10, normalise
 from recipes.models import build, full_name, load_weights, names
 from recipes.train import accuracy
@@ -171,3 +173,19 @@ def test_the_shared_weights_load(depth: int, expected: float, surgery_data: Path
 def test_resnet20_scores_what_it_should(surgery_data: Path, pictures: Pictures) -> None:
     model = build("cifar/resnet20", pretrained=surgery_data / "weights" / "cifar10_resnet20.safetensors")
     assert round(accuracy(model, pictures, prepare=normalise), 4) == 0.9173
+
+
+def test_a_saved_folder_that_names_its_model_is_all_it_takes(tmp_path: Path) -> None:
+    model, _ = surgery.transform(build("cifar/resnet20", num_classes=4), surgery.erase_relu(share=0.5))
+    surgery.save(model.eval(), tmp_path, name="cifar/resnet20", kwargs={"num_classes": 4})
+    again = recipes.load_model(tmp_path).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+    assert len(surgery.find_sites(again)) == len(surgery.find_sites(model))
+
+
+def test_a_saved_folder_without_a_name_asks_for_the_model(tmp_path: Path) -> None:
+    model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
+    surgery.save(model, tmp_path)
+    with pytest.raises(BadFile, match=r"surgery\.load\(folder, model="):
+        recipes.load_model(tmp_path)

@@ -18,7 +18,7 @@ import surgery
 from surgery.decide import Decision, OwnCall, Slot, decide
 from surgery.rules import Rule
 from tests import models
-from tests.asserts import assert_raises, assert_same_function, assert_untouched
+from tests.asserts import assert_raises, assert_untouched
 from tests.models import picture
 
 
@@ -149,7 +149,7 @@ class PartialFunction(Shared):
 
 class Mapped(Shared):
     def forward(self, x: Tensor) -> Tensor:
-        one, two = map(self.act, (self.conv1(x), self.conv2(x)))
+        one, two = list(map(self.act, (self.conv1(x), self.conv2(x))))
         return one + two
 
 
@@ -228,7 +228,7 @@ def no_source() -> nn.Module:
         (SuperForward, surgery.erase(site="block.act 2/2"), ("super()",)),
         (Decorated, surgery.erase(site="block.act 2/2"), ("forward()",)),
         (PartialFunction, surgery.erase(), ("self.function",)),
-        (Mapped, surgery.erase(site="block.act 2/2"), ("map",)),
+        (Mapped, surgery.erase(site="block.act 2/2"), ("list(...) does more",)),
         (ThrownAway, surgery.erase(), ("thrown away",)),
         (Keyword, surgery.erase(), ("keyword",)),
         (Starred, surgery.swap("gelu"), ("star",)),
@@ -299,13 +299,13 @@ def test_the_relu_of_an_add_relu_can_be_erased() -> None:
 
 
 def test_swapping_where_the_overwritten_input_is_read_again_is_refused() -> None:
-    refused(models.Overwritten(), surgery.swap("gelu", site="relu_"), "relu_", "overwrites its input")
-    refused(models.Overwritten(), surgery.erase(site="relu_", fade=True), "relu_", "overwrites its input")
+    refused(models.Overwritten(), surgery.swap("gelu", callee="torch.relu_"), "relu", "overwrites its input")
+    refused(models.Overwritten(), surgery.erase(callee="torch.relu_", fade=True), "relu", "overwrites its input")
 
 
 def test_erasing_there_leaves_the_input_as_it_is() -> None:
     model = models.Overwritten()
-    edited, _ = surgery.transform(model, surgery.erase(site="relu_"), picture())
+    edited, _ = surgery.transform(model, surgery.erase(callee="torch.relu_"), picture())
     x = model.conv1(picture())
     assert torch.equal(edited(picture()), torch.relu(model.conv2(x) + x))
 
@@ -346,7 +346,9 @@ def test_masks_and_parametrizations_elsewhere_stay() -> None:
     assert prune.is_pruned(edited.layer1[0].conv1)
     assert parametrize.is_parametrized(edited.layer1[1].conv1)
     assert list(edited.state_dict()) == list(model.state_dict())
-    assert_same_function(surgery.undo(edited), model, picture())
+    surgery.undo(edited)
+    with torch.no_grad():  # what hooks compute cannot be copied by `assert_same_function`
+        assert torch.equal(edited.eval()(picture()), model.eval()(picture()))
 
 
 # Wrapped, scripted, lazy
@@ -425,4 +427,7 @@ def test_lazy_models_are_refused_until_they_have_run() -> None:
 
 def test_a_graph_with_input_by_keyword_is_refused() -> None:
     model = fx.symbolic_trace(Keyword())
+    node = next(node for node in model.graph.nodes if node.name == "relu")
+    node.args, node.kwargs = (), {"input": node.args[0]}
+    model.recompile()
     refused(model, surgery.erase(), "relu", "first argument")
