@@ -38,11 +38,13 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a model that hides its modules behind a wrapper.
+    """Refuse a model that hides its modules, or some of them, behind a wrapper.
 
     Raises:
         CannotLook: with the sentence that says what to do.
     """
+    if not isinstance(model, nn.Module):
+        raise CannotLook("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
     cures = {
         "DistributedDataParallel": "transform model.module first, then wrap the result",
         "DataParallel": "transform model.module first, then wrap the result",

@@ -55,9 +55,9 @@ _OPERATIONS = {
     "boolean_dispatch lp_pool1d lp_pool2d mean amax max",
     "resize": "interpolate upsample pixel_shuffle pixel_unshuffle grid_sample",
     # Values pass, perhaps rearranged: looking through these is what a reader of the network would do.
-    "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t movedim "
-    "moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave chunk "
-    "split split_with_sizes tensor_split unbind narrow __getitem__ select pad roll flip float half bfloat16 to type "
+    "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t "
+    "movedim moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave "
+    "chunk split split_with_sizes tensor_split unbind narrow __getitem__ select pad roll flip float half bfloat16 to type "
     "type_as detach requires_grad_ dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
     "channel_shuffle index_select gather unfold fold tile cuda cpu double rot90 alias as_strided",
 }

@@ -33,26 +33,27 @@ class Op:
 
 @dataclass(slots=True)
 class Heard:
-    """One activation call, as heard: the operation, and where in the code it stands."""
+    """One activation call, as heard: what it does to which tensor, and where in the code it stands."""
 
     op: int
-    owner: str
-    owner_kind: str
-    method: str
-    callee: str
-    ordinal: int
-    iteration: int | None
-    run: int
-    target: str
-    module: str | None
     activation: str
     inplace: bool
     shape: tuple[int, ...]
     axis: int | None
     dtype: torch.dtype
-    locked: str | None
-    options: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, float], ...]
     overwrites: bool = False
+
+    owner: str = ""
+    owner_kind: str = ""
+    method: str = ""
+    callee: str = ""
+    ordinal: int = 1
+    iteration: int | None = None
+    run: int = 1
+    target: str = ""
+    module: str | None = None
+    locked: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int, int | None, int]:

@@ -15,6 +15,7 @@ from surgery.history import History, Step, history_of
 from surgery.plan import Plan, Rules, as_rules, make_plan
 from surgery.proof import prove_effect, prove_rewrites
 from surgery.report import Report, check_outcome
+from surgery.rules import Rule
 from surgery.steps import fingerprint, plan_to_data
 from surgery.twin import copied
 
@@ -48,6 +49,7 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
     As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
     """
     listed = as_rules(rules)
+    _check_new(model, listed)
     return apply_plan(model, make_plan(find_sites(model, example), listed))
 
 
@@ -62,6 +64,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
         NotProved: an edit did not do exactly what it should.
     """
     check_plain(model)
+    _check_new(model, plan.rules)
     if not plan.edits:
         return Report(plan, plan.sites, plan.sites)
     decisions = decide(model, plan)
@@ -107,6 +110,17 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
         take_back(step.changes)
     _remember(model, kept)
     return model
+
+
+def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
+    """Refuse the same rules a second time: counted on what is left, they would cut deeper than anybody asked for."""
+    asked = [str(rule) for rule in rules]
+    if asked and any(step.data.get("rules") == asked for step in history_of(model)):
+        raise CannotEdit(
+            f"These rules were applied to this {type(model).__name__} already.",
+            asked="; ".join(asked),
+            try_="surgery.undo(model) first, or other rules",
+        )
 
 
 def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:

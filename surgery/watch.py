@@ -106,9 +106,10 @@ class _Listener(TorchFunctionMode):
         op = self._write(kind, func, sources, shapes[0] if shapes else (), made[0], args, kwargs)
         if kind == "activation":
             activation = activation_of_function(func, args, kwargs)
-            heard = self._heard(op, activation, works_in_place(func, args, kwargs), sources[0], None, func)
-            heard.options = options_of_function(activation, args, kwargs)
-            return self._handed_on(heard, op, result, sources[0])
+            inplace = works_in_place(func, args, kwargs)
+            heard = self._heard(op, activation, inplace, sources[0], options_of_function(activation, args, kwargs))
+            self.locator.locate(heard, sys._getframe(1), None, func)
+            return self._handed_on(heard, result, sources[0])
         for value in made:
             value._surgery_op = op.index  # type: ignore[attr-defined]
         return result
@@ -160,17 +161,6 @@ class _Listener(TorchFunctionMode):
         source: int | None = getattr(value, "_surgery_op", -1)
         return 0 if source is None else source if source >= 0 else None
 
-    def _handed_on(self, heard: Heard, op: Op, result: Any, source: Tensor) -> Any:
-        if not isinstance(result, Tensor):
-            return result
-        result._surgery_op = op.index  # type: ignore[attr-defined]
-        if result is source:
-            heard.inplace = True
-            result._surgery_lost = heard  # type: ignore[attr-defined]
-            result = result.view_as(result)
-            result._surgery_op = op.index
-        return result
-
     # -- modules --------------------------------------------------------------------------------------------------
 
     def arrive(self, module: nn.Module, args: Any) -> None:
@@ -192,30 +182,31 @@ class _Listener(TorchFunctionMode):
             op = self._write("activation", lambda: None, sources[:1], tuple(sources[0].shape), result)
             op.name = activation
             inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
-            heard = self._heard(op, activation, inplace, sources[0], module, None)
-            heard.options = options_of_module(activation, module)
-            return self._handed_on(heard, op, result, sources[0])
+            heard = self._heard(op, activation, inplace, sources[0], options_of_module(activation, module))
+            self.locator.locate(heard, sys._getframe(1), module, None)
+            return self._handed_on(heard, result, sources[0])
 
-    # -- both ----------------------------------------------------------------------------------------------------
+    # -- both -----------------------------------------------------------------------------------------------------
 
     def _heard(
-        self,
-        op: Op,
-        activation: str,
-        inplace: bool,
-        source: Tensor,
-        module: nn.Module | None,
-        func: Callable[..., Any] | None,
+        self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]
     ) -> Heard:
-        first = self.trace.ops[op.inputs[0]] if op.inputs else None
-        heard = Heard(
-            op.index, "", "", "", "", 1, None, 1, "", None, activation, inplace,
-            tuple(source.shape), first.axis if first else None, source.dtype, None,
-        )  # fmt: skip
-        self.locator.locate(heard, sys._getframe(2), module, func)
-        self.locator.tell_apart(heard)
+        axis = self.trace.ops[op.inputs[0]].axis if op.inputs else None
+        heard = Heard(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
         self.trace.heard.append(heard)
         return heard
+
+    def _handed_on(self, heard: Heard, result: Any, source: Tensor) -> Any:
+        """Mark the result; hand on an alias of an input that was overwritten."""
+        if not isinstance(result, Tensor):
+            return result
+        result._surgery_op = heard.op  # type: ignore[attr-defined]
+        if result is source:
+            heard.inplace = True
+            result._surgery_lost = heard  # type: ignore[attr-defined]
+            result = result.view_as(result)
+            result._surgery_op = heard.op
+        return result
 
 
 def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
