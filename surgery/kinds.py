@@ -28,7 +28,7 @@ _TIMM_MODULES = {
     "Tanh": "tanh", "PReLU": "prelu", "GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu",
 }  # fmt: skip
 _TIMM_HOMES = ("timm.layers.activations", "timm.layers.activations_me", "timm.layers.activations_jit")
-# Childless classes of other libraries, by the names they are known under.
+# Classes of other libraries by the names they are known under; what they hold themselves are activations at most.
 _FOREIGN_MODULES = {
     "swish": "silu", "memoryefficientswish": "silu", "siluactivation": "silu", "quickgelu": "quick_gelu",
     "quickgeluactivation": "quick_gelu", "newgeluactivation": "gelu_tanh", "fastgeluactivation": "gelu_tanh",
@@ -55,11 +55,11 @@ _OPERATIONS = {
     "boolean_dispatch lp_pool1d lp_pool2d mean amax max",
     "resize": "interpolate upsample pixel_shuffle pixel_unshuffle grid_sample",
     # Values pass, perhaps rearranged: looking through these is what a reader of the network would do.
-    "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t "
-    "movedim moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave "
-    "chunk split split_with_sizes tensor_split unbind narrow __getitem__ select pad roll flip float half bfloat16 to type "
-    "type_as detach requires_grad_ dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
-    "channel_shuffle index_select gather unfold fold tile cuda cpu double rot90 alias as_strided",
+    "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t"
+    " movedim moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave"
+    " tile chunk split split_with_sizes tensor_split unbind narrow __getitem__ select index_select gather pad roll flip"
+    " rot90 fold unfold channel_shuffle alias as_strided detach requires_grad_ float half bfloat16 double to type"
+    " type_as cpu cuda dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout",
 }
 _KIND_OF = {name: kind for kind, names in _OPERATIONS.items() for name in names.split()}
 
@@ -131,9 +131,8 @@ def activation_of_module(module: nn.Module) -> str | None:
             return _refined(module, _TORCH_MODULES[kind])
         if kind.__module__ in _TIMM_HOMES and kind.__module__ in sys.modules and kind.__name__ in _TIMM_MODULES:
             return _TIMM_MODULES[kind.__name__]
-    if next(module.children(), None) is None:
-        return _FOREIGN_MODULES.get(type(module).__name__.lower())
-    return None
+    name = _FOREIGN_MODULES.get(type(module).__name__.lower())
+    return name if name and all(activation_of_module(child) for child in module.children()) else None
 
 
 def _refined(module: nn.Module, name: str) -> str:

@@ -27,7 +27,7 @@ class Locator:
             self.paths.setdefault(id(module), []).append(path)
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
-        self.keys: dict[tuple[Any, ...], int] = {}
+        self.keys: set[tuple[Any, ...]] = set()
         self.looping: list[FrameType] = []  # frames with counted passes, kept so that no other gets their id
 
     def place_of(self, frame: FrameType | None) -> str | None:
@@ -90,11 +90,10 @@ class Locator:
             heard.module, heard.target = self._target(module, heard, owner)
 
     def tell_apart(self, heard: Heard) -> None:
-        """Number the activations that one call expression, of something else, makes in one run."""
-        key = heard.key
-        self.keys[key] = self.keys.get(key, 0) + 1
-        if self.keys[key] > 1:
-            heard.iteration = self.keys[key]
+        """Give no two calls one key: number those of one call expression, or of code that cannot be read."""
+        while heard.key in self.keys:
+            heard.iteration = (heard.iteration or 1) + 1
+        self.keys.add(heard.key)
 
     def _pass(self, frame: FrameType, call: Call) -> int:
         key = (id(frame), call.callee, call.ordinal)

@@ -70,7 +70,10 @@ def pick_erased(
 
 
 def form_of(inside: Sequence[Site]) -> str:
-    """How a block is built: "plain", "concat", "pre-activation", "post-add" or "linear" (it ends without ReLU)."""
+    """How a block is built: "plain", "concat", "pre-activation", "post-add", or without a ReLU at its join.
+
+    The last kind is "linear" where the join adds, "open" where it concatenates.
+    """
     first, last = inside[0], inside[-1]
     own = f"{first.block}."
     if first.joins_by is None:
@@ -81,7 +84,7 @@ def form_of(inside: Sequence[Site]) -> str:
         return "pre-activation"
     if first.joins_by == "add" and "add" in last.fed_by and any(weight.startswith(own) for weight in last.weights):
         return "post-add"
-    return "linear"
+    return "open" if first.joins_by == "concat" else "linear"
 
 
 def spread(count: int, share: float, order: str) -> list[int]:
@@ -124,6 +127,10 @@ def _linear(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit]
     return _post_add(relus, location)
 
 
+def _open(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
+    return ([], "no ReLU ends a branch of its module") if location in ("last", -1) else _post_add(relus, location)
+
+
 def _concat(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
     unit: Unit = []
     for branch in dict.fromkeys(site.branch for site in relus if _ends_branch(site)):
@@ -139,7 +146,8 @@ def _plain(relus: list[Site], location: str | int, _: str, vgg_odd: str) -> tupl
 
 
 _FORMS: dict[str, Callable[..., tuple[list[Unit], str]]] = {
-    "post-add": _post_add, "pre-activation": _preactivation, "linear": _linear, "concat": _concat, "plain": _plain,
+    "post-add": _post_add, "pre-activation": _preactivation, "linear": _linear, "open": _open,
+    "concat": _concat, "plain": _plain,
 }  # fmt: skip
 _PICKERS: dict[str, Callable[..., tuple[list[Site], dict[Site, str]]]] = {
     "erase_relu": pick_erased,

@@ -74,7 +74,8 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) 
             key = (type(owner), what, path.removeprefix(at), mode, _signature(arguments))
             if key in _proved:
                 continue
-            solid = solid_twin(model.get_submodule(at), mode)
+            with random_state_kept():
+                solid = solid_twin(model.get_submodule(at), mode)
             watched, _ = _run(solid, arguments, watch=True)
             alone, _ = _run(solid, arguments, watch=False)
             if not _close(watched, alone):

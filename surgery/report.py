@@ -14,13 +14,15 @@ from surgery.sites import Sites, table
 class Report:
     """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
 
-    `added` are the names of parameters that did not exist before: they must enter the optimiser.
+    `added` are the names of parameters that did not exist before: they must enter the optimiser. `removed` are those
+    that went with what was replaced.
     """
 
     plan: Plan
     before: Sites
     after: Sites
     added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         edits = self.plan.edits
@@ -35,7 +37,9 @@ class Report:
         lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
         reasons = Counter(reason for _, reason in self.plan.kept)
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
-        lines.append(f"  new parameters: {', '.join(self.added)}" if self.added else "  parameters unchanged")
+        named = (("new parameters", self.added), ("parameters gone", self.removed))
+        changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
+        lines += changed or ["  parameters unchanged"]
         return "\n".join(lines)
 
 

@@ -124,6 +124,8 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
         if method in vars(module):
             raise CannotEdit(f"this {name} has a {method}() of its own, which hides the one of its class.")
     for function in _reached(kind, ["forward", *methods]):
+        if function.__module__.startswith("torch.nn."):
+            continue  # torch's own layers look for hooks that way, they do not run what they find
         walk = _walk(_innermost(function).__code__)
         if walk is not None:
             raise CannotEdit(f"{name}.{function.__name__}() goes through self.{walk}: it would run a new child too.")

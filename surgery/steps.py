@@ -19,7 +19,7 @@ _replays: dict[str, Replay] = {}
 # What a file must hold; the last one is the key of a site.
 _STEP = {"kind": str, "fingerprint": str | None, "data": dict}
 _DATA = {"example": dict, "rules": list, "edits": list}
-_EDIT = {"site": list, "was": str, "make": str, "params": dict, "fade": bool}
+_EDIT = {"site": list, "turn": int, "was": str, "make": str, "params": dict, "fade": bool}
 _KEY = (str, str, str, int, int | None, int)
 
 
@@ -75,9 +75,12 @@ def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:
 def plan_to_data(plan: Plan) -> dict[str, Any]:
     """A plan as plain data: the keys of its sites and what is put there."""
     edits = [
-        {"site": list(e.site.key), "was": e.site.activation, "make": e.make, "params": dict(e.params), "fade": e.fade}
-        for e in plan.edits
-    ]
+        {
+            "site": list(edit.site.key), "turn": edit.site.turn, "was": edit.site.activation,
+            "make": edit.make, "params": dict(edit.params), "fade": edit.fade,
+        }
+        for edit in plan.edits
+    ]  # fmt: skip
     return {"example": plan.sites.example.shapes(), "rules": [str(rule) for rule in plan.rules], "edits": edits}
 
 

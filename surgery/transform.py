@@ -71,7 +71,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
     sample = plan.sites.example
     before = fingerprint(model, plan.sites)
     prove_rewrites(model, decisions, sample)
-    names = {name for name, _ in model.named_parameters()}
+    names = [name for name, _ in model.named_parameters()]
     changes = carry_out(model, decisions, new_activation)
     try:
         after = find_sites(model, sample)
@@ -82,8 +82,9 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
         raise
     step = Step("surgery", plan_to_data(plan), before, list(changes))
     _remember(model, (*history_of(model), step))
-    added = tuple(name for name, _ in model.named_parameters() if name not in names)
-    return Report(plan, plan.sites, after, added)
+    now = [name for name, _ in model.named_parameters()]
+    added, removed = (tuple(n for n in one if n not in set(other)) for one, other in ((now, names), (names, now)))
+    return Report(plan, plan.sites, after, added, removed)
 
 
 def undo(model: nn.Module, steps: int | None = None) -> nn.Module:

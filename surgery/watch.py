@@ -109,6 +109,7 @@ class _Listener(TorchFunctionMode):
             inplace = works_in_place(func, args, kwargs)
             heard = self._heard(op, activation, inplace, sources[0], options_of_function(activation, args, kwargs))
             self.locator.locate(heard, sys._getframe(1), None, func)
+            self.locator.tell_apart(heard)
             return self._handed_on(heard, result, sources[0])
         for value in made:
             value._surgery_op = op.index  # type: ignore[attr-defined]
@@ -184,6 +185,7 @@ class _Listener(TorchFunctionMode):
             inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
             heard = self._heard(op, activation, inplace, sources[0], options_of_module(activation, module))
             self.locator.locate(heard, sys._getframe(1), module, None)
+            self.locator.tell_apart(heard)
             return self._handed_on(heard, result, sources[0])
 
     # -- both -----------------------------------------------------------------------------------------------------

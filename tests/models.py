@@ -303,25 +303,38 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class SquaredReLU(nn.Module):
+    """The square of a ReLU that it holds itself, as in timm's metaformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.square(self.relu(x))
+
+
 class MyReLU(nn.ReLU):
     """A subclass of torch's."""
 
 
 class ForeignClasses(Stated):
-    """Activation classes of somebody's own: one by its well-known name, one as a subclass."""
+    """Activation classes of somebody's own: two by their well-known names, one as a subclass."""
 
     sites = (
         site("quick", "quick_gelu", module="quick", role="nonlinearity", fed_by=("linear",), feeds=("linear",)),
+        site("square", "squared_relu", module="square", fed_by=("linear",), feeds=("linear",)),
         site("mine", "relu", module="mine", role="nonlinearity", fed_by=("linear",), feeds=("output",)),
     )
     example = torch.rand(2, 4)
 
     def __init__(self) -> None:
         super().__init__()
-        self.fc1, self.quick, self.fc2, self.mine = nn.Linear(4, 4), QuickGELU(), nn.Linear(4, 4), MyReLU()
+        self.fc1, self.fc2, self.fc3 = (nn.Linear(4, 4) for _ in range(3))
+        self.quick, self.square, self.mine = QuickGELU(), SquaredReLU(), MyReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.mine(self.fc2(self.quick(self.fc1(x))))
+        return self.mine(self.fc3(self.square(self.fc2(self.quick(self.fc1(x))))))
 
 
 def free_swish(x: Tensor) -> Tensor:

@@ -431,3 +431,29 @@ def test_a_graph_with_input_by_keyword_is_refused() -> None:
     node.args, node.kwargs = (), {"input": node.args[0]}
     model.recompile()
     refused(model, surgery.erase(), "relu", "first argument")
+
+
+# Code that cannot be read
+
+
+def test_calls_in_code_that_cannot_be_read_are_all_found() -> None:
+    space: dict[str, Any] = {"Shared": Shared, "nn": nn}
+    exec(
+        "class Written(Shared):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.other = nn.SiLU()\n"
+        "    def forward(self, x):\n"
+        "        return self.act(self.other(self.conv2(self.act(self.conv1(x)).sigmoid())).sigmoid())\n",
+        space,
+    )
+    sites = surgery.find_sites(Around(space["Written"]()), picture())
+    assert [site.activation for site in sites] == ["relu", "sigmoid", "silu", "sigmoid", "relu"]
+    assert len({site.key for site in sites}) == 5
+    assert all("no source" in (site.locked or "") for site in sites)
+
+
+def test_activations_inside_one_call_of_something_else_are_all_found() -> None:
+    sites = surgery.find_sites(Around(Anonymous()), picture())
+    assert [site.activation for site in sites] == ["relu", "sigmoid"]
+    assert len({site.key for site in sites}) == 2

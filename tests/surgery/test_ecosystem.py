@@ -376,9 +376,7 @@ SCRIPTED = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:Fu
 
 
 @SCRIPTED
-def test_an_edited_model_can_be_scripted_and_traced(model: nn.Module, net: Net) -> None:
-    if net.build is densenet:
-        pytest.skip("its own overloads stop torch.jit.script, edited or not")
+def test_an_edited_model_can_be_scripted_and_traced(model: nn.Module) -> None:
     for one in (torch.jit.script(model), torch.jit.trace(model, IMAGES)):
         torch.testing.assert_close(output(one), output(model))
         assert_raises(surgery.CannotLook, lambda one=one: surgery.find_sites(one, IMAGES), "script or trace")
@@ -517,10 +515,11 @@ def test_autocast(net: Net, model: nn.Module) -> None:
         assert one.grad is not None and one.grad.dtype == torch.float32 and one.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_before_and_after(dtype: torch.dtype, net: Net) -> None:
-    if dtype == torch.float16 and net.build is not resnet:
-        pytest.skip("one model is enough")
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.bfloat16) for name in NETS), ("slot", torch.float16), ("shared", torch.float64)]
+)
+def test_other_precisions_before_and_after(name: str, dtype: torch.dtype) -> None:
+    net = NETS[name]
     before, after = net.build().eval().to(dtype), net.edited().to(dtype)
     for rule in net.rules:
         surgery.transform_(before, rule, IMAGES[:2].to(dtype))
@@ -554,6 +553,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_average_all_gradients(tmp_path: Path) -> None:
     model = randomise(SmallNet()).eval()
     surgery.transform_(model, [surgery.erase(owner="blocks.*", ordinal=1), surgery.swap("prelu", callee="torch.relu")],

@@ -303,7 +303,7 @@ def test_the_file_names_no_machine_and_no_place_in_the_source(tmp_path: Path) ->
     assert {"torch", "torchvision", "timm"} <= set(versions)
     assert keys(data) == {
         *("format", "kind", "model", "progress", "steps", "fingerprint", "data", "example", "args", "shape", "dtype"),
-        *("rules", "edits", "site", "was", "make", "params", "fade"),
+        *("rules", "edits", "site", "turn", "was", "make", "params", "fade"),
     }
     # Owner, method, callee, which of its calls, pass of a loop, run: numbers are small, since none is a line.
     for step in data["steps"]:
@@ -445,6 +445,23 @@ def test_another_model_is_refused(build: Callable[[], nn.Module], folder: Path) 
 
 def test_a_model_that_cannot_run_on_the_example_is_refused(folder: Path) -> None:
     assert_refused(surgery.SurgeryError, folder, Tied())
+
+
+class TodaysTied(Tied):
+    """The same calls run, but the second in the source is another of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x is None:
+            return self.act(x)
+        return self.act(self.fc2(self.act(self.fc1(x))))
+
+
+def test_a_method_that_was_written_anew_is_noticed(tmp_path: Path) -> None:
+    # Its first call would be taken for the second one.
+    model, _ = surgery.transform(Tied(), surgery.erase(turn=2), Tied.example)
+    surgery.save(model, tmp_path)
+    assert_refused(surgery.WrongModel, tmp_path, TodaysTied(), "other calls")
+    surgery.load(tmp_path, Tied())
 
 
 def test_an_edited_model_is_refused(folder: Path) -> None:

@@ -92,7 +92,8 @@ def test_a_kind_of_step_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_steps_of_another_shape_are_named() -> None:
-    edit = {"site": ["", "forward", "self.act", 1, None, 1], "was": "relu", "make": "silu", "params": {}, "fade": False}
+    edit: dict[str, Any] = {"site": ["", "forward", "self.act", 1, None, 1], "turn": 1, "was": "relu"}
+    edit |= {"make": "silu", "params": {}, "fade": False}
     data: dict[str, Any] = {"example": {"args": []}, "rules": [], "edits": [edit]}
     step: dict[str, Any] = {"kind": "surgery", "fingerprint": None, "data": data}
     check_steps([step, {"kind": "other", "fingerprint": "0", "data": {"anything": 1}}])

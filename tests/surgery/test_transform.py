@@ -38,11 +38,12 @@ def transformed(model: nn.Module, rule: Rule | list[Rule], example: Any = None) 
     example = picture() if example is None else example
     with assert_untouched(model):
         edited, report = surgery.transform(model, rule, example)
-    if not isinstance(model, fx.GraphModule):
+    names, now = [name for name, _ in model.named_parameters()], [name for name, _ in edited.named_parameters()]
+    assert list(report.added) == [name for name in now if name not in names]
+    assert list(report.removed) == [name for name in names if name not in now]
+    if not report.removed and not isinstance(model, fx.GraphModule):
         assert_same_frame(model, edited)
-    added = [name for name, _ in edited.named_parameters() if name not in dict(model.named_parameters())]
-    assert list(report.added) == added
-    if not added:
+    if not report.added and not report.removed:
         assert list(edited.state_dict()) == list(model.state_dict())
     return edited
 
@@ -55,24 +56,23 @@ def test_erasing_one_call_agrees_with_bypassing_it(kind: type[models.Stated]) ->
     model = randomise(kind().eval())
     sites = [site for site in surgery.find_sites(model, kind.example) if "eval" in site.modes]
     events = count(model, kind.example)
-    tried = 0
-    for place, site in enumerate(sites):
-        if site.locked or site.runs > 1:
+    for site in sites:
+        if site.locked:
             continue
-        tried += 1
-        edited = transformed(model, surgery.erase(site=str(site)), kind.example)
-        wanted, left = output_without(model, kind.example, place)
+        runs = [place for place, one in enumerate(sites) if one.key[:-1] == site.key[:-1]]
+        rule = surgery.erase(site=tuple(str(sites[place]) for place in runs), role=("nonlinearity", "gate", "head"))
+        edited = transformed(model, rule, kind.example)
+        wanted, left = output_without(model, kind.example, set(runs))
         assert_bit_equal(output(edited, kind.example), wanted, what=f"output without {site}")
         assert [one.activation for one in count(edited, kind.example)] == [one.activation for one in left]
-        assert len(left) == len(events) - 1
+        assert len(left) == len(events) - len(runs)
         undone = surgery.undo(edited)
         assert_bit_equal(output(undone, kind.example), output(model, kind.example))
-    assert tried or all(site.locked or site.runs > 1 for site in sites)
 
 
 def test_the_stated_models_give_many_calls_to_erase() -> None:
     sites = [site for kind in STATED for site in surgery.find_sites(kind(), kind.example)]
-    assert sum(1 for site in sites if not site.locked and site.runs == 1) > 120
+    assert sum(1 for site in sites if not site.locked) > 120
 
 
 @pytest.mark.parametrize("kind", STATED, ids=lambda kind: kind.__name__)
@@ -285,8 +285,9 @@ def test_new_parameters_are_named_and_reported_and_learn() -> None:
 
 
 def test_what_takes_the_place_of_a_frozen_module_is_frozen() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)).requires_grad_(False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU()).requires_grad_(False)
     edited = transformed(model, surgery.swap("prelu", init=0.1))
+    assert edited.get_parameter("1.weight").item() == pytest.approx(0.1)
     assert not edited.get_parameter("1.weight").requires_grad
 
 
@@ -403,7 +404,9 @@ def test_the_same_recipe_again_is_refused(kind: type[models.Stated]) -> None:
     edited = transformed(kind(), surgery.erase_relu())
     for verb in (surgery.transform, surgery.transform_):
         with assert_untouched(edited):
-            assert_raises(surgery.NothingPicked, functools.partial(verb, edited, surgery.erase_relu(), picture()))
+            assert_raises(
+                surgery.CannotEdit, functools.partial(verb, edited, surgery.erase_relu(), picture()), "already"
+            )
 
 
 def test_edits_of_one_owner_in_two_transforms_merge() -> None:
@@ -442,7 +445,7 @@ def test_a_block_under_two_names_is_told_apart() -> None:
     assert edited.mlp3 is not edited.mlp2
     assert edited.mlp3.fc1 is edited.mlp2.fc1
     assert edited.mlp3.fc1.weight is edited.mlp2.fc1.weight
-    assert_bit_equal([edited(model.example)], output_without(model, model.example, 2)[0])
+    assert_bit_equal([edited(model.example)], output_without(model, model.example, {2})[0])
     copied = copy.deepcopy(edited)
     assert copied.mlp3.fc1 is copied.mlp2.fc1
     surgery.undo(edited)
@@ -468,7 +471,7 @@ def test_a_block_shared_around_a_functional_call_is_told_apart() -> None:
 
     model = randomise(Aliases()).eval()
     edited = transformed(model, surgery.erase(owner="one"))
-    assert_bit_equal([edited(picture())], output_without(model, picture(), 0)[0])
+    assert_bit_equal([edited(picture())], output_without(model, picture(), {0})[0])
     assert edited.one.conv is edited.two.conv
     assert list(edited.state_dict()) == list(model.state_dict())
 
@@ -517,7 +520,7 @@ def test_passes_of_a_comprehension_and_of_a_while_loop() -> None:
         model = randomise(kind()).eval()
         for place, site in enumerate(surgery.find_sites(model, picture())):
             edited = transformed(model, surgery.erase(site=str(site)))
-            assert_bit_equal([edited(picture())], output_without(model, picture(), place)[0], what=str(site))
+            assert_bit_equal([edited(picture())], output_without(model, picture(), {place})[0], what=str(site))
 
 
 # torch's encoder layer
@@ -567,7 +570,7 @@ def test_an_encoder_of_several_layers(activation: str) -> None:
     ids=str,
 )
 def test_a_graph_is_edited_in_its_graph(rule: Rule, activations: list[str]) -> None:
-    graph, plain = models.graph_model(), models.TwiceUsed()
+    graph, plain = models.graph_model().eval(), models.TwiceUsed().eval()
     plain.load_state_dict(graph.state_dict())
     code = graph.code
     edited = transformed(graph, rule)
@@ -591,7 +594,7 @@ def test_functions_and_methods_of_a_graph() -> None:
     assert len(sites) == 7
     for place, site in enumerate(sites):
         edited = transformed(model, surgery.erase(site=str(site)))
-        assert_bit_equal(output(edited, picture()), output_without(model, picture(), place)[0], what=str(site))
+        assert_bit_equal(output(edited, picture()), output_without(model, picture(), {place})[0], what=str(site))
 
 
 def test_a_graph_inside_a_model() -> None:
@@ -606,7 +609,7 @@ def test_a_graph_inside_a_model() -> None:
 
     model = randomise(Nested()).eval()
     edited = transformed(model, surgery.erase(site="second.act 2/2"))
-    assert_bit_equal(output(edited, picture()), output_without(model, picture(), 3)[0])
+    assert_bit_equal(output(edited, picture()), output_without(model, picture(), {3})[0])
     assert edited.first.conv1 is edited.second.conv1
     assert edited.first.code == model.first.code != edited.second.code
     both = transformed(edited, surgery.swap("gelu", site="first.act 1/2"))

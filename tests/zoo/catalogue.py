@@ -108,6 +108,8 @@ def example(name: str, model: nn.Module, size: int | None = None) -> Any:
 
 def _timm_shape(model: nn.Module, size: int | None) -> tuple[int, int, int]:
     channels, height, width = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))
+    # Where a model insists on the size it was built for, its configuration may name that of other weights.
+    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
     return (channels, size or height, size or width)
 
 
