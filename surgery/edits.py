@@ -67,6 +67,13 @@ def take_back(changes: Iterable[Change]) -> None:
             setattr(module, name, before)
 
 
+def catch_up(changes: Iterable[Change], device: torch.device, dtype: torch.dtype | None) -> None:
+    """Send what was put back after the model, which moved in the meantime; None: its dtype is still the same."""
+    for change in changes:
+        if change.what == "child" and change.before is not None:
+            change.before.to(device=device, dtype=dtype)
+
+
 def keep_history(model: nn.Module, history: History | None) -> None:
     """Write down in the model itself what was done to it, so that copies and pickles know; None forgets it."""
     if history is None:

@@ -109,6 +109,11 @@ def home_of(model: nn.Module) -> torch.device:
     return tensor.device if tensor is not None else torch.device("cpu")
 
 
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of the model's first floating parameter, None if it has none."""
+    return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
+
+
 # -- from traces to sites ---------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.twin import HISTORY
@@ -14,13 +15,14 @@ from surgery.twin import HISTORY
 class Step:
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
-    `changes` is what `undo` takes back; a step of another kind has none.
+    `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time.
     """
 
     kind: str
     data: dict[str, Any]
     fingerprint: str | None
     changes: list[Any] = field(default_factory=list)
+    dtype: torch.dtype | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import carry_out, keep_history, new_activation, take_back
+from surgery.edits import carry_out, catch_up, keep_history, new_activation, take_back
 from surgery.errors import CannotEdit, NotEdited
 from surgery.fading import progress_of, set_progress
-from surgery.find import check_plain, find_sites
+from surgery.find import check_plain, dtype_of, find_sites, home_of
 from surgery.history import History, Step, history_of
 from surgery.plan import Plan, Rules, as_rules, make_plan
 from surgery.proof import prove_effect, prove_rewrites
@@ -80,7 +80,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
     except BaseException:
         take_back(changes)
         raise
-    step = Step("surgery", plan_to_data(plan), before, list(changes))
+    step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
     _remember(model, (*history_of(model), step))
     now = [name for name, _ in model.named_parameters()]
     added, removed = (tuple(n for n in one if n not in set(other)) for one, other in ((now, names), (names, now)))
@@ -98,9 +98,9 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
     """
     done = history_of(model)
     wanted = len(done) if steps is None else steps
-    if not done or wanted > len(done):
+    if not 1 <= wanted <= len(done):
         raise NotEdited(
-            f"{type(model).__name__} carries {len(done)} edits.", asked=f"undo {wanted or 'all'}",
+            f"{type(model).__name__} carries {len(done)} edits.", asked=f"undo {'all' if steps is None else steps}",
             try_="the edited model: transform returns a copy, and leaves its argument as it was",
         )  # fmt: skip
     kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
@@ -109,6 +109,7 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
             raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
     for step in reversed(dropped):
         take_back(step.changes)
+        catch_up(step.changes, home_of(model), dtype if (dtype := dtype_of(model)) != step.dtype else None)
     _remember(model, kept)
     return model
 

@@ -1,0 +1,233 @@
+"""Fading: nothing changes at progress 0, everything has at progress 1, and settling makes it stay."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+import surgery
+from surgery.activations import Fade
+from surgery.fading import progress_of
+from surgery.rules import Rule
+from tests import models
+from tests.asserts import assert_bit_equal, assert_raises, assert_same_function, assert_untouched
+from tests.models import picture, randomise
+
+CASES: tuple[tuple[type[models.Stated], Rule, Rule], ...] = (
+    (models.ResidualNet, surgery.erase_relu(fade=True), surgery.erase_relu()),
+    (models.BottleneckNet, surgery.erase_relu(fade=True), surgery.erase_relu()),
+    (models.InceptionNet, surgery.erase_relu(fade=True), surgery.erase_relu()),
+    (models.PreActNet, surgery.swap("gelu", fade=True), surgery.swap("gelu")),
+    (models.ThriceInPlace, surgery.swap("silu", fade=True), surgery.swap("silu")),
+    (models.TwoNames, surgery.swap("elu", fade=True, alpha=0.5), surgery.swap("elu", alpha=0.5)),
+    (models.FunctionalOptions, surgery.swap("gelu", fade=True), surgery.swap("gelu")),
+    (models.ListLoop, surgery.erase(fade=True), surgery.erase()),
+)
+
+
+def fading(kind: type[models.Stated], rule: Rule) -> tuple[nn.Module, nn.Module]:
+    """A model and its copy in which activations fade."""
+    model = randomise(kind())
+    return model, surgery.transform(model, rule, kind.example)[0]
+
+
+@pytest.mark.parametrize(("kind", "rule", "hard"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_from_the_original_to_the_edited_bit_for_bit(kind: type[models.Stated], rule: Rule, hard: Rule) -> None:
+    model, edited = fading(kind, rule)
+    assert_same_results(edited, model, kind.example)
+    surgery.set_progress(edited, 0.0)
+    assert_same_results(edited, model, kind.example)
+    surgery.set_progress(edited, 1.0)
+    final, _ = surgery.transform(model, hard, kind.example)
+    assert_same_results(edited, final, kind.example)
+    surgery.settle(edited)
+    assert_same_function(edited, final, kind.example)
+    assert not any(isinstance(one, Fade) for one in edited.modules())
+
+
+def assert_same_results(one: nn.Module, other: nn.Module, example: Tensor) -> None:
+    """Bit-equal outputs in both modes; buffers of their own are left out."""
+    for train in (False, True):
+        results = []
+        for model in (one, other):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                results.append(copy.deepcopy(model).train(train)(example.clone()))
+        assert_bit_equal([results[0]], [results[1]])
+
+
+@given(st.floats(0, 1))
+@settings(max_examples=30)
+def test_in_between_it_is_the_weighted_mean(progress: float) -> None:
+    fade, x = Fade(nn.ReLU(), nn.Identity()), torch.linspace(-2, 2, 9)
+    fade.set_progress(progress)
+    assert torch.allclose(fade(x), (1 - progress) * x.relu() + progress * x, atol=1e-6)
+
+
+def test_a_report_says_what_is_being_erased() -> None:
+    report = surgery.transform(models.ResidualNet(), surgery.erase_relu(fade=True), picture())[1]
+    assert "2 of 5 relu calls being erased as progress goes to 1" in str(report)
+    assert [site.activation for site in report.after].count("fade") == 2
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan"), float("inf")])
+def test_progress_is_a_fraction(progress: float) -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.25)
+    with assert_untouched(edited):
+        assert_raises(surgery.BadValue, lambda: surgery.set_progress(edited, progress), "`progress`")
+
+
+def test_without_anything_that_fades_progress_does_nothing() -> None:
+    model = models.ResidualNet()
+    with assert_untouched(model):
+        surgery.set_progress(model, 0.5)
+        assert surgery.settle(model) is model
+    assert progress_of(model) is None
+
+
+def test_progress_is_remembered() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    assert progress_of(edited) is None
+    surgery.set_progress(edited, 0.3, step=120)
+    assert progress_of(edited) == (0.3, 120)
+    assert progress_of(copy.deepcopy(edited)) == (0.3, 120)
+
+
+# Settling
+
+
+def test_settling_twice_does_nothing_more() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    assert surgery.settle(edited) is edited
+    once = copy.deepcopy(edited)
+    with assert_untouched(edited):
+        surgery.settle(edited)
+    assert_same_function(edited, once, picture())
+
+
+def test_settling_rewrites_the_steps() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.5)
+    surgery.settle(edited)
+    (step,) = surgery.history_of(edited)
+    assert [edit["fade"] for edit in step.data["edits"]] == [False, False]
+    assert len(surgery.find_sites(edited, picture())) == 3
+
+
+def test_a_settled_model_is_an_erased_one_for_the_next_transform() -> None:
+    model, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
+    surgery.settle(edited)
+    rule = surgery.swap("gelu", activation="relu", position=2)
+    later, _ = surgery.transform(edited, rule, picture())
+    hard, _ = surgery.transform(surgery.transform(model, surgery.erase_relu(), picture())[0], rule, picture())
+    assert_same_function(later, hard, picture())
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_undo_brings_back_the_original(settled: bool) -> None:
+    model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.5)
+    if settled:
+        surgery.settle(edited)
+    surgery.undo(edited)
+    assert_same_function(edited, model, picture())
+    assert [type(one) for one in edited.modules()] == [type(one) for one in model.modules()]
+
+
+def test_undoing_a_later_step_leaves_what_was_settled() -> None:
+    model, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
+    surgery.transform_(edited, surgery.swap("gelu", position=1), picture())
+    surgery.settle(edited)
+    surgery.undo(edited, 1)
+    erased, _ = surgery.transform(model, surgery.erase_relu(), picture())
+    assert_same_function(edited, erased, picture())
+    assert_same_function(surgery.undo(edited), model, picture())
+
+
+def test_what_is_added_later_joins_the_progress_of_the_rest() -> None:
+    _, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.75)
+    later, _ = surgery.transform(edited, surgery.swap("gelu", position=1, fade=True), picture())
+    assert {float(one.progress) for one in later.modules() if isinstance(one, Fade)} == {0.75}
+
+
+# Copies, dtypes, weights
+
+
+def test_an_averaged_copy_follows_its_own_progress() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    averaged = ModelEmaV3(edited)
+    surgery.set_progress(edited, 0.5)
+    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {0.0}
+    surgery.set_progress(averaged.module, 1.0)
+    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {1.0}
+    assert {float(one.progress) for one in edited.modules() if isinstance(one, Fade)} == {0.5}
+    averaged.update(edited)
+    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {1.0}
+
+
+def test_the_state_dict_is_that_of_the_original() -> None:
+    model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.5)
+    assert list(edited.state_dict()) == list(model.state_dict())
+    models.ResidualNet().load_state_dict(edited.state_dict())
+    edited.load_state_dict(models.ResidualNet().state_dict())
+    assert progress_of(edited) == (0.5, 0)
+
+
+def test_a_fading_prelu_keeps_the_weight_of_the_original_and_its_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4, init=0.1))
+    edited, report = surgery.transform(model, surgery.swap("gelu", fade=True), picture())
+    assert torch.equal(edited(picture()), model(picture()))
+    assert report.added == ("1.start.weight",)
+    assert report.removed == ("1.weight",)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model = randomise(models.ResidualNet()).to(dtype).eval()
+    example = picture().to(dtype)
+    edited, _ = surgery.transform(model, surgery.erase_relu(fade=True), example)
+    final, _ = surgery.transform(model, surgery.erase_relu(), example)
+    with torch.no_grad():
+        assert_bit_equal([edited(example)], [model(example)])
+        surgery.set_progress(edited, 0.3)
+        assert edited(example).dtype is dtype
+        surgery.set_progress(edited, 1.0)
+        assert_bit_equal([edited(example)], [final(example)])
+
+
+def test_halving_a_fading_model_later() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.5)
+    assert edited.half().eval()(picture().half()).dtype is torch.float16
+
+
+def test_gradients_reach_everything() -> None:
+    _, edited = fading(models.ResidualNet, surgery.swap("prelu", fade=True))
+    for progress in (0.3, 0.7):
+        surgery.set_progress(edited, progress)
+        edited.zero_grad()
+        edited(picture()).square().sum().backward()
+        silent = [name for name, one in edited.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
+        assert not silent
+        slopes = [one.grad for name, one in edited.named_parameters() if name.endswith("end.weight")]
+        assert slopes
+        assert all(slope is not None and slope.abs().sum() > 0 for slope in slopes)
+
+
+def test_where_overwriting_matters_fading_is_refused() -> None:
+    model = models.Overwritten()
+    with assert_untouched(model):
+        assert_raises(
+            surgery.CannotEdit,
+            lambda: surgery.transform(model, surgery.erase(callee="torch.relu_", fade=True), picture()),
+            "overwrites its input",
+        )
