@@ -13,7 +13,7 @@ from surgery.example import Example
 from surgery.facts import Facts
 from surgery.sites import Site, Sites
 from surgery.trace import Heard, Trace
-from surgery.twin import random_state_kept, twin
+from surgery.twin import in_mode, random_state_kept, twin
 from surgery.watch import hear
 
 MODES = ("eval", "train")
@@ -89,7 +89,7 @@ def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[t
 def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
     with random_state_kept():
         try:
-            meta = twin(model, meta=True).train(mode == "train")
+            meta = in_mode(twin(model, meta=True), mode)
             arguments = sample.on(torch.device("meta"))
             with torch.device("meta"):
                 return hear(meta, arguments.args, arguments.kwargs)
@@ -98,7 +98,7 @@ def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
             home = home_of(model)
             if home.type == "meta":
                 raise
-            real = twin(model, meta=False).train(mode == "train")
+            real = in_mode(twin(model, meta=False), mode)
             arguments = sample.on(home)
             return hear(real, arguments.args, arguments.kwargs)
 

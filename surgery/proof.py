@@ -17,7 +17,7 @@ from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
 from surgery.plan import Edit
 from surgery.rewrite import base_of, splices_of
-from surgery.twin import random_state_kept, twin
+from surgery.twin import in_mode, random_state_kept, twin
 from surgery.watch import QuickNorms, hear, tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -99,30 +99,34 @@ def recorded_arguments(
     for mode in modes:
         for meta in (True, False):
             try:
-                _record(model, sample, mode, recorded, meta=meta)
-                break
+                first = _first_arguments(model, sample, mode, recorded, meta=meta)
             except Exception:  # a mode that cannot run was reported when the sites were found
                 continue
+            for path, arguments in first.items():
+                recorded[path][mode] = arguments
+            break
     return {path: next((at, recorded[at]) for at in chain if recorded[at] or not at) for path, chain in around.items()}
 
 
-def _record(
-    model: nn.Module, sample: Example, mode: str, recorded: dict[str, dict[str, Arguments]], *, meta: bool
-) -> None:
-    look = twin(model, meta=meta).train(mode == "train")
+def _first_arguments(
+    model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
+) -> dict[str, Arguments]:
+    first: dict[str, Arguments] = {}
+    look = in_mode(twin(model, meta=meta), mode)
     arguments = sample.on(torch.device("meta") if meta else home_of(model))
-    for path, runs in recorded.items():
+    for path in paths:
 
-        def note(_: nn.Module, args: Any, kwargs: Any, runs: dict[str, Arguments] = runs) -> None:
-            runs.setdefault(mode, mapped((args, kwargs), lambda tensor: tensor.detach().clone()))
+        def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            first.setdefault(path, mapped((args, kwargs), lambda tensor: tensor.detach().clone()))
 
         look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
     with random_state_kept(), torch.no_grad():
-        if not meta:
+        if meta:
+            with torch.device("meta"), QuickNorms():
+                look(*arguments.args, **arguments.kwargs)
+        else:
             look(*arguments.args, **arguments.kwargs)
-            return
-        with torch.device("meta"), QuickNorms():
-            look(*arguments.args, **arguments.kwargs)
+    return first
 
 
 def _parents(path: str) -> list[str]:
@@ -145,7 +149,7 @@ def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and on_meta:
                 module._buffers[name] = torch.ones_like(buffer)
-    return solid.train(mode == "train")
+    return in_mode(solid, mode)
 
 
 def _alike(value: Tensor) -> bool:
@@ -156,7 +160,7 @@ def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str
     """Prove it for the owner at `path`, by running the module at `at` around it."""
     with random_state_kept():
         plain = solid_twin(model.get_submodule(at), mode)
-    edited = twin(plain, meta=False).train(mode == "train")
+    edited = in_mode(twin(plain, meta=False), mode)
 
     def same(_: nn.Module, edit: Edit) -> nn.Module:
         prefix = f"{at}." if at else ""

@@ -34,7 +34,10 @@ class Report:
             fading = f"being {done} as progress goes to 1" if fade else done
             lines.append(f"{count} of {counts[old]} {old} calls {fading}; {len(self.before) - len(edits)} calls kept")
         rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
-        lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
+        if rows:
+            lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
+        else:
+            lines.append(f"nothing was asked for here; {len(self.before)} calls kept")
         reasons = Counter(reason for _, reason in self.plan.kept)
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
         named = (("new parameters", self.added), ("parameters gone", self.removed))

@@ -69,6 +69,12 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def in_mode(model: nn.Module, mode: str) -> nn.Module:
+    """The model itself, in "eval" or "train" mode; not every model's own `train` returns it."""
+    model.train(mode == "train")
+    return model
+
+
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     for value in module.__dict__.values():
         if isinstance(value, Tensor):

@@ -34,7 +34,7 @@ def test_first_block_shows_its_output() -> None:
 def test_two_commands_set_everything_up() -> None:
     """`.ci/run` takes its commands from the README by this pattern."""
     commands = re.findall(r'^pip install "\.\[[a-z]+\]" && .*$', README, flags=re.MULTILINE)
-    assert commands == ['pip install ".[demo]" && surgery demo', 'pip install ".[test]" && pytest']
+    assert commands == ['pip install ".[demo]" && surgery demo', 'pip install ".[test]" && pytest -n 2']
     assert r"""'^pip install "\.\[[a-z]+\]" && '""" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 

@@ -450,7 +450,7 @@ def test_calls_in_code_that_cannot_be_read_are_all_found() -> None:
     sites = surgery.find_sites(Around(space["Written"]()), picture())
     assert [site.activation for site in sites] == ["relu", "sigmoid", "silu", "sigmoid", "relu"]
     assert len({site.key for site in sites}) == 5
-    assert all(site.locked for site in sites)
+    assert [bool(site.locked) for site in sites] == [True, True, False, True, True]  # `other` has a slot to itself
 
 
 def test_activations_inside_one_call_of_something_else_are_all_found() -> None:

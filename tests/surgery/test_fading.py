@@ -211,7 +211,7 @@ def test_halving_a_fading_model_later() -> None:
 
 
 def test_gradients_reach_everything() -> None:
-    _, edited = fading(models.ResidualNet, surgery.swap("prelu", fade=True))
+    edited, _ = surgery.transform(models.BottleneckNet(), surgery.swap("prelu", fade=True), picture())
     for progress in (0.3, 0.7):
         surgery.set_progress(edited, progress)
         edited.zero_grad()

@@ -172,7 +172,11 @@ def test_one_rule_several_or_a_recipe() -> None:
     assert as_rules(rule) == as_rules([rule]) == as_rules((rule,)) == as_rules(Recipe("mine", (rule,))) == (rule,)
 
 
-@pytest.mark.parametrize("rules", ["erase_relu", [], (), None, 3, [None], ["relu"], surgery.erase_relu], ids=repr)
+@pytest.mark.parametrize(
+    "rules",
+    ["erase_relu", [], (), None, 3, [None], ["relu"], surgery.erase_relu],
+    ids=["name", "empty list", "empty tuple", "None", "number", "list of None", "list of names", "function"],
+)
 def test_what_is_no_rule_is_refused(rules: object) -> None:
     model = models.ResidualNet()
     with assert_untouched(model):

@@ -1,0 +1,73 @@
+"""Reports: what was done, told by looking again."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+import surgery
+from surgery.report import Report, check_outcome
+from surgery.rules import Rule
+from tests import models
+from tests.asserts import assert_raises
+from tests.models import picture
+
+
+def report_of(model: nn.Module, *rules: Rule) -> Report:
+    return surgery.transform(model, rules, picture())[1]
+
+
+def test_a_report_of_erasing() -> None:
+    assert str(report_of(models.ResidualNet(), surgery.erase_relu())).splitlines() == [
+        "2 of 5 relu calls erased; 3 calls kept",
+        "  site               block     was       is",
+        "  layer1.0.relu 2/2  layer1.0  relu  ->  -",
+        "  layer1.1.relu 2/2  layer1.1  relu  ->  -",
+        "  kept: 2 not the last of its module",
+        "  kept: 1 in the stem",
+        "  parameters unchanged",
+    ]
+
+
+def test_a_report_names_new_parameters() -> None:
+    report = report_of(models.BottleneckNet(), surgery.erase_relu(), surgery.swap("prelu", position=1))
+    assert report.added == ("body.0.act1.weight", "body.1.act1.weight")
+    lines = str(report).splitlines()
+    assert "2 of 6 relu calls erased; 2 calls kept" in lines
+    assert "2 of 6 relu calls replaced by prelu; 2 calls kept" in lines
+    assert lines[-1] == "  new parameters: body.0.act1.weight, body.1.act1.weight"
+
+
+def test_a_report_names_parameters_that_are_gone() -> None:
+    report = report_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)), surgery.erase())
+    assert report.removed == ("1.weight",)
+    assert str(report).splitlines()[-1] == "  parameters gone: 1.weight"
+
+
+def test_a_report_holds_the_sites_found_after_by_looking_again() -> None:
+    model = models.ResidualNet()
+    edited, report = surgery.transform(model, surgery.erase_relu(), picture())
+    assert list(report.before) == list(surgery.find_sites(model, picture()))
+    assert list(report.after) == list(surgery.find_sites(edited, picture()))
+    assert report.plan.rules == (surgery.erase_relu(),)
+
+
+@pytest.mark.parametrize("optional", [{"optional": True}, {"expect": 0}], ids=str)
+def test_a_report_of_nothing(optional: dict[str, int]) -> None:
+    report = report_of(models.MobileNet(), surgery.erase_relu(**optional))  # type: ignore[arg-type]
+    assert report.added == report.removed == ()
+    assert str(report).splitlines() == [
+        "nothing was asked for here; 2 calls kept",
+        "  kept: 2 its module ends linear already",
+        "  parameters unchanged",
+    ]
+
+
+def test_an_outcome_is_checked_call_by_call() -> None:
+    model = models.BottleneckNet()
+    sites = surgery.find_sites(model, picture())
+    plan = surgery.make_plan(sites, surgery.erase_relu())
+    done = surgery.transform(model, surgery.erase_relu(), picture())[1].after
+    check_outcome(plan, done)
+    for wrong in (sites, done[:-1], surgery.transform(model, surgery.swap("gelu"), picture())[1].after):
+        assert_raises(surgery.NotProved, lambda wrong=wrong: check_outcome(plan, wrong), "4 calls")
