@@ -14,8 +14,8 @@ from surgery.sites import Sites, table
 class Report:
     """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
 
-    `added` are the names of parameters that did not exist before: they must enter the optimiser. `removed` are those
-    that went with what was replaced.
+    `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
+    replaced. One under the same name as before is in both.
     """
 
     plan: Plan

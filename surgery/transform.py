@@ -71,7 +71,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
     sample = plan.sites.example
     before = fingerprint(model, plan.sites)
     prove_rewrites(model, decisions, sample)
-    names = [name for name, _ in model.named_parameters()]
+    weights = dict(model.named_parameters())
     changes = carry_out(model, decisions, new_activation)
     try:
         after = find_sites(model, sample)
@@ -82,8 +82,9 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
         raise
     step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
     _remember(model, (*history_of(model), step))
-    now = [name for name, _ in model.named_parameters()]
-    added, removed = (tuple(n for n in one if n not in set(other)) for one, other in ((now, names), (names, now)))
+    now = dict(model.named_parameters())
+    added = tuple(name for name in now if now[name] is not weights.get(name))
+    removed = tuple(name for name in weights if weights[name] is not now.get(name))
     return Report(plan, plan.sites, after, added, removed)
 
 

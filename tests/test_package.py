@@ -67,7 +67,7 @@ def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:
         "torch-pruning",
         "numpy",
         "safetensors",
-            "pillow",
+        "pillow",
     }
 
 

@@ -9,8 +9,9 @@ from surgery.kinds import TAG
 class Fade(nn.Module):
     """The weighted mean of two activations: all `start` at progress 0, all `end` at progress 1.
 
-    The progress is set by `surgery.set_progress`; it is no part of the state dict, so that the weights of a model
-    in the middle of a fade still load anywhere. With the identity as `end`, fading erases gradually.
+    The progress is set by `surgery.set_progress`, and is no part of the state dict. Weights of a PReLU that fades
+    stand under `start`, those of a learnable function it fades to under `end`. With the identity as `end`, fading
+    erases gradually.
     """
 
     progress: Tensor

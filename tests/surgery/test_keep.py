@@ -95,9 +95,7 @@ CASES = {
         (surgery.erase(callee="torch.relu_"), surgery.swap("prelu", ordinal=2), surgery.swap("silu", callee="x.relu")),
     ),
     "functional": Case(FunctionalSpellings, (surgery.swap("prelu", activation="relu"),)),
-    "functional, options": Case(
-        FunctionalOptions, (surgery.swap("leaky_relu", activation="elu", negative_slope=0.3),)
-    ),
+    "functional, options": Case(FunctionalOptions, (surgery.swap("leaky_relu", activation="elu", negative_slope=0.3),)),
     "slot": Case(NormAct, (surgery.swap("softplus", activation="relu", beta=2.0, optional=True),)),
     "branches": Case(InceptionNet, (surgery.erase_relu(share=0.5),)),
     "one module under two names": Case(TwoNames, (surgery.swap("prelu", site="second"),)),

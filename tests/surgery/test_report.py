@@ -71,3 +71,9 @@ def test_an_outcome_is_checked_call_by_call() -> None:
     check_outcome(plan, done)
     for wrong in (sites, done[:-1], surgery.transform(model, surgery.swap("gelu"), picture())[1].after):
         assert_raises(surgery.NotProved, lambda wrong=wrong: check_outcome(plan, wrong), "4 calls")
+
+
+def test_a_parameter_replaced_under_its_own_name_is_new_and_gone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4))
+    _, report = surgery.transform(model, surgery.swap("prelu"), picture())
+    assert (report.added, report.removed) == (("1.weight",), ("1.weight",))
