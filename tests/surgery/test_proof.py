@@ -161,3 +161,36 @@ def test_an_identical_activation_is_the_same_function() -> None:
     model = models.ResidualNet()
     edited, _ = surgery.transform(model, surgery.swap("relu", position=2), picture())
     assert_same_function(edited, model, picture())
+
+
+class Twice(nn.Module):
+    """One ReLU, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(self.act(x)))
+
+
+def test_a_train_method_that_returns_nothing_does_not_matter() -> None:
+    class Forgetful(Twice):
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+
+    model = Forgetful()
+    model.train(False)
+    assert len(surgery.transform_(model, surgery.erase(site="act 2/2"), picture()).after) == 1
+
+
+def test_a_mode_that_raises_half_way_is_not_proved() -> None:
+    class WantsTargets(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.conv(self.act(x)))
+            if self.training:
+                raise ValueError("training needs targets")
+            return x
+
+    report = surgery.transform_(WantsTargets(), surgery.erase(site="act 2/2"), picture())
+    assert [site.modes for site in report.after] == [("eval",)]

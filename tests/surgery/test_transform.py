@@ -39,7 +39,8 @@ def transformed(model: nn.Module, rule: Rule | list[Rule], example: Any = None) 
     with assert_untouched(model):
         edited, report = surgery.transform(model, rule, example)
     names, now = [name for name, _ in model.named_parameters()], [name for name, _ in edited.named_parameters()]
-    assert list(report.added) == [name for name in now if name not in names]
+    fresh = [name for name in now if name not in names]
+    assert [name for name in report.added if name not in report.removed] == fresh
     assert list(report.removed) == [name for name in names if name not in now]
     replaced = [model.get_submodule(edit.site.module) for edit in report.plan.edits if edit.site.module]
     bare = not report.removed and not any(list(module.children()) for module in replaced)
