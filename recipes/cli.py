@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="RULE",
-        help="erase_relu:location=last,share=0.5 or swap:to=silu,block=layer3.* (repeatable)",
+        help="erase_relu:location=last,share=0.5 or swap:to=silu,block=layer3.* or erase:position=1 (repeatable)",
     )
     transform.add_argument("--save", metavar="DIR", help="save the edited model there")
     weights = transform.add_mutually_exclusive_group()

@@ -107,10 +107,10 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
     """Load a safetensors file that holds exactly the weights of `model`: no more, no less, the same shapes.
 
     Raises:
-        BadFile: not a readable safetensors file, or a part of a saved edited model.
+        BadFile: not a readable safetensors file, or the weights of an edited model.
         WrongModel: the weights of another model.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     path = Path(file)
@@ -118,17 +118,18 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
         raise BadFile(f"{path.name} is not a safetensors file.", try_="a file that ends in .safetensors")
     if not path.is_file():
         raise BadFile(f"there is no weights file {path}.")
-    if (path.parent / "surgery.json").exists():
-        # The names of an edited model's weights are those of the unedited one: they would load, and be wrong.
-        raise BadFile(
-            f"{path.name} holds the weights of an edited model.",
-            there=f"surgery.json beside it, in {path.parent}",
-            try_="surgery.load(folder, model=...)",
-        )
     try:
+        with safe_open(path, framework="pt") as opened:
+            edited = "surgery" in (opened.metadata() or {})
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BadFile(f"{path.name} cannot be read as safetensors.", there=_first_line(error)) from error
+    if edited:
+        # The names of an edited model's weights are those of the unedited one: they would load, and be wrong.
+        raise BadFile(
+            f"{path.name} holds the weights of an edited model.",
+            try_="surgery.load(folder, model=...), with the folder that surgery.save wrote",
+        )
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     # Counters of batch norm are absent from older files; torch fills them in.

@@ -12,7 +12,9 @@ import surgery
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.sites import Pattern, Site
 
-_RULES: dict[str, Callable[..., surgery.Rule]] = {"erase_relu": surgery.erase_relu, "swap": surgery.swap}
+_RULES: dict[str, Callable[..., surgery.Rule]] = {
+    "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
+}  # fmt: skip
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _TEXT_FACTS = frozenset(one.name for one in fields(Site) if "str" in str(one.type)) | {"site"}
 

@@ -11,9 +11,7 @@ CONTAINERS = ("ModuleList", "ModuleDict")
 PLAIN = "stage"  # kind of a block in a network without any join: the convolutions between two pools
 
 
-def block_facts(
-    trace: Trace, readers: list[list[int]], roles: list[str], kind_of: dict[str, str]
-) -> list[dict[str, Any]]:
+def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list[dict[str, Any]]:
     """For every activation call: its block, the block's kind and join, its position in it, the branch it leads to.
 
     A block is the smallest module, never the whole model, whose own forward joins paths of data by add or concat. In

@@ -13,9 +13,11 @@ from torch import fx, nn
 
 from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
-from surgery.history import History
+from surgery.errors import CannotEdit
+from surgery.history import History, histories_of
 from surgery.plan import Edit
 from surgery.rewrite import Splice, base_of, rewritten, splices_of
+from surgery.sites import Site
 from surgery.twin import HISTORY, HOOKS
 
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
@@ -23,12 +25,16 @@ _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """One write, with what stood there before: a child, the class, an attribute or the graph of `module`."""
+    """One write, with what stood there before: a child, the class, an attribute or the graph of `module`.
+
+    `put` is the child that was put in.
+    """
 
     what: str
     module: nn.Module
     name: str
     before: Any
+    put: nn.Module | None = None
 
 
 def carry_out(
@@ -67,11 +73,31 @@ def take_back(changes: Iterable[Change]) -> None:
             setattr(module, name, before)
 
 
-def catch_up(changes: Iterable[Change], device: torch.device, dtype: torch.dtype | None) -> None:
-    """Send what was put back after the model, which moved in the meantime; None: its dtype is still the same."""
+def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
+    """See that what changes put in, oldest first, is still there, so that taking them back loses nothing.
+
+    Raises:
+        CannotEdit: somebody else put something there since.
+    """
+    last = {(id(change.module), change.name): change for change in changes if change.what == "child"}
+    paths = {id(module): path for path, module in model.named_modules()}
+    for change in last.values():
+        now = change.module._modules.get(change.name)
+        if now is not change.put:
+            path = f"{paths.get(id(change.module), '')}.{change.name}".lstrip(".")
+            raise CannotEdit(
+                f"{path} is not what the edit put there.",
+                asked=f"undo {type(change.put).__name__}", there=type(now).__name__,
+                try_="a copy made before, or put back what was there",
+            )  # fmt: skip
+
+
+def catch_up(changes: Iterable[Change], home: torch.device, dtype: torch.dtype | None) -> None:
+    """Send what is to be put back after its surroundings, which moved in the meantime; None: dtypes are the same."""
     for change in changes:
         if change.what == "child" and change.before is not None:
-            change.before.to(device=device, dtype=dtype)
+            around = next(change.module.parameters(), next(change.module.buffers(), None))
+            change.before.to(device=around.device if around is not None else home, dtype=dtype)
 
 
 def keep_history(model: nn.Module, history: History | None) -> None:
@@ -88,14 +114,13 @@ def keep_history(model: nn.Module, history: History | None) -> None:
 
 
 def keep_progress(model: nn.Module, progress: float, step: int) -> None:
-    """Write down how far an edited model has faded."""
-    history = model.__dict__.get(HISTORY)
-    if history is not None:
+    """Write down how far an edited model has faded, or those inside a wrapper."""
+    for history in histories_of(model):
         history.progress = (progress, step)
 
 
 def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
-    """Put the final form of every fading child in its slot, and let the model's history say so."""
+    """Put the final form of every fading child in its slot, and let the histories in the model say so."""
     changes: list[Change] = []
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -103,13 +128,17 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
                 settled = child.settled().train(child.training)
                 _keep_hooks(child, settled)
                 _put_child(changes, parent, name, settled)
-    history: History | None = model.__dict__.get(HISTORY)
-    if history is None or not changes:
-        return
-    for change in changes:
+    histories = histories_of(model)
+    steps = [step for history in reversed(histories) for step in history.steps]  # an edited part is older
+    for change in changes if steps else ():
         # Undoing a later step must not bring back what this one had put there.
-        homes = [step for step in history.steps if any(_same_slot(change, one) for one in step.changes)]
-        (homes or history.steps)[-1].changes.append(change)
+        homes = [step for step in steps if any(_same_slot(change, one) for one in step.changes)]
+        (homes or steps)[-1].changes.append(change)
+    for history in histories if changes else ():
+        _say_settled(history)
+
+
+def _say_settled(history: History) -> None:
     for number, step in enumerate(history.steps):
         later = history.steps[number + 1 :]
         replaced = {tuple(edit["site"]) for one in later for edit in one.data.get("edits", ())}
@@ -132,11 +161,11 @@ def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
         made = activations.build(edit.make, site.channels, **dict(edit.params))
     if edit.fade:
         made = activations.Fade(_kept(old, edit), made)
-    dtype = getattr(torch, site.dtype)
+    owner = model.get_submodule(site.owner)
+    dtype = _dtype_at(model, owner, site)
     made.to(device=torch.device(site.device))
     if dtype.is_floating_point:
         made.to(dtype=dtype)
-    owner = model.get_submodule(site.owner)
     made.train(old.training if old is not None else owner.training)
     frozen = (
         old is not None
@@ -144,6 +173,13 @@ def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
         and not any(p.requires_grad for p in old.parameters())
     )
     return made.requires_grad_(False) if frozen else made
+
+
+def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:
+    """The dtype of the weights around a call; what enters it may be cast on the way."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    around = (*(named[path] for path in site.weights[:1] if path in named), *owner.parameters(), *named.values())
+    return next((one.dtype for one in around if one.is_floating_point()), getattr(torch, site.dtype))
 
 
 def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
@@ -213,7 +249,7 @@ def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:
 
 
 def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Module) -> None:
-    changes.append(Change("child", parent, name, parent._modules.get(name)))
+    changes.append(Change("child", parent, name, parent._modules.get(name), child))
     parent._modules[name] = child
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, dict):
         return {key: mapped(one, change) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = copy.copy(value)
+        for part in fields(value):
+            object.__setattr__(changed, part.name, mapped(getattr(value, part.name), change))
+        return changed
     if isinstance(value, tuple | list):
         parts = [mapped(one, change) for one in value]
         if hasattr(value, "_fields"):
@@ -113,17 +119,32 @@ def _moved(value: Tensor, device: torch.device, draw: bool) -> Tensor:
         if not value.is_floating_point():
             return torch.zeros_like(value, device=device)
         return torch.randn(value.shape, dtype=torch.float32, device=device).to(value.dtype)
-    return value.detach().to(device)
+    return value.detach().clone().to(device)  # a forward may write into its input
+
+
+def unwritten(shapes: dict[str, Any]) -> list[str]:
+    """The kinds of values in an example, given as its `shapes`, that no file can hold."""
+    todo, kinds = [*shapes["args"], *shapes.get("kwargs", {}).values()], []
+    while todo:
+        plain = todo.pop(0)
+        if isinstance(plain, list):
+            todo += plain
+        elif isinstance(plain, dict):
+            todo += [*plain.get("tuple", ()), *plain.get("dict", {}).values()]
+            kinds += [plain["other"]] if "other" in plain else []
+    return kinds
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, tuple | list):
+    if isinstance(value, list):
         return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {"dict": {str(key): _plain(one) for key, one in value.items()}}
-    return value if isinstance(value, str | int | float | bool | None) else None
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return {"tuple": [_plain(one) for one in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _plain(one) for key, one in value.items()}}
+    return value if isinstance(value, str | int | float | bool | None) else {"other": type(value).__name__}
 
 
 def _unplain(value: Any) -> Any:
@@ -131,6 +152,8 @@ def _unplain(value: Any) -> Any:
         return [_unplain(one) for one in value]
     if isinstance(value, dict) and "shape" in value:
         return torch.empty(value["shape"], dtype=getattr(torch, value["dtype"]), device="meta")
+    if isinstance(value, dict) and "tuple" in value:
+        return tuple(_unplain(one) for one in value["tuple"])
     if isinstance(value, dict):
         return {key: _unplain(one) for key, one in value["dict"].items()}
     return value

@@ -17,7 +17,7 @@ class Facts:
         self.readers = trace.consumers()
         self.calls = {heard.op: k for k, heard in enumerate(trace.heard)}
         self.roles = self._roles()
-        self.blocks = block_facts(trace, self.readers, self.roles, kind_of)
+        self.blocks = block_facts(trace, self.roles, kind_of)
 
     def of(self, index: int) -> dict[str, Any]:
         """The facts of one call, as fields of `Site`."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from surgery.activations import Fade
 from surgery.edits import keep_progress, settle_children
 from surgery.errors import BadValue
-from surgery.twin import HISTORY
+from surgery.history import histories_of
 
 
 @runtime_checkable
@@ -23,7 +23,8 @@ class Progressing(Protocol):
 def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
     """Tell every fading activation of a model how far training has come, from 0 to 1; `step` counts training steps.
 
-    Call it on copies, too (an averaged model has activations of its own). Without any it does nothing.
+    Call it on copies, too (an averaged model has activations of its own); a wrapper round the model will do. Without
+    any it does nothing.
 
     Raises:
         BadValue: progress outside [0, 1].
@@ -37,9 +38,8 @@ def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
 
 
 def progress_of(model: nn.Module) -> tuple[float, int] | None:
-    """The progress and step last set on an edited model, None if there are none."""
-    history: Any = model.__dict__.get(HISTORY)
-    return history.progress if history is not None else None
+    """The progress and step last set on an edited model, or on one inside a wrapper; None if there are none."""
+    return next((history.progress for history in histories_of(model)), None)
 
 
 def settle(model: nn.Module) -> nn.Module:

@@ -33,6 +33,12 @@ class History:
     progress: tuple[float, int] | None = None
 
 
+def histories_of(model: nn.Module) -> list[History]:
+    """The histories inside a model, outermost first: its own, or those of edited models that it wraps."""
+    found = (module.__dict__.get(HISTORY) for module in model.modules())
+    return [history for history in found if history is not None]
+
+
 def history_of(model: nn.Module) -> tuple[Step, ...]:
     """The steps that were applied to a model, oldest first; empty for one that was never edited."""
     history: History | None = model.__dict__.get(HISTORY)

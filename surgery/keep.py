@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from surgery.errors import BadFile, BadValue, NotEdited, WrongModel
-from surgery.example import Example
+from surgery.example import Example, unwritten
 from surgery.fading import progress_of, set_progress
 from surgery.find import find_sites
 from surgery.history import history_of
@@ -36,7 +36,7 @@ def save(
 
     Raises:
         NotEdited: the model carries no edit; save it as any other model.
-        BadValue: `kwargs`, or a parameter of an edit, is no plain data.
+        BadValue: `kwargs`, a parameter of an edit, or an argument of its example is no plain data.
     """
     steps = history_of(model)
     if not steps:
@@ -44,6 +44,12 @@ def save(
             f"{type(model).__name__} carries no edit, so its weights say everything.",
             try_="safetensors.torch.save_model(model, path)",
         )
+    for step in steps:
+        if step.kind == "surgery" and (kinds := unwritten(step.data["example"])):
+            raise BadValue(
+                "An example can be saved if it holds plain data only: tensors, numbers, strings, lists, tuples, dicts.",
+                there=", ".join(kinds), try_="transform with an example of plain data",
+            )  # fmt: skip
     data: dict[str, Any] = {
         "format": FORMAT,
         "versions": _versions(),
@@ -155,7 +161,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )
     apply_plan(model, plan)
-    history_of(model)[-1].data["rules"] = step["data"]["rules"]  # plans from data have no rules any more
+    history_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ _TORCH_MODULES: dict[type[nn.Module], str] = {
     nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh", nn.Softplus: "softplus", nn.Sigmoid: "sigmoid",
     nn.Hardsigmoid: "hardsigmoid", nn.Tanh: "tanh",
 }  # fmt: skip
-# timm's own classes, recognised only where timm is already imported.
+# timm's own classes, by the names of their homes: timm itself is not imported.
 _TIMM_MODULES = {
     "Swish": "silu", "SwishMe": "silu", "Mish": "mish", "MishMe": "mish", "HardSwish": "hardswish",
     "HardSwishMe": "hardswish", "HardSigmoid": "hardsigmoid", "HardSigmoidMe": "hardsigmoid", "Sigmoid": "sigmoid",
@@ -38,7 +37,7 @@ _FOREIGN_MODULES = {
 }  # fmt: skip
 
 _FUNCTIONS = {name: name for name in ACTIVATIONS if name not in ("gelu_tanh", "quick_gelu", "squared_relu")}
-_FUNCTIONS |= {"_prelu_kernel": "prelu", "log_sigmoid": ""}
+_FUNCTIONS |= {"_prelu_kernel": "prelu"}
 
 _OPERATIONS = {
     "conv": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d deform_conv2d",
@@ -79,7 +78,7 @@ def operation_of(function: Callable[..., Any]) -> str:
     """The kind of a torch function: "conv", "norm", "add", ..., "activation", or "other"."""
     name = getattr(function, "__name__", "")
     if name.rstrip("_") in _FUNCTIONS and not name.startswith("__"):
-        return "activation" if _FUNCTIONS[name.rstrip("_")] else "other"
+        return "activation"
     return _KIND_OF.get(name, "other")
 
 
@@ -129,7 +128,7 @@ def activation_of_module(module: nn.Module) -> str | None:
     for kind in type(module).__mro__:
         if kind in _TORCH_MODULES:
             return _refined(module, _TORCH_MODULES[kind])
-        if kind.__module__ in _TIMM_HOMES and kind.__module__ in sys.modules and kind.__name__ in _TIMM_MODULES:
+        if kind.__module__ in _TIMM_HOMES and kind.__name__ in _TIMM_MODULES:
             return _TIMM_MODULES[kind.__name__]
     name = _FOREIGN_MODULES.get(type(module).__name__.lower())
     return name if name and all(activation_of_module(child) for child in module.children()) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
@@ -85,7 +87,11 @@ class Locator:
                 heard.callee, heard.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
                 heard.locked = _not_a_node(owner, heard.callee, module, func)
             elif not owns(type(owner), call.method, method_frame.f_code):
-                heard.locked = f"the call stands in a {call.method}() that {heard.owner_kind} reaches through super()"
+                heard.locked = f"the call stands in a {call.method}() that is not {heard.owner_kind}'s own: " + (
+                    "it reaches it through super(), a decorator or its own attribute"
+                    if hasattr(type(owner), call.method)
+                    else "a function that is given the module"
+                )
         if module is not None:
             heard.module, heard.target = self._target(module, heard, owner)
 
@@ -174,11 +180,15 @@ class Locator:
         if not call.expression_is_plain:
             return f"{call.callee}(...) is not a plain name"
         try:
-            called = eval(call.callee, frame.f_globals, frame.f_locals)  # names, attributes and subscripts only
-        except (NameError, AttributeError, LookupError, TypeError):
-            return f"{call.callee} could not be looked up"
+            called = _looked_up(ast.parse(call.callee, mode="eval").body, frame)
+        except (AttributeError, LookupError, TypeError):
+            return f"{call.callee} cannot be looked up without running code"
         if module is not None:
             return None if called is module else f"{call.callee}(...) does more than call the activation"
+        if getattr(func, "__name__", "") in ("prelu", "_prelu_kernel"):
+            return f"{call.callee}(...) takes its slope from the model"
+        if call.looped and call.callee in frame.f_locals:
+            return f"{call.callee} is another function in other passes of its loop"
         same_name = getattr(called, "__name__", "").rstrip("_") == getattr(func, "__name__", "").rstrip("_")
         home = getattr(called, "__module__", None) or ""
         thin = home.startswith("timm.layers.activations")
@@ -205,6 +215,31 @@ def _not_a_node(
         called = getattr(node.target, "__name__", str(node.target))
         same = node.op != "call_module" and called.rstrip("_") == getattr(func, "__name__", "").rstrip("_")
     return None if same else f"the node {name} does more than call the activation"
+
+
+def _looked_up(node: ast.expr, frame: FrameType) -> Any:
+    """What a dotted name stands for in a frame, found without running anybody's code.
+
+    Raises:
+        AttributeError, LookupError, TypeError: not to be found that way, as behind a property.
+    """
+    if isinstance(node, ast.Name):
+        return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]
+    if isinstance(node, ast.Attribute):
+        owner = _looked_up(node.value, frame)
+        if isinstance(inspect.getattr_static(type(owner), node.attr, None), property):
+            raise TypeError
+        return getattr(owner, node.attr)
+    if isinstance(node, ast.Subscript):
+        owner = _looked_up(node.value, frame)
+        if type(owner) not in (nn.ModuleList, nn.ModuleDict, nn.Sequential, list, tuple, dict):
+            raise TypeError
+        return owner[_looked_up(node.slice, frame)]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_looked_up(node.operand, frame)
+    if isinstance(node, ast.Constant):
+        return node.value
+    raise TypeError
 
 
 def _written_elsewhere(home: str) -> bool:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,13 +17,15 @@ from surgery.errors import NotProved
 from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
 from surgery.plan import Edit
-from surgery.rewrite import base_of, splices_of
+from surgery.rewrite import Splice, base_of, splices_of
+from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, random_state_kept, twin
 from surgery.watch import QuickNorms, hear, tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-_proved: set[tuple[Any, ...]] = set()  # (class, specification, mode, signature): what was proved once holds
+# What was proved once holds: by class, the specification, mode and signature. Rewritten classes must not live on here.
+_proved: WeakKeyDictionary[type, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Example) -> None:
@@ -46,10 +49,12 @@ def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Exam
         splices = (*splices_of(type(owner)), *(call.splice for call in calls))
         at, runs = recorded[path]
         for mode, arguments in runs.items():
-            key = (base_of(type(owner)), splices, path.removeprefix(at), mode, _signature(arguments))
-            if key not in _proved:
+            what = tuple((call.edit.site.activation, call.edit.site.options) for call in calls)
+            key = (splices, what, path.removeprefix(at), mode, _signature(arguments))
+            known = _proved.setdefault(base_of(type(owner)), set())
+            if key not in known:
                 _prove(model, path, at, calls, mode, arguments)
-                _proved.add(key)
+                known.add(key)
 
 
 def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) -> None:
@@ -71,20 +76,21 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) 
         at, runs = recorded[path]
         what = tuple((*edit.site.key[1:5], *edit.same) for edit in edits)
         for mode, arguments in runs.items():
-            key = (type(owner), what, path.removeprefix(at), mode, _signature(arguments))
-            if key in _proved:
+            key = (what, path.removeprefix(at), mode, _signature(arguments))
+            known = _proved.setdefault(type(owner), set())
+            if key in known:
                 continue
             with random_state_kept():
                 solid = solid_twin(model.get_submodule(at), mode)
-            watched, _ = _run(solid, arguments, watch=True)
-            alone, _ = _run(solid, arguments, watch=False)
-            if not _close(watched, alone):
+            again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
+            watched, alone = _run(solid, arguments, watch=True), _run(again, arguments, watch=False)
+            if not _close(watched.result, alone.result):
                 raise NotProved(
                     f"{type(owner).__name__} at {path or 'the top'} takes another way when nobody watches it.",
                     asked="; ".join(str(edit) for edit in edits),
                     try_="switch its fast path off, or leave its activations alone",
                 )
-            _proved.add(key)
+            known.add(key)
 
 
 def recorded_arguments(
@@ -170,60 +176,75 @@ def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str
 
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
-    before, calls_before = _run(plain, arguments, watch=True)
-    after, calls_after = _run(edited, arguments, watch=True)
-    state = zip(plain.buffers(), edited.buffers(), strict=True)
+    before, after = _run(plain, arguments, watch=True), _run(edited, arguments, watch=True)
+    owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
+    moved = []
+    for call in calls:
+        child = f"{inside}.{call.splice.child}".removeprefix(".")
+        meant = [k for k, h in enumerate(heard) if _stands_at(h, call.splice) and plain.get_submodule(h.owner) is owner]
+        met = [k for k, h in enumerate(heard_again) if h.module and f"{h.module}.".startswith(f"{child}.")]
+        moved += [call.edit] if meant != met else []
+    calls_before, calls_after = ([one.activation for one in part] for part in (heard, heard_again))
     differs = (
         "other activation calls" if calls_before != calls_after
-        else "other results" if not _equal(before, after)
-        else "other buffers" if not all(_equal(one, two) for one, two in state)
+        else "another call in the place of the one that was meant" if moved
+        else "other results" if not _equal(before.result, after.result)
+        else "other buffers" if not all(_same(a, b) for a, b in zip(plain.buffers(), edited.buffers(), strict=True))
         else ""
     )  # fmt: skip
     if differs:
         raise NotProved(
             f"{type(plain).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
-            asked="; ".join(str(call.edit) for call in calls),
+            asked="; ".join(str(edit) for edit in moved or [call.edit for call in calls]),
             there=f"calls {', '.join(calls_before)} became {', '.join(calls_after)}",
             try_="leave this call alone, or give it a module of its own in the model's source",
         )
 
 
-def _run(module: nn.Module, arguments: Arguments, *, watch: bool) -> tuple[Any, list[str]]:
-    """The result of one forward from a fixed random state, and the activations called, if watched."""
-    device = home_of(module)
-    sample = Example(arguments[0], arguments[1])
+def _stands_at(heard: Heard, splice: Splice) -> bool:
+    place = (splice.method, splice.callee, splice.ordinal, splice.iteration)
+    return (heard.method, heard.callee, heard.ordinal, heard.iteration or 0) == place
+
+
+def _run(module: nn.Module, arguments: Arguments, *, watch: bool) -> Trace:
+    """One forward from a fixed random state: its result and, if watched, the calls that were heard."""
     with random_state_kept(), torch.no_grad():
         torch.manual_seed(0)
-        fresh = Example(*mapped((sample.args, sample.kwargs), torch.clone)).on(device)
-        if not watch:
-            return module(*fresh.args, **fresh.kwargs), []
-        trace = hear(module, fresh.args, fresh.kwargs)
-    names = [heard.activation for heard in trace.heard]
-    return trace.result, names
+        fresh = Example(*arguments).on(home_of(module))
+        try:
+            if watch:
+                return hear(module, fresh.args, fresh.kwargs)
+            return Trace(result=module(*fresh.args, **fresh.kwargs))
+        except Exception as error:  # whatever a forward may raise; it ran before
+            raise NotProved(
+                f"{type(module).__name__} does not run by itself on what the model gives it, so nothing can be proved.",
+                there=f"{type(error).__name__}: {error}".splitlines()[0],
+            ) from error
 
 
 def _equal(one: Any, two: Any) -> bool:
-    """True if two results hold the same tensors, bit for bit."""
+    """True if two results hold the same tensors, bit for bit, and at least one."""
     first, second = list(tensors_in(one)), list(tensors_in(two))
-    return len(first) == len(second) and all(
-        a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(first, second, strict=True)
-    )
+    return 0 < len(first) == len(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    return bool(torch.equal(one, two) or ((one == two) | (one.isnan() & two.isnan())).all())
 
 
 def _close(one: Any, two: Any) -> bool:
     """True if two results differ by rounding at most: unwatched, torch's attention fuses its sums."""
     first, second = list(tensors_in(one)), list(tensors_in(two))
-    if [tensor.shape for tensor in first] != [tensor.shape for tensor in second]:
-        return False
-    return all(_rounded(a, b) for a, b in zip(first, second, strict=True))
+    return 0 < len(first) == len(second) and all(_rounded(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _rounded(one: Tensor, two: Tensor) -> bool:
-    if one.dtype != two.dtype or not one.is_floating_point() or not one.numel():
-        return one.dtype == two.dtype and torch.equal(one, two)
-    one, two = one.nan_to_num(), two.nan_to_num()
-    return bool((one - two).abs().max() <= 64 * torch.finfo(one.dtype).eps * one.abs().max())
+    if one.shape != two.shape or not one.is_floating_point() or not one.numel():
+        return _same(one, two)
+    spread = 64 * torch.finfo(one.dtype).eps * one.nan_to_num().abs().max()
+    return torch.allclose(one, two, rtol=0.0, atol=float(spread), equal_nan=True)
 
 
 def _signature(arguments: Arguments) -> tuple[Any, ...]:

@@ -32,9 +32,10 @@ class Report:
         for (old, new, fade), count in kinds.items():
             done = "erased" if new == "identity" else f"replaced by {new}"
             fading = f"being {done} as progress goes to 1" if fade else done
-            lines.append(f"{count} of {counts[old]} {old} calls {fading}; {len(self.before) - len(edits)} calls kept")
+            lines.append(f"{count} of {counts[old]} {old} calls {fading}")
         rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
         if rows:
+            lines[-1] += f"; {len(self.before) - len(edits)} calls kept"
             lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
         else:
             lines.append(f"nothing was asked for here; {len(self.before)} calls kept")

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import itertools
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CellType, CodeType, FunctionType, new_class
@@ -119,6 +120,8 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
             f"{name}.fuse_model() fuses only objects of exactly this class, and would pass over an edited one.",
             try_="undo, fuse, then transform again",
         )
+    if _minds_subclasses(kind):
+        raise CannotEdit(f"{name} does something with every subclass of it, and an edit makes one.")
     methods = sorted({one.method for one in splices})
     for method in methods:
         if method in vars(module):
@@ -129,6 +132,12 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
         walk = _walk(_innermost(function).__code__)
         if walk is not None:
             raise CannotEdit(f"{name}.{function.__name__}() goes through self.{walk}: it would run a new child too.")
+
+
+def _minds_subclasses(kind: type) -> bool:
+    """True if making a subclass runs code of the user's, such as one that enters it into a registry."""
+    hooked = (one for one in kind.__mro__ if "__init_subclass__" in vars(one) and one is not object)
+    return type(kind) not in (type, ABCMeta) or any(one.__module__ != "typing" for one in hooked)
 
 
 # -- functions --------------------------------------------------------------------------------------------------------

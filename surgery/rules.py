@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from surgery import activations
+from surgery.activations.catalogue import row_of
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.sites import Pattern, Site
 
@@ -37,9 +38,11 @@ class Rule:
     def __post_init__(self) -> None:
         if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
             raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
+        for name in ("fade", "optional", "remaining"):
+            _switch(name, getattr(self, name))
 
     def __str__(self) -> str:
-        options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params) if value is not None]
+        options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params)]
         options += [f"{key}=True" for key in ("fade", "optional", "remaining") if getattr(self, key)]
         options += [f"expect={self.expect}"] if self.expect is not None else []
         return f"{self.use}({', '.join(([repr(self.make)] if self.use == 'swap' else []) + options)})"
@@ -106,9 +109,11 @@ def erase_relu(
     _one_of("order", order, ORDERS)
     _one_of("preactivation", preactivation, ("first", "last"))
     _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
+    _switch("stem", stem)
+    _switch("keep_final", keep_final)
     pick = {
         "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
-        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": activation,
+        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _pattern(activation),
     }  # fmt: skip
     return Rule("erase_relu", tuple(pick.items()), "identity", (), fade, expect, optional, remaining)
 
@@ -132,8 +137,10 @@ def swap(
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
+        BadValue: `to` is no name, or a switch is neither True nor False.
     """
-    pick = {key: value for key, value in facts.items() if key in _FACTS}
+    to = row_of(to).name
+    pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
     known = activations.parameters(to)
     for key in given:
@@ -154,7 +161,19 @@ def erase(**options: Any) -> Rule:
     >>> print(erase(block="layer4.*", position=1))
     swap('identity', block='layer4.*', position=1, role='nonlinearity')
     """
+    if "to" in options:
+        raise UnknownName("erase puts nothing in: it has no option 'to'.", try_="swap")
     return swap("identity", **options)
+
+
+def _pattern(value: Any) -> Any:
+    """A list of patterns as a tuple of them: rules can be hashed."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadValue(f"`{name}` is True or False.", asked=f"{name}={value!r}")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from surgery.errors import BadValue, UnknownName, nearest
 
-Pattern = str | int | bool | tuple[str, ...]
+Pattern = str | int | bool | tuple[str | None, ...] | list[str] | None
 
 _PATTERNS = ("site", "owner", "module", "block")
 
@@ -22,9 +22,32 @@ class Site:
 
     `owner` is the dotted path of the module whose own code contains the call ("" is the model itself). Inside it
     the call is the `ordinal`-th call of `callee` in the source of `method`, in pass `iteration` of a loop (None
-    outside loops), in the `run`-th execution of that method within one forward.
+    outside loops), in the `run`-th execution of that method within one forward, of `runs`.
 
-    `shape`, `channels` and `channel_axis` describe the tensor that enters the call, as seen on the example.
+    For people it is the `turn`-th of `turns` calls of `target` (the child's name, or the function's) in one run of
+    the owner, whose class is `owner_kind`. `module` is the path of the module that was called, None for a function.
+
+    `activation` is what it computes, a name of the closed list or of the catalogue, with the numbers in `options`.
+    `inplace`: it overwrites its input; `overwrites`: somebody reads that input afterwards.
+
+    `role` is "gate" (the output only multiplies other data, or leads to nothing but gates), "head" (a squashing
+    function whose result the model returns), else "nonlinearity".
+
+    `block` is the smallest module, never the whole model, whose own forward joins paths of data; in a transformer
+    layer its child that holds the call; without any join the convolutions between two pools, "features#2"; None
+    outside of all. `block_kind` is its class ("stage" between pools), `joins_by` what its last join is, "add" or
+    "concat". The call is number `position` of the `positions` nonlinearities in it, in eval mode. `branch` counts
+    the operands of the block's concat from 0, a concat nested in the same module flattened: the one this call leads
+    to, None if it is none or several.
+
+    `fed_by` and `feeds` are the kinds of the nearest producers and consumers ("conv", "norm", "add", "activation",
+    "input", "output", ...). They look through shape operations, dropout, and products or sums with constants or
+    weights. `weights` are the parameters of the convolutions and linear layers that feed the call, also through
+    norms, joins, pools and scalings.
+
+    `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the tensor that enters the call, as seen on the
+    example: the batch included, axes counted from 0. `modes` are those the call was seen in, "eval" and "train".
+    `locked` says why this call cannot get a module of its own, None if it can.
     """
 
     owner: str
@@ -81,17 +104,28 @@ class Site:
 def matches(pattern: Pattern, value: object) -> bool:
     """True if `value` is what `pattern` says: equal, or matched by fnmatch, or by a regular expression after "re:".
 
-    `*` crosses dots. A tuple of patterns matches if one of them does; a tuple of values if one of them is matched.
+    `*` crosses dots. A tuple or list of patterns matches if one of them does; a tuple of values if one of them is
+    matched. None is what is not there: `block=None` means outside any block.
+
+    Raises:
+        BadValue: a text after "re:" that is no regular expression.
     """
-    if isinstance(pattern, tuple):
+    if isinstance(pattern, tuple | list):
         return any(matches(one, value) for one in pattern)
     if isinstance(value, tuple):
         return any(matches(pattern, one) for one in value)
     if isinstance(pattern, str) and isinstance(value, str):
         if pattern.startswith("re:"):
-            return re.fullmatch(pattern[3:], value) is not None
+            return _expression(pattern).fullmatch(value) is not None
         return pattern == value or fnmatchcase(value, pattern)
     return pattern == value
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise BadValue("This is no regular expression.", asked=repr(pattern), there=str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +161,7 @@ class Sites(Sequence[Site]):
         `matches`.
 
         Raises:
-            BadValue: a key that is not a fact of a site.
+            BadValue: a key that is not a fact of a site, or a broken regular expression.
             UnknownName: a pattern for a path (`site`, `owner`, `module`, `block`) that fits no site of the model.
         """
         kept = self.items
@@ -135,8 +169,8 @@ class Sites(Sequence[Site]):
             values = _fact(key)
             if key in _PATTERNS:
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
-                wanted = pattern if isinstance(pattern, tuple) else (pattern,)
-                missed = [one for one in wanted if not any(matches(one, value) for value in known)]
+                wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
+                missed = [one for one in wanted if one is not None and not any(matches(one, value) for value in known)]
                 if missed:
                     raise UnknownName(
                         f"no site has a {key} like {missed[0]!r}.",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from surgery.errors import BadFile, WrongModel, nearest
 from surgery.plan import Edit, Plan
+from surgery.rules import Rule
 from surgery.sites import Site, Sites
 
 Replay = Callable[[nn.Module, dict[str, Any]], None]
@@ -18,7 +20,7 @@ _replays: dict[str, Replay] = {}
 
 # What a file must hold; the last one is the key of a site.
 _STEP = {"kind": str, "fingerprint": str | None, "data": dict}
-_DATA = {"example": dict, "rules": list, "edits": list}
+_DATA = {"example": dict, "rules": list, "asked": list, "edits": list}
 _EDIT = {"site": list, "turn": int, "was": str, "make": str, "params": dict, "fade": bool}
 _KEY = (str, str, str, int, int | None, int)
 
@@ -72,8 +74,14 @@ def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:
     return hashlib.sha256(json.dumps([calls, weights]).encode()).hexdigest()
 
 
+def asked_of(rule: Rule) -> str:
+    """What a rule asks for, however many sites it expects and whatever else it leaves to others."""
+    return str(replace(rule, expect=None, optional=False, remaining=False))
+
+
 def plan_to_data(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data: the keys of its sites and what is put there."""
+    """A plan as plain data: its rules, which of them took effect, the keys of its sites and what is put there."""
+    because = {edit.because for edit in plan.edits}
     edits = [
         {
             "site": list(edit.site.key), "turn": edit.site.turn, "was": edit.site.activation,
@@ -81,7 +89,12 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
         }
         for edit in plan.edits
     ]  # fmt: skip
-    return {"example": plan.sites.example.shapes(), "rules": [str(rule) for rule in plan.rules], "edits": edits}
+    return {
+        "example": plan.sites.example.shapes(),
+        "rules": [str(rule) for rule in plan.rules],
+        "asked": [asked_of(rule) for number, rule in enumerate(plan.rules, 1) if number in because],
+        "edits": edits,
+    }
 
 
 def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:

@@ -69,6 +69,7 @@ class Trace:
     heard: list[Heard] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     result: Any = None
+    overwritten: dict[int, list[tuple[Heard, Any]]] = field(default_factory=dict)  # memory: calls that wrote over it
 
     def consumers(self) -> list[list[int]]:
         """For every operation, the operations that read its result."""

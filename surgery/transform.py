@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import carry_out, catch_up, keep_history, new_activation, take_back
+from surgery.edits import carry_out, catch_up, check_ours, keep_history, new_activation, take_back
 from surgery.errors import CannotEdit, NotEdited
 from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, dtype_of, find_sites, home_of
@@ -16,10 +19,18 @@ from surgery.plan import Plan, Rules, as_rules, make_plan
 from surgery.proof import prove_effect, prove_rewrites
 from surgery.report import Report, check_outcome
 from surgery.rules import Rule
-from surgery.steps import fingerprint, plan_to_data
+from surgery.steps import asked_of, fingerprint, plan_to_data
 from surgery.twin import copied
 
 
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Whatever the caller is in: what is made inside can be trained, and has the dtype of the model."""
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@_plain_torch()
 def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.Module, Report]:
     """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
 
@@ -43,6 +54,7 @@ def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.M
     return edited, transform_(edited, rules, example)
 
 
+@_plain_torch()
 def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
     """Edit a model in place by rules, and tell what was done.
 
@@ -53,6 +65,7 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
     return apply_plan(model, make_plan(find_sites(model, example), listed))
 
 
+@_plain_torch()
 def apply_plan(model: nn.Module, plan: Plan) -> Report:
     """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
 
@@ -95,7 +108,8 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
 
     Raises:
         NotEdited: the model carries no edit, or fewer than `steps`.
-        CannotEdit: a step that cannot be undone, such as a structural one, stands in the way.
+        CannotEdit: a step that cannot be undone, such as a structural one, or a module that somebody else put in the
+            place of ours since, stands in the way.
     """
     done = history_of(model)
     wanted = len(done) if steps is None else steps
@@ -108,20 +122,22 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
     for step in dropped:
         if step.kind != "surgery":
             raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
+    check_ours(model, (change for step in dropped for change in step.changes))
     for step in reversed(dropped):
-        take_back(step.changes)
         catch_up(step.changes, home_of(model), dtype if (dtype := dtype_of(model)) != step.dtype else None)
+        take_back(step.changes)
     _remember(model, kept)
     return model
 
 
 def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
-    """Refuse the same rules a second time: counted on what is left, they would cut deeper than anybody asked for."""
-    asked = [str(rule) for rule in rules]
-    if asked and any(step.data.get("rules") == asked for step in history_of(model)):
+    """Refuse a rule a second time: counted on what is left, it would cut deeper than anybody asked for."""
+    done = {asked for step in history_of(model) for asked in step.data.get("asked", ())}
+    again = [asked for asked in map(asked_of, rules) if asked in done]
+    if again:
         raise CannotEdit(
-            f"These rules were applied to this {type(model).__name__} already.",
-            asked="; ".join(asked),
+            f"This rule was applied to this {type(model).__name__} already.",
+            asked="; ".join(again),
             try_="surgery.undo(model) first, or other rules",
         )
 

@@ -20,12 +20,12 @@ HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin do
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_is_full_backward_hook",
 )  # fmt: skip
 
 
 def twin(model: nn.Module, *, meta: bool) -> nn.Module:
-    """A copy of `model` to experiment on: on the meta device, or with the model's own weights and copied buffers.
+    """A copy of `model` to experiment on, on the meta device or with copies of the weights.
 
     Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
     weights (pruning, weight norm) come along.
@@ -43,17 +43,17 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
                     try_="run it once on a real batch, then come back",
                 )
             if id(value) not in memo:
-                memo[id(value)] = _meta(value) if meta else _borrowed(value)
+                memo[id(value)] = _meta(value) if meta else _cloned(value)
         for name in HOOKS:
             hooks = module.__dict__.get(name)
-            if hooks is not None:
+            if isinstance(hooks, dict):
                 memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if _computes_weights(h))
         history = module.__dict__.get(HISTORY)
         if history is not None:
             memo[id(history)] = None
         alive.append(module)
     try:
-        return copy.deepcopy(model, memo)
+        return _another(copy.deepcopy(model, memo), model)
     except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
         raise CannotLook(
             f"{type(model).__name__} cannot be copied, so it cannot be looked at without leaving a trace.",
@@ -66,7 +66,19 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy, also of weights that hooks compute (pruning, weight norm), which copy.deepcopy refuses."""
     computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
-    return copy.deepcopy(model, memo)
+    return _another(copy.deepcopy(model, memo), model)
+
+
+def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
+    """The copy, if it is one: a module may say in `__deepcopy__` that it is its own copy."""
+    own = {id(module) for module in model.modules()}
+    shared = next((path or "the model itself" for path, module in copied.named_modules() if id(module) in own), None)
+    if shared is not None:
+        raise CannotLook(
+            f"{type(model).__name__} cannot be copied: {shared} returns itself as its copy.",
+            try_="remove its __deepcopy__",
+        )
+    return copied
 
 
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
@@ -90,10 +102,10 @@ def _meta(value: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
-def _borrowed(value: Tensor) -> Tensor:
-    if isinstance(value, nn.Parameter):
-        return nn.Parameter(value.detach(), requires_grad=value.requires_grad)
-    return value.detach().clone()
+def _cloned(value: Tensor) -> Tensor:
+    # Not the weights themselves: a forward may write into them.
+    clone = value.detach().clone()
+    return nn.Parameter(clone, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else clone
 
 
 def _computes_weights(hook: object) -> bool:

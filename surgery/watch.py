@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tra
         for value in tensors_in((args, kwargs)):
             value._surgery_op = None  # type: ignore[attr-defined]
         trace.result = result = model(*args, **kwargs)
+    for value in tensors_in(result):
+        _tell_on_reader(trace, value)
     trace.outputs = tuple(op for value in tensors_in(result) if (op := getattr(value, "_surgery_op", None)) is not None)
     return trace
 
@@ -156,9 +159,7 @@ class _Listener(TorchFunctionMode):
 
     def _source(self, value: Tensor) -> int | None:
         """The operation that made this tensor, None for a constant or a weight; tells on readers of lost inputs."""
-        lost: Heard | None = getattr(value, "_surgery_lost", None)
-        if lost is not None:
-            lost.overwrites = True
+        _tell_on_reader(self.trace, value)
         source: int | None = getattr(value, "_surgery_op", -1)
         return 0 if source is None else source if source >= 0 else None
 
@@ -205,10 +206,22 @@ class _Listener(TorchFunctionMode):
         result._surgery_op = heard.op  # type: ignore[attr-defined]
         if result is source:
             heard.inplace = True
-            result._surgery_lost = heard  # type: ignore[attr-defined]
+            memory = result.untyped_storage()  # kept, so that no other gets its address
+            self.trace.overwritten.setdefault(memory._cdata, []).append((heard, memory))
+            result._surgery_stale = True  # type: ignore[attr-defined]
             result = result.view_as(result)
             result._surgery_op = heard.op
         return result
+
+
+def _tell_on_reader(trace: Trace, value: Tensor) -> None:
+    """Mark the calls that overwrote what this tensor held, if it is read otherwise than as their result."""
+    if not trace.overwritten or value.layout is not torch.strided:
+        return
+    made = getattr(value, "_surgery_op", None)
+    for heard, _ in trace.overwritten.get(value.untyped_storage()._cdata, ()):
+        if made is None or made < heard.op or getattr(value, "_surgery_stale", False):
+            heard.overwrites = True
 
 
 def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -236,3 +249,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for one in value:
             yield from tensors_in(one)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for part in fields(value):
+            yield from tensors_in(getattr(value, part.name))

@@ -37,6 +37,7 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.rewrite": {"_with_inner_code", "_copied", "_restored"},
     "surgery.activations.catalogue": {"build"},
     "surgery.proof": {"solid_twin"},
+    "surgery.example": {"mapped"},
 }
 WRITING_METHODS = {"add_module", "register_module", "set_submodule", "register_parameter", "register_buffer"}
 WRITTEN_TABLES = {"_modules", "_parameters", "_buffers", "__dict__"}

@@ -67,6 +67,7 @@ def build(name: str, channels: int | None = None, **params: Any) -> nn.Module:
 
     Raises:
         UnknownName: no activation, or no parameter of it, has this name.
+        BadValue: the builder refuses a parameter.
     """
     row = row_of(name)
     known = parameters(name)
@@ -77,7 +78,13 @@ def build(name: str, channels: int | None = None, **params: Any) -> nn.Module:
                 try_=nearest(key, known),
             )  # fmt: skip
     wants_channels = "channels" in inspect.signature(row.build).parameters
-    module = row.build(channels=channels, **params) if wants_channels else row.build(**params)
+    try:
+        module = row.build(channels=channels, **params) if wants_channels else row.build(**params)
+    except (TypeError, ValueError) as error:
+        raise BadValue(
+            f"{row.name!r} cannot be built.", asked=", ".join(f"{key}={value!r}" for key, value in params.items()),
+            there=str(error).partition("\n")[0],
+        ) from error  # fmt: skip
     if activation_of_module(module) != row.name and row.name != "identity":
         module.__dict__[TAG] = row.name  # so that looking again finds it under this name
     return module
@@ -104,7 +111,10 @@ def row_of(name: str) -> Activation:
 
     Raises:
         UnknownName: there is none.
+        BadValue: this is no name.
     """
+    if not isinstance(name, str):
+        raise BadValue("An activation is asked for by its name.", asked=repr(name), try_="'gelu'")
     if name not in _BY_NAME:
         raise UnknownName(
             f"No activation is named {name!r}.",

@@ -1,5 +1,6 @@
 """Models by name: the right network, its weights strictly, and one clear sentence for everything else."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,11 @@ def test_files_that_are_not_plain_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_an_edited_model_are_refused(tmp_path: Path) -> None:
-    save_file(build("cifar/resnet20").state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "surgery.json").write_text("{}")
+    model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
+    surgery.save(model, tmp_path / "saved")
+    copied = shutil.copy(tmp_path / "saved" / "model.safetensors", tmp_path)  # away from its surgery.json
     with pytest.raises(BadFile, match="weights of an edited model"):
-        build("cifar/resnet20", pretrained=tmp_path / "model.safetensors")
+        build("cifar/resnet20", pretrained=copied)
 
 
 def test_published_weights_that_do_not_exist_are_refused() -> None:
@@ -189,3 +191,9 @@ def test_a_saved_folder_without_a_name_asks_for_the_model(tmp_path: Path) -> Non
     surgery.save(model, tmp_path)
     with pytest.raises(BadFile, match=r"surgery\.load\(folder, model="):
         recipes.load_model(tmp_path)
+
+
+def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Path) -> None:
+    save_file(build("cifar/resnet20").state_dict(), tmp_path / "plain.safetensors")
+    (tmp_path / "surgery.json").write_text("{}")
+    build("cifar/resnet20", pretrained=tmp_path / "plain.safetensors")

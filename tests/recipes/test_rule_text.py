@@ -25,6 +25,7 @@ from surgery.errors import BadValue, SurgeryError, UnknownName
         ("swap:to=leaky_relu,negative_slope=0.2", surgery.swap("leaky_relu", negative_slope=0.2)),
         ("swap:to=leaky_relu,params={'negative_slope': 0.2}", surgery.swap("leaky_relu", negative_slope=0.2)),
         ("swap:to=silu,remaining=True", surgery.swap("silu", remaining=True)),
+        ("erase:block=layer4.*,position=1", surgery.erase(block="layer4.*", position=1)),
     ],
 )
 def test_a_text_is_the_rule_it_says(text: str, rule: surgery.Rule) -> None:
@@ -78,3 +79,8 @@ def test_conditions_become_patterns(texts: list[str], patterns: dict[str, Any]) 
 def test_a_condition_without_a_pattern_is_refused() -> None:
     with pytest.raises(BadValue, match=r"KEY=PATTERN, not 'layer3\.\*'"):
         patterns_from_text(["layer3.*"])
+
+
+def test_erase_puts_nothing_in() -> None:
+    with pytest.raises(UnknownName, match="'to'"):
+        rule_from_text("erase:to=silu")

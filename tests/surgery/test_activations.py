@@ -153,3 +153,9 @@ def test_any_function_can_overwrite_its_input() -> None:
     y = activations.InPlace(nn.GELU())(x)
     assert y is x
     assert torch.equal(x, F.gelu(X))
+
+
+def test_a_parameter_the_builder_cannot_use_is_a_bad_value() -> None:
+    error = assert_raises(surgery.BadValue, lambda: activations.build("prelu", init="abc"), "'prelu'", "init='abc'")
+    assert error.__cause__ is not None
+    assert_raises(surgery.BadValue, lambda: activations.build(5), "5")  # type: ignore[arg-type]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,3 +234,48 @@ def test_where_overwriting_matters_fading_is_refused() -> None:
             lambda: surgery.transform(model, surgery.erase(callee="torch.relu_", fade=True), picture()),
             "overwrites its input",
         )
+
+
+# Wrapped
+
+
+class Averaged(nn.Module):
+    """A wrapper as trainers write them: the model, and an average of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.average = model, copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, ModelEmaV3, Averaged, nn.Sequential])
+def test_a_wrapper_is_told_for_the_model_inside(wrap: Callable[[nn.Module], Any]) -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    wrapped = wrap(edited)
+    surgery.set_progress(wrapped, 0.5, step=3)
+    assert progress_of(wrapped) == (0.5, 3)
+    inner = [one for one in wrapped.modules() if surgery.history_of(one)]
+    assert inner
+    assert {progress_of(one) for one in inner} == {(0.5, 3)}
+    surgery.settle(wrapped)
+    for one in inner:
+        assert [edit["fade"] for step in surgery.history_of(one) for edit in step.data["edits"]] == [False, False]
+
+
+def test_what_was_settled_through_a_wrapper_is_saved_settled(tmp_path: Path) -> None:
+    model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.settle(nn.DataParallel(edited))
+    surgery.save(edited, tmp_path)
+    assert_same_function(surgery.load(tmp_path, models.ResidualNet()), edited, picture())
+    assert_same_function(surgery.undo(edited), model, picture())
+
+
+def test_a_model_edited_around_an_edited_part_is_settled_in_both_histories() -> None:
+    part = randomise(models.BottleneckNet())
+    surgery.transform_(part, surgery.erase_relu(fade=True), picture())
+    whole = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), part)
+    surgery.transform_(whole, surgery.swap("gelu", site="1", fade=True), picture())
+    surgery.settle(whole)
+    surgery.undo(part)
+    assert isinstance(whole[1], nn.GELU)
+    surgery.undo(whole)
+    assert isinstance(whole[1], nn.ReLU)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.edits import keep_history
+from surgery.example import Example
 from surgery.history import History, Step
 from surgery.keep import STEPS, WEIGHTS
 from tests.asserts import (
@@ -301,7 +302,7 @@ def test_the_file_names_no_machine_and_no_place_in_the_source(tmp_path: Path) ->
     assert {"torch", "torchvision", "timm"} <= set(versions)
     assert keys(data) == {
         *("format", "kind", "model", "progress", "steps", "fingerprint", "data", "example", "args", "shape", "dtype"),
-        *("rules", "edits", "site", "turn", "was", "make", "params", "fade"),
+        *("rules", "asked", "edits", "site", "turn", "was", "make", "params", "fade"),
     }
     # Owner, method, callee, which of its calls, pass of a loop, run: numbers are small, since none is a line.
     for step in data["steps"]:
@@ -633,3 +634,42 @@ def test_a_step_that_cannot_be_undone_leaves_no_trace_when_a_later_one_fails(for
     surgery.register_step("scale", scaled)
     rewrite(foreign, lambda data: data["steps"][1].update(fingerprint="0" * 64), forge=True)
     assert_refused(surgery.WrongModel, foreign, ResidualNet(), "not the model the edits were made on")
+
+
+class Asked(nn.Module):
+    """Takes more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 1), nn.ReLU()
+
+    def forward(self, x: Tensor, sizes: Any = None, **more: Any) -> Tensor:
+        assert sizes is None or isinstance(sizes, tuple | dict | slice)
+        return self.act(self.conv(x))
+
+
+def test_an_example_keeps_its_tuples(tmp_path: Path) -> None:
+    example = (picture(), ((1, 2), [3, (4.0, None)], {"a": ("b", True)}))
+    model, _ = surgery.transform(Asked(), surgery.erase(), example)
+    surgery.save(model, tmp_path)
+    fresh = surgery.load(tmp_path, Asked())
+    assert surgery.history_of(fresh)[0].data == surgery.history_of(model)[0].data
+    read = Example.from_shapes(json.loads((tmp_path / STEPS).read_text())["steps"][0]["data"]["example"])
+    assert read.args[1] == example[1]
+
+
+@pytest.mark.parametrize("odd", [slice(1, 2), {1: 2}, (slice(1), torch.float32), ({"a": nn.ReLU},)], ids=str)
+def test_an_example_that_cannot_be_written_is_not_saved(odd: Any, tmp_path: Path) -> None:
+    model, report = surgery.transform(Asked(), surgery.erase(), {"x": picture(), "sizes": (odd,)})
+    assert report.plan.edits
+    assert_raises(surgery.BadValue, lambda: surgery.save(model, tmp_path / "new"), "example")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_loaded_model_knows_what_was_asked_of_it(tmp_path: Path) -> None:
+    model = edited(CASES["residual blocks"])
+    surgery.transform_(model, surgery.swap("silu", expect=3), picture())
+    surgery.save(model, tmp_path)
+    fresh = surgery.load(tmp_path, ResidualNet())
+    with assert_untouched(fresh):
+        assert_raises(surgery.CannotEdit, lambda: surgery.transform_(fresh, surgery.swap("silu"), picture()), "already")

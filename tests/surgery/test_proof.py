@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def refused(model: nn.Module, rule: Rule, *words: str, error: type[surgery.Surge
 
 @pytest.fixture(autouse=True)
 def nothing_proved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "_proved", set())
+    monkeypatch.setattr(proof, "_proved", WeakKeyDictionary())
 
 
 def prove(model: nn.Module, rule: Rule) -> None:

@@ -120,3 +120,33 @@ def test_a_recipe_is_rules_under_a_name() -> None:
     recipe = Recipe("mine", (surgery.erase_relu(),), about="Erase.")
     assert recipe == Recipe("mine", (surgery.erase_relu(),), about="Erase.")
     assert (recipe.source, recipe.models) == ("", ())
+
+
+@pytest.mark.parametrize("name", ["fade", "optional", "remaining", "stem", "keep_final"])
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_a_switch_is_on_or_off(name: str, value: object) -> None:
+    switch: dict[str, Any] = {name: value}
+    assert_raises(surgery.BadValue, lambda: surgery.erase_relu(**switch), f"`{name}`", f"{name}={value!r}")
+    if name in ("fade", "optional", "remaining"):
+        assert_raises(surgery.BadValue, lambda: surgery.swap("gelu", **switch), f"`{name}`")
+
+
+@pytest.mark.parametrize("name", [5, None, ["gelu"]], ids=str)
+def test_a_function_is_asked_for_by_name(name: Any) -> None:
+    assert_raises(surgery.BadValue, lambda: surgery.swap(name), repr(name))
+
+
+def test_a_rule_knows_functions_by_their_first_name() -> None:
+    assert surgery.swap("swish") == surgery.swap("silu")
+    assert surgery.swap("none") == surgery.erase()
+
+
+def test_lists_of_patterns_are_tuples_of_patterns() -> None:
+    assert surgery.swap("silu", activation=["relu", "gelu"]) == surgery.swap("silu", activation=("relu", "gelu"))
+    assert surgery.erase_relu(activation=["relu", "relu6"]) == surgery.erase_relu()
+
+
+def test_a_pattern_for_what_is_in_no_block_is_printed() -> None:
+    rule = surgery.swap("silu", block=None)
+    assert str(rule) == "swap('silu', block=None, role='nonlinearity')"
+    assert rule != surgery.swap("silu")

@@ -232,3 +232,23 @@ def test_what_is_no_text_is_compared(pattern: int | bool | str, value: int | Non
 )
 def test_patterns(pattern: object, value: object, expected: bool) -> None:
     assert matches(pattern, value) is expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["site", "activation"])
+def test_a_broken_expression_is_named(sites: Sites, key: str) -> None:
+    with pytest.raises(BadValue, match="re:\\("):
+        sites.where(**{key: "re:("})
+
+
+def test_a_list_of_patterns_is_a_tuple_of_patterns(sites: Sites) -> None:
+    assert sites.where(activation=["relu", "gelu"]).items == sites.where(activation=("relu", "gelu")).items
+    assert len(sites.where(activation=["relu", "gelu"])) > 0
+
+
+def test_none_asks_for_what_has_no_such_fact(sites: Sites) -> None:
+    outside = tuple(site for site in sites if site.block is None)
+    assert sites.where(block=None).items == outside
+    assert 0 < len(outside) < len(sites)
+    blocks = {site.block for site in sites if site.block is not None}
+    assert sites.where(block=(None, *blocks)).items == sites.items
+    assert sites.where(block=None).where(block=None).items == outside

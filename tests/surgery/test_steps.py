@@ -94,7 +94,7 @@ def test_a_kind_of_step_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
 def test_steps_of_another_shape_are_named() -> None:
     edit: dict[str, Any] = {"site": ["", "forward", "self.act", 1, None, 1], "turn": 1, "was": "relu"}
     edit |= {"make": "silu", "params": {}, "fade": False}
-    data: dict[str, Any] = {"example": {"args": []}, "rules": [], "edits": [edit]}
+    data: dict[str, Any] = {"example": {"args": []}, "rules": [], "asked": [], "edits": [edit]}
     step: dict[str, Any] = {"kind": "surgery", "fingerprint": None, "data": data}
     check_steps([step, {"kind": "other", "fingerprint": "0", "data": {"anything": 1}}])
     check_steps([])
@@ -107,3 +107,10 @@ def test_steps_of_another_shape_are_named() -> None:
         (step | {"data": data | {"edits": [edit | {"site": edit["site"][:4]}]}}, "a site of step 1"),
     ):
         assert_raises(BadFile, lambda wrong=wrong: check_steps([wrong]), words)
+
+
+def test_a_plan_as_data_says_what_took_effect_was_asked_for() -> None:
+    rules = [surgery.erase_relu(expect=2), surgery.swap("silu", activation="gelu", optional=True)]
+    data = plan_to_data(surgery.make_plan(surgery.find_sites(ResidualNet(), ResidualNet.example), rules))
+    assert data["rules"] == [str(rule) for rule in rules]
+    assert data["asked"] == [str(surgery.erase_relu())]

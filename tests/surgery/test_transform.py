@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from timm.models.nfnet import GammaAct
 from torch import Tensor, fx, nn
 
 import surgery
+from surgery.edits import new_activation
 from surgery.rules import Rule
 from tests import models
 from tests.asserts import (
@@ -41,7 +43,7 @@ def transformed(model: nn.Module, rule: Rule | list[Rule], example: Any = None) 
     names, now = [name for name, _ in model.named_parameters()], [name for name, _ in edited.named_parameters()]
     fresh = [name for name in now if name not in names]
     assert [name for name in report.added if name not in report.removed] == fresh
-    assert list(report.removed) == [name for name in names if name not in now]
+    assert [name for name in report.removed if name not in report.added] == [n for n in names if n not in now]
     replaced = [model.get_submodule(edit.site.module) for edit in report.plan.edits if edit.site.module]
     bare = not report.removed and not any(list(module.children()) for module in replaced)
     if bare and not isinstance(model, fx.GraphModule):
@@ -675,3 +677,62 @@ def test_a_function_of_the_wrong_shape_leaves_the_model_as_it_was(monkeypatch: p
     for verb in (surgery.transform, surgery.transform_):
         with assert_untouched(model):
             assert_raises(surgery.SurgeryError, functools.partial(verb, model, surgery.swap("half"), picture()))
+
+
+@pytest.mark.parametrize(("alias", "name"), [("swish", "silu"), ("none", "identity"), ("relu2", "squared_relu")])
+def test_a_function_under_another_name(alias: str, name: str) -> None:
+    edited, report = surgery.transform(models.BottleneckNet(), surgery.swap(alias), picture())
+    assert {edit.make for edit in report.plan.edits} == {name}
+    straight, _ = surgery.transform(models.BottleneckNet(), surgery.swap(name), picture())
+    assert [type(one) for one in edited.modules()] == [type(one) for one in straight.modules()]
+
+
+def around(name: str) -> Any:
+    return torch.inference_mode() if name == "inference" else torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast"])
+def test_what_is_put_in_does_not_depend_on_where_one_calls_from(mode: str) -> None:
+    model, rule = models.BottleneckNet(), surgery.swap("prelu")
+    plan = surgery.make_plan(surgery.find_sites(model, picture()), rule)
+    planned, in_place = copy.deepcopy(model), copy.deepcopy(model)
+    with around(mode):
+        copied, _ = surgery.transform(model, rule, picture())
+        surgery.transform_(in_place, rule, picture())
+        surgery.apply_plan(planned, plan)
+    for one in (copied, in_place, planned):
+        assert {weight.dtype for weight in one.parameters()} == {torch.float32}
+        assert not any(weight.is_inference() for weight in (*one.parameters(), *one.buffers()))
+        one(picture()).sum().backward()
+        assert all(weight.grad is not None for name, weight in one.named_parameters() if "act" in name)
+
+
+def test_new_parameters_have_the_dtype_of_the_weights_before_them() -> None:
+    model = models.BottleneckNet()
+    model.body.double()
+    plan = surgery.make_plan(surgery.find_sites(models.BottleneckNet(), picture()), surgery.swap("prelu"))
+    (first, *_, last) = [replace(edit, site=replace(edit.site, dtype="bfloat16")) for edit in plan.edits]
+    assert next(new_activation(model, first).parameters()).dtype is torch.float64
+    bare = replace(last, site=replace(last.site, weights=(), owner=""))
+    assert next(new_activation(model, bare).parameters()).dtype is torch.float32
+
+
+def test_rules_are_refused_one_by_one_however_they_are_counted() -> None:
+    model = models.BottleneckNet()
+    surgery.transform_(model, [surgery.erase_relu(), surgery.swap("gelu", position=1)], picture())
+    for again in (
+        surgery.erase_relu(), surgery.erase_relu(expect=2), surgery.erase_relu(optional=True),
+        surgery.erase_relu(remaining=True), [surgery.swap("elu", activation="gelu"), surgery.erase_relu()],
+    ):  # fmt: skip
+        with assert_untouched(model):
+            assert_raises(
+                surgery.CannotEdit, lambda again=again: surgery.transform_(model, again, picture()), "erase_relu("
+            )
+
+
+def test_a_rule_that_changed_nothing_may_come_again() -> None:
+    model = models.BottleneckNet()
+    later = surgery.swap("elu", activation="gelu", optional=True)
+    surgery.transform_(model, [surgery.swap("gelu", position=1, activation="relu"), later], picture())
+    surgery.transform_(model, later, picture())
+    assert isinstance(model.body[0].act1, nn.ELU)

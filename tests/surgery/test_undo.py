@@ -239,3 +239,30 @@ def test_what_undo_brings_back_follows_a_model_that_moved_on() -> None:
     surgery.undo(edited.bfloat16())
     assert {weight.dtype for weight in edited.parameters()} == {torch.bfloat16}
     assert edited(torch.rand(2, 3, 4, 4).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_what_somebody_put_in_since_is_not_overwritten(steps: int | None) -> None:
+    model = models.BottleneckNet()
+    surgery.transform_(model, surgery.swap("gelu", position=1), picture())
+    surgery.transform_(model, surgery.erase_relu(), picture())
+    model.body[1].act3 = nn.Tanh()
+    with assert_untouched(model):
+        assert_raises(surgery.CannotEdit, lambda: surgery.undo(model, steps), "body.1.act3", "Tanh")
+
+
+def test_what_somebody_put_in_elsewhere_does_not_matter() -> None:
+    model = models.BottleneckNet()
+    surgery.transform_(model, surgery.swap("gelu", position=1), picture())
+    surgery.transform_(model, surgery.erase_relu(), picture())
+    model.body[0].act1 = nn.Tanh()  # of the first step, which stays
+    surgery.undo(model, 1)
+    assert_raises(surgery.CannotEdit, lambda: surgery.undo(model), "body.0.act1")
+
+
+def test_each_part_comes_back_to_where_the_model_around_it_went() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.PReLU(), nn.Conv2d(3, 3, 1)) for _ in range(2)))
+    surgery.transform_(model, surgery.swap("silu"), torch.rand(2, 3, 4, 4))
+    model[1].to("meta")
+    surgery.undo(model)
+    assert [str(weight.device) for weight in model.parameters()] == ["cpu", "cpu", "cpu", "meta", "meta", "meta"]

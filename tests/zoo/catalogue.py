@@ -84,7 +84,7 @@ REPRESENTATIVES: dict[str, Small] = {
     "torchvision/inception_v3": Small(),
     "torchvision/keypointrcnn_resnet50_fpn": Small(),
     "torchvision/maskrcnn_resnet50_fpn": Small(),
-    "torchvision/maxvit_t": Small(64, {"input_size": (64, 64)}),
+    "torchvision/maxvit_t": Small(),
     "torchvision/quantized_inception_v3": Small(),
     "torchvision/raft_small": Small(128),
     "torchvision/retinanet_resnet50_fpn": Small(),
@@ -98,7 +98,12 @@ REFUSED_OWNERS: dict[str, str] = {
 }
 
 # What a full sweep covered when this was written; less is a fault.
-AT_LEAST: dict[str, int] = {}
+AT_LEAST: dict[str, int] = {
+    "models": 1492,
+    "sites": 88_981,
+    "owner classes that need a rewrite": 41,
+    "models edited": 141,
+}
 
 # Looked at on smaller pictures than their own: an LSTM takes its steps one by one, on the meta device too.
 _LOOKED_AT = {"sequencer2d": 64}
