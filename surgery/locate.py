@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import ChainMap
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
@@ -224,7 +225,7 @@ def _looked_up(node: ast.expr, frame: FrameType) -> Any:
         AttributeError, LookupError, TypeError: not to be found that way, as behind a property.
     """
     if isinstance(node, ast.Name):
-        return frame.f_locals[node.id] if node.id in frame.f_locals else frame.f_globals[node.id]
+        return ChainMap(frame.f_locals, frame.f_globals, frame.f_builtins)[node.id]
     if isinstance(node, ast.Attribute):
         owner = _looked_up(node.value, frame)
         if isinstance(inspect.getattr_static(type(owner), node.attr, None), property):

@@ -29,7 +29,11 @@ CASES: tuple[tuple[type[models.Stated], Rule, Rule], ...] = (
     (models.PreActNet, surgery.swap("gelu", fade=True), surgery.swap("gelu")),
     (models.ThriceInPlace, surgery.swap("silu", fade=True), surgery.swap("silu")),
     (models.TwoNames, surgery.swap("elu", fade=True, alpha=0.5), surgery.swap("elu", alpha=0.5)),
-    (models.FunctionalOptions, surgery.swap("gelu", fade=True), surgery.swap("gelu")),
+    (
+        models.FunctionalOptions,
+        surgery.swap("gelu", activation="re:(?!prelu).*", fade=True),
+        surgery.swap("gelu", activation="re:(?!prelu).*"),
+    ),
     (models.ListLoop, surgery.erase(fade=True), surgery.erase()),
 )
 

@@ -102,7 +102,8 @@ AT_LEAST: dict[str, int] = {
     "models": 1492,
     "sites": 88_981,
     "owner classes that need a rewrite": 41,
-    "models edited": 141,
+    "models edited": 140,
+    "sites erased": 5448,
 }
 
 # Looked at on smaller pictures than their own: an LSTM takes its steps one by one, on the meta device too.
