@@ -200,9 +200,6 @@ def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
     return kept
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
-
-
 def _fill_slots(
     changes: list[Change], model: nn.Module, slot: Slot, new: Callable[[nn.Module, Edit], nn.Module]
 ) -> None:

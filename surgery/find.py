@@ -79,10 +79,14 @@ def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[t
             errors.append(error)
             unseen.append((mode, f"{type(error).__name__}: {error}".splitlines()[0]))
     if not traces:
+        hooked = any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
         raise CannotLook(
             f"{type(model).__name__} does not run on this example, in eval or in train mode.",
-            asked=f"forward({sample})", there=unseen[0][1], try_="pass example= with inputs the model accepts",
-        ) from errors[0]  # fmt: skip
+            asked=f"forward({sample})",
+            there=unseen[0][1],
+            try_="pass example= with inputs the model accepts"
+            + ("; hooks of yours are left out while looking, so it must run without them" if hooked else ""),
+        ) from errors[0]
     return traces, tuple(unseen)
 
 
@@ -94,7 +98,7 @@ def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
             with torch.device("meta"):
                 return hear(meta, arguments.args, arguments.kwargs)
         except Exception:
-            # Values decide something in this model, or an operation has no meta version: look at a small real run.
+            # Values decide something in this model, or an operation has no meta version: look at a real run.
             home = home_of(model)
             if home.type == "meta":
                 raise
@@ -112,9 +116,6 @@ def home_of(model: nn.Module) -> torch.device:
 def dtype_of(model: nn.Module) -> torch.dtype | None:
     """The dtype of the model's first floating parameter, None if it has none."""
     return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
-
-
-# -- from traces to sites ---------------------------------------------------------------------------------------------
 
 
 def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:

@@ -140,9 +140,6 @@ def _minds_subclasses(kind: type) -> bool:
     return type(kind) not in (type, ABCMeta) or any(one.__module__ != "typing" for one in hooked)
 
 
-# -- functions --------------------------------------------------------------------------------------------------------
-
-
 def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], filename: str) -> FunctionType:
     """The method `name` of `base` as a new function that calls the children."""
     function = inspect.getattr_static(base, name, None)
@@ -202,9 +199,6 @@ def _held(cell: CellType) -> object:
         return None
 
 
-# -- owners that iterate over their children --------------------------------------------------------------------------
-
-
 def _reached(kind: type[nn.Module], names: Sequence[str]) -> Iterator[FunctionType]:
     """The methods of `kind` that these methods may call, themselves included; nn.Module's own left out."""
     todo, seen = list(names), set(names)
@@ -230,9 +224,6 @@ def _walk(code: CodeType) -> str | None:
                 return str(step.argval)
             before = step.argval
     return None
-
-
-# -- pickle -----------------------------------------------------------------------------------------------------------
 
 
 def _reduce_ex(self: nn.Module, protocol: int) -> Any:

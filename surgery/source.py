@@ -149,9 +149,6 @@ def compiled(text: str, filename: str, flags: int = 0) -> Any:
         raise CannotEdit(f"{filename} does not compile: {error}.") from error
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=1024)
 def _read(code: CodeType, filename: str) -> Method:
     """As `read`. Equal codes may stand in different files: the name of the file is part of the key."""

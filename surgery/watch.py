@@ -89,8 +89,6 @@ class _Listener(TorchFunctionMode):
             self.weights.setdefault(id(tensor), path)
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
 
-    # -- functions ------------------------------------------------------------------------------------------------
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -163,8 +161,6 @@ class _Listener(TorchFunctionMode):
         source: int | None = getattr(value, "_surgery_op", -1)
         return 0 if source is None else source if source >= 0 else None
 
-    # -- modules --------------------------------------------------------------------------------------------------
-
     def arrive(self, module: nn.Module, args: Any) -> None:
         if not self.inside:
             self.locator.arrive(sys._getframe(1), module)
@@ -188,8 +184,6 @@ class _Listener(TorchFunctionMode):
             self.locator.locate(heard, sys._getframe(1), module, None)
             self.locator.tell_apart(heard)
             return self._handed_on(heard, result, sources[0])
-
-    # -- both -----------------------------------------------------------------------------------------------------
 
     def _heard(
         self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]

@@ -388,3 +388,10 @@ def test_a_model_of_a_gigabyte_is_looked_at_with_little_more_memory() -> None:
     assert int(count_) == 16
     assert float(before) > 1000, "the model does not fill the gigabyte it should"
     assert float(more) < 50
+
+
+def test_a_model_that_needs_its_hooks_is_told_that_they_are_left_out() -> None:
+    model = models.TwiceUsed()
+    model.register_forward_pre_hook(lambda module, args: (args[0].unflatten(1, (3, -1)),))
+    with pytest.raises(SurgeryError, match="must run without them"):
+        surgery.find_sites(model, torch.rand(2, 3))
