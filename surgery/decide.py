@@ -97,11 +97,17 @@ def _slot(
     module = _module(model, site)
     callers = dict(by_module[id(module)])
     names = tuple(path for path, one in model.named_modules(remove_duplicate=False) if one is module)
-    under = {place for place, caller in callers.items() if caller.module == site.module}
-    for group, paths, alone in ((set(callers), names, False), (under, (site.module,), True)):
-        agree = all(place in chosen and chosen[place].same == edit.same for place in group)
-        if agree and (len(group) == 1 or (edit.make == "identity" and not edit.fade)) and (paths == names or alone):
-            return Slot(edit, paths, alone and len(names) > 1), group
+    by_this_name = {place for place, caller in callers.items() if caller.module == site.module}
+
+    def one_will_do(places: set[Place]) -> bool:
+        """Callers may share the new module if all want it, and it is one call or has nothing to share."""
+        agree = all(place in chosen and chosen[place].same == edit.same for place in places)
+        return agree and (len(places) == 1 or (edit.make == "identity" and not edit.fade))
+
+    if one_will_do(set(callers)):
+        return Slot(edit, names, alone=False), set(callers)
+    if len(names) > 1 and one_will_do(by_this_name):
+        return Slot(edit, (site.module,), alone=True), by_this_name
     return None
 
 

@@ -56,17 +56,17 @@ def pick_erased(
     before = [s for s in sites[:first] if s.role == "nonlinearity" and matches(activation, s.activation)]
     picked += before if stem else []
     for site in sites:
-        if site.role != "nonlinearity":
-            reasons.setdefault(site, f"a {site.role}")
-        elif not matches(activation, site.activation):
-            reasons[site] = f"a {site.activation}"
-        elif site in before:
-            reasons.setdefault(site, "in the stem")
-        else:
-            reasons.setdefault(site, "outside any basic module")
+        elsewhere = "in the stem" if site in before else "outside any basic module"
+        reasons[site] = _no_relu(site, activation) or reasons.get(site, elsewhere)
     taken = {site.key[:-1] for site in picked}  # further runs of the same code are the same place
     picked = [site for site in sites if site.key[:-1] in taken]
     return picked, {site: reasons[site] for site in sites if site.key[:-1] not in taken}
+
+
+def _no_relu(site: Site, activation: Any) -> str | None:
+    if site.role != "nonlinearity":
+        return f"a {site.role}"
+    return None if matches(activation, site.activation) else f"a {site.activation}"
 
 
 def form_of(inside: Sequence[Site]) -> str:
