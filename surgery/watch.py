@@ -85,7 +85,8 @@ class _Listener(TorchFunctionMode):
         self.trace.ops.append(Op(0, "input", "input"))
         self.locator = Locator(model)
         self.weights: dict[int, str] = {}
-        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        self.held = [*model.named_parameters(), *model.named_buffers()]  # one replaced in forward must keep its id
+        for path, tensor in self.held:
             self.weights.setdefault(id(tensor), path)
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
 

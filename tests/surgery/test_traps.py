@@ -202,3 +202,23 @@ def test_dataclasses_are_looked_into() -> None:
     model, rows = TakesPairs(), torch.randn(2, 4)
     edited, _ = surgery.transform(model, surgery.erase(site="child.act 2/2"), rows)
     assert torch.equal(edited(rows), F.relu(model.fc(rows)) + (rows - 1))
+
+
+class ReplacesItsBuffer(nn.Module):
+    """Every forward puts a new tensor in the place of a buffer, as position tables that follow the input do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table = None
+        for _ in range(50):  # the memory of the old buffer is free for the results of these calls
+            x = torch.sigmoid(x) + 1
+        self.table = torch.ones(1)
+        return x
+
+
+def test_a_buffer_replaced_in_forward_hides_no_call() -> None:
+    model = ReplacesItsBuffer()
+    assert {len(surgery.find_sites(model, torch.rand(2, 4))) for _ in range(20)} == {50}
