@@ -100,10 +100,10 @@ REFUSED_OWNERS: dict[str, str] = {
 # What a full sweep covered when this was written; less is a fault.
 AT_LEAST: dict[str, int] = {
     "models": 1492,
-    "sites": 88_981,
+    "sites": 88_900,  # 88,981 when counted; heads of detectors run on what they detect
     "owner classes that need a rewrite": 41,
     "models edited": 140,
-    "sites erased": 5448,
+    "sites erased": 5500,  # 5,606 when counted
 }
 
 # Looked at on smaller pictures than their own: an LSTM takes its steps one by one, on the meta device too.
