@@ -13,10 +13,9 @@ from torch import fx, nn
 
 from surgery.errors import CannotEdit
 from surgery.rewrite import owns
-from surgery.source import Call, assigned_name, call_at
+from surgery.source import COMPREHENSIONS, Call, assigned_name, call_at
 from surgery.trace import Heard
 
-_COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
 _THIN = ("torch.", "timm.layers.activations")  # functions of these modules do nothing but the activation they name
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
 
@@ -121,7 +120,7 @@ class Locator:
             module = _self_of(frame)
             ours = frame.f_code.co_filename == _MODULE_FILE or type(module).__name__ in lent
             if module is not None and id(module) in self.paths and module is not skip and not ours:
-                inner = [one for one in between if one.f_code.co_name in _COMPREHENSIONS]
+                inner = [one for one in between if one.f_code.co_name in COMPREHENSIONS]
                 call_frame = inner[0] if inner and inner == between[-len(inner) :] else frame
                 functions = [one for one in between if one not in inner and not _thin(one)]
                 return module, self._path(module, frame), frame, call_frame, functions
@@ -250,7 +249,7 @@ def _written_elsewhere(home: str) -> bool:
 def _self_of(frame: FrameType) -> nn.Module | None:
     """The module a frame's first argument is, if it is one."""
     code = frame.f_code
-    if not code.co_argcount or code.co_name in _COMPREHENSIONS:
+    if not code.co_argcount or code.co_name in COMPREHENSIONS:
         return None
     first = frame.f_locals.get(code.co_varnames[0])
     return first if isinstance(first, nn.Module) else None

@@ -20,7 +20,7 @@ from surgery.errors import CannotEdit
 
 End = tuple[int, int]  # line from 1 and UTF-8 column from 0, just behind the closing parenthesis of a call
 
-_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
+COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 # Their calls run in other frames; and before 3.12 the parser does not know where the parts of an f-string stand.
 _ELSEWHERE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.JoinedStr)
 _LASTING = (ast.NamedExpr, ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom)
@@ -167,7 +167,7 @@ def _read(code: CodeType, filename: str) -> Method:
             try_="start a new process",
         )
     *outer, owner = path
-    while owner.co_name in _COMPREHENSIONS:
+    while owner.co_name in COMPREHENSIONS:
         owner = outer.pop()
     parent = outer[-1] if outer else module
     if owner.co_name == "<lambda>" or parent.co_flags & CO_OPTIMIZED or not owner.co_flags & CO_OPTIMIZED:

@@ -194,6 +194,8 @@ def test_a_saved_folder_without_a_name_asks_for_the_model(tmp_path: Path) -> Non
 
 
 def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Path) -> None:
-    save_file(build("cifar/resnet20").state_dict(), tmp_path / "plain.safetensors")
+    plain = build("cifar/resnet20")
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
     (tmp_path / "surgery.json").write_text("{}")
-    build("cifar/resnet20", pretrained=tmp_path / "plain.safetensors")
+    loaded = build("cifar/resnet20", pretrained=tmp_path / "plain.safetensors")
+    assert torch.equal(loaded.get_parameter("linear.weight"), plain.get_parameter("linear.weight"))

@@ -252,7 +252,7 @@ print("well")
 """
 
 
-def _pickled_in_a_fresh_process(model: nn.Module, images: Tensor, folder: Path) -> None:
+def assert_comes_back_in_a_fresh_process(model: nn.Module, images: Tensor, folder: Path) -> None:
     torch.save(model, folder / "whole.pt")
     (folder / "whole.pickle").write_bytes(pickle.dumps(model))
     known = {"input": images, "output": output(model, images), "plain": output(surgery.undo(model), images)}
@@ -266,12 +266,12 @@ def test_a_pickled_model_comes_back_in_a_fresh_process(tmp_path: Path) -> None:
     surgery.transform_(small, surgery.erase(owner="blocks.*", ordinal=1), small_picture())
     surgery.transform_(small, [surgery.swap("prelu", callee="torch.relu"), surgery.swap("silu", owner="blocks.1")],
                        small_picture())  # fmt: skip
-    _pickled_in_a_fresh_process(small, small_picture(), tmp_path)
+    assert_comes_back_in_a_fresh_process(small, small_picture(), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_pickled_library_model_comes_back_in_a_fresh_process(model: nn.Module, tmp_path: Path) -> None:
-    _pickled_in_a_fresh_process(model, IMAGES, tmp_path)
+    assert_comes_back_in_a_fresh_process(model, IMAGES, tmp_path)
 
 
 # -- compilers and exporters ------------------------------------------------------------------------------------------
