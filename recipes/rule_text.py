@@ -14,6 +14,7 @@ from surgery.sites import Pattern, Site
 
 _RULES: dict[str, Callable[..., surgery.Rule]] = {
     "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
+    "rectify_scores": surgery.rectify_scores,
 }  # fmt: skip
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _TEXT_FACTS = frozenset(one.name for one in fields(Site) if "str" in str(one.type)) | {"site"}

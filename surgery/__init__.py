@@ -19,7 +19,9 @@ from surgery.errors import WrongModel as WrongModel
 from surgery.fading import set_progress as set_progress
 from surgery.fading import settle as settle
 from surgery.find import find_sites as find_sites
+from surgery.groups import parameter_groups as parameter_groups
 from surgery.history import history_of as history_of
+from surgery.initialize import initialize as initialize
 from surgery.keep import load as load
 from surgery.keep import save as save
 from surgery.plan import Edit as Edit
@@ -30,6 +32,7 @@ from surgery.rules import Recipe as Recipe
 from surgery.rules import Rule as Rule
 from surgery.rules import erase as erase
 from surgery.rules import erase_relu as erase_relu
+from surgery.rules import rectify_scores as rectify_scores
 from surgery.rules import swap as swap
 from surgery.sites import Site as Site
 from surgery.sites import Sites as Sites

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from surgery.errors import CannotEdit, UnknownName
 from surgery.plan import Edit, Plan
 from surgery.rewrite import Splice, check_instance
-from surgery.sites import Site
+from surgery.sites import NO_CALL, Site
 
 Place = tuple[str, str, str, int, int | None]  # the key of a site without its run: one call in one owner's code
 
@@ -77,7 +77,7 @@ def _places(model: nn.Module, plan: Plan) -> dict[Place, Edit | None]:
     """The edit of each place, None if it is left alone; all runs of one place must agree."""
     edits = {edit.site: edit for edit in plan.edits}
     places: dict[Place, Edit | None] = {}
-    for site in plan.sites:
+    for site in plan.sites.places:
         place, edit = _place(site), edits.get(site)
         before = places.setdefault(place, edit)
         if (edit is None) != (before is None) or (edit and before and edit.same != before.same):
@@ -114,10 +114,10 @@ def _slot(
 def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit]) -> tuple[Decision, set[Place]]:
     site = edit.site
     owner = _part(model, site.owner)
-    twins = [s for s in plan.sites if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
+    twins = [s for s in plan.sites.places if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
     group = {_place(twin) for twin in twins}
     agree = all(place in chosen and chosen[place].same == edit.same for place in group)
-    splice = Splice(site.method, site.callee, site.ordinal, site.iteration or 0, "")
+    splice = Splice(site.method, site.callee, site.ordinal, site.iteration or 0, "", site.activation == NO_CALL)
     if agree:
         return OwnCall(edit, tuple(dict.fromkeys(place[0] for place in group)), splice, False), group
     return OwnCall(edit, (site.owner,), splice, True), {_place(site)}

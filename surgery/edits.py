@@ -14,10 +14,10 @@ from torch import fx, nn
 from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
 from surgery.errors import CannotEdit
+from surgery.groups import is_activation
 from surgery.history import History, histories_of
 from surgery.plan import Edit
 from surgery.rewrite import Splice, base_of, rewritten, splices_of
-from surgery.sites import Site
 from surgery.twin import HISTORY, HOOKS
 
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
@@ -119,6 +119,24 @@ def keep_progress(model: nn.Module, progress: float, step: int) -> None:
         history.progress = (progress, step)
 
 
+def rest_weights(model: nn.Module, rest: bool) -> None:
+    """Freeze every weight that learns and belongs to no activation, or let those learn again that were frozen so."""
+    for module in list(model.modules()):
+        history: History | None = module.__dict__.get(HISTORY)
+        if history is None or bool(history.resting) == rest:
+            continue
+        named = dict(module.named_parameters())
+        if rest:
+            slopes = {id(p) for one in module.modules() if is_activation(one) for p in one.parameters()}
+            history.resting = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
+        for name in history.resting:
+            if name in named:
+                named[name].requires_grad_(not rest)
+                named[name].grad = None if rest else named[name].grad
+        if not rest:
+            history.resting = []
+
+
 def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
     """Put the final form of every fading child in its slot, and let the histories in the model say so."""
     changes: list[Change] = []
@@ -148,56 +166,6 @@ def _say_settled(history: History) -> None:
                 # What the later steps were made on never existed in the settled form: nothing to compare with.
                 for one in later:
                     one.fingerprint = None
-
-
-def new_activation(model: nn.Module, edit: Edit) -> nn.Module:
-    """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to."""
-    site = edit.site
-    old = model.get_submodule(site.module) if site.module is not None else None
-    made: nn.Module
-    if edit.make == "identity":
-        made = nn.Identity() if site.inplace else activations.Copy()
-    else:
-        made = activations.build(edit.make, site.channels, **dict(edit.params))
-    if edit.fade:
-        made = activations.Fade(_kept(old, edit), made)
-    owner = model.get_submodule(site.owner)
-    dtype = _dtype_at(model, owner, site)
-    made.to(device=torch.device(site.device))
-    if dtype.is_floating_point:
-        made.to(dtype=dtype)
-    made.train(old.training if old is not None else owner.training)
-    frozen = (
-        old is not None
-        and [p.requires_grad for p in old.parameters()]
-        and not any(p.requires_grad for p in old.parameters())
-    )
-    return made.requires_grad_(False) if frozen else made
-
-
-def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:
-    """The dtype of the weights around a call; what enters it may be cast on the way."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    around = (*(named[path] for path in site.weights[:1] if path in named), *owner.parameters(), *named.values())
-    return next((one.dtype for one in around if one.is_floating_point()), getattr(torch, site.dtype))
-
-
-def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
-    """A fresh module that computes just what the call computes now."""
-    site = edit.site
-    if site.module is not None:
-        return copy.deepcopy(model.get_submodule(site.module))
-    made = activations.build(site.activation, site.channels, **dict(site.options))
-    return activations.InPlace(made) if site.inplace else made
-
-
-def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
-    if old is None:
-        return activations.build(edit.site.activation, edit.site.channels, **dict(edit.site.options))
-    kept = copy.deepcopy(old)
-    if getattr(kept, "inplace", False):
-        kept.inplace = False  # type: ignore[assignment]  # its input is needed again, to be faded to
-    return kept
 
 
 def _fill_slots(
@@ -299,3 +267,13 @@ def _shallow(module: nn.Module) -> nn.Module:
     if isinstance(made, fx.GraphModule):
         made.recompile()  # its forward is a method of the class, and every graph has a class of its own
     return made
+
+
+def fold_children(model: nn.Module, paths: Iterable[str]) -> None:
+    """Put the identity in the place of the children at these paths, under all their names: others do their work now."""
+    for child in [model.get_submodule(path) for path in paths]:
+        made = nn.Identity().train(child.training)
+        _keep_hooks(child, made)
+        for parent in list(model.modules()):
+            for name in [name for name, one in parent._modules.items() if one is child]:
+                _put_child([], parent, name, made)

@@ -22,16 +22,17 @@ class Facts:
     def of(self, index: int) -> dict[str, Any]:
         """The facts of one call, as fields of `Site`."""
         heard = self.trace.heard[index]
-        readers = {op.kind for op in self.trace.forth(heard.op, _looked_through, self.readers)}
-        reaches_end = {heard.op} | set(self._after(heard.op, _looked_through))
+        readers = {op.kind for op in self.trace.forth(heard.op, looked_through, self.readers)}
+        reaches_end = {heard.op} | set(self._after(heard.op, looked_through))
         if reaches_end & set(self.trace.outputs):
             readers.add("output")
-        sources = [op.kind for op in self.trace.back(heard.op, _looked_through) if op.data]
+        sources = [op.kind for op in self.trace.back(heard.op, looked_through) if op.data]
         return {
             "role": self.roles[index],
             "fed_by": tuple(sorted(set(sources))),
             "feeds": tuple(sorted(readers)),
             "weights": self._weights(heard),
+            "norm": self._norm(heard),
             **self.blocks[index],
         }
 
@@ -42,6 +43,12 @@ class Facts:
             if op.kind in ("conv", "linear"):
                 found.update(dict.fromkeys(self._weight_of(op)))
         return tuple(found)
+
+    def _norm(self, heard: Heard) -> str | None:
+        """The path of the norm right in front of a call, read off the names of what it holds."""
+        fed = [self.trace.ops[source] for source in self.trace.ops[heard.op].inputs]
+        names = fed[0].weights if len(fed) == 1 and fed[0].kind == "norm" else ()
+        return names[0].rpartition(".")[0] if names else None
 
     def _weight_of(self, op: Op) -> list[str]:
         """The weight an operation reads: its own parameter, or those a computed weight was made of."""
@@ -70,11 +77,11 @@ class Facts:
         roles = ["nonlinearity"] * len(self.trace.heard)
         for index in reversed(range(len(roles))):
             heard = self.trace.heard[index]
-            reaches_end = set(self.trace.outputs) & {heard.op, *self._after(heard.op, _looked_through)}
+            reaches_end = set(self.trace.outputs) & {heard.op, *self._after(heard.op, looked_through)}
             if reaches_end:
                 roles[index] = "head" if heard.activation in SQUASHING else "nonlinearity"
                 continue
-            direct = list(self.trace.forth(heard.op, _looked_through, self.readers))
+            direct = list(self.trace.forth(heard.op, looked_through, self.readers))
             if direct and all(op.kind in ("mul", "matmul") for op in direct):
                 roles[index] = "gate"
                 continue
@@ -85,7 +92,8 @@ class Facts:
         return roles
 
 
-def _looked_through(op: Op) -> bool:
+def looked_through(op: Op) -> bool:
+    """True for what a reader of the network looks through."""
     return op.kind in (*TRANSPARENT, "scale")
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from surgery.activations import Fade
-from surgery.edits import keep_progress, settle_children
+from surgery.edits import keep_progress, rest_weights, settle_children
 from surgery.errors import BadValue
 from surgery.history import histories_of
 
@@ -34,6 +34,7 @@ def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
     for module in model.modules():
         if isinstance(module, Progressing):
             module.set_progress(progress, step)
+    rest_weights(model, any(getattr(module, "rests_weights", False) for module in model.modules()))
     keep_progress(model, progress, step)
 
 

@@ -31,6 +31,7 @@ class History:
 
     steps: list[Step] = field(default_factory=list)
     progress: tuple[float, int] | None = None
+    resting: list[str] = field(default_factory=list)  # weights that are frozen while slopes learn
 
 
 def histories_of(model: nn.Module) -> list[History]:

@@ -160,7 +160,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
             there=f"{len(sites)} activation calls, {sum(1 for _ in model.parameters())} parameters",
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )
-    apply_plan(model, plan)
+    apply_plan(model, plan, look=False)
     history_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
 
 

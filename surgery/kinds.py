@@ -71,7 +71,8 @@ _OPTIONS: dict[str, tuple[tuple[str, float], ...]] = {
     "softplus": (("beta", 1.0), ("threshold", 20.0)),
 }
 
-TAG = "surgery_activation"  # instance attribute of a module this library built: the catalogue name it stands for
+# Attribute of a module, or of its class, that this library built: the catalogue name it stands for.
+TAG = "surgery_activation"
 
 
 def operation_of(function: Callable[..., Any]) -> str:
@@ -122,7 +123,7 @@ def works_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 def activation_of_module(module: nn.Module) -> str | None:
     """The activation a module computes, None if it is none: torch's, timm's, ours, or a well-known foreign one."""
-    tagged = module.__dict__.get(TAG)
+    tagged = module.__dict__.get(TAG, getattr(type(module), TAG, None))
     if tagged is not None:
         return str(tagged) or None
     for kind in type(module).__mro__:

@@ -149,7 +149,15 @@ _FORMS: dict[str, Callable[..., tuple[list[Unit], str]]] = {
     "post-add": _post_add, "pre-activation": _preactivation, "linear": _linear, "open": _open,
     "concat": _concat, "plain": _plain,
 }  # fmt: skip
+
+
+def pick_scores(sites: Sites, **_: Any) -> tuple[list[Site], dict[Site, str]]:
+    """`rectify_scores`: the place behind the classifier."""
+    return [] if sites.scores is None else [sites.scores], {}
+
+
 _PICKERS: dict[str, Callable[..., tuple[list[Site], dict[Site, str]]]] = {
     "erase_relu": pick_erased,
     "swap": pick_facts,
+    "rectify_scores": pick_scores,
 }

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from surgery.activations import row_of
 from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
 from surgery.pick import pick
-from surgery.rules import Options, Rule
-from surgery.sites import Site, Sites
+from surgery.rules import Fading, Options, Rule
+from surgery.sites import NO_CALL, Site, Sites
 
 
 class HasRules(Protocol):
@@ -30,15 +31,23 @@ class Edit:
     site: Site
     make: str
     params: Options = ()
-    fade: bool = False
+    fade: Fading = False
     because: int = 1
+    start: str = "same"
 
     @property
-    def same(self) -> tuple[str, Options, bool]:
+    def same(self) -> tuple[str, Options, Fading, str]:
         """What is put there; edits that agree on it may share one module."""
-        return (self.make, self.params, self.fade)
+        return (self.make, self.params, self.fade, self.start)
+
+    @property
+    def erases(self) -> bool:
+        """True if no activation stands there afterwards."""
+        return row_of(self.make).role == "linear" and not self.fade
 
     def __str__(self) -> str:
+        if self.site.activation == NO_CALL:
+            return f"{self.site.owner}: {self.make} behind it"
         made = "erased" if self.make == "identity" else self.make
         return f"{self.site}: {self.site.activation} -> {made}{' (fading)' if self.fade else ''}"
 
@@ -84,10 +93,10 @@ def make_plan(sites: Sites, rules: Rules) -> Plan:
                     asked=f"rule {taken[site].because}: {listed[taken[site].because - 1]}; rule {number}: {rule}",
                     try_="remaining=True on the later rule, to take only what is left",
                 )
-            taken[site] = Edit(site, rule.make, rule.params, rule.fade, number)
+            taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
         why = {site: reason for site, reason in (reasons | why).items()}
     kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
-    return Plan(sites, listed, tuple(taken[site] for site in sites if site in taken), kept)
+    return Plan(sites, listed, tuple(taken[site] for site in sites.places if site in taken), kept)
 
 
 def as_rules(rules: Rules) -> tuple[Rule, ...]:

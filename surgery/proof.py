@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from surgery.decide import Decision, OwnCall
-from surgery.edits import carry_out, same_activation
+from surgery.edits import carry_out
 from surgery.errors import NotProved
 from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
 from surgery.plan import Edit
+from surgery.replacement import same_activation
 from surgery.rewrite import Splice, base_of, splices_of
 from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, random_state_kept, twin

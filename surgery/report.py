@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from surgery.errors import NotProved
 from surgery.plan import Edit, Plan
-from surgery.sites import Sites, table
+from surgery.sites import NO_CALL, Site, Sites, table
+
+ROUNDING = 1e-5  # a difference that comes from rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +18,8 @@ class Report:
     """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
 
     `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
-    replaced. One under the same name as before is in both.
+    replaced. One under the same name as before is in both. `far` says, per site, how far the new function is from the
+    replaced one to begin with: their largest difference on what was seen to enter it.
     """
 
     plan: Plan
@@ -23,6 +27,7 @@ class Report:
     after: Sites
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    far: Mapping[Site, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         edits = self.plan.edits
@@ -30,26 +35,44 @@ class Report:
         counts = Counter(site.activation for site in self.before)
         lines = []
         for (old, new, fade), count in kinds.items():
-            done = "erased" if new == "identity" else f"replaced by {new}"
+            if old == NO_CALL:
+                lines.append(f"{new} put behind the classifier")
+                continue
+            stand_in = {"identity": "erased", "affine": "erased, with an affine stand-in"}
+            done = stand_in.get(new, f"replaced by {new}")
             fading = f"being {done} as progress goes to 1" if fade else done
             lines.append(f"{count} of {counts[old]} {old} calls {fading}")
         rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
         if rows:
-            lines[-1] += f"; {len(self.before) - len(edits)} calls kept"
+            lines[-1] += f"; {len(self.plan.kept)} calls kept"
             lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
         else:
             lines.append(f"nothing was asked for here; {len(self.before)} calls kept")
         reasons = Counter(reason for _, reason in self.plan.kept)
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
+        lines += [f"  {line}" for line in self._beginnings()]
         named = (("new parameters", self.added), ("parameters gone", self.removed))
         changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
         lines += changed or ["  parameters unchanged"]
         return "\n".join(lines)
 
+    def _beginnings(self) -> list[str]:
+        """How the new functions begin, a line for each pair of old and new."""
+        pairs: dict[tuple[str, str], list[tuple[float, Site]]] = {}
+        for edit in self.plan.edits:
+            if edit.site in self.far:
+                pairs.setdefault((edit.site.activation, edit.make), []).append((self.far[edit.site], edit.site))
+        lines = []
+        for (old, new), found in pairs.items():
+            most, site = max(found, key=lambda pair: pair[0])
+            exact = most <= ROUNDING
+            lines.append(f"{new} begins as {old}: " + ("exactly" if exact else f"up to {most:.2g} away ({site})"))
+        return lines
+
 
 def made(edit: Edit) -> str:
     """What stands at the site now, in one word."""
-    return "-" if edit.make == "identity" else edit.make
+    return "-" if edit.make == "identity" else f"- ({edit.make})" if edit.erases else edit.make
 
 
 def check_outcome(plan: Plan, after: Sites) -> None:
@@ -63,9 +86,10 @@ def check_outcome(plan: Plan, after: Sites) -> None:
         wanted = []
         for site in plan.sites:
             edit = edits.get(site)
-            if mode in site.modes and not (edit and edit.make == "identity" and not edit.fade):
+            if mode in site.modes and not (edit and edit.erases):
                 made = ("fade" if edit.fade else edit.make) if edit else site.activation
                 wanted.append((site.owner, made))
+        wanted += [(edit.site.owner, edit.make) for edit in plan.edits if edit.site.activation == NO_CALL]
         found = [(site.owner, site.activation) for site in after if mode in site.modes]
         if wanted != found:
             first = next((k for k, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), len(found))

@@ -29,6 +29,7 @@ class Splice:
     """One call that shall become `self.<child>(x)`, named as in the source of the base class (see `source.Call`).
 
     `iteration` k >= 1 is the k-th run of that call expression within one run of the method; 0 is every other run.
+    With `behind` the call stays, and the child is given its result.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Splice:
     ordinal: int
     iteration: int
     child: str
+    behind: bool = False
 
 
 _made: weakref.WeakValueDictionary[tuple[type, tuple[Splice, ...]], type[nn.Module]] = weakref.WeakValueDictionary()
@@ -152,7 +154,8 @@ def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], file
     children: dict[tuple[str, int], dict[int, str]] = {}
     for one in splices:
         children.setdefault((one.callee, one.ordinal), {})[one.iteration] = one.child
-    return _with_inner_code(function, splice(method, children, filename))
+    behind = {(one.callee, one.ordinal) for one in splices if one.behind}
+    return _with_inner_code(function, splice(method, children, filename, behind))
 
 
 def _innermost(function: FunctionType) -> FunctionType:

@@ -8,13 +8,18 @@ from typing import Any
 
 from surgery import activations
 from surgery.activations.catalogue import row_of
+from surgery.activations.classifier import READINGS
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.sites import Pattern, Site
 
 Options = tuple[tuple[str, Any], ...]
 
+Fading = bool | tuple[float, float]
+
 LOCATIONS = ("first", "middle", "last")
 ORDERS = ("spread", "front", "back")
+STAND_INS = ("identity", "affine")
+STARTS = ("same", "own")
 _FACTS = ("site", *(one.name for one in fields(Site)))
 
 
@@ -23,27 +28,33 @@ class Rule:
     """One instruction: `use` names the way of picking, `pick` holds its options, `make` what takes the place.
 
     `expect` is the number of sites it must pick (None: at least one), `optional` lets it pick none, `remaining` lets
-    it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`.
+    it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`; a pair says
+    over which part of the progress. `start` is "same" where the new function begins as the one it replaces.
     """
 
     use: str
     pick: Options
     make: str
     params: Options = ()
-    fade: bool = False
+    fade: Fading = False
     expect: int | None = None
     optional: bool = False
     remaining: bool = False
+    start: str = "same"
 
     def __post_init__(self) -> None:
+        _check_fade(self.fade)
+        _one_of("start", self.start, STARTS)
         if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
             raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
-        for name in ("fade", "optional", "remaining"):
+        for name in ("optional", "remaining"):
             _switch(name, getattr(self, name))
 
     def __str__(self) -> str:
         options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params)]
-        options += [f"{key}=True" for key in ("fade", "optional", "remaining") if getattr(self, key)]
+        options += ["stand_in='affine'"] if self.use == "erase_relu" and self.make == "affine" else []
+        options += ["start='own'"] if self.start == "own" else []
+        options += [f"{key}={getattr(self, key)!r}" for key in ("fade", "optional", "remaining") if getattr(self, key)]
         options += [f"expect={self.expect}"] if self.expect is not None else []
         return f"{self.use}({', '.join(([repr(self.make)] if self.use == 'swap' else []) + options)})"
 
@@ -69,7 +80,8 @@ def erase_relu(
     preactivation: str = "last",
     vgg_odd: str = "keep",
     activation: Pattern = ("relu", "relu6"),
-    fade: bool = False,
+    stand_in: str = "identity",
+    fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
     remaining: bool = False,
@@ -91,7 +103,11 @@ def erase_relu(
         "first" one counts as the last; the paper's text is not explicit, see Source.
     vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
     activation: what counts as a ReLU, as a pattern.
-    fade: turn the ReLUs into the identity gradually, driven by `set_progress`.
+    stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the ReLU
+        on what the norm in front lets through. It keeps most of a trained network's accuracy without training; see
+        `fit_affine` and `recalibrate`.
+    fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says over
+        which part of the progress.
 
     Raises:
         BadValue: an argument outside its range.
@@ -109,20 +125,22 @@ def erase_relu(
     _one_of("order", order, ORDERS)
     _one_of("preactivation", preactivation, ("first", "last"))
     _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
+    _one_of("stand_in", stand_in, STAND_INS)
     _switch("stem", stem)
     _switch("keep_final", keep_final)
     pick = {
         "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
         "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _pattern(activation),
     }  # fmt: skip
-    return Rule("erase_relu", tuple(pick.items()), "identity", (), fade, expect, optional, remaining)
+    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _fading(fade), expect, optional, remaining)
 
 
 def swap(
     to: str,
     *,
     params: Mapping[str, Any] | None = None,
-    fade: bool = False,
+    start: str = "same",
+    fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
     remaining: bool = False,
@@ -134,6 +152,10 @@ def swap(
     `activation="relu"`, `site="layer1.0.relu 3/3"`, `role="gate"`, as in `Sites.where`. Any other keyword, or one in
     `params`, goes to the builder of `to`: `swap("leaky_relu", negative_slope=0.1)`. Gates and heads are left alone
     unless `role` or `site` asks for them.
+
+    With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
+    it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the
+    report says how far it is from what it replaces. `fade` puts it in gradually, see `set_progress`.
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
@@ -152,23 +174,56 @@ def swap(
     if "role" not in pick and "site" not in pick:
         pick["role"] = "nonlinearity"
     settings = tuple(sorted(given.items()))
-    return Rule("swap", tuple(pick.items()), to, settings, fade, expect, optional, remaining)
+    return Rule("swap", tuple(pick.items()), to, settings, _fading(fade), expect, optional, remaining, start)
 
 
-def erase(**options: Any) -> Rule:
-    """Erase activations where the facts of the site say so: `swap` to the identity.
+def rectify_scores(
+    reading: str = "scores", *, expect: int | None = None, optional: bool = False, remaining: bool = False
+) -> Rule:
+    """Classify with a ReLU: put one behind the classifier, whose result the model returns; arg max still predicts.
+
+    The paper admits two readings: "scores" hands max(0, scores) on, to softmax cross-entropy; "shares" the logarithm of
+    the shares of the rectified scores, so that cross-entropy is the negative log of the right one's share.
+
+    Raises:
+        BadValue: there is no such reading.
+
+    Source: Agarap 2018, "Deep learning using rectified linear units", arXiv 1803.08375, section 2.
+    """
+    _one_of("reading", reading, READINGS)
+    settings: Options = (("reading", reading),)
+    return Rule("rectify_scores", (), "rectified_scores", settings, False, expect, optional, remaining)
+
+
+def erase(*, stand_in: str = "identity", **options: Any) -> Rule:
+    """Erase activations where the facts of the site say so: `swap` to the identity, or to another `stand_in`.
 
     >>> print(erase(block="layer4.*", position=1))
     swap('identity', block='layer4.*', position=1, role='nonlinearity')
     """
     if "to" in options:
         raise UnknownName("erase puts nothing in: it has no option 'to'.", try_="swap")
-    return swap("identity", **options)
+    _one_of("stand_in", stand_in, STAND_INS)
+    return swap(stand_in, **options)
 
 
 def _pattern(value: Any) -> Any:
     """A list of patterns as a tuple of them: rules can be hashed."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _fading(value: Any) -> Any:
+    """A list, as files hold it, as a pair: rules can be hashed."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fade(fade: object) -> None:
+    match fade:
+        case bool():
+            return
+        case (int() | float() as begin, int() | float() as end) if 0 <= begin < end <= 1:
+            return
+    raise BadValue("`fade` is True, False, or a part of the progress.", asked=f"fade={fade!r}", try_="(0.1, 0.8)")
 
 
 def _switch(name: str, value: object) -> None:

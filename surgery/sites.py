@@ -13,6 +13,8 @@ from surgery.errors import BadValue, UnknownName, nearest
 
 Pattern = str | int | bool | tuple[str | None, ...] | list[str] | None
 
+NO_CALL = "none"  # what stands for the activation where none is called
+
 _PATTERNS = ("site", "owner", "module", "block")
 
 
@@ -43,7 +45,8 @@ class Site:
     `fed_by` and `feeds` are the kinds of the nearest producers and consumers ("conv", "norm", "add", "activation",
     "input", "output", ...). They look through shape operations, dropout, and products or sums with constants or
     weights. `weights` are the parameters of the convolutions and linear layers that feed the call, also through
-    norms, joins, pools and scalings.
+    norms, joins, pools and scalings; `norm` is the path of the norm whose result enters the call as it is, None if
+    something else does.
 
     `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the tensor that enters the call, as seen on the
     example: the batch included, axes counted from 0. `modes` are those the call was seen in, "eval" and "train".
@@ -84,6 +87,7 @@ class Site:
     options: tuple[tuple[str, float], ...] = ()
     overwrites: bool = False
     locked: str | None = None
+    norm: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int, int | None, int]:
@@ -132,7 +136,8 @@ def _expression(pattern: str) -> re.Pattern[str]:
 class Sites(Sequence[Site]):
     """Every activation call of one forward, in order of execution; prints as a table.
 
-    `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on.
+    `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on. `scores` is the
+    place behind the classifier whose result the model returns, where no call is yet; None if there is no such place.
     """
 
     items: tuple[Site, ...]
@@ -140,6 +145,12 @@ class Sites(Sequence[Site]):
     model_kind: str = ""
     unseen: tuple[tuple[str, str], ...] = ()
     everything: tuple[Site, ...] = field(default=(), repr=False)
+    scores: Site | None = None
+
+    @property
+    def places(self) -> tuple[Site, ...]:
+        """Where a rule can put something: at every call, and behind the classifier."""
+        return self.items if self.scores is None else (*self.items, self.scores)
 
     def __len__(self) -> int:
         return len(self.items)

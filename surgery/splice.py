@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from types import CodeType
 
@@ -10,17 +10,23 @@ from surgery.errors import CannotEdit
 from surgery.source import Call, End, Method, Place, compiled, publish
 
 
-def splice(method: Method, children: Mapping[tuple[str, int], Mapping[int, str]], filename: str) -> CodeType:
+def splice(
+    method: Method,
+    children: Mapping[tuple[str, int], Mapping[int, str]],
+    filename: str,
+    behind: Container[tuple[str, int]] = (),
+) -> CodeType:
     """The code of `method` with other callees: `children` says, by callee, ordinal and pass, which child to call.
 
     Pass 0 is every pass that is not named. Of the call only what it transforms is kept: `F.relu(x, inplace=True)`
-    and `x.relu()` become `self.child(x)`. The whole file is compiled, so private names, free variables, future
+    and `x.relu()` become `self.child(x)`; a call that is to keep its work and have the child `behind` it becomes
+    `self.child(F.linear(x, w))`. The whole file is compiled, so private names, free variables, future
     statements and the first line come out right; none of it is run. The new text can be read under `filename`.
 
     Raises:
         CannotEdit: a call is not there, is locked, or is lost in what another edit drops.
     """
-    loom = _Loom(method, children)
+    loom = _Loom(method, children, behind)
     text, ends = loom.woven()
     lost = sorted(set(children) - loom.used)
     if lost:
@@ -47,9 +53,15 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
 class _Loom:
     """Weaves the text of a file in which one method calls other children, and notes where each call ends."""
 
-    def __init__(self, method: Method, children: Mapping[tuple[str, int], Mapping[int, str]]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        children: Mapping[tuple[str, int], Mapping[int, str]],
+        behind: Container[tuple[str, int]],
+    ) -> None:
         self.method = method
         self.children = children
+        self.behind = behind
         self.used: set[tuple[str, int]] = set()
         self.counters: dict[tuple[str, int], str] = {}
         self.stem = "_pass"
@@ -113,15 +125,18 @@ class _Loom:
         yield said
 
     def _to_child(self, place: Place, child: str, said: Call) -> Iterator[bytes | Call]:
-        assert place.given is not None
         yield f"{self.method.me}.{child}(".encode()
-        yield from self._between(*place.given)
+        if (place.call.callee, place.call.ordinal) in self.behind:
+            yield from self._as_is(place, place.call)
+        else:
+            assert place.given is not None
+            yield from self._between(*place.given)
         yield b")"
         yield replace(said, child=child)
 
     def _check(self, place: Place, by_pass: Mapping[int, str]) -> None:
         call = place.call
-        if call.locked is not None:
+        if call.locked is not None and (call.callee, call.ordinal) not in self.behind:
             raise CannotEdit(f"{call} cannot be edited: {call.locked}.")
         if any(by_pass) and not call.looped:
             raise CannotEdit(f"{call} is in no loop: it has no pass {max(by_pass)}.", try_="iteration 0")

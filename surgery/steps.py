@@ -21,7 +21,7 @@ _replays: dict[str, Replay] = {}
 # What a file must hold; the last one is the key of a site.
 _STEP = {"kind": str, "fingerprint": str | None, "data": dict}
 _DATA = {"example": dict, "rules": list, "asked": list, "edits": list}
-_EDIT = {"site": list, "turn": int, "was": str, "make": str, "params": dict, "fade": bool}
+_EDIT = {"site": list, "turn": int, "was": str, "make": str, "params": dict, "fade": bool | list, "start": str}
 _KEY = (str, str, str, int, int | None, int)
 
 
@@ -85,7 +85,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
     edits = [
         {
             "site": list(edit.site.key), "turn": edit.site.turn, "was": edit.site.activation,
-            "make": edit.make, "params": dict(edit.params), "fade": edit.fade,
+            "make": edit.make, "params": dict(edit.params), "fade": edit.fade, "start": edit.start,
         }
         for edit in plan.edits
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
     Raises:
         WrongModel: the model has no such call, or another activation there.
     """
-    by_key = {site.key: site for site in sites}
+    by_key = {site.key: site for site in sites.places}
     edits = []
     for one in data["edits"]:
         key = tuple(one["site"])
@@ -114,6 +114,7 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
                 there=f"{site.activation} there" if site else "no such call",
                 try_=nearest(str(key[0]), {one.owner for one in sites}) or "the model the edits were made on",
             )
-        edits.append(Edit(site, one["make"], tuple(sorted(one["params"].items())), one["fade"]))
+        fade = tuple(one["fade"]) if isinstance(one["fade"], list) else one["fade"]
+        edits.append(Edit(site, one["make"], tuple(sorted(one["params"].items())), fade, 1, one["start"]))
     kept = tuple((site, "not in the saved edits") for site in sites if site not in {edit.site for edit in edits})
     return Plan(sites, (), tuple(edits), kept)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import carry_out, catch_up, check_ours, keep_history, new_activation, take_back
+from surgery.edits import carry_out, catch_up, check_ours, keep_history, take_back
 from surgery.errors import CannotEdit, NotEdited
 from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, dtype_of, find_sites, home_of
 from surgery.history import History, Step, history_of
+from surgery.observe import seen_at
 from surgery.plan import Plan, Rules, as_rules, make_plan
 from surgery.proof import prove_effect, prove_rewrites
+from surgery.replacement import new_activation
 from surgery.report import Report, check_outcome
 from surgery.rules import Rule
+from surgery.sites import Site
 from surgery.steps import asked_of, fingerprint, plan_to_data
 from surgery.twin import copied
 
@@ -66,11 +70,12 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
 
 
 @_plain_torch()
-def apply_plan(model: nn.Module, plan: Plan) -> Report:
+def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
 
     Rewritten calls are proved on twins first; then the edits are written; then the model is looked at again. If
-    anything fails on the way, the model is as it was before.
+    anything fails on the way, the model is as it was before. `look` lets new functions begin as what they replace; it
+    is of no use where weights are loaded afterwards.
 
     Raises:
         CannotEdit: a site cannot be edited without touching something else.
@@ -85,7 +90,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
     before = fingerprint(model, plan.sites)
     prove_rewrites(model, decisions, sample)
     weights = dict(model.named_parameters())
-    changes = carry_out(model, decisions, new_activation)
+    seen = (
+        seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
+        if look
+        else {}
+    )
+    far: dict[Site, float] = {}
+    changes = carry_out(model, decisions, partial(new_activation, seen=seen, far=far))
     try:
         after = find_sites(model, sample)
         check_outcome(plan, after)
@@ -98,7 +109,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> Report:
     now = dict(model.named_parameters())
     added = tuple(name for name in now if now[name] is not weights.get(name))
     removed = tuple(name for name in weights if weights[name] is not now.get(name))
-    return Report(plan, plan.sites, after, added, removed)
+    return Report(plan, plan.sites, after, added, removed, far)
 
 
 def undo(model: nn.Module, steps: int | None = None) -> nn.Module:

@@ -26,15 +26,17 @@ from surgery.kinds import (
 from surgery.locate import Locator
 from surgery.trace import Heard, Op, Trace
 
+Look = Callable[[Heard, Tensor], None]
+
 
 @contextmanager
-def listening(model: nn.Module) -> Iterator[Trace]:
+def listening(model: nn.Module, look: Look | None = None) -> Iterator[Trace]:
     """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
 
     In-place activations hand on an alias of their result, so that a later reader of the overwritten input is told
     from a reader of the result. Use it on a twin: it marks tensors and needs the model to itself.
     """
-    listener = _Listener(model)
+    listener = _Listener(model, look)
     handles = []
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -54,9 +56,9 @@ def listening(model: nn.Module) -> Iterator[Trace]:
         listener.locator.forget()  # frames keep everything their locals hold alive
 
 
-def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    """Run a twin once on these arguments and return its trace."""
-    with torch.no_grad(), listening(model) as trace:
+def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], look: Look | None = None) -> Trace:
+    """Run a twin once on these arguments and return its trace; `look` is shown what entered each call."""
+    with torch.no_grad(), listening(model, look) as trace:
         for value in tensors_in((args, kwargs)):
             value._surgery_op = None  # type: ignore[attr-defined]
         trace.result = result = model(*args, **kwargs)
@@ -79,8 +81,10 @@ class QuickNorms(TorchFunctionMode):
 class _Listener(TorchFunctionMode):
     """The torch-function mode and the module hooks of `listening`, writing one trace."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, look: Look | None) -> None:
         super().__init__()
+        self.look = look
+        self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
         self.trace = Trace()
         self.trace.ops.append(Op(0, "input", "input"))
         self.locator = Locator(model)
@@ -99,6 +103,8 @@ class _Listener(TorchFunctionMode):
         kind = operation_of(func)
         sources = [value for value in tensors_in((args, kwargs))]
         shapes = [tuple(value.shape) for value in sources[:1]]
+        if kind == "activation":
+            self._keep(sources)
         result = norm_on_meta(func, args, kwargs)
         if result is None:
             result = func(*args, **kwargs)
@@ -112,6 +118,7 @@ class _Listener(TorchFunctionMode):
             heard = self._heard(op, activation, inplace, sources[0], options_of_function(activation, args, kwargs))
             self.locator.locate(heard, sys._getframe(1), None, func)
             self.locator.tell_apart(heard)
+            self._show(heard)
             return self._handed_on(heard, result, sources[0])
         for value in made:
             value._surgery_op = op.index  # type: ignore[attr-defined]
@@ -168,6 +175,8 @@ class _Listener(TorchFunctionMode):
 
     def enter(self, module: nn.Module, args: Any) -> None:
         self.arrive(module, args)
+        if not self.inside:
+            self._keep(list(tensors_in(args)))
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
@@ -184,7 +193,18 @@ class _Listener(TorchFunctionMode):
             heard = self._heard(op, activation, inplace, sources[0], options_of_module(activation, module))
             self.locator.locate(heard, sys._getframe(1), module, None)
             self.locator.tell_apart(heard)
+            self._show(heard)
             return self._handed_on(heard, result, sources[0])
+
+    def _keep(self, sources: list[Tensor]) -> None:
+        if self.look is not None and sources:
+            with torch._C.DisableTorchFunction():
+                self.entered = sources[0].detach().clone()
+
+    def _show(self, heard: Heard) -> None:
+        if self.look is not None and self.entered is not None:
+            with torch._C.DisableTorchFunction():
+                self.look(heard, self.entered)
 
     def _heard(
         self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]

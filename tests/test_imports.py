@@ -20,7 +20,7 @@ SOURCES = {
 
 # The arrows: recipes -> pruning -> surgery -> torch.
 MAY_IMPORT = {
-    "surgery": {"surgery", "torch", "numpy", "safetensors"},
+    "surgery": {"surgery", "torch", "numpy", "safetensors"} | {"numba", "triton"},  # kernels; one an extra, one torch's
     "pruning": {"pruning", "surgery", "torch", "numpy", "torch_pruning"},
     "recipes": {*PACKAGES, "torch", "numpy", "safetensors", "timm", "torchvision", "torch_pruning"}
     | {"PIL"}  # decodes the pictures: torchvision requires it, and its own decoder is being removed
@@ -37,6 +37,7 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.rewrite": {"_with_inner_code", "_copied", "_restored"},
     "surgery.activations.catalogue": {"build"},
     "surgery.proof": {"solid_twin"},
+    "surgery.replacement": {"_kept"},
     "surgery.example": {"mapped"},
 }
 WRITING_METHODS = {"add_module", "register_module", "set_submodule", "register_parameter", "register_buffer"}
@@ -58,11 +59,11 @@ def test_imports_follow_the_arrows(module: str) -> None:
 def test_every_library_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["demo"] + extras["plot"]
+    lines = project["dependencies"] + extras["demo"] + extras["plot"] + extras["fast"]
     declared = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines}
     package_of = {"sklearn": "scikit_learn", "PIL": "pillow"}
     imported = {package_of.get(name, name) for names in MAY_IMPORT.values() for name in names}
-    assert imported - {*PACKAGES} == declared
+    assert imported - {*PACKAGES} - {"triton"} == declared  # torch brings triton wherever it can be used
 
 
 def test_no_import_cycles() -> None:

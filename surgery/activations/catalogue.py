@@ -1,60 +1,22 @@
-"""The rows of the catalogue, and what can be asked of it."""
+"""The catalogue: one row per function, and what can be asked of it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
-from surgery.activations.parts import QuickGELU, SquaredReLU
+from surgery.activations.rows import ROWS, Activation
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.kinds import TAG, activation_of_module
+from surgery.sites import table
 
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """One row: how to build the function, under which other names people know it, and where it comes from.
-
-    `build` takes the function's parameters as keywords, and `channels` if it has parameters per channel.
-    """
-
-    name: str
-    build: Callable[..., nn.Module]
-    aliases: tuple[str, ...] = ()
-    source: str = ""
-
-
-def _prelu(channels: int | None = None, init: float = 0.25) -> nn.Module:
-    return nn.PReLU(1, init=init)
-
-
-_ROWS = (
-    Activation("identity", lambda: nn.Identity(), ("linear", "none")),
-    Activation("relu", lambda: nn.ReLU()),
-    Activation("relu6", lambda: nn.ReLU6()),
-    Activation("leaky_relu", lambda negative_slope=0.01: nn.LeakyReLU(negative_slope), ("lrelu",)),
-    Activation("prelu", _prelu, (), "He et al. 2015, section 2.1; one slope for all channels"),
-    Activation("elu", lambda alpha=1.0: nn.ELU(alpha), (), "Clevert et al. 2015"),
-    Activation("selu", lambda: nn.SELU(), (), "Klambauer et al. 2017"),
-    Activation("celu", lambda alpha=1.0: nn.CELU(alpha), (), "Barron 2017"),
-    Activation("gelu", lambda: nn.GELU(), (), "Hendrycks and Gimpel 2016"),
-    Activation("gelu_tanh", lambda: nn.GELU(approximate="tanh"), (), "Hendrycks and Gimpel 2016, section 2"),
-    Activation("quick_gelu", lambda: QuickGELU(), (), "Hendrycks and Gimpel 2016, section 2"),
-    Activation("silu", lambda: nn.SiLU(), ("swish",), "Elfwing et al. 2017; Ramachandran et al. 2017"),
-    Activation("mish", lambda: nn.Mish(), (), "Misra 2019"),
-    Activation("hardswish", lambda: nn.Hardswish(), ("hard_swish",), "Howard et al. 2019, section 5.2"),
-    Activation("hardtanh", lambda min_val=-1.0, max_val=1.0: nn.Hardtanh(min_val, max_val)),
-    Activation("softplus", lambda beta=1.0, threshold=20.0: nn.Softplus(beta, threshold)),
-    Activation("squared_relu", lambda: SquaredReLU(), ("relu2",), "So et al. 2021, section 4"),
-    Activation("sigmoid", lambda: nn.Sigmoid()),
-    Activation("hardsigmoid", lambda: nn.Hardsigmoid(), ("hard_sigmoid",)),
-    Activation("tanh", lambda: nn.Tanh()),
-)
-_BY_NAME = {name: row for row in _ROWS for name in (row.name, *row.aliases)}
+# What a builder may ask for beside the parameters of its function.
+_SURROUNDINGS = ("channels", "axis", "like")
+_BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -62,8 +24,13 @@ def names(pattern: str = "*") -> list[str]:
     return sorted({row.name for row in _BY_NAME.values() if fnmatchcase(row.name, pattern)})
 
 
-def build(name: str, channels: int | None = None, **params: Any) -> nn.Module:
-    """Build one activation by name, for tensors with this many channels.
+def build(
+    name: str, channels: int | None = None, *, axis: int = 1, like: nn.Module | None = None, **params: Any
+) -> nn.Module:
+    """Build one activation by name, for tensors with this many channels on this axis.
+
+    Without `channels`, learned parameters are shared by all. `like` is the function it is to replace, for those that
+    compute it until they learn (PWLU).
 
     Raises:
         UnknownName: no activation, or no parameter of it, has this name.
@@ -77,33 +44,69 @@ def build(name: str, channels: int | None = None, **params: Any) -> nn.Module:
                 f"{row.name!r} has no parameter {key!r}.", there=", ".join(known) or "no parameters",
                 try_=nearest(key, known),
             )  # fmt: skip
-    wants_channels = "channels" in inspect.signature(row.build).parameters
+    taken = inspect.signature(row.build).parameters
+    around = {"channels": channels, "axis": axis, "like": like}
     try:
-        module = row.build(channels=channels, **params) if wants_channels else row.build(**params)
+        module = row.build(**{key: value for key, value in around.items() if key in taken}, **params)
     except (TypeError, ValueError) as error:
         raise BadValue(
             f"{row.name!r} cannot be built.", asked=", ".join(f"{key}={value!r}" for key, value in params.items()),
             there=str(error).partition("\n")[0],
         ) from error  # fmt: skip
-    if activation_of_module(module) != row.name and row.name != "identity":
+    if row.role != "linear" and activation_of_module(module) != row.name:
         module.__dict__[TAG] = row.name  # so that looking again finds it under this name
     return module
 
 
 def parameters(name: str) -> tuple[str, ...]:
     """The names of the parameters `build` takes for this activation."""
-    return tuple(key for key in inspect.signature(row_of(name).build).parameters if key != "channels")
+    return tuple(key for key in inspect.signature(row_of(name).build).parameters if key not in _SURROUNDINGS)
+
+
+def describe(name: str | None = None) -> str:
+    """Tell about one activation: what it computes, its parameters, how it begins, what runs it, where it comes from.
+
+    Without a name: a table of all.
+
+    >>> print(surgery.activations.describe("pwlu"))
+    """
+    if name is not None:
+        return _told(row_of(name))
+    rows = sorted({row.name: row for row in _BY_NAME.values()}.values(), key=lambda row: (not row.learns, row.name))
+    cells = [(row.name, row.formula, ", ".join(row.learns) or "-", ", ".join(row.begins) or "-") for row in rows]
+    return "\n".join(table(("name", "computes", "learns", "begins exactly as"), cells))
+
+
+def _told(row: Activation) -> str:
+    taken = inspect.signature(row.build).parameters
+    given = [
+        f"{key}={one.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")
+        for key, one in taken.items() if key not in _SURROUNDINGS
+    ]  # fmt: skip
+    facts = {
+        "computes": row.formula,
+        "parameters": ", ".join(given) or "none",
+        "learns": ", ".join(row.learns) or "nothing",
+        "role": row.role,
+        "begins as": row.beginning,
+        "runs": "; ".join(f"{device}: {how}" for device, how in row.running().items()),
+        "also called": ", ".join(row.aliases),
+        "source": row.source,
+    }
+    return "\n".join([row.name, *(f"  {label:<12}{text}" for label, text in facts.items() if text)])
 
 
 def register(name: str, build: Callable[..., nn.Module], *, source: str = "") -> None:
     """Add your own activation: `build` returns a module, from keyword parameters and, if it asks for it, `channels`.
+
+    A builder that asks for `axis`, too, is told where the channels stand.
 
     Raises:
         BadValue: the name is taken.
     """
     if name in _BY_NAME:
         raise BadValue(f"An activation named {name!r} exists already.", try_="another name")
-    _BY_NAME[name] = Activation(name, build, (), source)
+    _BY_NAME[name] = Activation(name, build, source=source)
 
 
 def row_of(name: str) -> Activation:

@@ -7,17 +7,18 @@ from surgery.kinds import TAG
 
 
 class Fade(nn.Module):
-    """The weighted mean of two activations: all `start` at progress 0, all `end` at progress 1.
+    """The weighted mean of two activations: all `start` first, all `end` at last, in a straight line between.
 
-    The progress is set by `surgery.set_progress`, and is no part of the state dict. Weights of a PReLU that fades
-    stand under `start`, those of a learnable function it fades to under `end`. With the identity as `end`, fading
-    erases gradually.
+    It fades while the progress goes through `over`. The progress is set by `surgery.set_progress`, and is no part of
+    the state dict. Weights of a PReLU that fades stand under `start`, those of a learnable function it fades to under
+    `end`. With the identity as `end`, fading erases gradually.
     """
 
     progress: Tensor
 
-    def __init__(self, start: nn.Module, end: nn.Module) -> None:
+    def __init__(self, start: nn.Module, end: nn.Module, over: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
+        self.over = over
         self.start = start
         self.end = end
         # A tensor, not a number: a compiled model need not be compiled again at every step.
@@ -26,7 +27,8 @@ class Fade(nn.Module):
 
     def set_progress(self, progress: float, step: int = 0) -> None:
         """Move to this progress in [0, 1]; `step` is for functions that alternate, a fade needs none."""
-        self.progress.fill_(progress)
+        begin, finish = self.over
+        self.progress.fill_(min(max((progress - begin) / (finish - begin), 0.0), 1.0))
 
     def settled(self) -> nn.Module:
         """The module that stays when the fade is over."""

@@ -85,9 +85,9 @@ def test_names_are_sorted_and_filtered() -> None:
 
 
 def test_other_names_people_use() -> None:
-    assert type(activations.build("swish")) is nn.SiLU
+    assert type(activations.build("swish1")) is nn.SiLU
     assert type(activations.build("linear")) is nn.Identity
-    assert "swish" not in activations.names()
+    assert "swish1" not in activations.names()
 
 
 def test_parameters_reach_the_module() -> None:
@@ -95,7 +95,8 @@ def test_parameters_reach_the_module() -> None:
     assert activations.parameters("relu") == ()
     assert "channels" not in activations.parameters("prelu")
     assert activations.build("leaky_relu", negative_slope=0.3).negative_slope == 0.3
-    assert activations.build("prelu", 8, init=0.5).weight.item() == 0.5
+    assert activations.build("prelu", 8, init=0.5).weight.tolist() == [0.5] * 8
+    assert activations.build("prelu", 8, init=0.5, per="layer").weight.tolist() == [0.5]
     assert activations.build("hardtanh", min_val=-2.0, max_val=3.0).max_val == 3.0
 
 

@@ -218,7 +218,7 @@ def test_halving_a_fading_model_later() -> None:
 
 
 def test_gradients_reach_everything() -> None:
-    edited, _ = surgery.transform(models.BottleneckNet(), surgery.swap("prelu", fade=True), picture())
+    edited, _ = surgery.transform(models.BottleneckNet(), surgery.swap("prelu", fade=True, start="own"), picture())
     for progress in (0.3, 0.7):
         surgery.set_progress(edited, progress)
         edited.zero_grad()

@@ -93,7 +93,7 @@ def test_a_kind_of_step_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_steps_of_another_shape_are_named() -> None:
     edit: dict[str, Any] = {"site": ["", "forward", "self.act", 1, None, 1], "turn": 1, "was": "relu"}
-    edit |= {"make": "silu", "params": {}, "fade": False}
+    edit |= {"make": "silu", "params": {}, "fade": False, "start": "same"}
     data: dict[str, Any] = {"example": {"args": []}, "rules": [], "asked": [], "edits": [edit]}
     step: dict[str, Any] = {"kind": "surgery", "fingerprint": None, "data": data}
     check_steps([step, {"kind": "other", "fingerprint": "0", "data": {"anything": 1}}])

@@ -1,0 +1,54 @@
+"""Observe: what enters the activation calls that are to be replaced, as far as it can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from surgery.activations.seen import Seen
+from surgery.example import Example
+from surgery.find import home_of
+from surgery.sites import Site
+from surgery.trace import Heard
+from surgery.twin import in_mode, random_state_kept, twin
+from surgery.watch import hear
+
+
+def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Site, Seen]:
+    """What enters each call, per channel, on the example of the user; without one, what the norm in front lets through.
+
+    Behind a norm the numbers are about normal, with its bias as the mean and its weight as the deviation. Calls that
+    have no norm in front, in a model looked at without an example, are seen on random numbers. A model on the meta
+    device shows nothing.
+    """
+    wanted = {site.key: site for site in sites}
+    if home_of(model).type == "meta":
+        return {}
+    behind = {} if sample.given else {key: seen for key, site in wanted.items() if (seen := behind_norm(model, site))}
+    found = dict(behind)
+
+    def look(heard: Heard, entered: Tensor) -> None:
+        site = wanted.get(heard.key)
+        if site is not None and heard.key not in found:
+            found[heard.key] = Seen.of(entered, site.channel_axis)
+
+    if len(found) < len(wanted):
+        with random_state_kept():
+            torch.manual_seed(0)
+            solid = in_mode(twin(model, meta=False), "eval")
+            arguments = sample.on(home_of(model))
+            hear(solid, arguments.args, arguments.kwargs, look)
+    return {wanted[key]: seen for key, seen in found.items()}
+
+
+def behind_norm(model: nn.Module, site: Site) -> Seen | None:
+    """What the norm in front of a call lets through, None if there is none that scales."""
+    norm = model.get_submodule(site.norm) if site.norm is not None else None
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.shape != (site.channels,):
+        return None
+    mean, deviation = bias.detach().float(), weight.detach().float().abs()
+    low, high = mean - 4 * deviation, mean + 4 * deviation
+    return Seen(mean, deviation, low, high, len(site.shape), site.channel_axis)

@@ -1,0 +1,108 @@
+"""Replacement: the module an edit puts in the place of a call, and how it begins."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery import activations
+from surgery.activations.seen import Seen, start
+from surgery.plan import Edit
+from surgery.sites import Site
+from surgery.twin import HOOKS
+
+
+def new_activation(
+    model: nn.Module, edit: Edit, seen: Mapping[Site, Seen] | None = None, far: dict[Site, float] | None = None
+) -> nn.Module:
+    """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to.
+
+    What was `seen` to enter lets it begin as what it replaces; how far it is from that then is written into `far`.
+    """
+    site = edit.site
+    old = model.get_submodule(site.module) if site.module is not None else None
+    made: nn.Module
+    if edit.make == "identity":
+        made = nn.Identity() if site.inplace else activations.Copy()
+    else:
+        made = _built(model, edit, _kept(old, edit), seen or {}, far if far is not None else {})
+    if edit.fade:
+        made = activations.Fade(_kept(old, edit), made, edit.fade if isinstance(edit.fade, tuple) else (0.0, 1.0))
+    owner = model.get_submodule(site.owner)
+    dtype = _dtype_at(model, owner, site)
+    made.to(device=torch.device(site.device))
+    if dtype.is_floating_point:
+        made.to(dtype=dtype)
+    made.train(old.training if old is not None else owner.training)
+    frozen = (
+        old is not None
+        and [p.requires_grad for p in old.parameters()]
+        and not any(p.requires_grad for p in old.parameters())
+    )
+    return made.requires_grad_(False) if frozen else made
+
+
+def _built(
+    model: nn.Module, edit: Edit, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
+) -> nn.Module:
+    """A function of the catalogue in the place of `old`, which is ours to use."""
+    site, row = edit.site, activations.row_of(edit.make)
+    like = None if any(True for _ in old.parameters()) else old
+    made = activations.build(edit.make, site.channels, axis=_axis(site), like=like, **dict(edit.params))
+    own = edit.start == "own" or any(key in row.starts for key, _ in edit.params)
+    if isinstance(made, activations.Affine):
+        norm = model.get_submodule(site.norm) if site.norm is not None else None
+        made.stand_for(old)
+        if norm is not None and not own:
+            made.start_behind(norm, old)
+    elif site in seen:
+        old.to(device="cpu", dtype=torch.float32).eval()
+        with suppress(RuntimeError):  # a function that such tensors do not suit: looking again will say so
+            far[site] = start(made.eval(), old, seen[site].on("cpu"), own=own)
+    return made
+
+
+def _axis(site: Site) -> int:
+    """The channel axis as a module keeps it: counted from the end where channels stand last."""
+    return -1 if site.channel_axis == len(site.shape) - 1 else site.channel_axis
+
+
+def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:
+    """The dtype of the weights around a call; what enters it may be cast on the way."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    around = (*(named[path] for path in site.weights[:1] if path in named), *owner.parameters(), *named.values())
+    return next((one.dtype for one in around if one.is_floating_point()), getattr(torch, site.dtype))
+
+
+def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
+    """A fresh module that computes just what the call computes now."""
+    site = edit.site
+    if site.module is not None:
+        return copy.deepcopy(model.get_submodule(site.module))
+    made = _called_now(site)
+    return activations.InPlace(made) if site.inplace else made
+
+
+def _called_now(site: Site) -> nn.Module:
+    """What the function computes that a site without a module calls."""
+    options: dict[str, Any] = dict(site.options)
+    return activations.build(site.activation, site.channels, **options)
+
+
+def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
+    if old is None:
+        return _called_now(edit.site)
+    kept = copy.deepcopy(old)
+    for module in kept.modules():  # hooks go to what takes the place
+        for name in HOOKS:
+            if isinstance(module.__dict__.get(name), dict):
+                module.__dict__[name] = OrderedDict()
+    if getattr(kept, "inplace", False):
+        kept.inplace = False  # type: ignore[assignment]  # its input is needed again, to be faded to
+    return kept
