@@ -19,6 +19,7 @@ from surgery.errors import WrongModel as WrongModel
 from surgery.fading import set_progress as set_progress
 from surgery.fading import settle as settle
 from surgery.find import find_sites as find_sites
+from surgery.fold import fold_affine as fold_affine
 from surgery.groups import parameter_groups as parameter_groups
 from surgery.history import history_of as history_of
 from surgery.initialize import initialize as initialize
@@ -27,6 +28,7 @@ from surgery.keep import save as save
 from surgery.plan import Edit as Edit
 from surgery.plan import Plan as Plan
 from surgery.plan import make_plan as make_plan
+from surgery.recalibrate import recalibrate as recalibrate
 from surgery.report import Report as Report
 from surgery.rules import Recipe as Recipe
 from surgery.rules import Rule as Rule
@@ -36,6 +38,7 @@ from surgery.rules import rectify_scores as rectify_scores
 from surgery.rules import swap as swap
 from surgery.sites import Site as Site
 from surgery.sites import Sites as Sites
+from surgery.stand_in import fit_affine as fit_affine
 from surgery.steps import register_step as register_step
 from surgery.transform import apply_plan as apply_plan
 from surgery.transform import transform as transform

@@ -10,9 +10,9 @@ from torch import nn
 
 from surgery.errors import CannotLook
 from surgery.example import Example
-from surgery.facts import Facts, looked_through
+from surgery.facts import Facts
 from surgery.sites import NO_CALL, Site, Sites
-from surgery.trace import Heard, Trace
+from surgery.trace import TRANSPARENT, Heard, Op, Trace
 from surgery.twin import in_mode, random_state_kept, twin
 from surgery.watch import hear
 
@@ -174,7 +174,7 @@ def _scores(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
     makers = {
         source.index: source
         for output in trace.outputs
-        for source in ([trace.ops[output]] if trace.ops[output].kind != "shape" else trace.back(output, looked_through))
+        for source in ([trace.ops[output]] if trace.ops[output].kind != "shape" else trace.back(output, _reshapes))
     }
     maker = next(iter(makers.values()), None)
     if maker is None or len(makers) > 1 or maker.kind not in ("linear", "conv") or not maker.weights:
@@ -193,6 +193,11 @@ def _scores(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
         dtype=str(classifier.weight.dtype).removeprefix("torch."), device=str(classifier.weight.device),
         modes=tuple(traces),
     )  # fmt: skip
+
+
+def _reshapes(op: Op) -> bool:
+    """True for what hands its numbers on as they are; a scaling does not."""
+    return op.kind in TRANSPARENT
 
 
 def _called(heard: Heard) -> tuple[str, str, int]:

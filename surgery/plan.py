@@ -62,7 +62,8 @@ class Plan:
     kept: tuple[tuple[Site, str], ...]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.edits)} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
+        calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
+        lines = [f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
         lines += [f"  {edit}" for edit in self.edits]
         reasons = Counter(reason for _, reason in self.kept)
         return "\n".join(lines + [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()])
@@ -124,6 +125,11 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
             there=inventory(sites), try_=f"expect={len(picked)}, or no `expect`, to accept this model",
         )  # fmt: skip
     if not picked and rule.expect is None and not rule.optional:
+        if rule.use == "rectify_scores" and sites.scores is None:
+            raise NothingPicked(
+                f"{sites.model_kind} does not return the result of one linear layer or convolution as it is.",
+                asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
+            )  # fmt: skip
         because = Counter(reason for site, reason in reasons.items() if site.role == "nonlinearity").most_common(2)
         hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
         raise NothingPicked(

@@ -13,6 +13,7 @@ from torch import nn
 
 from surgery import activations
 from surgery.activations.seen import Seen, start
+from surgery.find import home_of
 from surgery.plan import Edit
 from surgery.sites import Site
 from surgery.twin import HOOKS
@@ -33,7 +34,8 @@ def new_activation(
     else:
         made = _built(model, edit, _kept(old, edit), seen or {}, far if far is not None else {})
     if edit.fade:
-        made = activations.Fade(_kept(old, edit), made, edit.fade if isinstance(edit.fade, tuple) else (0.0, 1.0))
+        before = _kept(old, edit) if edit.start != "affine" else _line(model, site, _kept(old, edit))
+        made = activations.Fade(before, made, edit.fade if isinstance(edit.fade, tuple) else (0.0, 1.0))
     owner = model.get_submodule(site.owner)
     dtype = _dtype_at(model, owner, site)
     made.to(device=torch.device(site.device))
@@ -53,19 +55,31 @@ def _built(
 ) -> nn.Module:
     """A function of the catalogue in the place of `old`, which is ours to use."""
     site, row = edit.site, activations.row_of(edit.make)
+    own = edit.start == "own" or any(key in row.starts for key, _ in edit.params)
+    if edit.make == "affine" and not own:
+        return _line(model, site, old, **dict(edit.params))
     like = None if any(True for _ in old.parameters()) else old
     made = activations.build(edit.make, site.channels, axis=_axis(site), like=like, **dict(edit.params))
-    own = edit.start == "own" or any(key in row.starts for key, _ in edit.params)
     if isinstance(made, activations.Affine):
-        norm = model.get_submodule(site.norm) if site.norm is not None else None
         made.stand_for(old)
-        if norm is not None and not own:
-            made.start_behind(norm, old)
     elif site in seen:
         old.to(device="cpu", dtype=torch.float32).eval()
+        # In the precision it will have: bounds and heights are chosen so that they are exact there.
+        dtype = _dtype_at(model, model.get_submodule(site.owner), site)
+        made.to(dtype=dtype if dtype.is_floating_point else None)
         with suppress(RuntimeError):  # a function that such tensors do not suit: looking again will say so
             far[site] = start(made.eval(), old, seen[site].on("cpu"), own=own)
     return made
+
+
+def _line(model: nn.Module, site: Site, old: nn.Module, **params: Any) -> activations.Affine:
+    """The affine stand-in of `old`: the best one behind a norm, elsewhere the identity until it is fitted."""
+    line = activations.build("affine", site.channels, axis=_axis(site), **params)
+    assert isinstance(line, activations.Affine)
+    line.stand_for(old)
+    if site.norm is not None and home_of(model).type != "meta":
+        line.start_behind(model.get_submodule(site.norm), old)
+    return line
 
 
 def _axis(site: Site) -> int:

@@ -51,10 +51,19 @@ class Report:
         reasons = Counter(reason for _, reason in self.plan.kept)
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
         lines += [f"  {line}" for line in self._beginnings()]
+        lines += [f"  {line}" for line in self._blind()]
         named = (("new parameters", self.added), ("parameters gone", self.removed))
         changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
         lines += changed or ["  parameters unchanged"]
         return "\n".join(lines)
+
+    def _blind(self) -> list[str]:
+        """How many affine stand-ins are no more than the identity, because no norm says what enters them."""
+        lines = [edit for edit in self.plan.edits if edit.make == "affine"]
+        blind = [edit for edit in lines if edit.site.norm is None]
+        if not blind:
+            return []
+        return [f"{len(blind)} of {len(lines)} affine stand-ins have no norm in front: the identity until fit_affine"]
 
     def _beginnings(self) -> list[str]:
         """How the new functions begin, a line for each pair of old and new."""

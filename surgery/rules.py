@@ -19,7 +19,7 @@ Fading = bool | tuple[float, float]
 LOCATIONS = ("first", "middle", "last")
 ORDERS = ("spread", "front", "back")
 STAND_INS = ("identity", "affine")
-STARTS = ("same", "own")
+STARTS = ("same", "own", "affine")
 _FACTS = ("site", *(one.name for one in fields(Site)))
 
 
@@ -29,7 +29,8 @@ class Rule:
 
     `expect` is the number of sites it must pick (None: at least one), `optional` lets it pick none, `remaining` lets
     it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`; a pair says
-    over which part of the progress. `start` is "same" where the new function begins as the one it replaces.
+    over which part of the progress. `start` is "same" where the new function begins as the one it replaces, "own" where
+    it has its own initial values, "affine" where a fade begins as the affine stand-in of what it replaces.
     """
 
     use: str
@@ -45,6 +46,8 @@ class Rule:
     def __post_init__(self) -> None:
         _check_fade(self.fade)
         _one_of("start", self.start, STARTS)
+        if self.start == "affine" and not self.fade:
+            raise BadValue("Only a fade begins as an affine map.", asked=str(self), try_="fade=True")
         if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
             raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
         for name in ("optional", "remaining"):
@@ -53,7 +56,7 @@ class Rule:
     def __str__(self) -> str:
         options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params)]
         options += ["stand_in='affine'"] if self.use == "erase_relu" and self.make == "affine" else []
-        options += ["start='own'"] if self.start == "own" else []
+        options += [f"start={self.start!r}"] if self.start != "same" else []
         options += [f"{key}={getattr(self, key)!r}" for key in ("fade", "optional", "remaining") if getattr(self, key)]
         options += [f"expect={self.expect}"] if self.expect is not None else []
         return f"{self.use}({', '.join(([repr(self.make)] if self.use == 'swap' else []) + options)})"
@@ -81,6 +84,7 @@ def erase_relu(
     vgg_odd: str = "keep",
     activation: Pattern = ("relu", "relu6"),
     stand_in: str = "identity",
+    start: str = "same",
     fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
@@ -106,6 +110,7 @@ def erase_relu(
     stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the ReLU
         on what the norm in front lets through. It keeps most of a trained network's accuracy without training; see
         `fit_affine` and `recalibrate`.
+    start: what a fade begins as: the "same" as before, or at once the "affine" map.
     fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says over
         which part of the progress.
 
@@ -132,7 +137,7 @@ def erase_relu(
         "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
         "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _pattern(activation),
     }  # fmt: skip
-    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _fading(fade), expect, optional, remaining)
+    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _fading(fade), expect, optional, remaining, start)
 
 
 def swap(

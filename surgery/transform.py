@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import carry_out, catch_up, check_ours, keep_history, take_back
+from surgery.edits import carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
 from surgery.errors import CannotEdit, NotEdited
 from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, dtype_of, find_sites, home_of
@@ -156,6 +156,7 @@ def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
 def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:
     """Write down the steps; whatever fades now stands where the rest of the model stands."""
     progress = progress_of(model)
+    rest_weights(model, False)  # which weights rest is written in the history that goes now
     keep_history(model, History(list(steps), progress) if steps else None)
     if steps and progress is not None:
         set_progress(model, *progress)

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.fx import wrap
 
 from surgery.activations.forms import Function, apply
 from surgery.errors import BadValue
@@ -28,6 +29,12 @@ def _affine_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> 
 AFFINE = Function("affine", _affine, _affine_gradients)
 
 
+@wrap  # symbolic traces keep it as one call
+def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight x + bias, channels of x on `axis`."""
+    return apply(AFFINE, x, axis, weight, bias)
+
+
 class Affine(nn.Module):
     """weight x + bias, per channel or shared by all. What it replaces is erased: a line is no activation.
 
@@ -44,7 +51,7 @@ class Affine(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the line at `input`, of any shape, in its dtype and layout."""
-        return apply(AFFINE, input, self.axis, self.weight, self.bias)
+        return affine(input, self.axis, self.weight, self.bias)
 
     def stand_for(self, function: nn.Module) -> None:
         """Keep a copy of the activation this line replaces, so that it can be fitted to it again."""

@@ -22,6 +22,9 @@ _KERNELS = {
     "cpu": ("surgery.activations.numba_kernels", "numba"),
     "cuda": ("surgery.activations.triton_kernels", "triton"),
 }
+# Their closed form sums by index, which compilers make slow: in a compiled model they stay kernels, where these are
+# operators of torch.
+_SUMMED = ("pwlu",)
 _log = logging.getLogger(__name__)
 _only: str | None = None
 
@@ -63,9 +66,11 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
     if not torch._C._is_tracing():  # there, sizes are no numbers
         _check(function, x, axis, params)
     if form == "formula":
-        return _value(function, axis, x, params)
+        return value_of(function, axis, x, params)
     if form == "closed":
         return _Closed.apply(function, axis, x, *params)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.surgery, function.name)(x, axis, *params)  # type: ignore[no-any-return]
     return _Fused.apply(function, axis, x, *params)  # type: ignore[no-any-return]
 
 
@@ -84,12 +89,15 @@ def form_of(function: Function, x: Tensor) -> str:
     """Which form computes this function of x here: "formula", "closed" or "fused".
 
     Exported graphs and `torch.func` get the formula, which is torch's operations only. A compiled model gets the
-    closed form, which the compiler fuses with its neighbours. Otherwise a kernel is taken where there is one.
+    closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is taken
+    where there is one.
     """
     if _only is not None:
         return _only
+    if torch.compiler.is_exporting():
+        return "formula"
     if torch.compiler.is_compiling():
-        return "formula" if torch.compiler.is_exporting() else "closed"
+        return "fused" if function.name in _SUMMED and _is_operator(function.name, x.device.type) else "closed"
     if torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
         return "formula"
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
@@ -127,12 +135,18 @@ def kernel_of(name: str, device: str) -> Kernel | None:
     return kernels.get(name)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_operator(name: str, device: str) -> bool:
+    """Whether the kernel for a device is an operator of torch, which a compiler sees into."""
+    return device == "cuda" and kernel_of(name, device) is not None
+
+
 class _Closed(torch.autograd.Function):
     """The value by the formula, its gradient in closed form: x is all that is kept for the backward pass."""
 
     @staticmethod
     def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
-        return _value(function, axis, x, params)
+        return laid_out_as(x, value_of(function, axis, x, params))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -142,7 +156,7 @@ class _Closed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *params = ctx.saved_tensors
-        return None, None, *_gradients(ctx.function, ctx.axis, grads[0], x, params)
+        return None, None, *gradients_of(ctx.function, ctx.axis, grads[0], x, params)
 
 
 class _Fused(torch.autograd.Function):
@@ -158,7 +172,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *params = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, *_gradients(ctx.function, ctx.axis, grads[0], x, params)
+            return None, None, *gradients_of(ctx.function, ctx.axis, grads[0], x, params)
         return None, None, *_fused(ctx.function, x).backward(grads[0], x, ctx.axis, *params)
 
 
@@ -172,16 +186,26 @@ def _fused(function: Function, x: Tensor) -> Kernel:
     return kernel
 
 
-def _value(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
+def laid_out_as(x: Tensor, value: Tensor) -> Tensor:
+    """The value in the layout that an operation on every element of x gives its result."""
+    if torch.compiler.is_compiling() or value.stride() == x.stride():
+        return value
+    made = torch.empty_like(x)
+    return value if value.stride() == made.stride() else made.copy_(value)
+
+
+def value_of(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     last = x.movedim(axis, -1) if x.dim() else x
     value = function.value(last.to(dtype), *(param.to(dtype) for param in params)).to(x.dtype)
     return value.movedim(-1, axis) if x.dim() else value.reshape(())
 
 
-def _gradients(function: Function, axis: int, grad: Tensor, x: Tensor, params: Any) -> tuple[Tensor, ...]:
+def gradients_of(function: Function, axis: int, grad: Tensor, x: Tensor, params: Any) -> tuple[Tensor, ...]:
     dtype = torch.promote_types(x.dtype, torch.float32)
     last, grad = (one.movedim(axis, -1).to(dtype) if x.dim() else one.to(dtype).reshape(1) for one in (x, grad))
     of_x, *of_params = function.gradients(grad, last, *(param.to(dtype) for param in params))
     of_x = of_x.to(x.dtype).movedim(-1, axis) if x.dim() else of_x.to(x.dtype).reshape(())
+    if not torch.is_grad_enabled():
+        of_x = laid_out_as(x, of_x)
     return of_x, *(one.sum_to_size(param.shape).to(param.dtype) for one, param in zip(of_params, params, strict=True))

@@ -160,13 +160,13 @@ ROWS = (
         starts=("positive", "negative"), kernel="frelu",
     ),
     Activation(
-        "pwlu", _pwlu, (), "straight lines between heights at equal steps from left to right, and outer slopes",
+        "pwlu", _pwlu, (), "straight lines between heights at equal steps",
         "Zhou et al. 2021, arXiv 2104.03693, section 3", learns=("heights", "left", "right", "low_slope", "high_slope"),
         ranges=_PER | {"intervals": "1 or more", "bound": "above 0", "warmup": "share of the training, 0 to below 1"},
         begins=("relu", "leaky_relu", "prelu", "frelu", "pwlu"), fits="least squares", kernel="pwlu",
     ),
     Activation(
-        "npwlu", _npwlu, ("n_pwlu",), "straight lines between heights at steps of any width, and outer slopes",
+        "npwlu", _npwlu, ("n_pwlu",), "straight lines between knots of any distance",
         "Zhou et al. 2022, ICPR, abstract", learns=("start", "height", "widths", "slopes"),
         ranges=_PER | {"intervals": "1 or more", "bound": "above 0"},
         begins=("relu", "leaky_relu", "prelu", "frelu"), fits="least squares",
@@ -183,12 +183,12 @@ ROWS = (
         starts=("left", "right", "low_slope", "high_slope", "height"), kernel="gsmelu",
     ),
     Activation(
-        "rescu", _rescu, (), "two lines given by slope and intercept, joined by a parabola where they cross",
+        "rescu", _rescu, (), "two lines, joined by a parabola where they cross",
         f"{_SHAMIR}, RESCU", ranges=_PER | {"joint": "above 0"}, begins=(), fits="",
         starts=("low_slope", "low_intercept", "high_slope", "high_intercept", "joint"), kernel="gsmelu",
     ),
     Activation(
-        "helu", lambda alpha=0.05: HeLU(alpha), (), "max(0, x); its gradient passes where x > -alpha",
+        "helu", lambda alpha=0.05: HeLU(alpha), (), "max(0, x); the gradient passes where x > -alpha",
         "Kimhi et al. 2024, arXiv 2411.10573", ranges={"alpha": "0 or more"}, begins=("relu",),
     ),
     Activation("elu", lambda alpha=1.0: nn.ELU(alpha), (), "x, or alpha (exp(x) - 1) below 0", "Clevert et al. 2015"),
@@ -224,7 +224,7 @@ ROWS = (
     Activation("tanh", lambda: nn.Tanh(), (), "tanh(x)"),
     Activation(
         "rectified_scores", lambda reading="scores", axis=-1: RectifiedScores(reading, axis=axis), (),
-        "max(0, scores); as reading='shares' the logarithm of their shares", "Agarap 2018, arXiv 1803.08375",
+        "max(0, scores), or the logarithm of their shares", "Agarap 2018, arXiv 1803.08375",
         role=HEAD, ranges={"reading": "'scores' or 'shares'"},
     ),
 )  # fmt: skip

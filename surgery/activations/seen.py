@@ -113,10 +113,20 @@ def start(module: nn.Module, function: nn.Module, seen: Seen, *, own: bool = Fal
 
     With `own` it keeps its own initial values, and the difference is only measured.
     """
-    if not own and type(function) is type(module) and isinstance(module, nn.Module):
-        for mine, theirs in zip(module.parameters(), function.parameters(), strict=True):
-            mine.copy_(fitted(theirs, mine) if mine.shape != theirs.shape else theirs)
-    elif not own and isinstance(module, Starting):
+    if not own and not _took_over(module, function) and isinstance(module, Starting):
         module.start_as(seen.through(function), seen)
     points = seen.grid()
     return float((seen.through(module)(points) - seen.through(function)(points)).abs().max())
+
+
+def _took_over(module: nn.Module, function: nn.Module) -> bool:
+    """Give a module the parameters of another of its kind, unless they are for other knots, or for more channels."""
+    if type(function) is not type(module):
+        return False
+    pairs = list(zip(module.parameters(), function.parameters(), strict=True))
+    for mine, theirs in pairs:
+        if theirs.shape[:-1] != mine.shape[:-1] or theirs.shape[-1:] not in (mine.shape[-1:], (1,)):
+            return False
+    for mine, theirs in pairs:
+        mine.copy_(theirs)
+    return True

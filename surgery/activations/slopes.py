@@ -18,8 +18,7 @@ def _prelu(x: Tensor, negative: Tensor) -> Tensor:
 
 
 def _prelu_gradients(grad: Tensor, x: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
-    left = torch.where(x > 0, 0.0, grad)
-    return torch.where(x > 0, grad, grad * negative), left * x
+    return torch.where(x > 0, grad, grad * negative), torch.where(x > 0, 0.0, grad * x)
 
 
 def _frelu(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:

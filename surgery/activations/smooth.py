@@ -36,17 +36,21 @@ def _smelu_gradients(grad: Tensor, x: Tensor, beta: Tensor) -> tuple[Tensor, ...
 
 
 def _gsmelu(x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor) -> Tensor:
-    return height + low_slope * (x + left) + (high_slope - low_slope) * _joint(x, left, right)[1]
+    over = x >= right
+    inside = torch.where(over, right, x)  # beyond the joint only one slope may meet x, which may be infinite
+    curved = height + low_slope * (inside + left) + (high_slope - low_slope) * _joint(inside, left, right)[1]
+    return curved + high_slope * torch.where(over, x - right, 0.0)
 
 
 def _gsmelu_gradients(
     grad: Tensor, x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
 ) -> tuple[Tensor, ...]:
-    share, parabola = _joint(x, left, right)
+    inside = torch.minimum(x, right)
+    share, parabola = _joint(inside, left, right)
     bend = high_slope - low_slope
     of_x = grad * (low_slope + bend * share)
     of_width = -grad * bend * share.square() / 2
-    return of_x, of_x + of_width, of_width, grad * (x + left - parabola), grad * parabola, grad
+    return of_x, of_x + of_width, of_width, grad * (inside + left - parabola), grad * (parabola + x - inside), grad
 
 
 SMELU = Function("smelu", _smelu, _smelu_gradients)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from surgery.activations.affine import AFFINE
-from surgery.activations.forms import Function, Kernel, _gradients, _value
+from surgery.activations.forms import Function, Kernel, gradients_of, value_of
 from surgery.activations.piecewise import PWLU
 from surgery.activations.slopes import FRELU, PRELU
 from surgery.activations.smooth import SMELU
@@ -182,13 +182,13 @@ def _fits(name: str, x: Tensor, params: Sequence[Tensor]) -> bool:
 
 
 def _closed_forward(function: Function, x: Tensor, axis: int, params: Sequence[Tensor]) -> Tensor:
-    return _dense(_value(function, axis, x, params), torch.empty_like(x))
+    return _dense(value_of(function, axis, x, params), torch.empty_like(x))
 
 
 def _closed_backward(
     function: Function, grad: Tensor, x: Tensor, axis: int, params: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    of_x, *of_params = _gradients(function, axis, grad, x, params)
+    of_x, *of_params = gradients_of(function, axis, grad, x, params)
     return _dense(of_x, torch.empty_like(x)), *of_params
 
 

@@ -16,30 +16,13 @@ from surgery import activations
 from surgery.kinds import ACTIVATIONS, activation_of_module
 from tests.asserts import assert_raises
 from tests.models import picture
+from tests.surgery.activations.every import PLAIN
 
 X = torch.linspace(-4, 4, 41)
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "leaky_relu": F.leaky_relu,
+    **{name: function for name, function in PLAIN.items() if name not in ("helu", "rectified_scores")},
     "prelu": lambda x: torch.where(x > 0, x, 0.25 * x),
-    "elu": F.elu,
-    "selu": F.selu,
-    "celu": F.celu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "silu": F.silu,
-    "mish": F.mish,
-    "hardswish": F.hardswish,
-    "hardtanh": F.hardtanh,
-    "softplus": F.softplus,
-    "squared_relu": lambda x: F.relu(x) ** 2,
-    "sigmoid": torch.sigmoid,
-    "hardsigmoid": F.hardsigmoid,
-    "tanh": torch.tanh,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import surgery
-from surgery.activations import Fade
+from surgery.activations import PWLU, Affine, Fade, FReLU
 from surgery.fading import progress_of
 from surgery.rules import Rule
 from tests import models
@@ -283,3 +284,176 @@ def test_a_model_edited_around_an_edited_part_is_settled_in_both_histories() -> 
     assert isinstance(whole[1], nn.GELU)
     surgery.undo(whole)
     assert isinstance(whole[1], nn.ReLU)
+
+
+# Over a part of the progress
+
+
+PARTS = [((0.0, 1.0), 0.3, 0.3), ((0.2, 0.6), 0.1, 0.0), ((0.2, 0.6), 0.2, 0.0), ((0.2, 0.6), 0.3, 0.25),
+         ((0.2, 0.6), 0.6, 1.0), ((0.2, 0.6), 0.9, 1.0), ((0, 0.5), 0.25, 0.5)]  # fmt: skip
+
+
+def fades(model: nn.Module) -> list[Fade]:
+    return [one for one in model.modules() if isinstance(one, Fade)]
+
+
+@pytest.mark.parametrize(("over", "progress", "faded"), PARTS)
+def test_a_fade_goes_over_its_part_of_the_progress(over: tuple[float, float], progress: float, faded: float) -> None:
+    model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=over))
+    assert {one.over for one in fades(edited)} == {over}
+    surgery.set_progress(edited, progress)
+    assert all(float(one.progress) == pytest.approx(faded, abs=1e-6) for one in fades(edited))
+    if faded in (0, 1):
+        wanted = model if faded == 0 else surgery.transform(model, surgery.erase_relu(), picture())[0]
+        assert_same_results(edited, wanted, picture())
+
+
+@given(st.floats(0, 0.9), st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=30)
+def test_a_fade_never_goes_back(begin: float, width: float, one: float, other: float) -> None:
+    fade = Fade(nn.ReLU(), nn.Identity(), over=(begin, min(begin + width, 1.0)))
+    shares = []
+    for progress in (0.0, *sorted((one, other)), 1.0):
+        fade.set_progress(progress)
+        shares.append(float(fade.progress))
+    assert shares == sorted(shares) and (shares[0] == 0 or begin == 0) and shares[-1] == 1
+
+
+@pytest.mark.parametrize(
+    "fade", [(0.5, 0.5), (0.8, 0.2), (-0.1, 0.5), (0.2, 1.1), (0.1,), (0.1, 0.2, 0.3), (float("nan"), 0.5), ("0", "1")]
+)
+@pytest.mark.parametrize("make", [surgery.erase_relu, lambda **options: surgery.swap("gelu", **options)])
+def test_a_part_of_the_progress_is_two_fractions_in_order(make: Callable[..., Rule], fade: Any) -> None:
+    assert_raises(surgery.BadValue, lambda: make(fade=fade), "`fade`", repr(fade), "(0.1, 0.8)")
+    assert_raises(surgery.BadValue, lambda: make(fade=list(fade)), "`fade`")
+
+
+def test_a_list_is_a_part_too() -> None:
+    assert surgery.swap("gelu", fade=[0.1, 0.8]) == surgery.swap("gelu", fade=(0.1, 0.8))  # type: ignore[arg-type]
+    assert hash(surgery.erase_relu(fade=[0, 0.5])) == hash(surgery.erase_relu(fade=(0, 0.5)))  # type: ignore[arg-type]
+
+
+def test_a_part_of_the_progress_is_saved_and_loaded(tmp_path: Path) -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=(0.2, 0.6)))
+    surgery.set_progress(edited, 0.3, step=7)
+    surgery.save(edited, tmp_path)
+    (step,) = json.loads((tmp_path / "surgery.json").read_text())["steps"]
+    assert [edit["fade"] for edit in step["data"]["edits"]] == [[0.2, 0.6], [0.2, 0.6]]
+    loaded = surgery.load(tmp_path, models.ResidualNet())
+    assert [one.over for one in fades(loaded)] == [(0.2, 0.6)] * 2
+    assert progress_of(loaded) == (0.3, 7)
+    assert_same_function(loaded, edited, picture())
+    surgery.settle(loaded)
+    surgery.save(loaded, tmp_path / "settled")
+    again = surgery.load(tmp_path / "settled", models.ResidualNet())
+    assert fades(again) == [] and len(surgery.find_sites(again, picture())) == 3
+
+
+def test_settling_before_a_part_begins_jumps_to_its_end() -> None:
+    model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=(0.5, 0.9)))
+    surgery.set_progress(edited, 0.2)
+    surgery.settle(edited)
+    final, _ = surgery.transform(model, surgery.erase_relu(), picture())
+    assert_same_function(edited, final, picture())
+    surgery.settle(edited)
+    assert_same_function(edited, final, picture())
+    assert [edit["fade"] for edit in surgery.history_of(edited)[0].data["edits"]] == [False, False]
+
+
+def test_copies_of_an_average_fade_over_the_same_part() -> None:
+    _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=(0.2, 0.6)))
+    averaged = ModelEmaV3(edited)
+    for one in (edited, averaged):
+        surgery.set_progress(one, 0.4)
+    assert [float(one.progress) for one in fades(averaged)] == [float(one.progress) for one in fades(edited)]
+    assert float(fades(averaged)[0].progress) == pytest.approx(0.5)
+    assert fades(averaged)[0].progress is not fades(edited)[0].progress
+
+
+def test_rules_with_parts_of_their_own() -> None:
+    rules = [surgery.swap("gelu", position=1, fade=(0, 0.5)), surgery.swap("silu", position=2, fade=(0.5, 1))]
+    edited, report = surgery.transform(randomise(models.BottleneckNet()), rules, picture())
+    surgery.set_progress(edited, 0.5)
+    assert sorted(float(one.progress) for one in fades(edited)) == [0, 0, 1, 1]
+    assert {edit.fade for edit in report.plan.edits} == {(0, 0.5), (0.5, 1)}
+    assert str(report.plan).count("(fading)") == 4
+
+
+# To a line
+
+
+def test_a_relu_fades_to_its_affine_stand_in() -> None:
+    model = randomise(models.PreActNet())
+    rule = surgery.erase_relu(stand_in="affine", fade=True)
+    edited, report = surgery.transform(model, rule, picture())
+    assert "being erased, with an affine stand-in" in str(report)
+    assert [site.activation for site in report.after].count("fade") == 2
+    assert_same_results(edited, model, picture())
+    hard, hard_report = surgery.transform(model, surgery.erase_relu(stand_in="affine"), picture())
+    surgery.set_progress(edited, 1.0)
+    assert_same_results(edited, hard, picture())
+    surgery.settle(edited)
+    assert_same_function(edited, hard, picture())
+    assert [type(one) for one in edited.modules() if isinstance(one, Affine | Fade)] == [Affine, Affine]
+    assert len(surgery.find_sites(edited, picture())) == len(hard_report.after) == 3
+    assert_same_function(surgery.undo(edited), model, picture())
+
+
+def test_a_fade_to_a_line_is_saved_and_loaded(tmp_path: Path) -> None:
+    _, edited = fading(models.PreActNet, surgery.erase_relu(stand_in="affine", fade=(0.1, 0.8)))
+    surgery.set_progress(edited, 0.5)
+    surgery.save(edited, tmp_path)
+    assert_same_function(surgery.load(tmp_path, models.PreActNet()), edited, picture())
+    surgery.settle(edited)
+    surgery.save(edited, tmp_path)
+    assert_same_function(surgery.load(tmp_path, models.PreActNet()), edited, picture())
+
+
+@pytest.mark.parametrize("kind", [models.PreActNet, models.ResidualNet, models.TinyVit])
+def test_where_lines_stand_in_no_activation_is_left(kind: type[models.Stated]) -> None:
+    model = randomise(kind())
+    edited, report = surgery.transform(model, surgery.erase(stand_in="affine"), kind.example)
+    assert list(report.after) == []
+    lines = [one for one in edited.modules() if isinstance(one, Affine)]
+    assert [len(line.weight) for line in lines] and len(lines) == len(report.before)
+    assert sorted(len(line.weight) for line in lines) == sorted(site.channels for site in report.before)
+    x = kind.example
+    with torch.no_grad():
+        apart = [surgery.transform(model, rule, x)[0].eval()(x) for rule in (surgery.erase(), surgery.swap("relu"))]
+        assert edited.eval()(x).shape == apart[0].shape
+        if kind is models.PreActNet:
+            assert not torch.allclose(edited(x), apart[0], atol=1e-3)  # these lines are no identities
+
+
+# Everything that moves, at once
+
+
+def test_one_progress_moves_all_that_changes() -> None:
+    model = randomise(models.BottleneckNet())
+    rules = [
+        surgery.swap("gelu", position=1, fade=(0.0, 0.5)),
+        surgery.swap("pwlu", position=2, warmup=0.4),
+        surgery.swap("frelu", position=3, alternate="slopes", every=10),
+    ]
+    edited, _ = surgery.transform(model.train(), rules, picture())
+    edited(picture())  # somebody must gather for a while
+
+    def state() -> tuple[set[float], set[bool], set[int | None]]:
+        parts = list(edited.modules())
+        return (
+            {round(float(one.progress), 4) for one in parts if isinstance(one, Fade)},
+            {one.gathering for one in parts if isinstance(one, PWLU)},
+            {one.phase for one in parts if isinstance(one, FReLU)},
+        )
+
+    assert state() == ({0.0}, {True}, {None})
+    surgery.set_progress(edited, 0.25, step=5)
+    assert state() == ({0.5}, {True}, {0})
+    surgery.set_progress(edited, 0.45, step=15)
+    assert state() == ({0.9}, {False}, {1})
+    surgery.set_progress(edited, 0.6, step=25)
+    assert state() == ({1.0}, {False}, {0})
+    twin = copy.deepcopy(edited)
+    surgery.settle(edited)
+    assert state() == (set(), {False}, {None})
+    assert {one.phase for one in twin.modules() if isinstance(one, FReLU)} == {0}

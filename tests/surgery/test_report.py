@@ -81,3 +81,32 @@ def test_a_parameter_replaced_under_its_own_name_is_new_and_gone() -> None:
 def test_the_calls_kept_are_said_once() -> None:
     report = report_of(models.BottleneckNet(), surgery.erase_relu(), surgery.swap("prelu", position=1))
     assert str(report).count("calls kept") == 1
+
+
+def test_a_report_of_lines_and_of_scores() -> None:
+    report = report_of(models.ResidualNet(), surgery.erase_relu(stand_in="affine"), surgery.rectify_scores())
+    lines = str(report).splitlines()
+    assert lines[0] == "2 of 5 relu calls erased, with an affine stand-in"
+    assert lines[1] == "rectified_scores put behind the classifier; 3 calls kept"
+    assert [line.split() for line in lines[2:6]] == [
+        ["site", "block", "was", "is"],
+        ["layer1.0.relu", "2/2", "layer1.0", "relu", "->", "-", "(affine)"],
+        ["layer1.1.relu", "2/2", "layer1.1", "relu", "->", "-", "(affine)"],
+        ["fc.scores", "-", "none", "->", "rectified_scores"],
+    ]
+    assert not [line for line in lines if "begins as" in line]
+    assert len(report.added) == 4
+
+
+def test_a_report_says_how_new_functions_begin_once_for_each_pair() -> None:
+    report = report_of(models.BottleneckNet(), surgery.swap("prelu", position=1), surgery.swap("gelu", position=2))
+    lines = [line.strip() for line in str(report).splitlines() if "begins as" in line]
+    assert lines[0] == "prelu begins as relu: exactly"
+    assert lines[1].startswith("gelu begins as relu: up to 0.1")
+    assert len(lines) == 2 and set(report.far) == {edit.site for edit in report.plan.edits}
+
+
+def test_what_is_kept_has_no_beginning() -> None:
+    report = report_of(models.BottleneckNet(), surgery.swap("gelu", position=1))
+    assert {site.position for site in report.far} == {1}
+    assert report_of(models.BottleneckNet(), surgery.erase()).far == {}

@@ -324,6 +324,95 @@ def test_two_frames_of_one_method_count_apart() -> None:
     assert model(torch.ones(1)).item() == x
 
 
+# -- behind a call ----------------------------------------------------------------------------------------------------
+
+
+class Scores(Owner):
+    """Calls whose work is to stay: nested, in a chain, over lines."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(
+            self.act(x),  # first
+            self.lin.weight,
+            bias=self.lin.bias,
+        )
+        return F.linear(y, self.lin.weight).abs() + 1
+
+
+def test_a_child_behind_a_call_is_given_its_result() -> None:
+    model, x = Scores(), torch.randn(2, 3)
+    first = F.linear(x.relu(), model.lin.weight, model.lin.bias)
+    for splices, expected in (
+        ([("F.linear", 1)], F.linear(first * 10, model.lin.weight).abs() + 1),
+        ([("F.linear", 2)], (F.linear(first, model.lin.weight) * 10).abs() + 1),
+        ([("F.linear", 1), ("F.linear", 2)], (F.linear(first * 10, model.lin.weight) * 10).abs() + 1),
+        ([(".abs", 1)], F.linear(first, model.lin.weight).abs() * 10 + 1),
+    ):
+        install(model, *(Splice("forward", callee, ordinal, 0, "ten", True) for callee, ordinal in splices))
+        assert torch.equal(model(x), expected), splices
+        model.__class__ = Scores
+
+
+def test_behind_a_call_and_instead_of_one_inside_it() -> None:
+    model, x = Scores(), torch.randn(2, 3)
+    install(model, Splice("forward", "F.linear", 1, 0, "ten", True), Splice("forward", "self.act", 1, 0, "ten"))
+    first = F.linear(x * 10, model.lin.weight, model.lin.bias) * 10
+    assert torch.equal(model(x), F.linear(first, model.lin.weight).abs() + 1)
+
+
+def test_instead_of_a_call_what_is_in_it_goes_and_behind_it_stays() -> None:
+    x = torch.randn(2, 3)
+    instead, behind = Twice(), Twice()
+    behind.load_state_dict(instead.state_dict())
+    install(instead, Splice("forward", ".sigmoid", 1, 0, "ten"))
+    install(behind, Splice("forward", ".sigmoid", 1, 0, "ten", True))
+    assert torch.allclose(behind(x) - Twice.forward(behind, x), behind.lin(x).sigmoid() * 9, atol=1e-5)
+    assert torch.allclose(instead(x) - Twice.forward(instead, x), behind.lin(x) * 10 - behind.lin(x).sigmoid(), atol=1e-5)
+
+
+def test_behind_single_passes_of_a_loop() -> None:
+    x = torch.ones(1)
+    for passes, expected in [((2,), 23), ((1, 3), 122), ((9,), 5)]:
+        model = Passes()
+        install(model, *(Splice("forward", "self.act", 1, k, "ten", True) for k in passes))
+        assert model(x).item() == expected, passes
+    assert torch.equal(Passes()(-x), torch.full((1,), 4.0))
+    install(model, Splice("forward", "self.act", 1, 1, "ten", True))
+    assert model(-x).item() == 4, "the call itself is still made"
+
+
+class ByKeyword(Owner):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(input=x) + torch.add(x, 1)
+
+
+def test_a_call_with_nothing_to_take_out_can_still_have_a_child_behind_it() -> None:
+    model, x = ByKeyword(), torch.randn(2, 3)
+    with pytest.raises(CannotEdit, match="by keyword"):
+        rewritten(ByKeyword, (Splice("forward", "F.relu", 1, 0, "ten"),))
+    install(model, Splice("forward", "F.relu", 1, 0, "ten", True))
+    assert torch.equal(model(x), x.relu() * 10 + (x + 1))
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
+def test_a_layer_of_torch_gets_a_child_behind_it(kind: type[nn.Module]) -> None:
+    layer, x = (nn.Linear(3, 2), torch.randn(4, 3)) if kind is nn.Linear else (nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4))
+    wanted = layer(x) * 10
+    callee = "F.linear" if kind is nn.Linear else "self._conv_forward"
+    layer.ten = Tenfold()
+    install(layer, Splice("forward", callee, 1, 0, "ten", True))
+    assert torch.equal(layer(x), wanted) and isinstance(layer, kind)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), wanted) and splices_of(type(twin)) == splices_of(type(layer))
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_behind_and_instead_are_two_specifications() -> None:
+    one, other = (rewritten(Twice, (Splice("forward", "F.relu", 1, 0, "ten", behind),)) for behind in (False, True))
+    assert one is not other
+    assert splices_of(other) == (Splice("forward", "F.relu", 1, 0, "ten", behind=True),)
+
+
 # -- what the new class is --------------------------------------------------------------------------------------------
 
 

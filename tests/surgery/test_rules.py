@@ -150,3 +150,45 @@ def test_a_pattern_for_what_is_in_no_block_is_printed() -> None:
     rule = surgery.swap("silu", block=None)
     assert str(rule) == "swap('silu', block=None, role='nonlinearity')"
     assert rule != surgery.swap("silu")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (surgery.rectify_scores(), "rectify_scores(reading='scores')"),
+        (
+            surgery.rectify_scores("shares", expect=1, remaining=True),
+            "rectify_scores(reading='shares', remaining=True, expect=1)",
+        ),
+        (surgery.swap("gelu", fade=(0.1, 0.8)), "swap('gelu', role='nonlinearity', fade=(0.1, 0.8))"),
+        (surgery.erase(stand_in="affine"), "swap('affine', role='nonlinearity')"),
+        (
+            surgery.swap("prelu", start="own", optional=True),
+            "swap('prelu', role='nonlinearity', start='own', optional=True)",
+        ),
+    ],
+)
+def test_a_rule_of_another_kind_prints_as_the_call_that_makes_it(rule: Rule, text: str) -> None:
+    assert str(rule) == text
+    assert eval(text, {"swap": surgery.swap, "rectify_scores": surgery.rectify_scores}) == rule
+
+
+def test_erasing_with_a_line_prints_as_the_call_that_makes_it() -> None:
+    rule = surgery.erase_relu(stand_in="affine", fade=(0.25, 0.5))
+    assert "stand_in='affine'" in str(rule) and rule.make == "affine"
+    assert eval(str(rule), {"erase_relu": surgery.erase_relu}) == rule
+    assert "stand_in" not in str(surgery.erase_relu())
+
+
+@pytest.mark.parametrize("make", [surgery.erase_relu, surgery.erase])
+def test_a_stand_in_is_one_of_two(make: Any) -> None:
+    assert make(stand_in="affine").make == "affine"
+    assert_raises(surgery.BadValue, lambda: make(stand_in="linear"), "`stand_in`", "'linear'", "affine")
+
+
+def test_a_head_rule_picks_by_itself() -> None:
+    rule = surgery.rectify_scores()
+    assert (rule.use, rule.pick, rule.make) == ("rectify_scores", (), "rectified_scores")
+    assert dict(rule.params) == {"reading": "scores"}
+    assert (rule.fade, rule.expect, rule.optional, rule.remaining) == (False, None, False, False)
+    assert_raises(surgery.BadValue, lambda: surgery.rectify_scores(optional=1), "`optional`")  # type: ignore[arg-type]

@@ -95,6 +95,28 @@ def test_edits(name: str, ledger: Path) -> None:
         row.outcome = "swept"
 
 
+@pytest.mark.parametrize("name", catalogue.REPRESENTATIVES)
+def test_swaps(name: str, ledger: Path) -> None:
+    """Put an FReLU at every ReLU, which changes nothing, and a PWLU at every nonlinearity; and undo."""
+    with row_in(ledger, name, "swaps") as row:
+        model, example = with_numbers(name)
+        before = oracle.output(model, example)
+        for rule in (surgery.swap("frelu", activation="relu", optional=True), surgery.swap("pwlu", optional=True)):
+            report = surgery.transform_(model, rule, example)
+            edits = report.plan.edits
+            row.sites += len(edits)
+            learned = [p for n, p in model.named_parameters() if n in report.added]
+            assert {edit.site.channels for edit in edits} == {p.shape[-1] for p in learned}
+            after = oracle.output(model, example)
+            if rule.make == "frelu":
+                assert_bit_equal(after, before, what="output with FReLUs for ReLUs")
+            assert [one.shape for one in after] == [one.shape for one in before]
+            if edits:
+                surgery.undo(model)
+        assert_bit_equal(oracle.output(model, example), before, what="output after undo")
+        row.outcome = "swept"
+
+
 def with_numbers(name: str) -> tuple[nn.Module, Any]:
     """A small model in eval mode, with random gains and statistics, and an example for it."""
     small = catalogue.REPRESENTATIVES[name]
@@ -218,13 +240,15 @@ def owner_name(model: nn.Module, site: Site) -> str:
 
 def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """How much was swept. It is collected last, so it only waits for what other workers have in hand."""
-    wanted = {("calls", name) for name in NAMES} | {("edits", name) for name in catalogue.REPRESENTATIVES}
+    wanted = {("calls", name) for name in NAMES}
+    wanted |= {(what, name) for name in catalogue.REPRESENTATIVES for what in ("edits", "swaps")}
     items = [item for item in request.session.items if "name" in getattr(getattr(item, "callspec", None), "params", {})]
     if len(items) < len(wanted):
         pytest.skip("a partial run has no totals")
     rows = wait_for(ledger, wanted)
     calls = [row for row in rows if row["what"] == "calls" and row["outcome"] == "swept"]
     edits = [row for row in rows if row["what"] == "edits" and row["outcome"] == "swept"]
+    swaps = [row for row in rows if row["what"] == "swaps" and row["outcome"] == "swept"]
     hard = {owner for row in calls for owner in row["hard"]}
     totals = {
         "models": len(calls),
@@ -233,6 +257,8 @@ def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.Capt
         "owner classes that need a rewrite": len(hard),
         "models edited": len(edits),
         "sites erased": sum(len(row["erased"]) for row in edits),
+        "models swapped": len(swaps),
+        "sites swapped": sum(row["sites"] for row in swaps),
         "owner classes erased": len({owner for row in edits for owner in row["erased"]}),
         "sites refused": sum(len(row["refused"]) for row in edits),
         "excluded": sum(row["outcome"] == "excluded" for row in rows),

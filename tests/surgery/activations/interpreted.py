@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from surgery.activations import triton_kernels
-from surgery.activations.forms import Function, _gradients, _value
+from surgery.activations.forms import Function, gradients_of, value_of
 from surgery.activations.triton_kernels import FUNCTIONS, KERNELS
 
 # Shape, axis of the channels, and how it lies in memory.
@@ -107,7 +107,8 @@ def report(case: str, function: Function, x: Tensor, axis: int, params: list[Ten
     assert all(one.shape == param.shape and one.dtype == param.dtype for one, param in same), f"{case}: parameters"
 
     exact = [one.double() for one in params]
-    wanted = [_value(function, axis, x.double(), exact), *_gradients(function, axis, grad.double(), x.double(), exact)]
+    wanted = [value_of(function, axis, x.double(), exact)]
+    wanted += gradients_of(function, axis, grad.double(), x.double(), exact)
     # The interpreter cuts bfloat16 off instead of rounding it: a whole unit in the last place.
     worst = max(apart(one, other) for one, other in zip([y, of_x, *of_params], wanted, strict=True))
     print(json.dumps([case, worst]))

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from surgery.activations import triton_kernels as kernels  # noqa: E402
-from surgery.activations.forms import _value  # noqa: E402
+from surgery.activations.forms import value_of  # noqa: E402
 
 NAMES = ("frelu", "prelu", "pwlu", "smelu", "swish", "affine")
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -246,7 +246,7 @@ def test_an_operator_in_a_compiled_function(name: str) -> None:
     for batch in (3, 5):
         x = torch.randn(batch, 4, 6, requires_grad=True)
         found = compiled(x, *params)
-        wanted = _value(function, 1, x, params)
+        wanted = value_of(function, 1, x, params)
         grad = torch.randn_like(x)
         torch.testing.assert_close(found, wanted)
         ours, theirs = (torch.autograd.grad(one, (x, *params), grad) for one in (found, wanted))

@@ -1,0 +1,316 @@
+"""What every activation costs beside nn.ReLU, forward and backward, in each of its forms. From the root:
+
+OMP_NUM_THREADS=2 python -m benchmarks.activations_speed
+python -m benchmarks.activations_speed --device cuda --name activations_speed_cuda
+"""
+
+import argparse
+import contextlib
+import csv
+import gc
+import math
+import os
+import shlex
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.published_pwlu import BOUND, INTERVALS, PublishedByChannel, PublishedByLayer
+from surgery.activations import forms
+from surgery.activations.affine import Affine
+from surgery.activations.helu import HeLU
+from surgery.activations.pwlu import PWLU
+from surgery.activations.slopes import FReLU, PReLU
+from surgery.activations.smooth import GSmeLU, SmeLU
+from surgery.activations.swish import Swish
+
+APART = 1.25  # a round counts only if the ReLU before it and the one after it are no further apart,
+BUSY = 2  # and no slower than the fastest by more than this
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REPEATS = {"cpu": 1, "cuda": 20}  # of a step, timed together
+
+# What the form that is chosen by itself should cost at most, over nn.ReLU at this shape; on the CPU in float32.
+SHAPE = [64, 64, 56, 56]
+TARGETS = {
+    "cpu": {"PReLU": 1.2, "FReLU": 1.2, "SmeLU": 1.2, "HeLU": 1.1, "Swish": 1.4, "PWLU": 2.3},
+    "cuda": {"PReLU": 1.1, "FReLU": 1.1, "SmeLU": 1.1, "HeLU": 1.1, "Swish": 1.2, "PWLU": 1.2},
+}
+HALF_TARGETS = {"cuda": {**TARGETS["cuda"], "PWLU": 1.5}}
+
+
+COLUMNS = (
+    "function", "whose", "form", "layout", "dtype", "ms", "relu_ms", "ratio", "ratio_low", "ratio_high", "rounds",
+    "target", "bytes_kept_per_element", "gb_per_s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row to be: an activation in one form ("" where it has but one)."""
+
+    name: str
+    form: str
+    module: nn.Module
+    whose: str = "ours"
+
+    @property
+    def slow(self) -> bool:
+        return self.form in ("formula", "closed") or self.whose == "published formula"
+
+    @contextlib.contextmanager
+    def chosen(self) -> Iterator[None]:
+        """Inside, this form is what runs."""
+        with forms.only(self.form) if self.form else contextlib.nullcontext():
+            yield
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of an entry."""
+
+    entry: Entry
+    layout: str
+    dtype: str
+    kept: float  # bytes per element
+    milliseconds: float
+    relu: float
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    target: float | None
+    bandwidth: float | None  # GB/s
+
+
+def entries(channels: int, device: str) -> list[Entry]:
+    """All functions in all forms that there are here."""
+    found = [
+        Entry(f"nn.{type(one).__name__}", "", one, "torch's")
+        for one in (nn.ReLU(), nn.LeakyReLU(), nn.PReLU(channels), nn.SiLU(), nn.GELU(), nn.Hardswish())
+    ]
+    ours: dict[str, tuple[str, nn.Module]] = {
+        "PReLU": ("prelu", PReLU(channels)), "FReLU": ("frelu", FReLU(channels)), "SmeLU": ("smelu", SmeLU(channels)),
+        "GSmeLU": ("gsmelu", GSmeLU(channels)), "Swish": ("swish", Swish(channels)),
+        "PWLU": ("pwlu", PWLU(channels, INTERVALS, BOUND)), "Affine": ("affine", Affine(channels)),
+    }  # fmt: skip
+    found.append(Entry("HeLU", "", HeLU()))
+    for form in reversed(forms.FORMS):
+        for name, (function, module) in ours.items():
+            if form != "fused" or forms.kernel_of(function, device):
+                found.append(Entry(name, form, module))
+    found.append(Entry("PWLU by layer, three masks", "", PublishedByLayer(), "published formula"))
+    found.append(Entry("PWLU by channel, flat index", "", PublishedByChannel(channels), "published formula"))
+    return found
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Milliseconds, when everything asked for is done."""
+
+    def now() -> float:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter() * 1e3
+
+    return now
+
+
+def step(module: nn.Module, x: Tensor, grad: Tensor, now: Callable[[], float], repeats: int) -> float:
+    """Milliseconds of one forward and backward pass, parameters included."""
+    for one in (x, *module.parameters()):
+        one.grad = None
+    started = now()
+    for _ in range(repeats):
+        module(x).backward(grad)
+        for one in (x, *module.parameters()):
+            one.grad = None
+    return (now() - started) / repeats
+
+
+def bytes_kept(module: nn.Module, x: Tensor) -> float:
+    """Bytes per element of x that the forward pass keeps for the backward pass."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module(x)
+    own = {one.untyped_storage().data_ptr() for one in module.parameters()}
+    return sum(one.untyped_storage().nbytes() for at, one in kept.items() if at not in own) / x.numel()
+
+
+def bandwidth_of_copy(x: Tensor, now: Callable[[], float]) -> float:
+    """GB/s of a copy within the device, reading and writing counted."""
+    other, times = torch.empty_like(x), []
+    for _ in range(20):
+        started = now()
+        for _ in range(10):
+            other.copy_(x.detach())
+        times.append((now() - started) / 10)
+    return 2 * x.nbytes / statistics.median(times) / 1e6
+
+
+def measure(entry: Entry, x: Tensor, grad: Tensor, fastest: float, options: argparse.Namespace) -> dict[str, float]:
+    """The entry between two ReLUs, round after round; rounds in which the machine was busy elsewhere are dropped."""
+    relu, now, repeats = nn.ReLU(), clock(options.device), REPEATS[options.device.partition(":")[0]]
+    wanted = options.slow_rounds if entry.slow else options.rounds
+    times, relus, ratios = [], [], []
+    with entry.chosen():
+        kept = bytes_kept(entry.module, x)
+        for _ in range(1 if entry.slow else 3):
+            step(entry.module, x, grad, now, 1), step(relu, x, grad, now, repeats)
+        before = step(relu, x, grad, now, repeats)
+        for _ in range((3 if entry.slow else 9) * wanted):
+            spent = step(entry.module, x, grad, now, repeats)
+            after = step(relu, x, grad, now, repeats)
+            if max(before, after) <= min(APART * min(before, after), BUSY * fastest):
+                times.append(spent)
+                relus.append((before + after) / 2)
+                ratios.append(spent / relus[-1])
+            before = after
+            if len(ratios) == wanted:
+                break
+    middle = [statistics.median(one or [math.nan]) for one in (times, relus, ratios)]
+    return dict(zip(("milliseconds", "relu", "ratio"), middle, strict=True)) | {
+        "kept": kept, "rounds": len(ratios), "low": min(ratios, default=math.nan), "high": max(ratios, default=math.nan)
+    }  # fmt: skip
+
+
+def target_of(entry: Entry, dtype: str, kind: str) -> float | None:
+    """What the entry should cost at most, if that was ever said."""
+    if entry.whose != "ours" or entry.form not in ("", "fused"):
+        return None
+    return (TARGETS if dtype == "float32" else HALF_TARGETS).get(kind, {}).get(entry.name)
+
+
+def measure_all(options: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
+    """Rows of all that was asked for, and the bandwidth of a copy per type."""
+    rows, copies = [], {}
+    for dtype in options.dtypes:
+        for layout in options.layouts:
+            torch.manual_seed(0)
+            x, grad = (
+                torch.randn(options.shape).to(options.device, DTYPES[dtype]).to(memory_format=LAYOUTS[layout])
+                for _ in range(2)
+            )
+            x.requires_grad_()
+            now, kind = clock(options.device), options.device.partition(":")[0]
+            fastest = min(step(nn.ReLU(), x, grad, now, REPEATS[kind]) for _ in range(30))
+            if kind == "cuda":
+                copies[dtype] = bandwidth_of_copy(x, now)
+            for entry in entries(options.shape[1], kind):
+                if entry.slow and not options.slow_rounds:
+                    continue
+                entry.module.to(options.device, DTYPES[dtype] if entry.whose == "torch's" else None)
+                found = measure(entry, x, grad, fastest, options)
+                moved = 5 * x.nbytes / found["milliseconds"] / 1e6 if dtype in copies else None
+                target = target_of(entry, dtype, kind) if options.shape == SHAPE else None
+                rows.append(Row(entry, layout, dtype, target=target, bandwidth=moved, **found))  # type: ignore[arg-type]
+                print("  ".join(cells(rows[-1], copies)), flush=True)
+                gc.collect()
+    return rows, copies
+
+
+def cells(row: Row, copies: dict[str, float]) -> tuple[str, ...]:
+    """A row of the table."""
+    met = "" if row.target is None else f"{row.target:.1f}"
+    if met and row.rounds:
+        met += ", met" if row.ratio <= row.target else ", missed"
+    measured = (
+        (f"{row.milliseconds:.2f}", f"{row.relu:.2f}", f"**{row.ratio:.2f}**", f"{row.low:.2f} to {row.high:.2f}")
+        if row.rounds
+        else ("too noisy", "", "", "")
+    )
+    text = (row.entry.name, row.entry.form or "-", row.layout, row.dtype, *measured, str(row.rounds), met)
+    if row.bandwidth is None:
+        return (*text, f"{row.kept:.1f}")
+    return (*text, f"{row.kept:.1f}", f"{row.bandwidth:.0f}", f"{row.bandwidth / copies[row.dtype]:.0%}")
+
+
+def regime(device: str) -> str:
+    """Where the memory of a new tensor comes from, which on the CPU matters more than the kernel."""
+    if device.startswith("cuda"):
+        return "torch's caching allocator"
+    for name in ("LD_PRELOAD", "GLIBC_TUNABLES"):
+        if os.environ.get(name):
+            value = os.environ[name] if name == "GLIBC_TUNABLES" else "another allocator"
+            return f"not the default, `{name}`: {value}"
+    return "the default one: a large tensor comes fresh from the system, so page faults are part of all times"
+
+
+def write(rows: list[Row], copies: dict[str, float], command: str, options: argparse.Namespace) -> None:
+    """Write the table as Markdown and as CSV."""
+    head: tuple[str, ...] = (
+        "function", "form", "layout", "dtype", "ms", "ReLU ms", "ratio", "range", "rounds", "target", "kept, B",
+    )  # fmt: skip
+    copied = [f"A copy within the device, {dtype}: {speed:.0f} GB/s." for dtype, speed in copies.items()]
+    if copies:
+        head = (*head, "GB/s", "of a copy")
+        copied.append("GB/s count what must be moved: x, y, x again, both gradients.")
+    text = [
+        f"# Speed of activations on {options.device.partition(':')[0].upper()}",
+        "",
+        f"Forward and backward pass at {tuple(options.shape)}, parameters per channel and learned. The ratio is to",
+        "nn.ReLU, run just before and just after; medians. A round whose two ReLUs are more than",
+        f"{APART - 1:.0%} apart, or over {BUSY} times as slow as the fastest one of the layout and type, is dropped.",
+        "Forms: fused is a kernel, closed a gradient in closed form, formula plain autograd. Kept is what the forward",
+        "pass keeps for the backward pass, per element. The published PWLU is its formula, written anew in plain",
+        "operations, in the two ways that public code has it.",
+        "",
+        f"Allocator: {regime(options.device)}.",
+        *copied,
+    ]  # fmt: skip
+    for whose in ("ours", "torch's", "published formula"):
+        mine = [cells(row, copies) for row in rows if row.entry.whose == whose]
+        text += ["", f"## {whose.capitalize()}", "", *markdown_table(head, mine)]
+    text += ["", *conditions(command, seed=0, device=options.device), ""]
+    folder = Path(options.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{options.name}.md").write_text("\n".join(text), encoding="utf-8")
+    with (folder / f"{options.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(
+                (row.entry.name, row.entry.whose, row.entry.form, row.layout, row.dtype,
+                 *(f"{one:.4f}" for one in (row.milliseconds, row.relu, row.ratio, row.low, row.high)), row.rounds,
+                 row.target or "", f"{row.kept:.3f}", f"{row.bandwidth:.1f}" if row.bandwidth else "")
+            )  # fmt: skip
+    print("\n".join(text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", type=int, nargs=4, default=SHAPE, metavar=("N", "C", "H", "W"))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    parser.add_argument("--rounds", type=int, default=9, help="rounds that count, per row (default: 9)")
+    parser.add_argument(
+        "--slow-rounds", type=int, default=3, help="for rows without a kernel; 0 leaves them out (default: 3)"
+    )
+    parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
+    parser.add_argument("--name", default="activations_speed", help="of the two files")
+    options = parser.parse_args()
+    given: list[str] = []
+    for key, value in vars(options).items():
+        if key != "results" and value != parser.get_default(key):
+            given += [f"--{key.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    threads = f"OMP_NUM_THREADS={torch.get_num_threads()} " if not options.device.startswith("cuda") else ""
+    command = (f"GLIBC_TUNABLES={tunables} " if tunables else "") + threads
+    command += shlex.join(["python", "-m", "benchmarks.activations_speed", *given])
+    rows, copies = measure_all(options)
+    write(rows, copies, command, options)
+
+
+if __name__ == "__main__":
+    main()
