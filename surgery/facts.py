@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.blocks import block_facts
-from surgery.kinds import SQUASHING
+from surgery.kinds import RECTIFIED, SQUASHING
 from surgery.trace import SCALING, TRANSPARENT, Heard, Op, Trace
 
 
@@ -79,7 +79,7 @@ class Facts:
             heard = self.trace.heard[index]
             reaches_end = set(self.trace.outputs) & {heard.op, *self._after(heard.op, looked_through)}
             if reaches_end:
-                roles[index] = "head" if heard.activation in SQUASHING else "nonlinearity"
+                roles[index] = "head" if heard.activation in (*SQUASHING, RECTIFIED) else "nonlinearity"
                 continue
             direct = list(self.trace.forth(heard.op, looked_through, self.readers))
             if direct and all(op.kind in ("mul", "matmul") for op in direct):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from surgery.errors import BadValue
+from surgery.history import resting_weights
 from surgery.kinds import activation_of_module
 
 _OURS = "surgery.activations"
@@ -22,7 +23,8 @@ def parameter_groups(
     Decay pulls a slope to 0 and so a PReLU back to ReLU, and a table of heights to nothing. The first group holds all
     other parameters, with `weight_decay` if it is given, else with the default of the optimiser; the second those of
     activations, with weight decay 0. A group without parameters is left out. Every parameter that requires a gradient
-    is in one group, once. timm takes this function as `param_group_fn`; a wrapped model (DDP) will do.
+    is in one group, once, and so are weights that only rest while slopes learn. timm takes this function as
+    `param_group_fn`; a wrapped model (DDP) will do.
 
     With `biases_and_norms`, biases and all other parameters with one axis or none, and what the model's own
     `no_weight_decay()` lists, go without decay, too, as in timm.
@@ -40,8 +42,9 @@ def parameter_groups(
     exempt = _own_exemptions(model) if biases_and_norms else ()
     decayed: list[nn.Parameter] = []
     free_of_decay: list[nn.Parameter] = []
+    resting = resting_weights(model)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and id(parameter) not in resting:
             continue
         small = biases_and_norms and (parameter.dim() <= 1 or name.endswith("bias"))
         spared = id(parameter) in free or small or any(fnmatchcase(name, pattern) for pattern in exempt)

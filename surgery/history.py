@@ -40,6 +40,16 @@ def histories_of(model: nn.Module) -> list[History]:
     return [history for history in found if history is not None]
 
 
+def resting_weights(model: nn.Module) -> set[int]:
+    """The ids of the weights that are frozen for now, while slopes learn."""
+    found = set()
+    for module in model.modules():
+        history: History | None = module.__dict__.get(HISTORY)
+        named = dict(module.named_parameters()) if history is not None and history.resting else {}
+        found |= {id(named[name]) for name in (history.resting if history else ()) if name in named}
+    return found
+
+
 def history_of(model: nn.Module) -> tuple[Step, ...]:
     """The steps that were applied to a model, oldest first; empty for one that was never edited."""
     history: History | None = model.__dict__.get(HISTORY)

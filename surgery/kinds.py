@@ -13,6 +13,7 @@ ACTIVATIONS = (
     "hardswish", "hardtanh", "softplus", "squared_relu", "sigmoid", "hardsigmoid", "tanh",
 )  # fmt: skip
 SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "softplus")
+RECTIFIED = "rectified_scores"  # ours, behind a classifier
 
 _TORCH_MODULES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.LeakyReLU: "leaky_relu", nn.PReLU: "prelu", nn.ELU: "elu",

@@ -120,7 +120,8 @@ def _first_arguments(
 ) -> dict[str, Arguments]:
     first: dict[str, Arguments] = {}
     look = in_mode(twin(model, meta=meta), mode)
-    arguments = sample.on(torch.device("meta") if meta else home_of(model))
+    with random_state_kept():
+        arguments = sample.on(torch.device("meta") if meta else home_of(model))
     for path in paths:
 
         def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:

@@ -72,11 +72,13 @@ class Report:
             if edit.site in self.far:
                 pairs.setdefault((edit.site.activation, edit.make), []).append((self.far[edit.site], edit.site))
         lines = []
+        missed = [edit for edit in self.plan.edits if not edit.erases and edit.site.activation != NO_CALL]
+        missed = [edit for edit in missed if edit.site not in self.far] if self.far else []
         for (old, new), found in pairs.items():
             most, site = max(found, key=lambda pair: pair[0])
             exact = most <= ROUNDING
             lines.append(f"{new} begins as {old}: " + ("exactly" if exact else f"up to {most:.2g} away ({site})"))
-        return lines
+        return lines + [f"{edit.make} begins with its own values: nothing is known of {edit.site}" for edit in missed]
 
 
 def made(edit: Edit) -> str:

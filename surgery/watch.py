@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from surgery.activations.forms import only
 from surgery.axes import channel_axis
 from surgery.kinds import (
     activation_of_function,
@@ -44,10 +45,10 @@ def listening(model: nn.Module, look: Look | None = None) -> Iterator[Trace]:
             if activation_of_module(module) is None:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
             else:
-                handles.append(module.register_forward_pre_hook(listener.enter))
+                handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(listener.leave, with_kwargs=True))
         torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
-        with listener:
+        with only("closed", "affine"), listener:  # a line is no activation: its operations are part of the trace
             yield listener.trace
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -173,10 +174,10 @@ class _Listener(TorchFunctionMode):
         if not self.inside:
             self.locator.arrive(sys._getframe(1), module)
 
-    def enter(self, module: nn.Module, args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.arrive(module, args)
         if not self.inside:
-            self._keep(list(tensors_in(args)))
+            self._keep(list(tensors_in((args, kwargs))))
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:

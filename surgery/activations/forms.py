@@ -26,7 +26,7 @@ _KERNELS = {
 # operators of torch.
 _SUMMED = ("pwlu",)
 _log = logging.getLogger(__name__)
-_only: str | None = None
+_only: tuple[str, tuple[str, ...]] | None = None  # a form, and the functions it is asked for, none for all
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def form_of(function: Function, x: Tensor) -> str:
     closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is taken
     where there is one.
     """
-    if _only is not None:
-        return _only
+    if _only is not None and (not _only[1] or function.name in _only[1]):
+        return _only[0]
     if torch.compiler.is_exporting():
         return "formula"
     if torch.compiler.is_compiling():
@@ -105,8 +105,8 @@ def form_of(function: Function, x: Tensor) -> str:
 
 
 @contextmanager
-def only(form: str) -> Iterator[None]:
-    """Inside, every function is computed in this form, for tests and comparisons.
+def only(form: str, *names: str) -> Iterator[None]:
+    """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
 
     Raises:
         BadValue: there is no such form.
@@ -114,7 +114,7 @@ def only(form: str) -> Iterator[None]:
     global _only
     if form not in FORMS:
         raise BadValue("A function has three forms.", asked=repr(form), try_=", ".join(FORMS))
-    before, _only = _only, form
+    before, _only = _only, (form, names)
     try:
         yield
     finally:

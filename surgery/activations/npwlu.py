@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.activations.forms import Function, apply
-from surgery.activations.piecewise import along, best_lines, bounds_for, snapped, summed, taken
-from surgery.activations.pwlu import averaged, check, check_rows
+from surgery.activations.piecewise import along, best_lines, bounds_for, summed, taken
+from surgery.activations.pwlu import around_zero, averaged, check, check_rows
 from surgery.activations.seen import Elementwise, Seen
 from surgery.activations.smooth import positive
 
@@ -57,7 +57,8 @@ class NPWLU(nn.Module):
 
     The first knot is at `start` (C,), where the value is `height` (C,); from there on, `widths` (N, C) and `slopes`
     (N + 2, C), the outer two included, add up. So each interval's parameters reach all that lie right of it, and none
-    is left untrained for want of data. Of widths the absolute value counts. It begins as ReLU on [-bound, bound].
+    is left untrained for want of data. Of widths the absolute value counts. It begins as ReLU on [-bound, bound], from
+    -3 to 3 without a bound.
 
     Source: N-PWLU, ICPR 2022, by the authors of PWLU. Only its abstract is known to us (non-uniform intervals, a
     cumulative definition that ties them together, no realignment, four intervals): the parameters are our reading.
@@ -66,7 +67,7 @@ class NPWLU(nn.Module):
         BadValue: fewer than one interval or channel, or a bound not above 0.
     """
 
-    def __init__(self, channels: int = 1, intervals: int = 4, bound: float = 3.0, *, axis: int = 1) -> None:
+    def __init__(self, channels: int = 1, intervals: int = 4, bound: float | None = None, *, axis: int = 1) -> None:
         super().__init__()
         check(channels, intervals, bound)
         self.start, self.height = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
@@ -74,17 +75,22 @@ class NPWLU(nn.Module):
         self.slopes = nn.Parameter(torch.zeros(intervals + 2, channels))
         self.intervals = intervals
         self.axis = axis
-        reach = torch.full((channels,), float(bound), dtype=torch.float64)
-        low, high = snapped(-reach, reach, intervals, self.start.dtype)
+        self.bound = bound
+        low, high = around_zero(bound, channels, intervals, True, self.start.dtype)
         self._become(F.relu, low, high, (low, high))
 
     @torch.no_grad()
     def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Come as near to `function` as equal intervals can, one ending at zero, three deviations round the mean."""
+        """Come as near to `function` as equal intervals can, one ending at zero, three deviations round the mean.
+
+        A `bound` of one's own stays.
+        """
         rows = len(seen.mean)
         if len(self.start) == 1 and rows > 1:
             seen, function = seen.shared(), averaged(function, rows)
         low, high = bounds_for(seen, self.intervals, True, self.start.dtype)
+        if self.bound is not None:
+            low, high = around_zero(self.bound, len(self.start), self.intervals, True, self.start.dtype)
         self._become(function, low, high, (seen.low, seen.high))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -54,7 +54,6 @@ def compiled(*flags: str, inline: bool = False) -> Callable[[Code], Code]:
 # Sums may be reordered, so that they are done in vectors; nothing else may.
 loop = compiled("reassoc", "contract")
 inline = compiled("contract", inline=True)
-exact = compiled(inline=True)  # nor are products and sums fused
 
 
 def load(values: Array, i: int) -> Any:

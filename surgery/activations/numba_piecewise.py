@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.activations.numba_loops import PIECE, Array, Loops, exact, f32, inline, load, loop, piece, store
+from surgery.activations.numba_loops import PIECE, Array, Loops, f32, inline, load, loop, piece, store
 
 TILE = 64  # channels that are worked on together
 COPIES = 4  # of a histogram: neighbours that fall into one region need not wait for each other
@@ -20,7 +20,7 @@ ZERO, ONE = f32(0), f32(1)
 
 
 def table_of(heights: Array, left: Array, right: Array, low_slope: Array, high_slope: Array) -> Array:
-    """A row per channel: the head, the base of each region, the slope of each region; rounded as `piecewise` does."""
+    """A row per channel: the head, the base of each region, the slope of each region."""
     intervals = f32(len(heights) - 1)
     inner = (heights[1:] - heights[:-1]) * intervals / (right - left)
     head = [left, right, intervals / (right - left), (right - left) / intervals]
@@ -46,7 +46,7 @@ def gradients_of(sums: Array, heights: Array, left: Array, right: Array, low: Ar
     return of_heights, of_left, of_right, far[:1], far[-1:]
 
 
-@exact
+@inline
 def _place(x: Any, left: Any, right: Any, scale: Any, step: Any, intervals: Any) -> Any:
     """The region of x, and how far x is from its anchor."""
     interval = np.floor((x - left) * scale)

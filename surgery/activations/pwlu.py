@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from surgery.activations.forms import apply
 from surgery.activations.parts import QuickGELU, SquaredReLU
 from surgery.activations.piecewise import PWLU as FUNCTION
-from surgery.activations.piecewise import along, best_lines, bounds_for, region_of, snapped, tables
+from surgery.activations.piecewise import WIDE, along, best_lines, bounds_for, region_of, snapped, tables
 from surgery.activations.seen import Elementwise, Seen
 from surgery.activations.smooth import FLOOR
 from surgery.errors import BadValue, UnknownName, nearest
@@ -32,9 +32,9 @@ LIKE: dict[str, Callable[[], nn.Module]] = {
 class PWLU(nn.Module):
     """A piecewise linear function on equal intervals, learned per channel or shared by all (channels=1).
 
-    `heights` (N + 1, C) are its values at the knots from `left` to `right` (C,), `low_slope` and `high_slope` (C,) its
-    slopes beyond them. It begins as the function `like`: a name, a module that computes it (copied and frozen), or
-    None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly.
+    `heights` (N + 1, C) are its values at the knots from `left` to `right` (C,), -3 to 3 without a `bound`, and
+    `low_slope` and `high_slope` (C,) its slopes beyond them. It begins as the function `like`: a name, a module that
+    computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly.
 
     `warmup` is a share of the training. Below it the module computes `like` itself (or, with None, its own function as
     it is), its parameters have no gradient at all, and each training batch moves `running_mean` and
@@ -63,7 +63,7 @@ class PWLU(nn.Module):
         self,
         channels: int = 1,
         intervals: int = 16,
-        bound: float = 3.0,
+        bound: float | None = None,
         *,
         warmup: float = 0.0,
         snap: bool = True,
@@ -72,6 +72,7 @@ class PWLU(nn.Module):
     ) -> None:
         super().__init__()
         check(channels, intervals, bound)
+        self.bound = bound
         if not 0 <= warmup < 1:
             raise BadValue("The warm-up is a share of the training.", asked=f"warmup={warmup!r}", try_="0 to below 1")
         self.heights = nn.Parameter(torch.zeros(intervals + 1, channels))
@@ -87,8 +88,7 @@ class PWLU(nn.Module):
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_deviation", torch.ones(channels))
             self.register_buffer("gathered", torch.zeros((), dtype=torch.long))
-        reach = torch.full((channels,), float(bound), dtype=torch.float64)
-        low, high = snapped(-reach, reach, intervals, self.left.dtype) if snap else (-reach, reach)
+        low, high = around_zero(bound, channels, intervals, snap, self.left.dtype)
         self._become(_rows_of(first, self.heights, self._inner), low, high, (low, high))
 
     @torch.no_grad()
@@ -106,12 +106,14 @@ class PWLU(nn.Module):
     def start_as(self, function: Elementwise, seen: Seen) -> None:
         """Come as near to `function` as possible, with bounds three deviations from the mean that was `seen`.
 
-        Beyond the bounds, the outer slopes fit what was seen there.
+        A `bound` of one's own stays. Beyond the bounds, the outer slopes fit what was seen there.
         """
         rows = len(seen.mean)
         if self.heights.shape[1] == 1 and rows > 1:
             seen, function = seen.shared(), averaged(function, rows)
         low, high = bounds_for(seen, self.intervals, self.snap, self.left.dtype)
+        if self.bound is not None:
+            low, high = around_zero(self.bound, len(self.left), self.intervals, self.snap, self.left.dtype)
         self._become(function, low, high, (seen.low, seen.high))
 
     @torch.no_grad()
@@ -289,11 +291,19 @@ def averaged(function: Elementwise, channels: int) -> Elementwise:
     return lambda rows: function(rows.expand(-1, channels)).mean(1, keepdim=True)
 
 
-def check(channels: int, intervals: int, bound: float) -> None:
+def around_zero(
+    bound: float | None, channels: int, intervals: int, snap: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Bounds (C,) from -bound to bound, three deviations of a standard normal input where nobody asks for others."""
+    reach = torch.full((channels,), WIDE if bound is None else float(bound), dtype=torch.float64)
+    return snapped(-reach, reach, intervals, dtype) if snap else (-reach, reach)
+
+
+def check(channels: int, intervals: int, bound: float | None) -> None:
     for name, value in (("channels", channels), ("intervals", intervals)):
         if type(value) is not int or value < 1:
             raise BadValue("It takes whole numbers.", asked=f"{name}={value!r}", try_="1 or more")
-    if not 0 < bound < float("inf"):
+    if bound is not None and not 0 < bound < float("inf"):
         raise BadValue("`bound` is half the range.", asked=f"bound={bound!r}", try_="a number above 0")
 
 

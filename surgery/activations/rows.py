@@ -86,13 +86,13 @@ def _frelu(
 
 def _pwlu(
     channels: int | None = None, axis: int = 1, like: nn.Module | None = None, per: str = "channel",
-    intervals: int = 16, bound: float = 3.0, warmup: float = 0.0, snap: bool = True,
+    intervals: int = 16, bound: float | None = None, warmup: float = 0.0, snap: bool = True,
 ) -> nn.Module:  # fmt: skip
     return PWLU(_shared(channels, per), intervals, bound, warmup=warmup, snap=snap, like=like, axis=axis)
 
 
 def _npwlu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", intervals: int = 4, bound: float = 3.0
+    channels: int | None = None, axis: int = 1, per: str = "channel", intervals: int = 4, bound: float | None = None
 ) -> nn.Module:
     return NPWLU(_shared(channels, per), intervals, bound, axis=axis)
 
@@ -132,6 +132,7 @@ def _affine(
 
 
 _PER = {"per": "'channel' or 'layer'"}
+_PIECES = {"intervals": "1 or more", "bound": "above 0, or None: from what is seen"}
 _HENDRYCKS = "Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2"
 _SHAMIR = "Shamir et al. 2020, arXiv 2010.09931"
 
@@ -162,13 +163,13 @@ ROWS = (
     Activation(
         "pwlu", _pwlu, (), "straight lines between heights at equal steps",
         "Zhou et al. 2021, arXiv 2104.03693, section 3", learns=("heights", "left", "right", "low_slope", "high_slope"),
-        ranges=_PER | {"intervals": "1 or more", "bound": "above 0", "warmup": "share of the training, 0 to below 1"},
+        ranges=_PER | _PIECES | {"warmup": "share of the training, 0 to below 1"},
         begins=("relu", "leaky_relu", "prelu", "frelu", "pwlu"), fits="least squares", kernel="pwlu",
     ),
     Activation(
         "npwlu", _npwlu, ("n_pwlu",), "straight lines between knots of any distance",
         "Zhou et al. 2022, ICPR, abstract", learns=("start", "height", "widths", "slopes"),
-        ranges=_PER | {"intervals": "1 or more", "bound": "above 0"},
+        ranges=_PER | _PIECES,
         begins=("relu", "leaky_relu", "prelu", "frelu"), fits="least squares",
     ),
     Activation(

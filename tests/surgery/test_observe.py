@@ -121,6 +121,7 @@ def test_without_an_example_and_without_a_norm_random_numbers_enter() -> None:
     first, second = (found[site] for site in sites)
     assert first.mean.shape == (4,) and second.mean.shape == (5,)
     assert bool((first.low < first.mean).all()) and bool((first.mean < first.high).all())
+    torch.manual_seed(1)
     again = seen_at(model, sites, sites.example)[sites[0]]
     assert torch.equal(first.low, again.low)  # the same random numbers each time
     bn = model.bn2
@@ -176,6 +177,23 @@ def test_what_is_overwritten_is_seen_before() -> None:
     assert_seen(first, one, 1)
     assert_seen(second, two, 1)
     assert float(first.low.min()) < 0 and float(second.low.min()) < 0
+
+
+def test_what_is_given_by_keyword_is_seen_too() -> None:
+    class Keywords(models.Stated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1)
+            self.act1, self.act2 = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act2(input=self.conv2(self.act1(self.conv1(x))))
+
+    model = Keywords()
+    sites = surgery.find_sites(model, picture())
+    _, second = seen_at(model, sites, sites.example).values()
+    with torch.no_grad():
+        assert_seen(second, model.conv2(model.conv1(picture()).relu()), 1)
 
 
 def test_other_examples_show_other_numbers() -> None:

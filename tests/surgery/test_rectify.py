@@ -107,7 +107,7 @@ def test_the_scores_are_rectified_and_all_else_stays(zoo: tuple[nn.Module, str])
     assert list(report.before) == list(before)
     *others, last = report.after
     assert others == list(before)
-    assert (last.owner, last.activation) == (path, "rectified_scores")
+    assert (last.owner, last.activation, last.role) == (path, "rectified_scores", "head")
 
 
 def test_the_shares_are_logarithms_of_shares(zoo: tuple[nn.Module, str]) -> None:
@@ -165,7 +165,7 @@ def test_it_learns() -> None:
     edited, _ = rectified(randomise(SmallNet()), "shares", picture())
     loss = F.cross_entropy(edited(picture()), torch.tensor([0, 2]))
     loss.backward()
-    assert float(loss) > 0
+    assert loss.item() > 0
     assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in edited.parameters())
 
 
@@ -227,7 +227,7 @@ def test_with_other_rules_in_one_call() -> None:
     with torch.no_grad():
         assert torch.allclose(edited(picture()), model(picture()).relu(), atol=1e-6)
     assert [site.activation for site in report.after] == ["prelu"] * 5 + ["rectified_scores"]
-    later = surgery.transform(edited, surgery.swap("gelu", activation="prelu"), picture())[0]
+    later = surgery.transform(edited, surgery.swap("gelu"), picture())[0]
     assert [site.activation for site in surgery.find_sites(later, picture())] == ["gelu"] * 5 + ["rectified_scores"]
     surgery.undo(later)
     assert_same_function(later, model, picture())

@@ -367,7 +367,8 @@ def test_instead_of_a_call_what_is_in_it_goes_and_behind_it_stays() -> None:
     install(instead, Splice("forward", ".sigmoid", 1, 0, "ten"))
     install(behind, Splice("forward", ".sigmoid", 1, 0, "ten", True))
     assert torch.allclose(behind(x) - Twice.forward(behind, x), behind.lin(x).sigmoid() * 9, atol=1e-5)
-    assert torch.allclose(instead(x) - Twice.forward(instead, x), behind.lin(x) * 10 - behind.lin(x).sigmoid(), atol=1e-5)
+    linear = behind.lin(x)
+    assert torch.allclose(instead(x) - Twice.forward(instead, x), linear * 10 - linear.sigmoid(), atol=1e-5)
 
 
 def test_behind_single_passes_of_a_loop() -> None:
@@ -396,7 +397,8 @@ def test_a_call_with_nothing_to_take_out_can_still_have_a_child_behind_it() -> N
 
 @pytest.mark.parametrize("kind", [nn.Linear, nn.Conv2d])
 def test_a_layer_of_torch_gets_a_child_behind_it(kind: type[nn.Module]) -> None:
-    layer, x = (nn.Linear(3, 2), torch.randn(4, 3)) if kind is nn.Linear else (nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4))
+    layer: nn.Module = nn.Linear(3, 2) if kind is nn.Linear else nn.Conv2d(3, 2, 1)
+    x = torch.randn(4, 3) if kind is nn.Linear else torch.randn(1, 3, 4, 4)
     wanted = layer(x) * 10
     callee = "F.linear" if kind is nn.Linear else "self._conv_forward"
     layer.ten = Tenfold()

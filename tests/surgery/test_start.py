@@ -339,7 +339,7 @@ def test_on_a_meta_model_nothing_is_measured() -> None:
         assert {one.device.type for one in edited.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize(("kind", "example"), [(models.TwiceUsed, None), (models.Stateful, picture())])
+@pytest.mark.parametrize(("kind", "example"), [(models.TwiceUsed, None), (models.Stateful, None), (models.Stateful, picture())])
 def test_starting_leaves_no_trace(kind: type[models.Stated], example: Tensor | None) -> None:
     model = kind()
     with assert_untouched(model):
@@ -383,6 +383,13 @@ def test_other_precisions_are_met_exactly_too(to: str, dtype: torch.dtype) -> No
     assert {one.dtype for one in edited.parameters()} == {dtype}
     assert max(report.far.values()) <= ROUNDING
     assert apart(model, edited, example) <= (1e-5 if dtype is torch.float64 else torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_in_half_precision_a_relu_stays_the_same_to_the_bit(dtype: torch.dtype) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()).to(dtype), torch.randn(2, 3, 8, 8).to(dtype)
+    for to in ("prelu", "frelu", "pwlu"):
+        assert torch.equal(started(model, surgery.swap(to), x)[0](x), model(x))
 
 
 # What is kept

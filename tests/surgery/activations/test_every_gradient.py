@@ -92,17 +92,24 @@ AT_JOINTS = [
     ("smelu", {"beta": 0.5}, [-0.5, 0.5, 0.0], [0.0, 1.0, 0.5]),
     ("gsmelu", {"left": 0.5, "right": 1.5, "low_slope": -0.5, "high_slope": 2.0}, [-0.5, 1.5, 0.5], [-0.5, 2.0, 0.75]),
     ("rescu", {"low_slope": 0.5, "high_slope": 1.0, "joint": 1.0}, [-0.5, 0.5, 0.0], [0.5, 1.0, 0.75]),
-    # A knot belongs to the interval right of it: relu's is 1 at zero here.
-    ("pwlu", {"intervals": 2, "bound": 2.0}, [-2.0, 0.0, 2.0], [0.0, 1.0, 1.0]),
-    ("npwlu", {"intervals": 2, "bound": 2.0}, [-2.0, 0.0, 2.0], [0.0, 1.0, 1.0]),
+    # A knot belongs to the interval right of it: slopes are 0.5, 0, 1, 3 here.
+    ("pwlu", {"intervals": 2, "bound": 2.0}, [-2.5, -2.0, 0.0, 2.0], [0.5, 0.0, 1.0, 3.0]),
+    ("npwlu", {"intervals": 2, "bound": 2.0}, [-2.5, -2.0, 0.0, 2.0], [0.5, 0.0, 1.0, 3.0]),
 ]
 
 
 @pytest.mark.parametrize(("name", "options", "at", "wanted"), AT_JOINTS, ids=[row[0] for row in AT_JOINTS])
 def test_derivatives_at_the_joints(name: str, options: dict[str, float], at: list[float], wanted: list[float]) -> None:
+    module = activations.build(name, **options)
+    with torch.no_grad():
+        if name == "pwlu":
+            module.low_slope.fill_(0.5)
+            module.high_slope.fill_(3.0)
+        if name == "npwlu":
+            module.slopes.copy_(torch.tensor([[0.5], [0.0], [1.0], [3.0]]))
     for form in forms_of(name):
         with only(form):
-            assert derivative(activations.build(name, **options), at) == wanted, form
+            assert derivative(module, at) == wanted, form
     assert {name for name in LEARNED if name not in ("affine", "swish")} == {row[0] for row in AT_JOINTS}
 
 

@@ -112,6 +112,15 @@ def test_only_holds_inside_and_no_longer() -> None:
     assert form_of(SWISH, X) == "fused"
 
 
+def test_only_for_some_functions() -> None:
+    with only("formula", "swish", "prelu"):
+        assert form_of(SWISH, X) == "formula"
+        assert form_of(GSMELU, X) == "closed", "as ever"
+        with only("closed", "gsmelu"):
+            assert form_of(SWISH, X) == "fused", "the inner one counts alone"
+        assert form_of(SWISH, X) == "formula"
+
+
 def test_a_form_that_does_not_exist() -> None:
     with only("closed"):
         assert_raises(BadValue, lambda: only("quick").__enter__(), "'quick'", "formula, closed, fused")

@@ -127,7 +127,8 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
     scale = torch.tensor([1.0039])
     y = KERNELS["affine"].forward(x, 0, scale, torch.zeros(1))
     assert torch.equal(y, (x.float() * scale).bfloat16())
-    assert KERNELS["affine"].forward(x[:1] * torch.nan, 0, scale, scale).isnan().all()
+    all_ones = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # rounded up it would be a zero
+    assert KERNELS["affine"].forward(x[:9], 0, all_ones, torch.zeros(1)).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -137,6 +138,17 @@ def test_parameters_may_be_of_another_type(dtype: torch.dtype) -> None:
     found = outcome("fused", "frelu", x, 1, params, grad)
     assert [one.dtype for one in found] == [torch.float32, torch.float32, dtype, dtype]
     assert_near(found, in_double("frelu", x, 1, params, grad), HALF.get(dtype, CLOSE))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_some_parameters_may_be_shared(channels_last: bool) -> None:
+    x, grad = random(3, 5, 7, 9), random(3, 5, 7, 9, seed=1) + 2
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    for name, shared in (("frelu", [1]), ("pwlu", [1, 2]), ("pwlu", [0, 3])):
+        params = [param[..., :1] if at in shared else param for at, param in enumerate(params_of(name, 5))]
+        found = outcome("fused", name, x, 1, params, grad)
+        assert_near(found, in_double(name, x, 1, params, grad))
 
 
 @pytest.mark.parametrize("by_rows", [False, True])
@@ -156,6 +168,8 @@ def test_infinities_and_what_is_no_number_fare_as_in_the_closed_form(name: str, 
         del wanted[2]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert found[0][:, 2].isnan().all() if by_rows else found[0][2].isnan().all()
+    endless = outcome("fused", name, x.clamp(-3, 3), axis, params, grad * torch.inf)  # without a warning, too
+    assert not endless[1].isfinite().any(), "a gradient without end is one"
 
 
 def test_ties_and_bounds_fall_where_they_do_in_the_closed_form() -> None:
@@ -211,8 +225,9 @@ def test_a_gradient_finer_than_x_is_not_rounded() -> None:
     x, grad, params = random(3, 5, 7).bfloat16(), random(3, 5, 7, seed=1) + 2, params_of("frelu", 5)
     found = KERNELS["frelu"].backward(grad, x, 1, *params)
     wanted = KERNELS["frelu"].backward(grad, x.float(), 1, *params)
+    other = KERNELS["frelu"].backward(grad.mT.contiguous().mT, x, 1, *params)
     assert found[0].dtype == torch.bfloat16 and torch.equal(found[0], wanted[0].bfloat16())
-    assert all(map(torch.equal, found[1:], wanted[1:]))
+    assert all(map(torch.equal, found[1:], wanted[1:])) and all(map(torch.equal, found, other))
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 7), (3, 5, 0)])
