@@ -213,6 +213,8 @@ def measure_all(options: argparse.Namespace) -> tuple[list[Row], dict[str, float
                 found = measure(entry, x, grad, fastest, options)
                 moved = 5 * x.nbytes / found["milliseconds"] / 1e6 if dtype in copies else None
                 target = target_of(entry, dtype, kind) if options.shape == SHAPE else None
+                if kind == "cpu" and not regime(kind).startswith("the default"):
+                    target = None  # it was meant for that one
                 rows.append(Row(entry, layout, dtype, target=target, bandwidth=moved, **found))  # type: ignore[arg-type]
                 print("  ".join(cells(rows[-1], copies)), flush=True)
                 gc.collect()

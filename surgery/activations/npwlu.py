@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.fx import wrap
 from torch.nn import functional as F
 
 from surgery.activations.forms import Function, apply
@@ -52,6 +53,16 @@ def _npwlu_gradients(
 FUNCTION = Function("npwlu", _npwlu, _npwlu_gradients)
 
 
+@wrap  # symbolic traces keep it as one call
+def npwlu(
+    x: Tensor, axis: int, intervals: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor
+) -> Tensor:
+    """A piecewise linear function of x with knots at any distance; channels of x on `axis`."""
+    check_rows("widths", widths, intervals)
+    check_rows("slopes", slopes, intervals + 2)
+    return apply(FUNCTION, x, axis, start, height, positive(widths), slopes)
+
+
 class NPWLU(nn.Module):
     """A piecewise linear function whose knots move freely but never pass each other, per channel or shared by all.
 
@@ -95,9 +106,7 @@ class NPWLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        check_rows("widths", self.widths, self.intervals)
-        check_rows("slopes", self.slopes, self.intervals + 2)
-        return apply(FUNCTION, input, self.axis, self.start, self.height, positive(self.widths), self.slopes)
+        return npwlu(input, self.axis, self.intervals, self.start, self.height, self.widths, self.slopes)
 
     def extra_repr(self) -> str:
         """What `print` shows."""

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.fx import wrap
 
 from surgery.activations.forms import apply
 from surgery.activations.parts import QuickGELU, SquaredReLU
@@ -27,6 +28,23 @@ LIKE: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish, "hardswish": nn.Hardswish, "hardtanh": nn.Hardtanh, "softplus": nn.Softplus,
     "squared_relu": SquaredReLU, "sigmoid": nn.Sigmoid, "hardsigmoid": nn.Hardsigmoid, "tanh": nn.Tanh,
 }  # fmt: skip
+
+
+@wrap  # symbolic traces keep it as one call
+def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor) -> Tensor:
+    """A piecewise linear function of x, whose channels are on `axis`."""
+    return apply(FUNCTION, x, axis, *ordered(intervals, *params))
+
+
+def ordered(
+    intervals: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> tuple[Tensor, ...]:
+    """The parameters of the function; left < right, whatever was learned, and the gradient still leads out."""
+    check_rows("heights", heights, intervals + 1)
+    left, right = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (left, right))
+    least = FLOOR * (1 + left.detach().abs())
+    right = right + (least - (right - left)).clamp_min(0).detach()
+    return heights, left, right, low_slope, high_slope
 
 
 class PWLU(nn.Module):
@@ -145,12 +163,12 @@ class PWLU(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
         if not self.gathering:
-            return apply(FUNCTION, input, self.axis, *self._settled())
+            return pwlu(input, self.axis, self.intervals, *self._own())
         if self.training and _first_time():
             self._gather(input.detach())
         if self.like is not None:
             return self.like(input)  # type: ignore[no-any-return]
-        return apply(FUNCTION, input, self.axis, *(one.detach() for one in self._settled()))
+        return pwlu(input, self.axis, self.intervals, *(one.detach() for one in self._own()))
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -160,13 +178,11 @@ class PWLU(nn.Module):
     def _inner(self) -> torch.dtype:
         return torch.promote_types(self.heights.dtype, torch.float32)
 
+    def _own(self) -> tuple[Tensor, ...]:
+        return self.heights, self.left, self.right, self.low_slope, self.high_slope
+
     def _settled(self) -> tuple[Tensor, ...]:
-        """The parameters of the function; left < right, whatever was learned, and the gradient still leads out."""
-        check_rows("heights", self.heights, self.intervals + 1)
-        left, right = self.left.to(self._inner), self.right.to(self._inner)
-        least = FLOOR * (1 + left.detach().abs())
-        right = right + (least - (right - left)).clamp_min(0).detach()
-        return self.heights, left, right, self.low_slope, self.high_slope
+        return ordered(self.intervals, *self._own())
 
     def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
         """Take bounds (C,), heights and outer slopes, once all of them are known."""

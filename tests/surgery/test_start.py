@@ -339,7 +339,10 @@ def test_on_a_meta_model_nothing_is_measured() -> None:
         assert {one.device.type for one in edited.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize(("kind", "example"), [(models.TwiceUsed, None), (models.Stateful, None), (models.Stateful, picture())])
+KINDS = [(models.TwiceUsed, None), (models.Stateful, None), (models.Stateful, picture())]
+
+
+@pytest.mark.parametrize(("kind", "example"), KINDS)
 def test_starting_leaves_no_trace(kind: type[models.Stated], example: Tensor | None) -> None:
     model = kind()
     with assert_untouched(model):

@@ -114,9 +114,7 @@ def _smelu(x: Tensor, beta: Tensor) -> Tensor:
     return torch.where(x <= -beta, 0.0, torch.where(x >= beta, x, (x + beta) ** 2 / (4 * beta)))
 
 
-def _gsmelu(
-    x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
-) -> Tensor:
+def _gsmelu(x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor) -> Tensor:
     """Three polynomials, their coefficients as in equation 11."""
     a = (high_slope - low_slope) / (2 * (left + right))
     b = (left * high_slope + right * low_slope) / (left + right)

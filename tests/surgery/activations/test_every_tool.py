@@ -85,23 +85,8 @@ def test_all_go_to_onnx(tmp_path: Path) -> None:
 def test_symbolic_traces(name: str) -> None:
     """A learned function is one call in them: it looks at shapes, which a trace has none of."""
     module = made(name)
-    if name in WHOLE:
-        tracer = WithLeaves()
-        traced = torch.fx.GraphModule(root := nn.Sequential(module), tracer.trace(root))
-    else:
-        traced = torch.fx.symbolic_trace(nn.Sequential(module))
+    traced = torch.fx.symbolic_trace(nn.Sequential(module))
     assert torch.equal(traced(X), module(X))
-
-
-# They look at the sizes of their tables first: a tracer has to take them whole.
-WHOLE = ("pwlu", "npwlu")
-
-
-class WithLeaves(torch.fx.Tracer):
-    """A tracer that looks into no activation."""
-
-    def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
-        return activation_of_module(m) is not None or super().is_leaf_module(m, qualname)
 
 
 @OLD

@@ -196,7 +196,7 @@ def test_bounds_from_what_was_seen(snap: bool, mean: float, deviation: float, in
         assert (module.right >= seen.mean + 3 * seen.deviation).all()
     x = torch.linspace(-100, 100, 999)[:, None].expand(-1, 2)
     with forms.only("closed"):
-        assert_relu(module, x)
+        torch.testing.assert_close(module(x), F.relu(x), atol=1e-5, rtol=1e-6)  # far from bounds near zero, rounding
     assert error < 1e-4
 
 
