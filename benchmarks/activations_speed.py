@@ -272,7 +272,8 @@ def write(rows: list[Row], copies: dict[str, float], command: str, options: argp
     ]  # fmt: skip
     for whose in ("ours", "torch's", "published formula"):
         mine = [cells(row, copies) for row in rows if row.entry.whose == whose]
-        text += ["", f"## {whose.capitalize()}", "", *markdown_table(head, mine)]
+        if mine:
+            text += ["", f"## {whose.capitalize()}", "", *markdown_table(head, mine)]
     text += ["", *conditions(command, seed=0, device=options.device), ""]
     folder = Path(options.results)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from surgery.plan import Edit
 from surgery.rewrite import Splice, base_of, rewritten, splices_of
 from surgery.twin import HISTORY, HOOKS
 
+_CHANGING = ("pwlu", "frelu")  # functions that change while they learn
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
 
 
@@ -120,21 +121,28 @@ def keep_progress(model: nn.Module, progress: float, step: int) -> None:
 
 
 def rest_weights(model: nn.Module, rest: bool) -> None:
-    """Freeze every weight that learns and belongs to no activation, or let those learn again that were frozen so."""
-    for module in list(model.modules()):
-        history: History | None = module.__dict__.get(HISTORY)
-        if history is None or bool(history.resting) == rest:
-            continue
-        named = dict(module.named_parameters())
+    """Freeze every weight that learns and belongs to no activation, or let those learn again that were frozen so.
+
+    Which ones rest is written down in edited models, and for what is outside of these in the model itself.
+    """
+    homes = [module for module in model.modules() if module.__dict__.get(HISTORY) is not None]
+    for home in [*homes, *([model] if rest and model not in homes else [])]:
+        history: History = home.__dict__.get(HISTORY) or History()
+        named = dict(home.named_parameters())
         if rest:
-            slopes = {id(p) for one in module.modules() if is_activation(one) for p in one.parameters()}
-            history.resting = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
-        for name in history.resting:
+            slopes = {id(p) for one in home.modules() if is_activation(one) for p in one.parameters()}
+            asleep = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
+            history.resting += asleep
+        else:
+            asleep, history.resting = history.resting, []
+        for name in asleep:
             if name in named:
                 named[name].requires_grad_(not rest)
                 named[name].grad = None if rest else named[name].grad
-        if not rest:
-            history.resting = []
+        if history.resting or history.steps:
+            keep_history(home, history)
+        elif not rest:
+            keep_history(home, None)
 
 
 def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
@@ -152,7 +160,7 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
         # Undoing a later step must not bring back what this one had put there.
         homes = [step for step in steps if any(_same_slot(change, one) for one in step.changes)]
         (homes or steps)[-1].changes.append(change)
-    for history in histories if changes else ():
+    for history in histories:
         _say_settled(history)
 
 
@@ -161,6 +169,9 @@ def _say_settled(history: History) -> None:
         later = history.steps[number + 1 :]
         replaced = {tuple(edit["site"]) for one in later for edit in one.data.get("edits", ())}
         for edit in step.data.get("edits", ()):
+            if edit["make"] in _CHANGING:
+                for name in ("warmup", "alternate", "every"):
+                    edit["params"].pop(name, None)
             if edit["fade"] and tuple(edit["site"]) not in replaced:
                 edit["fade"] = False
                 # What the later steps were made on never existed in the settled form: nothing to compare with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -20,6 +21,14 @@ class Progressing(Protocol):
         """Become what this progress and step ask for."""
 
 
+@runtime_checkable
+class Finishing(Protocol):
+    """A module that changes over time and can stop doing so."""
+
+    def finish(self) -> None:
+        """Stay as it is from now on."""
+
+
 def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
     """Tell every fading activation of a model how far training has come, from 0 to 1; `step` counts training steps.
 
@@ -27,10 +36,15 @@ def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
     any it does nothing.
 
     Raises:
-        BadValue: progress outside [0, 1].
+        BadValue: progress outside [0, 1], a step that is no whole number, or no model.
     """
-    if not 0 <= progress <= 1:
+    if not isinstance(model, nn.Module):
+        raise BadValue("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
+    if not isinstance(progress, Real) or not 0 <= progress <= 1:
         raise BadValue("`progress` is a fraction of the training.", asked=f"progress={progress!r}", try_="0 to 1")
+    if not isinstance(step, Integral) or step < 0:
+        raise BadValue("`step` counts steps of the training.", asked=f"step={step!r}", try_="a whole number, 0 or more")
+    progress, step = float(progress), int(step)
     for module in model.modules():
         if isinstance(module, Progressing):
             module.set_progress(progress, step)
@@ -46,9 +60,16 @@ def progress_of(model: nn.Module) -> tuple[float, int] | None:
 def settle(model: nn.Module) -> nn.Module:
     """Put the final form of everything that fades in its place, in place; returns the model.
 
-    A ReLU that faded to the identity is then erased. The steps of the model say so, too: saved and loaded, it has the
-    final form at once. Settling early jumps to the end; settling twice does nothing more.
+    A ReLU that faded to the identity is then erased, a PWLU has warmed up, slopes and weights learn together. The steps
+    of the model say so, too: saved and loaded, it has the final form at once. Settling early jumps to the end;
+    settling twice does nothing more.
+
+    Raises:
+        BadValue: this is no model.
     """
     set_progress(model, 1.0)
+    for module in model.modules():
+        if isinstance(module, Finishing):
+            module.finish()
     settle_children(model, Fade)
     return model

@@ -11,8 +11,9 @@ from torch import nn
 from surgery.errors import CannotLook
 from surgery.example import Example
 from surgery.facts import Facts
-from surgery.sites import NO_CALL, Site, Sites
-from surgery.trace import TRANSPARENT, Heard, Op, Trace
+from surgery.scores import scores_of
+from surgery.sites import Site, Sites
+from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, random_state_kept, twin
 from surgery.watch import hear
 
@@ -34,7 +35,7 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
     check_plain(model)
     sample = Example.of(example, model)
     traces, unseen = traced(model, sample)
-    return Sites(_sites(model, traces), sample, type(model).__name__, unseen, scores=_scores(model, traces))
+    return Sites(_sites(model, traces), sample, type(model).__name__, unseen, scores=scores_of(model, traces))
 
 
 def check_plain(model: nn.Module) -> None:
@@ -166,38 +167,6 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
         )
         sites.append(site)
     return tuple(sites)
-
-
-def _scores(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
-    """The place behind the one linear layer or convolution that makes what the model returns."""
-    trace = next(iter(traces.values()))
-    makers = {
-        source.index: source
-        for output in trace.outputs
-        for source in ([trace.ops[output]] if trace.ops[output].kind != "shape" else trace.back(output, _reshapes))
-    }
-    maker = next(iter(makers.values()), None)
-    if maker is None or len(makers) > 1 or maker.kind not in ("linear", "conv") or not maker.weights:
-        return None
-    path = maker.weights[0].rpartition(".")[0]
-    classifier = model.get_submodule(path)
-    if not isinstance(classifier, nn.Linear | nn.Conv2d) or not path:
-        return None
-    axis = len(maker.shape) - 1 if maker.kind == "linear" else 1
-    return Site(
-        owner=path, method="forward", callee="F.linear" if maker.kind == "linear" else "self._conv_forward",
-        ordinal=1, iteration=None, run=1, runs=1, target="scores", turn=1, turns=1,
-        owner_kind=type(classifier).__name__, module=None, activation=NO_CALL, inplace=False, role="head", block=None,
-        block_kind=None, position=None, positions=None, joins_by=None, branch=None, fed_by=(maker.kind,),
-        feeds=("output",), weights=maker.weights[:1], shape=maker.shape, channels=maker.shape[axis], channel_axis=axis,
-        dtype=str(classifier.weight.dtype).removeprefix("torch."), device=str(classifier.weight.device),
-        modes=tuple(traces),
-    )  # fmt: skip
-
-
-def _reshapes(op: Op) -> bool:
-    """True for what hands its numbers on as they are; a scaling does not."""
-    return op.kind in TRANSPARENT
 
 
 def _called(heard: Heard) -> tuple[str, str, int]:

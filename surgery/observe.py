@@ -20,8 +20,9 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     """What enters each call, per channel, on the example of the user; without one, what the norm in front lets through.
 
     Behind a norm the numbers are about normal, with its bias as the mean and its weight as the deviation. Calls that
-    have no norm in front, in a model looked at without an example, are seen on random numbers. A model on the meta
-    device shows nothing.
+    have no norm in front, in a model looked at without an example, are seen on random numbers. Calls by the same code,
+    which get one module, have seen the same: all that entered any of them. A model on the meta device shows nothing,
+    nor does a call that something infinite enters.
     """
     wanted = {site.key: site for site in sites}
     if home_of(model).type == "meta":
@@ -42,7 +43,11 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
             solid = in_mode(twin(model, meta=False), mode)
             arguments = sample.on(home_of(model))
             hear(solid, arguments.args, arguments.kwargs, look)
-    return {wanted[key]: seen for key, seen in found.items()}
+    runs: dict[tuple[object, ...], list[Seen]] = {}
+    for key, seen in found.items():
+        runs.setdefault(key[:-1], []).append(seen)
+    pooled = {place: Seen.pooled(parts) for place, parts in runs.items()}
+    return {wanted[key]: pooled[key[:-1]] for key in found if pooled[key[:-1]].finite}
 
 
 def behind_norm(model: nn.Module, site: Site) -> Seen | None:

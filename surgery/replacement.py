@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from surgery import activations
-from surgery.activations.seen import Seen, start
+from surgery.activations.seen import Seen, set_parameters, start
 from surgery.find import home_of
 from surgery.plan import Edit
 from surgery.sites import Site
@@ -55,8 +55,7 @@ def _built(
 ) -> nn.Module:
     """A function of the catalogue in the place of `old`, which is ours to use."""
     site, row = edit.site, activations.row_of(edit.make)
-    own = edit.start == "own" or any(key in row.starts for key, _ in edit.params)
-    if edit.make == "affine" and not own:
+    if edit.make == "affine" and edit.start != "own":
         return _line(model, site, old, **dict(edit.params))
     like = None if any(True for _ in old.parameters()) else old
     made = activations.build(edit.make, site.channels, axis=_axis(site), like=like, **dict(edit.params))
@@ -67,8 +66,11 @@ def _built(
         # In the precision it will have: bounds and heights are chosen so that they are exact there.
         dtype = _dtype_at(model, model.get_submodule(site.owner), site)
         made.to(dtype=dtype if dtype.is_floating_point else None)
+        asked = {key: value for key, value in edit.params if key in row.starts}
+        own = edit.start == "own" or (bool(asked) and not row.apart) or (bool(row.starts) and not row.fits)
         with suppress(RuntimeError):  # a function that such tensors do not suit: looking again will say so
-            far[site] = start(made.eval(), old, seen[site].on("cpu"), own=own)
+            difference = start(made.eval(), old, seen[site].on("cpu"), own=own, asked=asked)
+            far |= {run: difference for run in seen if run.key[:-1] == site.key[:-1]}
     return made
 
 
@@ -79,6 +81,7 @@ def _line(model: nn.Module, site: Site, old: nn.Module, **params: Any) -> activa
     line.stand_for(old)
     if site.norm is not None and home_of(model).type != "meta":
         line.start_behind(model.get_submodule(site.norm), old)
+        set_parameters(line, params)
     return line
 
 

@@ -10,8 +10,6 @@ from surgery.errors import NotProved
 from surgery.plan import Edit, Plan
 from surgery.sites import NO_CALL, Site, Sites, table
 
-ROUNDING = 1e-5  # a difference that comes from rounding
-
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -19,7 +17,7 @@ class Report:
 
     `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
     replaced. One under the same name as before is in both. `far` says, per site, how far the new function is from the
-    replaced one to begin with: their largest difference on what was seen to enter it.
+    replaced one to begin with: their largest difference on what was seen to enter it, 0 for no more than rounding.
     """
 
     plan: Plan
@@ -72,13 +70,15 @@ class Report:
             if edit.site in self.far:
                 pairs.setdefault((edit.site.activation, edit.make), []).append((self.far[edit.site], edit.site))
         lines = []
-        missed = [edit for edit in self.plan.edits if not edit.erases and edit.site.activation != NO_CALL]
-        missed = [edit for edit in missed if edit.site not in self.far] if self.far else []
+        put_in = [edit for edit in self.plan.edits if not edit.erases and edit.make != "identity"]
+        unknown = Counter(e.make for e in put_in if e.site not in self.far and e.site.activation != NO_CALL)
         for (old, new), found in pairs.items():
             most, site = max(found, key=lambda pair: pair[0])
-            exact = most <= ROUNDING
-            lines.append(f"{new} begins as {old}: " + ("exactly" if exact else f"up to {most:.2g} away ({site})"))
-        return lines + [f"{edit.make} begins with its own values: nothing is known of {edit.site}" for edit in missed]
+            lines.append(f"{new} begins as {old}: " + (f"up to {most:.2g} away ({site})" if most else "exactly"))
+        return lines + [
+            f"{count} {new} begin with values of their own: what enters them is not known"
+            for new, count in unknown.items()
+        ]
 
 
 def made(edit: Edit) -> str:

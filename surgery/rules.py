@@ -131,6 +131,7 @@ def erase_relu(
     _one_of("preactivation", preactivation, ("first", "last"))
     _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
     _one_of("stand_in", stand_in, STAND_INS)
+    _one_of("start", start, ("same", "affine"))
     _switch("stem", stem)
     _switch("keep_final", keep_final)
     pick = {
@@ -160,13 +161,17 @@ def swap(
 
     With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
     it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the
-    report says how far it is from what it replaces. `fade` puts it in gradually, see `set_progress`.
+    report says how far it is from what it replaces, on what the example given to `find_sites` or `transform` lets in;
+    without one, on what a norm in front lets in (its bias and four weights to either side), else on random numbers.
+    `fade` puts it in gradually, see `set_progress`.
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
-        BadValue: `to` is no name, or a switch is neither True nor False.
+        BadValue: `to` is no name, or stands behind a classifier; or a switch is neither True nor False.
     """
     to = row_of(to).name
+    if row_of(to).role == "head":
+        raise BadValue(f"{to!r} stands behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
     pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
     known = activations.parameters(to)
@@ -227,7 +232,8 @@ def _check_fade(fade: object) -> None:
         case bool():
             return
         case (int() | float() as begin, int() | float() as end) if 0 <= begin < end <= 1:
-            return
+            if not isinstance(begin, bool) and not isinstance(end, bool):
+                return
     raise BadValue("`fade` is True, False, or a part of the progress.", asked=f"fade={fade!r}", try_="(0.1, 0.8)")
 
 

@@ -30,7 +30,7 @@ def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 
 
     `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are gone through once per
     line and once more. The model's eval mode is what is fitted, on its device. With `limit`, the pass ends with the
-    batch in which so many images are reached: 500 images suffice for a ResNet on CIFAR-10.
+    batch in which so many images are reached.
 
     Source: least squares; that it saves trained networks is measured in benchmarks/activations_pretrained.py.
 
@@ -41,7 +41,7 @@ def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 
     """
     check_plain(model)
     check_repeatable(batches)
-    if limit is not None and limit < 1:
+    if limit is not None and (type(limit) is not int or limit < 1):
         raise BadValue("`limit` is a number of images.", asked=f"limit={limit!r}", try_="at least 1")
     lines = {path: module for path, module in model.named_modules() if isinstance(module, Affine)}
     if not lines:

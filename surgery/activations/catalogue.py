@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from surgery.activations.rows import ROWS, Activation
-from surgery.errors import BadValue, UnknownName, nearest
+from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
 from surgery.kinds import TAG, activation_of_module
 from surgery.sites import table
 
@@ -34,9 +34,11 @@ def build(
 
     Raises:
         UnknownName: no activation, or no parameter of it, has this name.
-        BadValue: the builder refuses a parameter.
+        BadValue: the builder refuses a parameter, or makes no module; or this is no number of channels.
     """
     row = row_of(name)
+    if channels is not None and (type(channels) is not int or channels < 1):
+        raise BadValue("`channels` is a number of them.", asked=f"channels={channels!r}", try_="1 or more, or None")
     known = parameters(name)
     for key in params:
         if key not in known:
@@ -44,17 +46,27 @@ def build(
                 f"{row.name!r} has no parameter {key!r}.", there=", ".join(known) or "no parameters",
                 try_=nearest(key, known),
             )  # fmt: skip
-    taken = inspect.signature(row.build).parameters
-    around = {"channels": channels, "axis": axis, "like": like}
     try:
-        module = row.build(**{key: value for key, value in around.items() if key in taken}, **params)
-    except (TypeError, ValueError) as error:
+        module = _made(row, {"channels": channels, "axis": axis, "like": like}, params)
+    except SurgeryError as error:  # it says itself what to do
+        raise type(error)(f"{row.name!r} cannot be built. {error}") from error
+    except (TypeError, ValueError, AssertionError) as error:
         raise BadValue(
             f"{row.name!r} cannot be built.", asked=", ".join(f"{key}={value!r}" for key, value in params.items()),
             there=str(error).partition("\n")[0],
         ) from error  # fmt: skip
     if row.role != "linear" and activation_of_module(module) != row.name:
         module.__dict__[TAG] = row.name  # so that looking again finds it under this name
+    return module
+
+
+def _made(row: Activation, around: Mapping[str, Any], params: Mapping[str, Any]) -> nn.Module:
+    """What the builder of a row makes, told of its surroundings what it asks for."""
+    taken = inspect.signature(row.build).parameters
+    module: object = row.build(**{key: value for key, value in around.items() if key in taken}, **params)
+    if not isinstance(module, nn.Module):
+        raise BadValue(f"The builder of {row.name!r} makes no module.", there=type(module).__name__,
+                       try_="a builder that returns an nn.Module")  # fmt: skip
     return module
 
 
@@ -97,16 +109,35 @@ def _told(row: Activation) -> str:
 
 
 def register(name: str, build: Callable[..., nn.Module], *, source: str = "") -> None:
-    """Add your own activation: `build` returns a module, from keyword parameters and, if it asks for it, `channels`.
+    """Add your own activation: `build` returns a module, from keyword parameters, which `swap` hands on.
 
-    A builder that asks for `axis`, too, is told where the channels stand.
+    Of its surroundings the builder is told what it has a keyword for: `channels`, their number, or None where all
+    share the parameters; `axis`, where they stand; `like`, the module that is replaced, or None.
+
+    A module with `start_as(function, seen)` begins as what it replaces: `function` maps rows of channels (n, C),
+    `seen` is a `surgery.activations.seen.Seen`. One with `set_progress(progress, step)` is told how far training is,
+    and one with `finish()` when `settle` ends it.
 
     Raises:
-        BadValue: the name is taken.
+        BadValue: the name is taken or is none; or `build` cannot be called with keywords.
     """
+    if not isinstance(name, str) or not name or name != name.strip():
+        raise BadValue("An activation needs a name.", asked=repr(name), try_="'my_relu'")
     if name in _BY_NAME:
         raise BadValue(f"An activation named {name!r} exists already.", try_="another name")
+    _check_keywords(name, build)
     _BY_NAME[name] = Activation(name, build, source=source)
+
+
+def _check_keywords(name: str, build: Callable[..., nn.Module]) -> None:
+    """Refuse what cannot be called by keywords."""
+    cures = "a function of keyword parameters that returns an nn.Module"
+    try:
+        taken = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise BadValue(f"{name!r} needs a builder with keywords.", asked=repr(build), try_=cures) from error
+    if any(one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) for one in taken):
+        raise BadValue(f"The builder of {name!r} must name each keyword.", asked=repr(build), try_=cures)
 
 
 def row_of(name: str) -> Activation:

@@ -36,5 +36,7 @@ class Fade(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (1 - progress) start(x) + progress end(x), for any shape, in the dtype of the input."""
-        start = self.start(input)
-        return torch.lerp(start, self.end(input), self.progress.to(start.dtype))
+        start, end = self.start(input), self.end(input)
+        mixed = torch.lerp(start, end, self.progress.to(start.dtype))
+        # At both ends one of them alone: infinity times 0 is no number.
+        return torch.where(self.progress <= 0, start, torch.where(self.progress >= 1, end, mixed))

@@ -94,19 +94,26 @@ def form_of(function: Function, x: Tensor) -> str:
     """
     if _only is not None and (not _only[1] or function.name in _only[1]):
         return _only[0]
-    if torch.compiler.is_exporting():
+    if taken_apart():
         return "formula"
     if torch.compiler.is_compiling():
         return "fused" if function.name in _SUMMED and _is_operator(function.name, x.device.type) else "closed"
-    if torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return "formula"
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
     return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, x.device.type) else "closed"
+
+
+def taken_apart() -> bool:
+    """True where a call is exported, traced, or transformed by `torch.func`: torch's operations are wanted there."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @contextmanager
 def only(form: str, *names: str) -> Iterator[None]:
     """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
+
+    It holds for the whole process, for all its threads.
 
     Raises:
         BadValue: there is no such form.

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.fx import wrap
 from torch.nn import functional as F
 
+from surgery.activations.forms import taken_apart
 from surgery.errors import BadValue
 
 
 @wrap  # symbolic traces keep it as one call
 def helu(x: Tensor, alpha: float) -> Tensor:
     """max(0, x), whose gradient passes where x > -alpha."""
-    if not torch.compiler.is_exporting() and torch._C._functorch.peek_interpreter_stack() is None:
+    if not taken_apart():
         return _HeLU.apply(x, alpha)  # type: ignore[no-any-return]
     passed = torch.where((x <= 0) & (x > -alpha), x, 0.0)
     return F.relu(x) + (passed - passed.detach())

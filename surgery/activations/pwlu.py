@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import wrap
 
-from surgery.activations.forms import apply
+from surgery.activations.forms import apply, taken_apart
 from surgery.activations.parts import QuickGELU, SquaredReLU
 from surgery.activations.piecewise import PWLU as FUNCTION
 from surgery.activations.piecewise import WIDE, along, best_lines, bounds_for, region_of, snapped, tables
@@ -100,6 +100,7 @@ class PWLU(nn.Module):
         self.snap = snap
         self.axis = axis
         self.gathering = warmup > 0
+        self.told = False  # until then, eval mode computes what the parameters say: they may come from a file
         first = _module_like(like)
         self.like = first if warmup > 0 and like is not None else None
         if warmup > 0:
@@ -112,13 +113,20 @@ class PWLU(nn.Module):
     @torch.no_grad()
     def set_progress(self, progress: float, step: int = 0) -> None:
         """Be in warm-up below `warmup`, and learn from there on; what was gathered is used once, when it ends."""
+        self.told = True
         before, self.gathering = self.gathering, progress < self.warmup
         if self.gathering:
             for one in self.parameters():
                 one.grad = None
-        elif before and int(self.gathered) > 0:
+        elif before and self.warmup and int(self.gathered) > 0:
             self._realign()
             self.gathered.zero_()
+
+    def finish(self) -> None:
+        """Warm up no more: what was gathered, and the function that stood in, are gone."""
+        if self.warmup:
+            self.warmup, self.gathering, self.like = 0.0, False, None
+            del self.running_mean, self.running_deviation, self.gathered
 
     @torch.no_grad()
     def start_as(self, function: Elementwise, seen: Seen) -> None:
@@ -162,7 +170,7 @@ class PWLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        if not self.gathering:
+        if not (self.gathering and (self.told or self.training)):
             return pwlu(input, self.axis, self.intervals, *self._own())
         if self.training and _first_time():
             self._gather(input.detach())
@@ -268,11 +276,9 @@ class Folded(nn.Module):
 
 def _first_time() -> bool:
     """False where a forward pass is repeated inside a backward pass, or is only traced or transformed."""
-    if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
-    if torch._C._get_tracing_state() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
+    if taken_apart():
         return False
-    return torch._C._current_graph_task_id() == -1
+    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1
 
 
 def _of_all_processes(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:

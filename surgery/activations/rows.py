@@ -32,7 +32,8 @@ class Activation:
     (on the scores of a classifier), or "linear", which leaves the network without an activation there.
 
     It can begin exactly as the functions that `begins` names, and as the nearest to any other where `fits` says by
-    which means. A parameter named in `starts`, if given, decides how it begins instead.
+    which means. A parameter named in `starts`, if given, decides how it begins instead, or decides its own part of it
+    where the parameters stand `apart`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Activation:
     begins: tuple[str, ...] = ()
     fits: str = ""
     starts: tuple[str, ...] = ()
+    apart: bool = False
     kernel: str = ""
 
     @property
@@ -53,7 +55,9 @@ class Activation:
         """How it can begin, in words."""
         exact = f"{', '.join(self.begins)} exactly" if self.begins else ""
         fitted = f"any other by {self.fits}" if self.fits else ""
-        return "; ".join(part for part in (exact, fitted) if part) or "itself only"
+        return "; ".join(part for part in (exact, fitted) if part) or (
+            "its own values" if self.starts else "itself only"
+        )
 
     def running(self) -> dict[str, str]:
         """What runs it, by kind of device."""
@@ -71,6 +75,12 @@ def _shared(channels: int | None, per: str) -> int:
     if per not in ("channel", "layer"):
         raise BadValue("Parameters are per channel, or per layer.", asked=f"per={per!r}", try_="'channel' or 'layer'")
     return channels if channels is not None and per == "channel" else 1
+
+
+def _above_zero(name: str, value: float) -> float:
+    if not value > 0:
+        raise BadValue(f"`{name}` is above 0.", asked=f"{name}={value!r}")
+    return value
 
 
 def _prelu(channels: int | None = None, axis: int = 1, per: str = "channel", init: float = 0.25) -> nn.Module:
@@ -158,7 +168,7 @@ ROWS = (
         "Varshney and Singh 2021, DOI 10.1007/s11760-021-01863-z, abstract", learns=("positive", "negative"),
         ranges=_PER | {"alternate": "'slopes', 'weights' or None", "every": "steps, 1 or more"},
         begins=("relu", "leaky_relu", "prelu", "frelu"), fits="its values at -1 and 1",
-        starts=("positive", "negative"), kernel="frelu",
+        starts=("positive", "negative"), apart=True, kernel="frelu",
     ),
     Activation(
         "pwlu", _pwlu, (), "straight lines between heights at equal steps",
@@ -192,9 +202,15 @@ ROWS = (
         "helu", lambda alpha=0.05: HeLU(alpha), (), "max(0, x); the gradient passes where x > -alpha",
         "Kimhi et al. 2024, arXiv 2411.10573", ranges={"alpha": "0 or more"}, begins=("relu",),
     ),
-    Activation("elu", lambda alpha=1.0: nn.ELU(alpha), (), "x, or alpha (exp(x) - 1) below 0", "Clevert et al. 2015"),
+    Activation(
+        "elu", lambda alpha=1.0: nn.ELU(_above_zero("alpha", alpha)), (), "x, or alpha (exp(x) - 1) below 0",
+        "Clevert et al. 2015, arXiv 1511.07289", ranges={"alpha": "above 0"},
+    ),
     Activation("selu", lambda: nn.SELU(), (), "1.0507 times ELU at alpha 1.6733", "Klambauer et al. 2017"),
-    Activation("celu", lambda alpha=1.0: nn.CELU(alpha), (), "x, or alpha (exp(x / alpha) - 1)", "Barron 2017"),
+    Activation(
+        "celu", lambda alpha=1.0: nn.CELU(_above_zero("alpha", alpha)), (), "x, or alpha (exp(x / alpha) - 1) below 0",
+        "Barron 2017, arXiv 1704.07483", ranges={"alpha": "above 0"},
+    ),
     Activation("gelu", lambda: nn.GELU(), (), "x Phi(x)", _HENDRYCKS),
     Activation(
         "gelu_tanh", lambda: nn.GELU(approximate="tanh"), (), "x/2 (1 + tanh(0.7979 (x + 0.044715 x^3)))", _HENDRYCKS
@@ -213,10 +229,10 @@ ROWS = (
     ),
     Activation(
         "hardtanh", lambda min_val=-1.0, max_val=1.0: nn.Hardtanh(min_val, max_val), (),
-        "min(max(min_val, x), max_val)",
+        "min(max(min_val, x), max_val)", ranges={"min_val": "below max_val", "max_val": "above min_val"},
     ),
     Activation(
-        "softplus", lambda beta=1.0, threshold=20.0: nn.Softplus(beta, threshold), (),
+        "softplus", lambda beta=1.0, threshold=20.0: nn.Softplus(_above_zero("beta", beta), threshold), (),
         "log(1 + exp(beta x)) / beta", ranges={"beta": "above 0"},
     ),
     Activation("squared_relu", lambda: SquaredReLU(), ("relu2",), "max(0, x)^2", "So et al. 2021, section 4"),

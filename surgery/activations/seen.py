@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 Elementwise = Callable[[Tensor], Tensor]
 
 GRID, COARSE = 1025, 257  # points at which two functions are compared, or many
+ROUNDING = 1e-5  # a difference, as a share of the largest value, that comes from rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,22 @@ class Seen:
         rows = x.detach().double().movedim(axis, -1).flatten(0, -2) if x.dim() > 1 else x.detach().double().view(-1, 1)
         mean, deviation = rows.mean(0), rows.std(0, correction=0)
         return cls(mean.float(), deviation.float(), rows.amin(0).float(), rows.amax(0).float(), x.dim(), axis)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Seen]) -> Seen:
+        """What several calls saw, each counting the same, whose channels are alike."""
+        if len(parts) == 1:
+            return parts[0]
+        mean = torch.stack([one.mean for one in parts]).mean(0)
+        square = torch.stack([one.deviation.square() + one.mean.square() for one in parts]).mean(0)
+        deviation = (square - mean.square()).clamp_min(0).sqrt()
+        low, high = (torch.stack(ends) for ends in ([one.low for one in parts], [one.high for one in parts]))
+        return cls(mean, deviation, low.amin(0), high.amax(0), parts[0].dims, parts[0].axis)
+
+    @property
+    def finite(self) -> bool:
+        """False where something infinite, or no number, entered."""
+        return all(bool(one.isfinite().all()) for one in (self.mean, self.deviation, self.low, self.high))
 
     def on(self, device: torch.device | str) -> Seen:
         """The same numbers on another device."""
@@ -108,20 +125,37 @@ def best_of(errors: Tensor, param: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start(module: nn.Module, function: nn.Module, seen: Seen, *, own: bool = False) -> float:
+def start(
+    module: nn.Module, function: nn.Module, seen: Seen, *, own: bool = False, asked: Mapping[str, float] | None = None
+) -> float:
     """Let `module` begin as `function` if it can, and return the largest difference on the range that was seen.
 
-    With `own` it keeps its own initial values, and the difference is only measured.
+    It is 0 where it is no more than rounding makes of the largest value.
+    With `own` it keeps its own initial values, and the difference is only measured. Parameters that are `asked` for
+    keep the values given here.
     """
     if not own and not _took_over(module, function) and isinstance(module, Starting):
         module.start_as(seen.through(function), seen)
+    if not own:
+        set_parameters(module, asked or {})
     points = seen.grid()
-    return float((seen.through(module)(points) - seen.through(function)(points)).abs().max())
+    wanted = seen.through(function)(points)
+    most = float((seen.through(module)(points) - wanted).abs().max())
+    return 0.0 if most <= ROUNDING * float(wanted.abs().max()) else most
+
+
+@torch.no_grad()
+def set_parameters(module: nn.Module, values: Mapping[str, float]) -> None:
+    """Fill parameters, by name, with numbers; that of a PReLU goes by the name torch gives its first value."""
+    for name, value in values.items():
+        param = getattr(module, "weight" if name == "init" else name, None)
+        if isinstance(param, Tensor):
+            param.fill_(value)
 
 
 def _took_over(module: nn.Module, function: nn.Module) -> bool:
     """Give a module the parameters of another of its kind, unless they are for other knots, or for more channels."""
-    if type(function) is not type(module):
+    if type(function) is not type(module) or getattr(module, "bound", None) is not None:
         return False
     pairs = list(zip(module.parameters(), function.parameters(), strict=True))
     for mine, theirs in pairs:

@@ -119,6 +119,10 @@ class FReLU(nn.Module):
             if not learns:
                 slope.grad = None
 
+    def finish(self) -> None:
+        """Alternate no more."""
+        self.alternate, self.phase = None, None
+
     @property
     def rests_weights(self) -> bool:
         """True while all weights of the model but those of activations are to rest."""

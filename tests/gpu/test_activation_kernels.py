@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.activations.affine import AFFINE
-from surgery.activations.forms import Function, _gradients, _value, apply, form_of, kernel_of, only
+from surgery.activations.forms import Function, apply, form_of, gradients_of, kernel_of, only, value_of
 from surgery.activations.piecewise import PWLU
 from surgery.activations.slopes import FRELU, PRELU
 from surgery.activations.smooth import SMELU
@@ -70,7 +70,7 @@ def check(function: Function, x: Tensor, params: list[Tensor]) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True)), "not the same twice"
 
     exact = [one.double() for one in params]
-    wanted = [_value(function, 1, x.double(), exact), *_gradients(function, 1, grad.double(), x.double(), exact)]
+    wanted = [value_of(function, 1, x.double(), exact), *gradients_of(function, 1, grad.double(), x.double(), exact)]
     # Parameters get sums of up to as many terms as x has numbers.
     close = [(STEP[x.dtype], 1e-5)] * 2 + [(1e-4, 1e-4 * x.numel() ** 0.5)] * len(params)
     for one, other, (rtol, atol) in zip(found[0], wanted, close, strict=True):
@@ -79,7 +79,7 @@ def check(function: Function, x: Tensor, params: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
-def test_values_and_gradients(function: Function, dtype: torch.dtype, device: torch.device) -> None:
+def test_values_andgradients_of(function: Function, dtype: torch.dtype, device: torch.device) -> None:
     for x in ways(device, dtype):
         check(function, x, parameters(function.name, x.shape[1], device))
         check(function, x, parameters(function.name, 1, device))
@@ -97,7 +97,7 @@ def test_infinities_and_what_is_no_number(function: Function, device: torch.devi
     x = torch.tensor([float("inf"), float("-inf"), float("nan"), 0.0, 1.0], device=device).expand(3, 5).contiguous()
     params = parameters(function.name, 5, device)
     found = apply(function, x, 1, *params)
-    torch.testing.assert_close(found, _value(function, 1, x, params), equal_nan=True)
+    torch.testing.assert_close(found, value_of(function, 1, x, params), equal_nan=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # the compiler's own

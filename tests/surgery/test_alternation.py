@@ -266,10 +266,21 @@ def test_what_the_user_freezes_afterwards_stays_frozen() -> None:
     assert learning(model) == names(model) - frozen
 
 
-def test_a_model_without_history_rests_nothing() -> None:
+def test_a_model_built_by_hand_alternates() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), FReLU(4, alternate="weights"))
     surgery.set_progress(model, 0.5, step=1)
-    assert learning(model) == names(model)  # nobody could wake it: its slopes alternate by themselves
+    assert learning(model) == {"1.positive", "1.negative"}
+    surgery.set_progress(model, 0.5, step=2)
+    assert learning(model) == names(model)
+    assert not surgery.history_of(model)
+
+
+def test_weights_round_an_edited_part_rest_too() -> None:
+    model = nn.Sequential(alternating("weights"), nn.Conv2d(4, 2, 1))
+    surgery.set_progress(model, 0.5, step=1)
+    assert not {"1.weight", "1.bias"} & learning(model)
+    surgery.set_progress(model, 0.5, step=2)
+    assert {"1.weight", "1.bias"} <= learning(model)
 
 
 def test_two_models_alternate_by_themselves() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.utils import ModelEmaV3
@@ -457,3 +458,75 @@ def test_one_progress_moves_all_that_changes() -> None:
     surgery.settle(edited)
     assert state() == (set(), {False}, {None})
     assert {one.phase for one in twin.modules() if isinstance(one, FReLU)} == {0}
+
+
+# Settled for good
+
+
+@pytest.mark.parametrize(
+    "rule", [surgery.swap("pwlu", warmup=0.2), surgery.swap("frelu", alternate="weights", every=3)], ids=str
+)
+def test_what_settled_changes_no_more(rule: surgery.Rule, tmp_path: Path) -> None:
+    model, _ = surgery.transform(models.ResidualNet(), rule, picture())
+    surgery.set_progress(model, 0.1, step=3)
+    model.train()(picture())
+    surgery.settle(model)
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if "relu" in name:
+                one.add_(0.25)
+    model.eval()
+    before = model(picture())
+    for step in (0, 3):
+        surgery.set_progress(model, 0.05, step=step)
+        assert torch.equal(model(picture()), before)
+        assert all(one.requires_grad for one in model.parameters())
+    assert not any("warmup" in edit["params"] or "alternate" in edit["params"] for edit in edits_of(model))
+    surgery.save(model, tmp_path)
+    again = surgery.load(tmp_path, models.ResidualNet()).eval()
+    assert torch.equal(again(picture()), before)
+    assert set(again.state_dict()) == set(model.state_dict())
+
+
+def edits_of(model: nn.Module) -> list[dict[str, Any]]:
+    return [edit for step in surgery.history_of(model) for edit in step.data["edits"]]
+
+
+def test_a_pwlu_from_a_file_computes_what_it_learned() -> None:
+    rule = surgery.swap("pwlu", warmup=0.2)
+    model, _ = surgery.transform(models.ResidualNet(), rule, picture())
+    surgery.set_progress(model, 0.5)
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if "heights" in name:
+                one.add_(0.5)
+    fresh, _ = surgery.transform(models.ResidualNet(), rule, picture())
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(picture()), model.eval()(picture()))
+
+
+def test_the_ends_of_a_fade_are_whole_functions() -> None:
+    x = torch.tensor([-torch.inf, torch.inf, 1.0])
+    fade = surgery.activations.Fade(nn.ReLU(), nn.Identity())
+    assert torch.equal(fade(x), F.relu(x))
+    fade.set_progress(1.0)
+    assert torch.equal(fade(x), x)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"progress": "a"},
+        {"progress": torch.tensor(0.5)},
+        {"progress": 1.5},
+        {"progress": 0.5, "step": "3"},
+        {"progress": 0.5, "step": -1},
+    ],
+    ids=str,
+)
+def test_a_wrong_progress_moves_nothing(wrong: dict[str, Any]) -> None:
+    model, _ = surgery.transform(models.ResidualNet(), surgery.erase_relu(fade=True), picture())
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    assert_raises(surgery.BadValue, lambda: surgery.set_progress(model, **wrong))
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert_raises(surgery.BadValue, lambda: surgery.settle(5), "not a model")  # type: ignore[arg-type]

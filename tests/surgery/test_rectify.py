@@ -169,7 +169,94 @@ def test_it_learns() -> None:
     assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in edited.parameters())
 
 
+class Twofold(nn.Linear):
+    """A linear layer that says what it does twice, and runs the second."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return F.linear(input, self.weight)
+        return F.linear(input, self.weight, self.bias)
+
+
+class Inherited(nn.Linear):
+    """One that leaves the sums to its parent."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)
+
+
+class Padded(nn.Conv2d):
+    """A convolution that goes its own way to its sums."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return padded(input, self.weight, self.bias)
+
+
+def padded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(F.pad(x, (1, 1, 1, 1)), weight, bias)
+
+
+@pytest.mark.parametrize("kind", [Twofold, Inherited, timm.layers.Linear], ids=lambda kind: kind.__module__[:5])
+def test_a_linear_layer_of_another_class_can_be_the_classifier(kind: type[nn.Linear], tmp_path: Path) -> None:
+    model = Ending(lambda scores, _: scores)
+    model.fc = kind(4, 3)
+    edited, _ = rectified(model, x=picture())
+    assert torch.equal(edited(picture()), model(picture()).relu()) and isinstance(edited.fc, kind)
+    surgery.save(edited, tmp_path)
+    fresh = Ending(lambda scores, _: scores)
+    fresh.fc = kind(4, 3)
+    assert_same_function(surgery.load(tmp_path, fresh), edited, picture())
+    assert type(surgery.undo(edited).fc) is kind
+
+
+def test_a_convolution_of_another_class_can_be_the_classifier() -> None:
+    model = Convolution()
+    model.last = Padded(4, 5, 3)
+    edited, _ = rectified(model, x=picture())
+    assert torch.equal(edited(picture()), model(picture()).relu())
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_100"])
+def test_classifiers_of_timm_that_script_another_way(name: str) -> None:
+    model = timm.create_model(name, num_classes=5).eval()
+    nn.init.normal_(model.classifier.weight)
+    edited, report = rectified(model)
+    with torch.no_grad():
+        scores = model(X)
+        assert bool((scores < 0).any()) and torch.equal(edited(X), scores.relu())
+    assert report.after[-1].activation == "rectified_scores"
+
+
 # Where it may not stand
+
+
+class Lambda(nn.Linear):
+    """A linear layer whose forward is no method that can be read."""
+
+    forward = lambda self, input: F.linear(input, self.weight, self.bias)  # noqa: E731
+
+
+class Apart(nn.Linear):
+    """One that wants more than its input."""
+
+    def forward(self, input: Tensor, more: Tensor) -> Tensor:
+        return F.linear(input + more, self.weight, self.bias)
+
+
+class Handed(Ending):
+    """A net that hands its classifier two things."""
+
+    def forward(self, x: Tensor) -> Any:
+        features = F.relu(self.conv(x)).mean((2, 3))
+        return self.fc(features, features)
+
+
+@pytest.mark.parametrize(("net", "kind"), [(Ending, Lambda), (Handed, Apart)])
+def test_a_classifier_whose_call_cannot_be_found_is_refused_by_name(net: type[Ending], kind: type[nn.Linear]) -> None:
+    model = net(lambda scores, _: scores)
+    model.fc = kind(4, 3)
+    with assert_untouched(model):
+        assert_raises(surgery.CannotEdit, lambda: rectified(model, x=picture()), "fc", kind.__name__, "sums")
 
 
 @pytest.mark.parametrize(

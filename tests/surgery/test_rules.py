@@ -86,6 +86,20 @@ def test_an_unknown_keyword_names_what_there_is() -> None:
     assert_raises(surgery.UnknownName, lambda: surgery.swap("relu", params={"block": "a"}), "'block'")
 
 
+def test_the_head_has_a_rule_of_its_own() -> None:
+    assert_raises(surgery.BadValue, lambda: surgery.swap("rectified_scores"), "classifier", "rectify_scores()")
+
+
+def test_an_erased_relu_begins_as_itself_or_as_a_line() -> None:
+    assert surgery.erase_relu(start="affine", fade=True).start == "affine"
+    assert_raises(surgery.BadValue, lambda: surgery.erase_relu(start="own"), "'own'", "same, affine")
+
+
+@pytest.mark.parametrize("fade", [(False, True), (0.5, 0.5), (0.1,), "slow"], ids=str)
+def test_a_fade_is_a_part_of_the_progress(fade: Any) -> None:
+    assert_raises(surgery.BadValue, lambda: surgery.erase_relu(fade=fade), repr(fade), "(0.1, 0.8)")
+
+
 def test_an_unknown_function_names_the_nearest() -> None:
     assert_raises(surgery.UnknownName, lambda: surgery.swap("leakyrelu"), "'leakyrelu'", "leaky_relu")
 

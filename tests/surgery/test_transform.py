@@ -17,7 +17,7 @@ from timm.models.nfnet import GammaAct
 from torch import Tensor, fx, nn
 
 import surgery
-from surgery.edits import new_activation
+from surgery.replacement import new_activation
 from surgery.rules import Rule
 from tests import models
 from tests.asserts import (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
 
 import surgery
@@ -85,6 +88,83 @@ REFUSED = [
 def test_values_out_of_range_are_refused(name: str, options: dict[str, float]) -> None:
     key = next(iter(options))
     assert_raises(surgery.BadValue, lambda: activations.build(name, 3, **options), repr(name), f"{key}=")
+
+
+@pytest.mark.parametrize("channels", [-1, 0, 2.0, True, "3"], ids=str)
+@pytest.mark.parametrize("name", ["prelu", "frelu", "pwlu", "relu"])
+def test_channels_are_a_number_of_them(name: str, channels: Any) -> None:
+    assert_raises(surgery.BadValue, lambda: activations.build(name, channels), "channels", f"{channels!r}")
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(activations.catalogue, "_BY_NAME", dict(activations.catalogue._BY_NAME))
+
+
+NONSENSE: list[tuple[Any, Any, str]] = [
+    ("bad", 5, "5"),
+    ("bad", None, "None"),
+    ("bad", "gelu", "'gelu'"),
+    ("", nn.ReLU, "''"),
+    (7, nn.ReLU, "7"),
+    (" gelu", nn.ReLU, "' gelu'"),
+    ("bad", lambda *args: nn.ReLU(), "keyword"),
+    ("bad", lambda channels, /: nn.ReLU(), "keyword"),
+    ("bad", bool, "keyword"),
+]
+
+
+@pytest.mark.usefixtures("own_names")
+@pytest.mark.parametrize(("name", "build", "said"), NONSENSE, ids=range(len(NONSENSE)))
+def test_nonsense_is_not_registered(name: Any, build: Any, said: str) -> None:
+    before = activations.names()
+    assert_raises(surgery.BadValue, lambda: activations.register(name, build), said)
+    assert activations.names() == before
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_builder_that_makes_no_module_is_refused() -> None:
+    activations.register("bad", lambda: torch.relu)  # type: ignore[arg-type, return-value]
+    assert_raises(surgery.BadValue, lambda: activations.build("bad"), "'bad'", "builtin_function", "nn.Module")
+    activations.register("one of many", lambda: activations.build("gelu"))
+    assert isinstance(activations.build("one of many"), nn.GELU)
+
+
+def test_register_names_what_makes_a_function_a_full_citizen() -> None:
+    told = activations.register.__doc__ or ""
+    for one in ("channels", "axis", "like", "start_as(function, seen)", "set_progress(progress, step)"):
+        assert f"`{one}`" in told
+
+
+@pytest.mark.usefixtures("own_names")
+def test_the_advice_of_a_builder_comes_through() -> None:
+    def build() -> nn.Module:
+        raise surgery.BadValue("No.", asked="this", there="that", try_="something else")
+
+    activations.register("refusing", build)
+    assert_raises(surgery.BadValue, lambda: activations.build("refusing"), "No.", "something else")
+    assert_raises(surgery.BadValue, lambda: activations.build("prelu", per="row"), "per='row'", "'channel' or 'layer'")
+    assert_raises(surgery.UnknownName, lambda: activations.PWLU(like="geluu"), "gelu")
+
+
+def test_what_torch_says_against_a_parameter_is_told() -> None:
+    assert_raises(surgery.BadValue, lambda: activations.build("hardtanh", min_val=2.0), "'hardtanh'", "min_val=2.0")
+
+
+def test_ranges_are_told_of_what_has_one() -> None:
+    for name, key in (("elu", "alpha"), ("celu", "alpha"), ("hardtanh", "min_val"), ("hardtanh", "max_val")):
+        assert activations.row_of(name).ranges[key] in activations.describe(name)
+    assert_raises(surgery.BadValue, lambda: activations.build("celu", alpha=0.0), "'celu'", "alpha=0.0")
+
+
+@pytest.mark.parametrize("lines", [{}, {"low_slope": 0.5}, {"learn": True}], ids=str)
+def test_a_rescu_keeps_its_lines(lines: dict[str, float]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())
+    edited, _ = surgery.transform(model, surgery.swap("rescu", **lines), torch.randn(2, 3, 5, 5))
+    wanted = activations.build("rescu", 4, **lines)
+    assert all(torch.equal(one, other) for one, other in zip(edited[1].parameters(), wanted.parameters(), strict=True))
+    assert "its own values" in activations.describe("rescu")
 
 
 @pytest.mark.parametrize("name", SWEPT)
