@@ -39,7 +39,7 @@ def test_the_wheel_holds_the_three_packages_whole(wheel: zipfile.ZipFile) -> Non
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     assert {name for name in wheel.namelist() if not name.startswith(INFO)} == sources
     assert {f"{package}/py.typed" for package in PACKAGES} <= sources
@@ -55,7 +55,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"], said["Requires-Python"]) == ("activation-surgery", "0.1.0", ">=3.11")
     assert said["License-Expression"] == "Apache-2.0"
-    assert set(said.get_all("Provides-Extra", [])) == {"demo", "plot", "test", "dev"}
+    assert set(said.get_all("Provides-Extra", [])) == {"demo", "plot", "fast", "test", "dev"}
 
 
 def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:

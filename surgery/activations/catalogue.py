@@ -46,15 +46,13 @@ def build(
                 f"{row.name!r} has no parameter {key!r}.", there=", ".join(known) or "no parameters",
                 try_=nearest(key, known),
             )  # fmt: skip
+    asked = ", ".join(f"{key}={value!r}" for key, value in params.items())
     try:
         module = _made(row, {"channels": channels, "axis": axis, "like": like}, params)
     except SurgeryError as error:  # it says itself what to do
-        raise type(error)(f"{row.name!r} cannot be built. {error}") from error
+        raise type(error)(f"{row.name!r} cannot be built with {asked or 'what it has'}. {error}") from error
     except (TypeError, ValueError, AssertionError) as error:
-        raise BadValue(
-            f"{row.name!r} cannot be built.", asked=", ".join(f"{key}={value!r}" for key, value in params.items()),
-            there=str(error).partition("\n")[0],
-        ) from error  # fmt: skip
+        raise BadValue(f"{row.name!r} cannot be built.", asked=asked, there=str(error).partition("\n")[0]) from error
     if row.role != "linear" and activation_of_module(module) != row.name:
         module.__dict__[TAG] = row.name  # so that looking again finds it under this name
     return module

@@ -345,7 +345,7 @@ class EveryPlaceByHand(EveryPlace):
         return self.two(self.conv3(self.three(x - 0.1)))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", surgery.activations.names())
+@pytest.mark.parametrize("name", sorted({*surgery.activations.names()} - {"rectified_scores"}))
 def test_every_function_goes_into_every_place(name: str) -> None:
     model, example = EveryPlace(), torch.randn(2, 4, 5, 5)
     sites = ["slot", "shared 2/2", "relu"]
