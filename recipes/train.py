@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning.masks import Held
 from recipes.data import Pictures
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -28,6 +30,7 @@ def train(
     augment: Augment | None = None,
     prepare: Prepare | None = None,
     seed: int = 0,
+    held: Held | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train `model` in place on `pictures`, which are on its device, and leave it in eval mode.
@@ -35,30 +38,32 @@ def train(
     SGD with momentum 0.9; the learning rate rises to `lr` over the first `warmup_share` of the steps and falls to 0 as
     a cosine. `augment` changes a batch of images as they are stored, `prepare` then makes the floats the model
     takes. Order and augmentation depend on `seed` alone. Every batch is full: what is left of an epoch is left out.
-    `after_epoch` is told the epoch, from 1, and its mean loss.
+    `held` keeps pruned weights zero, as `pruning.run_rounds` hands it on. `after_epoch` is told the epoch, from 1, and
+    its mean loss.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     batches = len(pictures) // batch_size or 1
     steps = epochs * batches
     model.train()
-    for epoch in range(epochs):
-        order = torch.randperm(len(pictures), generator=generator).to(pictures.labels.device)
-        losses = torch.zeros((), device=pictures.labels.device)
-        for batch in range(batches):
-            picked = order[batch * batch_size : (batch + 1) * batch_size]
-            images = pictures.images[picked]
-            images = augment(images, generator) if augment else images
-            images = prepare(images) if prepare else images
-            for group in optimizer.param_groups:
-                group["lr"] = lr * learning_rate_share(epoch * batches + batch, steps, warmup_share)
-            loss = F.cross_entropy(model(images), pictures.labels[picked], label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses += loss.detach()
-        if after_epoch:
-            after_epoch(epoch + 1, float(losses) / batches)
+    with held(optimizer) if held else nullcontext():
+        for epoch in range(epochs):
+            order = torch.randperm(len(pictures), generator=generator).to(pictures.labels.device)
+            losses = torch.zeros((), device=pictures.labels.device)
+            for batch in range(batches):
+                picked = order[batch * batch_size : (batch + 1) * batch_size]
+                images = pictures.images[picked]
+                images = augment(images, generator) if augment else images
+                images = prepare(images) if prepare else images
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * learning_rate_share(epoch * batches + batch, steps, warmup_share)
+                loss = F.cross_entropy(model(images), pictures.labels[picked], label_smoothing=smoothing)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses += loss.detach()
+            if after_epoch:
+                after_epoch(epoch + 1, float(losses) / batches)
     model.eval()
 
 

@@ -25,6 +25,7 @@ from surgery.history import history_of as history_of
 from surgery.initialize import initialize as initialize
 from surgery.keep import load as load
 from surgery.keep import save as save
+from surgery.observe import observing as observing
 from surgery.plan import Edit as Edit
 from surgery.plan import Plan as Plan
 from surgery.plan import make_plan as make_plan

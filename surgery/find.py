@@ -47,12 +47,12 @@ def check_plain(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise CannotLook("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
     cures = {
-        "DistributedDataParallel": "transform model.module first, then wrap the result",
-        "DataParallel": "transform model.module first, then wrap the result",
-        "FullyShardedDataParallel": "transform the model first, then shard it",
-        "FSDPModule": "transform the model first, then shard it",
-        "OptimizedModule": "transform model._orig_mod first, then compile the result",
-        "ScriptModule": "transform the Python model first, then script or trace it",
+        "DistributedDataParallel": "take model.module, then wrap the result",
+        "DataParallel": "take model.module, then wrap the result",
+        "FullyShardedDataParallel": "take the model before it is sharded",
+        "FSDPModule": "take the model before it is sharded",
+        "OptimizedModule": "take model._orig_mod, then compile the result",
+        "ScriptModule": "take the Python model, then script or trace the result",
     }
     for path, module in model.named_modules():
         for parent in type(module).__mro__:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from surgery.activations.seen import Seen
 from surgery.example import Example
-from surgery.find import MODES, home_of
+from surgery.find import MODES, check_plain, home_of
 from surgery.sites import Site
 from surgery.trace import Heard
 from surgery.twin import in_mode, random_state_kept, twin
-from surgery.watch import hear
+from surgery.watch import hear, listening
+
+Key = tuple[str, str, str, int, int | None, int]  # of a `Site`
+
+
+@contextmanager
+def observing(model: nn.Module, look: Callable[[Key, Tensor], None]) -> Iterator[None]:
+    """See what every activation call of your model returns, during the one forward that you run inside.
+
+    `look(key, output)` is called with the `key` of the call's `Site` (see `find_sites`) and with the numbers that the
+    network goes on with, detached. They are not a copy: read them at once, the next operation may overwrite them. It
+    works in eval and train mode, with and without gradients, and changes nothing: hooks, modes, random numbers and the
+    caller's tensors are left as they were, also after an exception. Not inside a compiled model.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+    """
+    check_plain(model)
+    with listening(model, after=lambda heard, output: look(heard.key, output), live=True):
+        yield
 
 
 def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Site, Seen]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -31,13 +31,17 @@ Look = Callable[[Heard, Tensor], None]
 
 
 @contextmanager
-def listening(model: nn.Module, look: Look | None = None) -> Iterator[Trace]:
+def listening(
+    model: nn.Module, look: Look | None = None, *, after: Look | None = None, live: bool = False
+) -> Iterator[Trace]:
     """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
 
-    In-place activations hand on an alias of their result, so that a later reader of the overwritten input is told
-    from a reader of the result. Use it on a twin: it marks tensors and needs the model to itself.
+    `look` is shown what entered each activation call, `after` what it returned. In-place activations hand on an alias
+    of their result, so that a later reader of the overwritten input is told from a reader of the result. Use it on a
+    twin: it marks tensors and needs the model to itself. `live` is for somebody's own model: nothing is marked or
+    replaced, and the trace has no operations, only the calls.
     """
-    listener = _Listener(model, look)
+    listener = _Listener(model, look, after, live)
     handles = []
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -46,9 +50,10 @@ def listening(model: nn.Module, look: Look | None = None) -> Iterator[Trace]:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
             else:
                 handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(listener.leave, with_kwargs=True))
+                handles.append(module.register_forward_hook(listener.leave, with_kwargs=True, always_call=True))
         torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
-        with only("closed", "affine"), listener:  # a line is no activation: its operations are part of the trace
+        # A line is no activation: its operations are part of the trace.
+        with nullcontext() if live else only("closed", "affine"), listener:
             yield listener.trace
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -82,9 +87,9 @@ class QuickNorms(TorchFunctionMode):
 class _Listener(TorchFunctionMode):
     """The torch-function mode and the module hooks of `listening`, writing one trace."""
 
-    def __init__(self, model: nn.Module, look: Look | None) -> None:
+    def __init__(self, model: nn.Module, look: Look | None, after: Look | None, live: bool) -> None:
         super().__init__()
-        self.look = look
+        self.look, self.after, self.live = look, after, live
         self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
         self.trace = Trace()
         self.trace.ops.append(Op(0, "input", "input"))
@@ -99,9 +104,9 @@ class _Listener(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.inside:
-            return func(*args, **kwargs)
         kind = operation_of(func)
+        if self.inside or (self.live and kind != "activation"):
+            return func(*args, **kwargs)
         sources = [value for value in tensors_in((args, kwargs))]
         shapes = [tuple(value.shape) for value in sources[:1]]
         if kind == "activation":
@@ -112,14 +117,15 @@ class _Listener(TorchFunctionMode):
         made = [value for value in tensors_in(result) if id(value) not in self.weights]
         if not made:
             return result
-        op = self._write(kind, func, sources, shapes[0] if shapes else (), made[0], args, kwargs)
+        before = shapes[0] if shapes else ()
+        op = self.trace.ops[0] if self.live else self._write(kind, func, sources, before, made[0], args, kwargs)
         if kind == "activation":
             activation = activation_of_function(func, args, kwargs)
             inplace = works_in_place(func, args, kwargs)
             heard = self._heard(op, activation, inplace, sources[0], options_of_function(activation, args, kwargs))
             self.locator.locate(heard, sys._getframe(1), None, func)
             self.locator.tell_apart(heard)
-            self._show(heard)
+            self._show(heard, made[0])
             return self._handed_on(heard, result, sources[0])
         for value in made:
             value._surgery_op = op.index  # type: ignore[attr-defined]
@@ -188,24 +194,30 @@ class _Listener(TorchFunctionMode):
         activation = activation_of_module(module) or ""
         # The disabled mode keeps our own bookkeeping out of the trace.
         with torch._C.DisableTorchFunction():
-            op = self._write("activation", lambda: None, sources[:1], tuple(sources[0].shape), result)
-            op.name = activation
+            op = self.trace.ops[0] if self.live else self._written_module(activation, sources[0], result)
             inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
             heard = self._heard(op, activation, inplace, sources[0], options_of_module(activation, module))
             self.locator.locate(heard, sys._getframe(1), module, None)
             self.locator.tell_apart(heard)
-            self._show(heard)
+            self._show(heard, result)
             return self._handed_on(heard, result, sources[0])
+
+    def _written_module(self, activation: str, source: Tensor, result: Tensor) -> Op:
+        op = self._write("activation", lambda: None, [source], tuple(source.shape), result)
+        op.name = activation
+        return op
 
     def _keep(self, sources: list[Tensor]) -> None:
         if self.look is not None and sources:
             with torch._C.DisableTorchFunction():
                 self.entered = sources[0].detach().clone()
 
-    def _show(self, heard: Heard) -> None:
-        if self.look is not None and self.entered is not None:
-            with torch._C.DisableTorchFunction():
+    def _show(self, heard: Heard, result: Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            if self.look is not None and self.entered is not None:
                 self.look(heard, self.entered)
+            if self.after is not None:
+                self.after(heard, result.detach())
 
     def _heard(
         self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]
@@ -217,7 +229,7 @@ class _Listener(TorchFunctionMode):
 
     def _handed_on(self, heard: Heard, result: Any, source: Tensor) -> Any:
         """Mark the result; hand on an alias of an input that was overwritten."""
-        if not isinstance(result, Tensor):
+        if self.live or not isinstance(result, Tensor):
             return result
         result._surgery_op = heard.op  # type: ignore[attr-defined]
         if result is source:

@@ -21,7 +21,8 @@ SOURCES = {
 # The arrows: recipes -> pruning -> surgery -> torch.
 MAY_IMPORT = {
     "surgery": {"surgery", "torch", "numpy", "safetensors"} | {"numba", "triton"},  # kernels; one an extra, one torch's
-    "pruning": {"pruning", "surgery", "torch", "numpy", "torch_pruning"},
+    "pruning": {"pruning", "surgery", "torch", "numpy", "safetensors", "torch_pruning"}
+    | {"matplotlib", "nncf"},  # extras
     "recipes": {*PACKAGES, "torch", "numpy", "safetensors", "timm", "torchvision", "torch_pruning"}
     | {"PIL"}  # decodes the pictures: torchvision requires it, and its own decoder is being removed
     | {"sklearn", "matplotlib"},  # extras
@@ -59,7 +60,7 @@ def test_imports_follow_the_arrows(module: str) -> None:
 def test_every_library_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["demo"] + extras["plot"] + extras["fast"]
+    lines = project["dependencies"] + extras["demo"] + extras["plot"] + extras["fast"] + extras["nncf"]
     declared = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines}
     package_of = {"sklearn": "scikit_learn", "PIL": "pillow"}
     imported = {package_of.get(name, name) for names in MAY_IMPORT.values() for name in names}

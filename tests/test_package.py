@@ -55,7 +55,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"], said["Requires-Python"]) == ("activation-surgery", "0.1.0", ">=3.11")
     assert said["License-Expression"] == "Apache-2.0"
-    assert set(said.get_all("Provides-Extra", [])) == {"demo", "plot", "fast", "test", "dev"}
+    assert set(said.get_all("Provides-Extra", [])) == {"demo", "plot", "fast", "nncf", "test", "dev"}
 
 
 def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:

@@ -1,0 +1,135 @@
+"""Activate: AP as two lines in a training loop that prunes already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning.ap import Among, By, Choice, cut_by_ap
+from pruning.cut import check_share, count_of
+from pruning.hosts import commit
+from pruning.masks import Masks
+from pruning.prunable import Filter, prunable
+from pruning.round import Round, snapshot
+from surgery.errors import BadValue, WrongModel
+
+
+class ActivateWhilePruning:
+    """AP in a pipeline that prunes and trains already: `begin_round()`, your round, `step()`.
+
+    `share`, in [0, 1], is of the weights that live when a round begins; what AP cuts comes on top of what the
+    pipeline cuts, so give that the share less AP's. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
+    `prunable`. Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`) masks live, without
+    one those that are not zero. NNCF masks elsewhere: use `pruning.hosts.nncf`.
+
+        ap = ActivateWhilePruning(model, share=0.02)
+        for _ in range(rounds):
+            ap.begin_round()
+            train(model)
+            prune(model)            # yours
+            ap.step()
+
+    Raises:
+        CannotLook, NothingPicked: as `prunable`: a wrapped model, or one without such weights.
+        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches.
+
+    Source: Activate-while-Pruning, "lite" order.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        share: float,
+        among: Among = "negative",
+        by: By = "still",
+        *,
+        batches: Iterable[Any] | None = None,
+        seed: int = 0,
+        keep: Filter | None = None,
+    ) -> None:
+        check_share("share", share)
+        self.model, self.share, self.keep = model, share, keep
+        self.choice = Choice(among, by, batches, seed)
+        prunable(model, keep)
+        self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them lived
+        self._uncut = Masks({})  # False where AP has cut
+
+    def begin_round(self) -> None:
+        """Note the weights as they are, on their device, and how many of them live.
+
+        After structural pruning the round begins anew: what AP cut of weights whose shape has changed counts as any
+        other zero.
+
+        Raises:
+            CannotLook, NothingPicked, BadValue: as `prunable`; a living weight is not finite.
+        """
+        before = snapshot(self.model, self.keep)
+        same = {name: one for name, one in self._uncut.items() if name in before and one.shape == before[name].shape}
+        alive = self._round(before, Masks(same)).masks.alive
+        self._began, self._uncut = (before, alive), Masks(same)
+
+    def step(self) -> Masks:
+        """Cut AP's count, of the weights living when the round began, from what lives now; returns what lives then.
+
+        The weights are pruned in the host's own way, see `pruning.hosts.commit`. Each call cuts so many.
+
+        Raises:
+            BadValue: no round has begun, a living weight is not finite, or too few weights are there to choose from.
+            WrongModel: weights have another shape or name than when the round began.
+        """
+        if self._began is None:
+            raise BadValue("No round has begun.", asked="step()", try_="begin_round() before the training of a round")
+        before, alive = self._began
+        self._check_same(before, whole=True)
+        now = self._round(before, self._uncut)
+        masks = cut_by_ap(now, count_of(self.share, alive), self.choice)
+        commit(self.model, masks)
+        cut = {name: masks[name] | ~mask for name, mask in now.masks.items()}
+        self._uncut = Masks(cut) & self._uncut
+        return masks
+
+    def after_host_update(self) -> Masks:
+        """Lay AP's cuts over the weights again, after a host that makes its masks anew; returns what lives then.
+
+        Raises:
+            WrongModel: weights have another shape or name than when AP cut.
+        """
+        self._check_same(self._uncut)
+        masks = Masks.of(self.model, self.keep) & self._uncut
+        if self._uncut:
+            commit(self.model, masks)
+        return masks
+
+    def held(
+        self, optimizer: Optimizer | Iterable[Optimizer] = (), also: Iterable[nn.Module] = ()
+    ) -> AbstractContextManager[None]:
+        """Inside, weights that are pruned now, by the pipeline or by AP, are exactly zero after every step.
+
+        As `Masks.held`: also what the optimiser keeps about them is cleared, and EMA copies given as `also`. Without a
+        host that masks, a weight that is zero now counts as pruned.
+
+        Raises:
+            WrongModel: weights have another shape or name than when AP cut.
+            BadValue: no optimiser moves any of these weights.
+        """
+        self._check_same(self._uncut)
+        masks = Masks.of(self.model, self.keep) & self._uncut
+        return masks.held(self.model, optimizer, also)
+
+    def _round(self, before: Mapping[str, Tensor], uncut: Masks) -> Round:
+        return Round.of(self.model, before, Masks.of(self.model, self.keep) & uncut, keep=self.keep)
+
+    def _check_same(self, before: Mapping[str, Tensor], whole: bool = False) -> None:
+        """Refuse weights that structural pruning or surgery has replaced since; of the `whole` model, new ones too."""
+        now = {name: tuple(one.shape) for name, one in prunable(self.model, self.keep).items()}
+        then = {name: tuple(one.shape) for name, one in before.items()}
+        for name in [*then, *now] if whole else then:
+            if now.get(name) != then.get(name):
+                raise WrongModel(
+                    f"{name} is not what it was.", asked=str(then.get(name, "no such weight, when AP looked last")),
+                    there=str(now.get(name, "no such weight")), try_="begin_round() again, after structural changes",
+                )  # fmt: skip

@@ -1,0 +1,239 @@
+"""Checkpoint: a folder that holds where a run of rounds stands, whole at any moment; nothing in it is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pruning.masks import Masks
+from pruning.rewind import Tensors, put_into, tensors_of
+from surgery.errors import BadFile, WrongModel
+
+FORMAT = 1
+INDEX = "rounds.json"
+_PART = re.compile(r"(state|masks|rewind)-(\d+)\.safetensors(\.tmp)?")
+_SECTIONS = ("model", "before", "movement", "random")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """Where a run stands: what comes next, in which round, and what the pruner will be told of it.
+
+    `next` is "train", "cut", "after" or "done"; `number` the round, 0 before the first; `stage` how many of its cuts
+    are made; `alive` how many weights lived when it began. `before` and `movement` are those of `Round`.
+    """
+
+    next: str
+    number: int
+    stage: int
+    alive: int
+    masks: Masks
+    before: Tensors
+    movement: Tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a folder holds, read and checked."""
+
+    progress: Progress
+    rewind: Tensors | None
+    tensors: Tensors
+    training: frozenset[str]
+    random: Mapping[str, Any]
+
+    def restore(self, model: nn.Module) -> None:
+        """Make the model, its modes and the random generators of the process what they were, in place."""
+        put_into(model, self.tensors)
+        for path, module in model.named_modules():
+            module.training = path in self.training
+        _set_random(self.random)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folder:
+    """The folder of one run, told apart from other runs by `run`, plain data.
+
+    A save writes new files, then replaces the index, which names them with their digests, then removes the old ones:
+    whenever the process is killed, the index and all it names are whole. One process at a time writes.
+    """
+
+    path: Path
+    run: Mapping[str, Any]
+
+    def save(self, model: nn.Module, progress: Progress, rewind: Tensors | None) -> None:
+        """Write where the run stands; the state to rewind to is written the first time only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        old = self._index() if (self.path / INDEX).is_file() else None
+        count = old["count"] + 1 if old else 0
+        sections = {"model": tensors_of(model), "before": progress.before, "movement": progress.movement,
+                    "random": _random_tensors()}  # fmt: skip
+        state = {f"{section}/{name}": one for section, part in sections.items() for name, one in part.items()}
+        files = {
+            "state": self._write(f"state-{count}.safetensors", lambda path: save_file(_plain(state), path)),
+            "masks": self._write(f"masks-{count}.safetensors", progress.masks.save),
+        }
+        if rewind is not None:
+            name = f"rewind-{count}.safetensors"
+            files["rewind"] = (
+                old["files"]["rewind"] if old else self._write(name, lambda path: save_file(_plain(rewind), path))
+            )
+        stands = {name: getattr(progress, name) for name in ("next", "number", "stage", "alive")}
+        data = {"format": FORMAT, "count": count, "run": dict(self.run), "progress": stands, "files": files,
+                "training": [path for path, module in model.named_modules() if module.training],
+                "python": random.getstate()}  # fmt: skip
+        text = json.dumps({**data, "digest": _digest(data)}) + "\n"
+        self._write(INDEX, lambda path: Path(path).write_text(text))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove files of former saves; those of others stay."""
+        wanted = [name for name, _ in self._index()["files"].values()]
+        for stale in self.path.iterdir():
+            if _PART.fullmatch(stale.name) and stale.name not in wanted:
+                stale.unlink(missing_ok=True)
+
+    def load(self, model: nn.Module) -> Saved | None:
+        """What was saved last, None if nothing was yet. Nothing changes.
+
+        Raises:
+            BadFile: a file is missing, damaged or not ours.
+            WrongModel: the folder holds another run, or one of another model.
+        """
+        if not (self.path / INDEX).is_file():
+            self._check_new()
+            return None
+        data = self._index()
+        self._check_run(data["run"])
+        paths = {part: self._checked(*file) for part, file in data["files"].items()}
+        state = _read(paths["state"])
+        parts = {
+            section: {name.partition("/")[2]: one for name, one in state.items() if name.startswith(f"{section}/")}
+            for section in _SECTIONS
+        }
+        told = {**data["progress"], "before": parts["before"], "movement": parts["movement"]}
+        return Saved(
+            Progress(**told, masks=Masks.load(paths["masks"])),
+            _read(paths["rewind"]) if "rewind" in paths else None,
+            parts["model"],
+            frozenset(data["training"]),
+            {"python": data["python"], **parts["random"]},
+        )
+
+    def _index(self) -> dict[str, Any]:
+        path = self.path / INDEX
+        try:
+            data: dict[str, Any] = json.loads(path.read_text())
+            told = data.pop("digest")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+        if data.get("format") != FORMAT:
+            raise BadFile(f"{path} has another format.", asked=str(FORMAT), there=str(data.get("format")))
+        if told != _digest(data):
+            raise BadFile(f"{path} was altered.", try_=_ANEW)
+        return data
+
+    def _check_new(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise BadFile(f"{self.path} is no folder.", try_="another path")
+        found = (_PART.fullmatch(one.name) for one in self.path.iterdir()) if self.path.is_dir() else ()
+        if any(one is not None and int(one[2]) > 0 for one in found):  # at 0 the first save was cut short
+            raise BadFile(f"{self.path} holds a run, but its {INDEX} is missing.", try_=_ANEW)
+
+    def _check_run(self, there: Mapping[str, Any]) -> None:
+        asked = json.loads(json.dumps(dict(self.run)))
+        for name in sorted({*asked, *there}, key=lambda name: (name == "layout", name)):
+            ours, theirs = asked.get(name), there.get(name)
+            if ours == theirs:
+                continue
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                tensor = next(one for one in [*ours, *theirs] if ours.get(one) != theirs.get(one))
+                ours, theirs = (f"{tensor} {told.get(tensor, 'missing')}" for told in (ours, theirs))
+            raise WrongModel(
+                f"{self.path} holds another run: {name} differs.", asked=_short(ours), there=_short(theirs),
+                try_="another folder, or the same call as before",
+            )  # fmt: skip
+
+    def _checked(self, name: str, digest: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise BadFile(f"{path} is missing.", there=f"{INDEX}, which names it", try_=_ANEW)
+        if _digest_of_file(path) != digest:
+            raise BadFile(f"{path} is damaged: its digest is not that of {INDEX}.", try_=_ANEW)
+        return path
+
+    def _write(self, name: str, write: Callable[[str], object]) -> tuple[str, str]:
+        """Write a file under another name, then rename it; returns its name and digest."""
+        path, half = self.path / name, self.path / f"{name}.tmp"
+        write(str(half))
+        with half.open("rb") as file:
+            os.fsync(file.fileno())
+        digest = _digest_of_file(half)
+        os.replace(half, path)
+        return name, digest
+
+
+_ANEW = "a copy of the folder, or another folder to begin anew in"
+
+
+def _short(told: object) -> str:
+    text = json.dumps(told)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+
+
+def _plain(tensors: Tensors) -> dict[str, Tensor]:
+    """Copies on the processor that share no memory, as safetensors wants them."""
+    return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _random_tensors() -> dict[str, Tensor]:
+    """The states of the generators of torch, on every device in use, and of numpy."""
+    _, keys, position, has_gauss, gauss = numpy.random.get_state()
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)),
+        "numpy.rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return found | {f"cuda.{place}": state for place, state in enumerate(cuda)}
+
+
+def _set_random(states: Mapping[str, Any]) -> None:
+    kind, numbers, gauss = states["python"]
+    random.setstate((kind, tuple(numbers), gauss))
+    position, has_gauss, second = states["numpy.rest"].tolist()
+    keys = states["numpy"].numpy().astype(numpy.uint32)
+    numpy.random.set_state(("MT19937", keys, int(position), int(has_gauss), second))
+    torch.set_rng_state(states["torch"])
+    for place in range(torch.cuda.device_count()):
+        if f"cuda.{place}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{place}"], place)

@@ -1,0 +1,108 @@
+"""Hold: pruned weights stay zero while an optimiser steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from surgery.errors import BadValue
+
+Pairs = Sequence[tuple[nn.Parameter, Tensor]]
+
+
+@contextmanager
+def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) -> Iterator[None]:
+    """Inside, each weight is zero where its mask is False after every step of the optimisers.
+
+    On the way in, weights, copies and what the optimisers keep about pruned weights are cleared; on the way out
+    weights and copies are once more. A step costs one multiplication of the weights, in one call for all of them.
+
+    Raises:
+        BadValue: none of the optimisers moves any of the weights.
+    """
+    inner = list({id(one): one for optimizer in optimizers for one in within(optimizer)}.values())
+    moved = {key for one in inner for key in moved_by(one)}
+    if optimizers and not any(id(param) in moved for param, _ in weights):
+        raise BadValue(
+            "The optimiser moves none of the masked weights.", there=f"{len(moved)} parameters of something else",
+            try_="an optimiser made from model.parameters(), after surgery and structural pruning",
+        )  # fmt: skip
+    _clear([*weights, *copies])
+    _forget(weights, inner)
+    handles = [one.register_step_post_hook(_Keeper(one, weights)) for one in inner]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _clear([*weights, *copies])  # the weights too: nothing times zero is zero if it is not finite
+
+
+class _Keeper:
+    """What is called after each step of an optimiser: it masks the weights which that optimiser moves."""
+
+    def __init__(self, optimizer: Optimizer, weights: Pairs) -> None:
+        self.weights = weights
+        self.count = _count(optimizer)
+        self.batches = _batched(weights, moved_by(optimizer))
+
+    def __call__(self, optimizer: Optimizer, *_: Any) -> None:
+        if _count(optimizer) != self.count:  # somebody added parameters: layers that thaw
+            self.count, self.batches = _count(optimizer), _batched(self.weights, moved_by(optimizer))
+        _multiply(self.batches)
+
+
+def _count(optimizer: Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+
+def moved_by(optimizer: Optimizer) -> set[int]:
+    """The ids of the parameters that an optimiser moves."""
+    return {id(param) for group in optimizer.param_groups for param in group["params"]}
+
+
+def within(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """An optimiser and those it wraps, as Lookahead does: hooks of a wrapper may never be called."""
+    yield optimizer
+    for one in vars(optimizer).values():
+        if isinstance(one, Optimizer):
+            yield from within(one)
+
+
+@torch.no_grad()
+def _clear(pairs: Pairs) -> None:
+    for param, mask in pairs:
+        param.masked_fill_(~mask.to(param.device), 0)
+
+
+@torch.no_grad()
+def _forget(weights: Pairs, optimizers: Iterable[Optimizer]) -> None:
+    """Clear what the optimisers keep about pruned weights: momentum, moments, slow copies."""
+    for optimizer in optimizers:
+        for param, mask in weights:
+            state: dict[str, Any] = optimizer.state.get(param, {})
+            for kept in state.values():
+                if isinstance(kept, Tensor) and kept.shape == param.shape:
+                    kept.masked_fill_(~mask.to(kept.device), 0)
+
+
+def _batched(weights: Pairs, moved: set[int]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The weights that are `moved`, with their masks as factors: one pair of lists per device and dtype."""
+    batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for param, mask in weights:
+        if id(param) in moved:
+            params, factors = batches.setdefault((param.device, param.dtype), ([], []))
+            params.append(param)
+            factors.append(torch.empty_like(param).copy_(mask))  # strides of the weight: one kernel for all of them
+    return list(batches.values())
+
+
+@torch.no_grad()
+def _multiply(batches: Iterable[tuple[list[Tensor], list[Tensor]]]) -> None:
+    for weights, factors in batches:
+        torch._foreach_mul_(weights, factors)

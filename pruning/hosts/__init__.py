@@ -1,0 +1,40 @@
+"""Hosts: pruning libraries beside which AP cuts; its masks are laid over weights in the host's own way."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pruning.hosts import nncf, torch_prune
+from pruning.hosts.own import and_in
+from pruning.masks import Masks, host_mask
+from pruning.prunable import owner_of, prunable
+
+__all__ = ["commit"]
+
+
+def commit(model: nn.Module, masks: Masks) -> None:
+    """Prune what these masks prune, in place, through whatever holds each weight; nothing comes back to life.
+
+    - A weight under `torch.nn.utils.prune` gets one mask, its own and this one together, whose container does not
+      grow. `weight_orig` keeps its numbers where the weight lives.
+    - A weight under `torch.ao.pruning` or NNCF: what is pruned here is pruned in the host's mask too. Those hosts
+      compute their masks anew: commit AP's masks again after every step of the host.
+    - A plain weight is set to zero. It stays zero inside `masks.held(model, optimizer)`.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+        WrongModel: the masks are of another model.
+        BadValue: a zero in such a weight is no zero weight, see `prunable`. Nothing has changed.
+    """
+    pairs = masks.pairs(model)
+    if not pairs:
+        return
+    prunable(model, lambda name, module: name in masks)
+    reached = nncf.masks_of(model)
+    for (param, mask), name in zip(pairs, masks, strict=True):
+        module, own = owner_of(model, name)
+        if torch_prune.is_under(module, own):
+            torch_prune.lay(module, own, mask)
+        else:
+            held = reached[name] if name in reached else host_mask(model, name)
+            and_in(param if held is None else held, mask)

@@ -1,0 +1,70 @@
+"""Follow: an optimiser goes on with the smaller parameters of a model, and remembers what it knew about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning.hold import within
+from pruning.hosts.survivors import Survivors
+from surgery.errors import BadValue
+
+
+def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> list[Optimizer]:
+    """The optimisers, and those they wrap, which can follow a structural step of the model.
+
+    Raises:
+        BadValue: one moves nothing of this model, or keeps something about a weight that is neither one number nor of
+            the shape of the weight (as Adafactor does), so that nobody can say what of it survives.
+    """
+    listed = [given] if isinstance(given, Optimizer) else list(given)
+    ours = {id(param): name for name, param in model.named_parameters()}
+    for one in listed:
+        if not any(id(param) in ours for group in one.param_groups for param in group["params"]):
+            raise BadValue(
+                "The optimiser moves no parameter of this model.", there=type(one).__name__,
+                try_="the optimiser that was made from model.parameters()",
+            )  # fmt: skip
+    found = list({id(inner): inner for one in listed for inner in within(one)}.values())
+    for one in found:
+        for param, state in one.state.items():
+            for key, kept in state.items() if id(param) in ours else ():
+                if isinstance(kept, Tensor) and kept.numel() != 1 and kept.shape != param.shape:
+                    raise BadValue(
+                        f"What {type(one).__name__} keeps about {ours[id(param)]} cannot be cut with it.",
+                        there=f"{key} {tuple(kept.shape)} for a weight {tuple(param.shape)}",
+                        try_="no optimiser here, and a new one afterwards",
+                    )  # fmt: skip
+    return found
+
+
+def follow(
+    optimizers: Sequence[Optimizer], model: nn.Module, before: Mapping[str, nn.Parameter], survivors: Survivors
+) -> None:
+    """Let optimisers move the parameters that a model has now, in place of those it had `before`.
+
+    Groups, their order and options stay, and so do hooks and whoever holds the optimiser (schedulers). What it keeps
+    per entry (momentum, moments) is cut as the parameter was; single numbers stay.
+    """
+    now = dict(model.named_parameters())
+    moved = {id(before[name]): now[name] for name in survivors}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"][:] = [moved.get(id(param), param) for param in group["params"]]
+        for name in survivors:
+            old, new = before[name], now[name]
+            if old in optimizer.state:
+                state: dict[str, Any] = optimizer.state.pop(old)
+                cut = {key: _cut(name, kept, old, new, survivors) for key, kept in state.items()}
+                optimizer.state[new] = cut
+
+
+def _cut(name: str, kept: Any, old: nn.Parameter, new: nn.Parameter, survivors: Survivors) -> Any:
+    if not isinstance(kept, Tensor) or kept.shape != old.shape:
+        return kept
+    # Laid out in memory as the parameter is: fused steps ask for that.
+    return torch.empty_like(new, dtype=kept.dtype, device=kept.device).copy_(survivors.of(name, kept)).detach()

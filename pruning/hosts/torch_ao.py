@@ -1,0 +1,61 @@
+"""torch.ao.pruning as a host: AP beside a sparsifier, which computes its masks anew at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pruning.ap import Among, By, Choice
+from pruning.hosts.own import own_cut
+from pruning.masks import Masks, host_mask
+from pruning.prunable import Filter, owner_of, weights_of
+
+
+def cut(
+    model: nn.Module,
+    before: Mapping[str, Tensor],
+    count: int,
+    among: Among = "negative",
+    by: By = "still",
+    *,
+    batches: Iterable[Any] | None = None,
+    seed: int = 0,
+    keep: Filter | None = None,
+) -> Masks:
+    """AP cuts exactly `count` weights more of those that a sparsifier has prepared; returns what AP cut.
+
+    The masks returned are False only there. A sparsifier computes its masks anew: lay AP's over them again after
+    each of its steps, and gather them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
+    round began; `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in `prunable`.
+
+        mine = torch_ao.cut(model, before, count=100)
+        for epoch in ...:
+            train(model)
+            sparsifier.step()
+            hosts.commit(model, mine)
+        sparsifier.squash_mask()
+        with mine.held(model, optimizer): ...           # from here on the weights are plain
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+        NothingPicked: no sparsifier has prepared any of these weights.
+        WrongModel: the snapshot is of another model.
+        BadValue: an unknown word; `count` is no count, or more than AP may cut; a living weight is not finite, or is
+            computed by something else beside the sparsifier. Nothing has changed.
+    """
+    return own_cut(model, before, masks_of(model), count, Choice(among, by, batches, seed), keep)
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """The masks of sparsifiers themselves, by the names of `prunable`; none for a model that is not prepared."""
+    found = {name: host_mask(model, name) for name in weights_of(model) if _is_under(*owner_of(model, name))}
+    return {name: mask for name, mask in found.items() if mask is not None}
+
+
+def _is_under(module: nn.Module, own: str) -> bool:
+    if not parametrize.is_parametrized(module, own):
+        return False
+    return any(type(one).__name__ == "FakeSparsity" for one in module.parametrizations[own])  # type: ignore[index]

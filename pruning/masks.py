@@ -1,0 +1,225 @@
+"""Masks: which weights of a model live."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning.hold import hold
+from pruning.prunable import Filter, owner_of, prunable, weights_of
+from surgery.errors import BadFile, BadValue, WrongModel, nearest
+from surgery.find import check_plain
+from surgery.sites import table
+
+FORMAT = "1"
+
+Held = Callable[..., AbstractContextManager[None]]  # held(optimizer, also=[ema.module])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks(Mapping[str, Tensor]):
+    """Name -> boolean tensor, True where the weight lives. Prints as a table; values are replaced, not changed.
+
+    `Masks.full(model)` lets every prunable weight live, `Masks.of(model)` those that live now. Names are those of
+    `prunable(model)`, the same for a copy of the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for name, mask in self.tensors.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                there = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+                raise BadValue(f"The mask of {name} is not boolean.", there=there, try_="mask != 0")
+
+    @classmethod
+    def full(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
+        """Masks under which every prunable weight lives.
+
+        Raises:
+            CannotLook, NothingPicked, BadValue: as `prunable`.
+        """
+        weights = prunable(model, keep)
+        return cls({name: torch.ones(one.shape, dtype=torch.bool, device=_place(one)) for name, one in weights.items()})
+
+    @classmethod
+    def of(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
+        """The weights that live now: by the masks of a host where there are any, elsewhere those that are not zero.
+
+        Raises:
+            CannotLook, NothingPicked, BadValue: as `prunable`; and on the meta device, where weights have no values.
+        """
+        found = {}
+        for name, param in prunable(model, keep).items():
+            host = host_mask(model, name)
+            shown = param.detach() if host is None else host.detach()
+            if shown.is_meta:
+                raise BadValue(f"{name} has no values yet: nobody knows which of its weights live.",
+                               there="a weight on the meta device", try_="Masks.full(model)")  # fmt: skip
+            found[name] = shown != 0
+        return cls(found)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def size(self) -> int:
+        """How many weights there are, living or not."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def alive(self) -> int:
+        """How many weights live."""
+        return sum(int(mask.sum()) for mask in self.values())
+
+    @property
+    def share(self) -> float:
+        """The share of weights that live."""
+        return self.alive / max(self.size, 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Mapping)
+            and list(self) == list(other)
+            and all(
+                isinstance(other[name], Tensor) and torch.equal(mask, other[name].to(mask.device))
+                for name, mask in self.items()
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Mapping[str, Tensor]) -> Masks:
+        """Masks under which a weight lives if it lives in both; a name that one of them lacks lives there."""
+        other = other if isinstance(other, Masks) else Masks(other)
+        shared = {name: other[name] for name in self if name in other}
+        for name, mask in shared.items():
+            if mask.shape != self[name].shape:
+                raise BadValue(
+                    f"Two masks of {name} have two shapes.", there=f"{tuple(self[name].shape)} and {tuple(mask.shape)}"
+                )
+        both = {name: mask & shared[name].to(mask.device) if name in shared else mask for name, mask in self.items()}
+        return Masks(both | {name: mask for name, mask in other.items() if name not in self})
+
+    def beside(self, weights: Mapping[str, Tensor]) -> Masks:
+        """The same masks, each on the device of the weight of its name."""
+        return Masks({name: mask.to(weights[name].device) for name, mask in self.items()})
+
+    @torch.no_grad()
+    def lay_over(self, model: nn.Module) -> None:
+        """Set every weight that does not live to zero, in place.
+
+        Raises:
+            WrongModel: a mask is of a weight that the model does not have, or of another shape. Nothing has changed.
+        """
+        for param, mask in self.pairs(model):
+            param.masked_fill_(~mask.to(param.device), 0)
+
+    def held(
+        self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] = (), also: Iterable[nn.Module] = ()
+    ) -> AbstractContextManager[None]:
+        """Inside, weights that do not live are exactly zero after every step of the optimiser.
+
+        They are set to zero on the way in, in the model and in those given as `also` (EMA copies), together with what
+        the optimiser keeps about them (momentum, moments); it may be one optimiser or several. Enter it before the
+        first step, with the plain model also where a compiled or distributed wrapper of it is trained.
+
+        Raises:
+            WrongModel: the masks are of another model. Nothing has changed.
+            BadValue: no optimiser moves any of these weights.
+        """
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        return hold(self.pairs(model), optimizers, [pair for copy in also for pair in self.pairs(copy)])
+
+    def pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each weight of the model with its mask.
+
+        Raises:
+            WrongModel: the masks are of another model.
+        """
+        check_plain(model)
+        found = weights_of(model)
+        for name, mask in self.items():
+            if name not in found or found[name].shape != mask.shape:
+                there = f"{name} {tuple(found[name].shape)}" if name in found else ", ".join(list(found)[:3]) + ", ..."
+                raise WrongModel(
+                    f"These are masks of another model: {name} {tuple(mask.shape)}.", there=there,
+                    try_=nearest(name, found) if name not in found else "the masks of this model",
+                )  # fmt: skip
+        return [(found[name], mask) for name, mask in self.items()]
+
+    def save(self, path: str | Path) -> None:
+        """Write the masks to a safetensors file, a bit per weight."""
+        packed = {name: torch.from_numpy(numpy.packbits(mask.cpu().numpy().reshape(-1))) for name, mask in self.items()}
+        shapes = {name: list(mask.shape) for name, mask in self.items()}
+        save_file(packed, path, {"kind": "masks", "format": FORMAT, "shapes": json.dumps(shapes)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Masks:
+        """Read masks from a file that `save` wrote.
+
+        Raises:
+            BadFile: it is none, or damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                told = file.metadata() or {}
+                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (told.get("kind"), told.get("format")) != ("masks", FORMAT):
+                raise BadFile(f"{path} holds no masks.", there=str(told), try_="a file that Masks.save wrote")
+            shapes: dict[str, list[int]] = json.loads(told["shapes"])
+            if set(shapes) != set(packed):
+                raise ValueError("other names in the head than in the body")
+            return cls({name: _unpacked(packed[name], shape) for name, shape in shapes.items()})
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise BadFile(f"{path} cannot be read as masks.", there=f"{type(error).__name__}: {error}") from error
+
+    def __str__(self) -> str:
+        rows = [
+            (name, "x".join(map(str, mask.shape)), str(alive := int(mask.sum())), f"{alive / max(mask.numel(), 1):.1%}")
+            for name, mask in self.items()
+        ]
+        lines = table(("weight", "shape", "living", "share"), rows) if rows else []
+        return "\n".join([*lines, f"{self.alive} of {self.size} weights live ({self.share:.2%})"])
+
+
+def host_mask(model: nn.Module, name: str) -> Tensor | None:
+    """The mask that a host (`torch.nn.utils.prune`, `torch.ao.pruning`) has laid over a weight, None if none has."""
+    module, own = owner_of(model, name)
+    buffered: Tensor | None = module._buffers.get(f"{own}_mask")
+    if buffered is not None:
+        return buffered
+    for one in getattr(getattr(module, "parametrizations", {}), own, ()):
+        mask = getattr(one, "mask", None)
+        if isinstance(mask, Tensor):
+            return mask
+    return None
+
+
+def _place(weight: Tensor) -> torch.device:
+    """Where the mask of a weight is: beside it, but masks always have values."""
+    return torch.device("cpu") if weight.is_meta else weight.device
+
+
+def _unpacked(packed: Tensor, shape: list[int]) -> Tensor:
+    count = math.prod(shape)
+    if packed.dim() != 1 or len(packed) != -(-count // 8):
+        raise ValueError(f"{packed.numel()} bytes for {shape}")
+    return torch.from_numpy(numpy.unpackbits(packed.numpy(), count=count).astype(bool).reshape(shape))

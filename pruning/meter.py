@@ -1,0 +1,115 @@
+"""Meter: dead neurons while a network is being trained, from every so many of its forwards."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from pruning.dead import DeadNeurons, dead_of
+from pruning.incoming import living_weights
+from pruning.masks import Masks
+from pruning.measure import Measured, check_settings, sites_of
+from pruning.tally import Tally, taking_down
+from surgery.errors import BadValue
+from surgery.example import Example
+from surgery.find import check_plain
+from surgery.observe import Key, observing
+from surgery.sites import Site
+from surgery.watch import tensors_in
+
+
+class DeadNeuronMeter:
+    """Measure dead neurons during training: `with DeadNeuronMeter(model, every=50) as meter:` round your own loop.
+
+    Looks into the first forward in train mode, and into every `every`-th after it; the others cost nothing. It adds up
+    what it sees until `meter.reset()`, and `meter.rates()` gives the numbers as `dead_neurons` does: a unit is silent
+    if it never spoke on any sample looked at, by weights that moved meanwhile. Before the first look the calls of the
+    model are found, once. Nothing of the model or of its training changes, and no hook is left at the end.
+
+    Give it the plain model, also where a distributed wrapper of it is trained. A compiled forward cannot be looked
+    into, and is not counted.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+        BadValue: `every` is no whole number from 1, or another argument is out of its range.
+    """
+
+    def __init__(
+        self, model: nn.Module, every: int = 50, *, threshold: float = 0.0, role: str = "nonlinearity"
+    ) -> None:
+        check_plain(model)
+        check_settings(threshold, role)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise BadValue("Every so many forwards one is looked into.", asked=f"every={every!r}", try_="50")
+        self.model, self.every, self.threshold, self.role = model, every, threshold, role
+        self._forwards = 0  # in train mode, so far
+        self._depth = 0  # a forward may call its own model
+        self._looking = ExitStack()
+        self._hooks: list[Any] = []
+        self._sites: dict[Key, Site] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen; forwards are counted on."""
+        self._tallies: dict[Key, Tally] = {}
+        self._samples = 0
+
+    def rates(self, masks: Masks | None = None) -> DeadNeurons:
+        """The numbers since the last reset; which weights are pruned is read now, see `dead_neurons`.
+
+        Where torch.distributed runs, every process must call this, and each gets the numbers of all.
+
+        Raises:
+            BadValue: no forward was looked into since the last reset.
+            WrongModel: the masks are of another model.
+        """
+        living = living_weights(self.model, masks)
+        failure = None
+        if not self._tallies:
+            failure = BadValue(
+                "No forward was looked into yet.", there=f"{self._forwards} forwards in train mode, every {self.every}",
+                try_="model.train(), and steps inside the meter's `with`",
+            )  # fmt: skip
+        measured = Measured.of(self._sites.values(), self._tallies, self._samples, failure)
+        return dead_of(self.model, measured, living, threshold=self.threshold, mode="train")
+
+    def __enter__(self) -> Self:
+        self._hooks = [
+            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.model.register_forward_hook(self._end, always_call=True),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._looking.close()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._depth = [], 0
+
+    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or not model.training:
+            return
+        self._depth += 1
+        if self._depth > 1:
+            return
+        self._forwards += 1
+        if (self._forwards - 1) % self.every:
+            return
+        first = next(tensors_in((args, kwargs)), None)
+        samples = 0 if first is None or first.dim() == 0 else len(first)
+        if not self._sites:
+            self._sites = sites_of(model, Example(args, kwargs), self.role, "train")
+        self._samples += samples
+        self._looking.enter_context(observing(model, taking_down(self._tallies, self._sites, samples, self.threshold)))
+
+    def _end(self, model: nn.Module, args: Any, result: Any) -> None:
+        if self._depth and not torch.compiler.is_compiling():
+            self._depth -= 1
+            if not self._depth:
+                self._looking.close()

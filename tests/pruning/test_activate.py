@@ -1,0 +1,301 @@
+"""AP in a training loop that prunes already: two lines, on plain weights and beside torch.nn.utils.prune."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from pruning.activate import ActivateWhilePruning
+from pruning.masks import Masks
+from pruning.prunable import prunable
+from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
+from tests.asserts import assert_raises, assert_untouched
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(54, 12), nn.ReLU(),
+        nn.Linear(12, 4),
+    )  # fmt: skip
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(8, 3, 5, 5)), torch.arange(8) % 4).backward()
+        optimizer.step()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights as the layers use them."""
+    return {name: model.get_submodule(name[: -len(".weight")]).weight.detach().clone() for name in prunable(model)}
+
+
+def zeros(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight == 0 for name, weight in weights(model).items()}
+
+
+def count(tensors: Iterable[Tensor]) -> int:
+    return sum(int(one.sum()) for one in tensors)
+
+
+def slow_cut(before: dict[str, Tensor], now: dict[str, Tensor], many: int) -> set[tuple[str, int]]:
+    """Names and places of the living negative weights that moved least."""
+    moved = [
+        (abs(new - old), place, name, index)
+        for place, name in enumerate(now)
+        for index, (new, old) in enumerate(zip(now[name].numpy().ravel(), before[name].numpy().ravel(), strict=True))
+        if new < 0
+    ]
+    return {(name, index) for _, _, name, index in sorted(moved)[:many]}
+
+
+def new_zeros(before: dict[str, Tensor], model: nn.Module) -> set[tuple[str, int]]:
+    return {
+        (name, index)
+        for name, weight in weights(model).items()
+        for index in ((weight == 0) & (before[name] != 0)).flatten().nonzero().flatten().tolist()
+    }
+
+
+def test_two_lines_on_plain_weights() -> None:
+    model = net()
+    optimizer, alive = sgd(model), Masks.of(model).alive
+    ap = ActivateWhilePruning(model, share=0.1)
+    for _ in range(2):
+        ap.begin_round()
+        began = weights(model)
+        with ap.held(optimizer):
+            train(model, optimizer)
+        now = weights(model)
+        masks = ap.step()
+        many = int(0.1 * alive)
+        assert new_zeros(now, model) == slow_cut(began, now, many)
+        assert masks.alive == Masks.of(model).alive == alive - many
+        alive = masks.alive
+        pruned = zeros(model)
+        with ap.held(optimizer):
+            train(model, optimizer)
+        assert all(torch.equal(pruned[name], one) for name, one in zeros(model).items())
+
+
+def test_two_lines_beside_torch_prune() -> None:
+    model = net()
+    optimizer = sgd(model)
+    ap = ActivateWhilePruning(model, share=0.05)  # one
+    layers = [(module, "weight") for module in model if isinstance(module, nn.Conv2d | nn.Linear)]
+    for round in range(3):
+        began, alive = weights(model), Masks.of(model).alive
+        ap.begin_round()  # two
+        train(model, optimizer)
+        prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=alive // 4)
+        now = weights(model)
+        masks = ap.step()  # and three
+        many = int(0.05 * alive)
+        assert new_zeros(now, model) == slow_cut(began, now, many), round
+        assert masks.alive == Masks.of(model).alive == alive - alive // 4 - many
+        pruned = zeros(model)
+        train(model, optimizer, steps=1)
+        model(torch.zeros(2, 3, 5, 5))
+        assert all(torch.equal(pruned[name], one) for name, one in zeros(model).items())
+        assert all(len(list(layer._forward_pre_hooks)) == 1 for layer, _ in layers)
+
+
+def test_held_clears_what_the_optimiser_keeps_and_copies() -> None:
+    model, average = net(), net()
+    optimizer = sgd(model)
+    ap = ActivateWhilePruning(model, 0.3)
+    ap.begin_round()
+    train(model, optimizer)
+    masks = ap.step()
+    with ap.held(optimizer, also=[average]):
+        for name, param in prunable(model).items():
+            assert count([optimizer.state[param]["momentum_buffer"][~masks[name]] != 0]) == 0
+        assert count(zeros(average).values()) == masks.size - masks.alive
+
+
+def test_the_count_is_of_the_weights_living_when_the_round_began() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude")
+    ap.begin_round()
+    began = Masks.of(model).alive
+    with torch.no_grad():
+        model[4].weight[:6] = 0  # the host's cut
+    now = Masks.of(model).alive
+    assert now < began and now - ap.step().alive == int(0.1 * began)
+
+
+def test_what_comes_back_to_life_is_cut_again_on_demand() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1)
+    ap.begin_round()
+    start = {name: one.clone() for name, one in model.state_dict().items()}
+    train(model, sgd(model))
+    masks = ap.step()
+    model.load_state_dict(start)  # a rewind, or a host that makes its masks anew
+    assert Masks.of(model).alive > masks.alive
+    assert ap.after_host_update() == masks == Masks.of(model)
+    # AP's zeros count as pruned when a round begins, also where they have come back.
+    model.load_state_dict(start)
+    ap.begin_round()
+    assert ap.step().alive == masks.alive - int(0.1 * masks.alive)
+
+
+def test_only_aps_cuts_of_all_rounds_are_laid_again() -> None:
+    model = net()
+    start = {name: one.clone() for name, one in model.state_dict().items()}
+    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude")
+    ap.begin_round()
+    with torch.no_grad():
+        model[4].weight[:6] = 0  # the host's, which may come back
+    ap.step()
+    ap.begin_round()
+    last = ap.step()
+    model.load_state_dict(start)
+    expected = {name: mask.clone() for name, mask in last.items()}
+    expected["4.weight"][:6] = True
+    optimizer = sgd(model)
+    with ap.held(optimizer):  # sets what AP has cut to zero, also before the host is done
+        assert Masks.of(model) == expected
+    model.load_state_dict(start)
+    assert ap.after_host_update() == expected == Masks.of(model)
+
+
+def test_after_host_update_without_a_cut_changes_nothing() -> None:
+    model = net()
+    with assert_untouched(model):
+        assert ActivateWhilePruning(model, 0.1).after_host_update() == Masks.full(model)
+
+
+def test_a_host_that_drops_its_masks_keeps_aps() -> None:
+    model = net()
+    layers = [(module, "weight") for module in model if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer, name in layers:
+        prune.identity(layer, name)
+    ap = ActivateWhilePruning(model, 0.2)
+    ap.begin_round()
+    train(model, sgd(model))
+    masks = ap.step()
+    for layer, _ in layers:
+        layer.weight_mask.fill_(1)  # as a scheduler that starts from the raw weights does
+    assert ap.after_host_update() == masks == Masks.of(model)
+
+
+def test_keep_and_the_choice_are_handed_on() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.2, "positive", "random", seed=1, keep=lambda name, module: name == "4.weight")
+    ap.begin_round()
+    before = weights(model)
+    masks = ap.step()
+    assert list(masks) == ["4.weight"]
+    cut = new_zeros(before, model)
+    assert len(cut) == int(0.2 * masks.size)
+    assert all(name == "4.weight" and before[name].flatten()[index] > 0 for name, index in cut)
+
+
+def test_units_that_are_dead_on_batches() -> None:
+    model = net()
+    with torch.no_grad():
+        model[4].bias[:3] = -100.0
+    batches = [torch.randn(8, 3, 5, 5)]
+    ap = ActivateWhilePruning(model, 0.02, by="dead", batches=batches)
+    ap.begin_round()
+    before = weights(model)
+    ap.step()
+    cut = new_zeros(before, model)
+    assert len(cut) == int(0.02 * (162 + 648 + 48))
+    assert all(name == "4.weight" and index < 3 * 54 and before[name].flatten()[index] < 0 for name, index in cut)
+
+
+# Refusals
+
+
+def test_a_step_needs_a_round() -> None:
+    model = net()
+    with assert_untouched(model):
+        assert_raises(BadValue, ActivateWhilePruning(model, 0.1).step, "begin_round()")
+
+
+def test_a_shortfall_changes_nothing() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.9)
+    ap.begin_round()
+    with assert_untouched(model):
+        assert_raises(BadValue, ap.step, "negative", "of them")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(broken) -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1)
+    ap.begin_round()
+    model[4].weight.data[0, 0] = broken
+    with assert_untouched(model):
+        assert_raises(BadValue, ap.step, "4.weight", "not finite")
+        assert_raises(BadValue, ap.begin_round, "4.weight", "not finite")
+
+
+def test_after_structural_changes_a_round_begins_anew() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1)
+    ap.begin_round()
+    ap.step()
+    model[4] = smaller = nn.Linear(54, 10)
+    model[6] = nn.Linear(10, 4)
+    with assert_untouched(model):
+        for call in (ap.step, ap.after_host_update, partial(ap.held, sgd(model))):
+            assert_raises(WrongModel, call, "4.weight", "(12, 54)", "(10, 54)", "begin_round() again")
+    ap.begin_round()
+    alive = Masks.of(model).alive
+    assert alive == 162 - count([model[0].weight == 0]) + 540 + 40
+    assert alive - ap.step().alive == int(0.1 * alive) and bool((smaller.weight == 0).any())
+
+
+def test_a_weight_that_is_gone_or_new_needs_a_new_round() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1)
+    ap.begin_round()
+    model[4] = nn.Sequential(nn.Linear(54, 12))
+    assert_raises(WrongModel, ap.step, "4.weight", "no such weight", "begin_round() again")
+    model[4] = nn.Linear(54, 12)
+    model.append(nn.Linear(4, 4))
+    assert_raises(WrongModel, ap.step, "7.weight", "begin_round() again")
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "error", "word"),
+    [
+        (net, {"share": 1.1}, BadValue, "share=1.1"),
+        (net, {"share": -0.1}, BadValue, "share=-0.1"),
+        (net, {"share": 0.1, "among": "red"}, BadValue, "among='red'"),
+        (net, {"share": 0.1, "by": "speed"}, BadValue, "by='speed'"),
+        (net, {"share": 0.1, "by": "dead"}, BadValue, "batches"),
+        (nn.ReLU, {"share": 0.1}, NothingPicked, "no weight"),
+        (lambda: nn.DataParallel(net()), {"share": 0.1}, CannotLook, ""),
+        (lambda: torch.compile(net()), {"share": 0.1}, CannotLook, ""),
+    ],
+    ids=["above-1", "below-0", "among", "by", "no-batches", "no-weights", "parallel", "compiled"],
+)
+def test_bad_arguments_are_refused(build, arguments, error, word) -> None:
+    model = build()
+    assert_raises(error, lambda: ActivateWhilePruning(model, **arguments), word)
+
+
+def test_an_optimiser_of_something_else_is_refused() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.1)
+
+    def enter() -> None:
+        with ap.held(sgd(net())):
+            raise AssertionError("entered")
+
+    assert_raises(BadValue, enter, "moves none")
