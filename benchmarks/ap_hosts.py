@@ -10,6 +10,7 @@ import csv
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,8 +83,7 @@ class Study:
 
     def held(self, model: nn.Module) -> Held:
         """What keeps the zeros of a model."""
-        masks = pruning.Masks.of(model)
-        return lambda optimizer=(), also=(): masks.held(model, optimizer, also)
+        return partial(pruning.Masks.of(model).held, model)
 
 
 def own(study: Study) -> None:

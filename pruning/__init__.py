@@ -10,6 +10,7 @@ from pruning.ap import in_stages as in_stages
 from pruning.ap import with_ap as with_ap
 from pruning.dead import DeadNeurons as DeadNeurons
 from pruning.dead import dead_neurons as dead_neurons
+from pruning.dead import dead_units as dead_units
 from pruning.masks import Masks as Masks
 from pruning.meter import DeadNeuronMeter as DeadNeuronMeter
 from pruning.prunable import prunable as prunable
