@@ -52,7 +52,7 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
 
     def look(heard: Heard, entered: Tensor) -> None:
         site = wanted.get(heard.key)
-        if site is not None and heard.key not in found:
+        if site is not None and heard.key not in found and entered.numel():
             found[heard.key] = Seen.of(entered, site.channel_axis)
 
     for mode in MODES:  # some calls are made in training only

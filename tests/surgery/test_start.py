@@ -483,3 +483,21 @@ def test_a_bound_of_ones_own_holds_between_two_of_a_kind() -> None:
     surgery.transform_(model, surgery.swap("pwlu"), picture())
     edited, _ = surgery.transform(model, surgery.swap("pwlu", bound=1.0, activation="pwlu"), picture())
     assert edited[1].left.tolist() == [-1.0] * 4  # type: ignore[index, union-attr]
+
+
+class Nothing(nn.Module):
+    """A net whose second ReLU gets no numbers, as the heads of a detector that detects nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.relu1, self.relu2 = nn.GELU(), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.first(x))
+        return torch.cat([x, self.relu2(self.second(x[:0]))])
+
+
+def test_a_call_that_nothing_enters_has_values_of_its_own() -> None:
+    _, report = surgery.transform(Nothing(), surgery.swap("pwlu"), torch.randn(8, 4))
+    assert "pwlu begins as gelu: up to" in str(report) and "1 pwlu begin with values of their own" in str(report)

@@ -101,7 +101,8 @@ def test_swaps(name: str, ledger: Path) -> None:
     with row_in(ledger, name, "swaps") as row:
         model, example = with_numbers(name)
         before = oracle.output(model, example)
-        for rule in (surgery.swap("frelu", activation="relu", optional=True), surgery.swap("pwlu", optional=True)):
+        free = {"locked": None, "optional": True}  # refusals are the matter of `test_edits`
+        for rule in (surgery.swap("frelu", activation="relu", **free), surgery.swap("pwlu", **free)):
             report = surgery.transform_(model, rule, example)
             edits = report.plan.edits
             row.sites += len(edits)
