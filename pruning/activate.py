@@ -29,7 +29,7 @@ class ActivateWhilePruning:
         ap = ActivateWhilePruning(model, share=0.02)
         for _ in range(rounds):
             ap.begin_round()
-            train(model)
+            train(model)            # yours; its steps inside `with ap.held(optimizer):`
             prune(model)            # yours
             ap.step()
 
@@ -105,7 +105,7 @@ class ActivateWhilePruning:
         return masks
 
     def held(
-        self, optimizer: Optimizer | Iterable[Optimizer] = (), also: Iterable[nn.Module] = ()
+        self, optimizer: Optimizer | Iterable[Optimizer], also: Iterable[nn.Module] = ()
     ) -> AbstractContextManager[None]:
         """Inside, weights that are pruned now, by the pipeline or by AP, are exactly zero after every step.
 

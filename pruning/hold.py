@@ -19,8 +19,8 @@ Pairs = Sequence[tuple[nn.Parameter, Tensor]]
 def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) -> Iterator[None]:
     """Inside, each weight is zero where its mask is False after every step of the optimisers.
 
-    On the way in, weights, copies and what the optimisers keep about pruned weights are cleared; on the way out
-    weights and copies are once more. A step costs one multiplication of the weights, in one call for all of them.
+    Weights, copies and what the optimisers keep about pruned weights are cleared on the way in and on the way out. A
+    step costs one multiplication of the weights, in one call for all of them.
 
     Raises:
         BadValue: none of the optimisers moves any of the weights.
@@ -41,6 +41,16 @@ def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) ->
         for handle in handles:
             handle.remove()
         _clear([*weights, *copies])  # the weights too: nothing times zero is zero if it is not finite
+        _forget(weights, inner)
+
+
+def is_held(optimizer: Optimizer) -> bool:
+    """Whether an optimiser steps inside a `hold` now."""
+    return any(isinstance(hook, _Keeper) for one in within(optimizer) for hook in _hooks_of(one))
+
+
+def _hooks_of(optimizer: Optimizer) -> list[Any]:
+    return list(getattr(optimizer, "_optimizer_step_post_hooks", {}).values())
 
 
 class _Keeper:
@@ -48,17 +58,14 @@ class _Keeper:
 
     def __init__(self, optimizer: Optimizer, weights: Pairs) -> None:
         self.weights = weights
-        self.count = _count(optimizer)
-        self.batches = _batched(weights, moved_by(optimizer))
+        self.moved = moved_by(optimizer)
+        self.batches = _batched(weights, self.moved)
 
     def __call__(self, optimizer: Optimizer, *_: Any) -> None:
-        if _count(optimizer) != self.count:  # somebody added parameters: layers that thaw
-            self.count, self.batches = _count(optimizer), _batched(self.weights, moved_by(optimizer))
+        moved = moved_by(optimizer)
+        if moved != self.moved:  # somebody added parameters: layers that thaw
+            self.moved, self.batches = moved, _batched(self.weights, moved)
         _multiply(self.batches)
-
-
-def _count(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
 
 
 def moved_by(optimizer: Optimizer) -> set[int]:
@@ -66,12 +73,12 @@ def moved_by(optimizer: Optimizer) -> set[int]:
     return {id(param) for group in optimizer.param_groups for param in group["params"]}
 
 
-def within(optimizer: Optimizer) -> Iterator[Optimizer]:
+def within(optimizer: Optimizer) -> list[Optimizer]:
     """An optimiser and those it wraps, as Lookahead does: hooks of a wrapper may never be called."""
-    yield optimizer
-    for one in vars(optimizer).values():
-        if isinstance(one, Optimizer):
-            yield from within(one)
+    found = [optimizer]
+    for outer in found:  # it grows
+        found += [one for one in vars(outer).values() if isinstance(one, Optimizer) and one not in found]
+    return found
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.hold import hold
-from pruning.prunable import Filter, owner_of, prunable, weights_of
+from pruning.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
 from surgery.find import check_plain
 from surgery.sites import table
@@ -124,7 +124,7 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def lay_over(self, model: nn.Module) -> None:
-        """Set every weight that does not live to zero, in place.
+        """Set every weight that does not live to zero, in place. Masks of a host stay as they are: see `hosts.commit`.
 
         Raises:
             WrongModel: a mask is of a weight that the model does not have, or of another shape. Nothing has changed.
@@ -133,26 +133,50 @@ class Masks(Mapping[str, Tensor]):
             param.masked_fill_(~mask.to(param.device), 0)
 
     def held(
-        self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer] = (), also: Iterable[nn.Module] = ()
+        self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer], also: Iterable[nn.Module] = ()
     ) -> AbstractContextManager[None]:
-        """Inside, weights that do not live are exactly zero after every step of the optimiser.
+        """Inside, weights that do not live are zero after every step of the optimiser (0.0 or -0.0).
 
         They are set to zero on the way in, in the model and in those given as `also` (EMA copies), together with what
         the optimiser keeps about them (momentum, moments); it may be one optimiser or several. Enter it before the
-        first step, with the plain model also where a compiled or distributed wrapper of it is trained.
+        first step, with the plain model also where a compiled or distributed wrapper of it is trained, and anew after
+        the model has been moved or cut. Gradients are left whole: clipping by their norm counts pruned weights in.
 
         Raises:
             WrongModel: the masks are of another model. Nothing has changed.
-            BadValue: no optimiser moves any of these weights.
+            BadValue: here, no optimiser moves any of these weights, or this is none; at the end, pruned weights came
+                back to life: something else moved them.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        return hold(self.pairs(model), optimizers, [pair for copy in also for pair in self.pairs(copy)])
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else _listed(optimizer)
+        return self._held(model, hold(self.pairs(model), optimizers, [p for one in also for p in self.pairs(one)]))
+
+    @contextmanager
+    def _held(self, model: nn.Module, holding: AbstractContextManager[None]) -> Iterator[None]:
+        with holding:
+            yield
+            self.check_zero(model)
+
+    def check_zero(self, model: nn.Module) -> None:
+        """Refuse a model in which weights that do not live are not zero.
+
+        Raises:
+            WrongModel: the masks are of another model.
+            BadValue: pruned weights came back to life.
+        """
+        back = {name: _moved(param, mask) for name, (param, mask) in zip(self, self.pairs(model), strict=True)}
+        if any(back.values()):
+            raise BadValue(
+                "Pruned weights came back to life.", asked="zero after every step",
+                there=f"{sum(back.values())} that are not, the first in {next(name for name in back if back[name])}",
+                try_="with held(optimizer): around all steps, of all optimisers",
+            )  # fmt: skip
 
     def pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
         """Each weight of the model with its mask.
 
         Raises:
             WrongModel: the masks are of another model.
+            BadValue: a layer does not use such a weight as it is, see `prunable`.
         """
         check_plain(model)
         found = weights_of(model)
@@ -163,6 +187,7 @@ class Masks(Mapping[str, Tensor]):
                     f"These are masks of another model: {name} {tuple(mask.shape)}.", there=there,
                     try_=nearest(name, found) if name not in found else "the masks of this model",
                 )  # fmt: skip
+            check_read_as_it_is(name, *owner_of(model, name))
         return [(found[name], mask) for name, mask in self.items()]
 
     def save(self, path: str | Path) -> None:
@@ -198,6 +223,21 @@ class Masks(Mapping[str, Tensor]):
         ]
         lines = table(("weight", "shape", "living", "share"), rows) if rows else []
         return "\n".join([*lines, f"{self.alive} of {self.size} weights live ({self.share:.2%})"])
+
+
+def _listed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    listed = list(optimizers) if isinstance(optimizers, Iterable) else [optimizers]
+    if not listed or not all(isinstance(one, Optimizer) for one in listed):
+        raise BadValue("Masks are held while an optimiser steps.", asked=f"optimizer={optimizers!r}",
+                       try_="a torch.optim.Optimizer, or a list of them")  # fmt: skip
+    return listed
+
+
+@torch.no_grad()
+def _moved(param: Tensor, mask: Tensor) -> int:
+    """How many weights are not zero though they should; what is no number says nothing of who moved it."""
+    pruned = param[~mask.to(param.device)]
+    return int(((pruned != 0) & ~pruned.isnan()).sum())
 
 
 def host_mask(model: nn.Module, name: str) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ Filter = Callable[[str, nn.Module], bool]
 
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _FAILED = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError, ArithmeticError)
-_TRIED = 0.05  # relative difference up to which a layer counts as linear in its weight, in any precision
+_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # layers that were tried, and what came of it
+_NEARLY = 0.05  # relative difference up to which a layer counts as linear in its weight, in any precision
 
 
 def convolutions_and_linear(name: str, module: nn.Module) -> bool:
@@ -34,20 +36,20 @@ def prunable(model: nn.Module, keep: Filter | None = None) -> dict[str, nn.Param
 
     By default those of convolutions and linear layers, and the input weights of `nn.MultiheadAttention`; never biases
     or the scales of norms. `keep(name, module)` decides otherwise: it is asked for every parameter with two axes or
-    more. Weights under the masks of a host (`torch.nn.utils.prune`, `torch.ao.pruning`) go by the name that the layer
-    reads, and are the parameters that learn.
+    more, once, with the first layer that has it where several do. Weights under the masks of a host
+    (`torch.nn.utils.prune`, `torch.ao.pruning`) go by the name that the layer reads, and are the parameters that learn.
 
     Raises:
         CannotLook: the model is wrapped or scripted, or has layers whose weights have no shape yet.
         NothingPicked: no weight may be pruned.
-        BadValue: a layer computes something else from its weight before it is used (weight standardisation, weight
-            norm): a zero there is no zero weight.
+        BadValue: a layer computes another weight from this one before it is used (weight standardisation, weight
+            norm): a zero here need not be a zero there.
     """
     check_plain(model)
     wanted = keep or convolutions_and_linear
     found = {name: param for name, param in weights_of(model).items() if wanted(name, owner_of(model, name)[0])}
     for name in found:
-        _check_read_as_it_is(name, *owner_of(model, name))
+        check_read_as_it_is(name, *owner_of(model, name))
     if not found:
         raise NothingPicked(
             f"{type(model).__name__} has no weight that may be pruned.", asked="the weights that `keep` picks",
@@ -92,8 +94,12 @@ def _parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, max(one.parameters(recurse=False), key=Tensor.numel)
 
 
-def _check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
-    """Refuse a weight that a zero does not reach: its layer computes another one from it."""
+def check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
+    """Refuse a weight from which its layer computes another one, so that a zero there need not be a zero weight.
+
+    Raises:
+        BadValue: naming the weight.
+    """
     reason = None
     if parametrize.is_parametrized(module, own):
         kinds = [type(one).__name__ for one in module.parametrizations[own]]  # type: ignore[index]
@@ -104,7 +110,7 @@ def _check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
         reason = f"{type(module).__name__}.forward(), which makes another weight of it"
     if reason is not None:
         raise BadValue(
-            f"A zero in {name} is no zero weight.", there=reason,
+            f"{name} is not the weight that its layer uses.", there=reason,
             try_="keep=lambda name, module: ..., without such layers",
         )  # fmt: skip
 
@@ -114,6 +120,12 @@ def _used_as_it_is(layer: _ConvNd | nn.Linear) -> bool:
     forward: Callable[..., Tensor] = type(layer).forward
     if forward in [kind.forward for kind in _PLAIN]:
         return True
+    if layer not in _known:
+        _known[layer] = _tried(layer, forward)
+    return _known[layer]
+
+
+def _tried(layer: _ConvNd | nn.Linear, forward: Callable[..., Tensor]) -> bool:
     tried = copied(layer).eval().requires_grad_(False)
     if layer.weight.is_meta:
         tried = tried.to_empty(device="cpu")
@@ -138,7 +150,7 @@ def _linear(layer: nn.Module, forward: Callable[..., Tensor]) -> bool:
         weight.copy_(one)
         results.append(forward(layer, x))
     full, first, second, none = results
-    return bool((full - first - second + none).abs().max() <= _TRIED * full.abs().max())
+    return bool((full - first - second + none).abs().max() <= _NEARLY * full.abs().max())
 
 
 @torch.enable_grad()
@@ -153,7 +165,7 @@ def _one_by_one(layer: nn.Module, forward: Callable[..., Tensor]) -> bool:
     weight.requires_grad_(True)
     reached = (forward(layer, x) - none).flatten()
     (felt,) = torch.autograd.grad(reached[reached.abs().argmax()].abs(), weight)
-    return bool(felt.abs().sum() <= (1 + _TRIED) * felt.abs().max())
+    return bool(felt.abs().sum() <= (1 + _NEARLY) * felt.abs().max())
 
 
 def _input_of(layer: nn.Module) -> tuple[int, ...]:

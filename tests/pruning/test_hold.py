@@ -19,9 +19,10 @@ from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from pruning.hold import is_held
 from pruning.masks import Masks
 from surgery.errors import BadValue, CannotLook, WrongModel
-from tests.asserts import assert_bit_equal, assert_raises
+from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
 from tests.pruning.tiny import (
     assert_held,
     loss_of,
@@ -583,15 +584,67 @@ def test_numbers_that_are_not_finite_do_not_outlive_it() -> None:
     assert not model[4].weight[~masks["4.weight"]].any()
 
 
-def test_no_optimiser_and_an_empty_mask() -> None:
+@pytest.mark.parametrize("nothing", [(), None, "sgd", [1]], ids=str)
+def test_masks_are_held_while_an_optimiser_steps(nothing: Any) -> None:
+    model = tiny_net()
+    with assert_untouched(model):
+        assert_raises(BadValue, lambda: random_masks(model).held(model, nothing), "optimiser")
+
+
+def test_everything_may_be_pruned() -> None:
     model, optimizer = warm(SGD)
     masks = random_masks(model)
-    with masks.held(model):
-        assert_held(model, masks)
     nothing = Masks({name: torch.zeros_like(mask) for name, mask in masks.items()})
     with nothing.held(model, optimizer):
         train(model, optimizer, 3)
         assert zero_counts(model, masks) == {name: mask.numel() for name, mask in masks.items()}
+
+
+def test_what_another_optimiser_revives_is_told_at_the_end() -> None:
+    model, optimizer = warm(SGD)
+    masks, other = random_masks(model), torch.optim.SGD(model.parameters(), 0.1)
+
+    def step_with_the_wrong_one() -> None:
+        with masks.held(model, optimizer):
+            train(model, other, 1)
+
+    assert_raises(BadValue, step_with_the_wrong_one, "came back to life", "held(optimizer)")
+    assert_held(model, masks)
+
+
+def test_weights_that_are_exchanged_inside_are_told_at_the_end() -> None:
+    model, optimizer = warm(SGD)
+    masks = random_masks(model)
+
+    def load() -> None:
+        with masks.held(model, optimizer):
+            model.load_state_dict({name: one + 1 for name, one in model.state_dict().items()}, assign=True)
+
+    assert_raises(BadValue, load, "came back to life")
+
+
+def test_as_many_other_parameters_are_held_too() -> None:
+    model, optimizer = warm(SGD)
+    masks = random_masks(model)
+    params = optimizer.param_groups[0]["params"]
+    half = len(params) // 2
+    first, second = params[:half], params[half : 2 * half]
+    optimizer.param_groups[0]["params"] = list(first)
+    with masks.held(model, optimizer):
+        optimizer.param_groups[0]["params"] = list(second)
+        train(model, optimizer, 2)
+        assert_held(model, masks)
+
+
+def test_the_optimiser_has_forgotten_pruned_weights_at_the_end() -> None:
+    model, optimizer = warm(SGD)
+    masks = random_masks(model)
+    with masks.held(model, optimizer):
+        assert is_held(optimizer)
+        train(model, optimizer, 3)
+    assert not is_held(optimizer)
+    for param, mask in masks.pairs(model):
+        assert not optimizer.state[param]["momentum_buffer"][~mask].any()
 
 
 def test_everything_may_live() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import timm
 import torch
 import torch.ao.pruning
 from hypothesis import given, settings
@@ -261,7 +263,7 @@ def test_masks_of_another_model() -> None:
         (nn.ReLU(), ("0.weight",)),
     ]:
         with assert_untouched(model):
-            for call in (masks.lay_over, masks.pairs, masks.held):
+            for call in (masks.lay_over, masks.pairs, partial(masks.held, optimizer=sgd(tiny_net()))):
                 assert_raises(WrongModel, lambda call=call, model=model: call(model), "another model", *words)
 
 
@@ -275,7 +277,9 @@ def test_wrapped_models(tmp_path: Path) -> None:
         compiled = torch.compile(model, backend="eager")
         for wrapped, cure in ((parallel, "model.module"), (compiled, "_orig_mod")):
             with assert_untouched(model):
-                calls: list[Callable[[nn.Module], Any]] = [Masks.full, Masks.of, masks.lay_over, masks.held]
+                calls: list[Callable[[nn.Module], Any]] = [
+                        Masks.full, Masks.of, masks.lay_over, partial(masks.held, optimizer=sgd(model)),
+                    ]  # fmt: skip
                 for call in calls:
                     assert_raises(CannotLook, lambda call=call, wrapped=wrapped: call(wrapped), cure)
         masks.lay_over(parallel.module)
@@ -400,3 +404,15 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
     assert_raises(BadFile, lambda: Masks.load(tmp_path), str(tmp_path))
     save_file({"a": torch.ones(2)}, file)
     assert_raises(BadFile, lambda: Masks.load(file), "holds no masks", "Masks.save")
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), 0.1)
+
+
+def test_masks_are_not_laid_over_weights_that_are_made_into_others() -> None:
+    masks = Masks({"0.weight": torch.rand(16, 4, 3, 3) < 0.5})
+    model = nn.Sequential(timm.layers.StdConv2d(4, 16, 3))
+    with assert_untouched(model):
+        assert_raises(BadValue, lambda: masks.lay_over(model), "0.weight", "StdConv2d")
+        assert_raises(BadValue, lambda: masks.held(model, sgd(model)), "0.weight", "StdConv2d")
