@@ -1,8 +1,8 @@
-"""Accumulate: weight times gradient, gathered while an optimiser steps."""
+"""Accumulate: gradients on some batches, and weight times gradient while an optimiser steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.hold import Pairs, moved_by, within
+from pruning.masks import Masks
 from surgery.errors import BadValue
+from surgery.twin import random_state_kept
 
 
 @contextmanager
@@ -21,12 +23,12 @@ def accumulating(
 
     What is missing in `into` starts at zero, in single precision at least; so it can go on over several entries. The
     gradients are those that the optimiser is given: after clipping, and without the scale of mixed precision. A
-    weight without a gradient, or of no optimiser, adds nothing; nor does a step that a scaler leaves out. An
-    optimiser that computes gradients itself, in a closure, is seen with those from before.
+    weight without a gradient adds nothing; nor does a step that a scaler leaves out. An optimiser that computes
+    gradients itself, in a closure, is seen with those from before.
 
     Raises:
-        BadValue: what is gathered has another shape than its weight, or none of the optimisers moves any of the
-            weights. Nothing has changed.
+        BadValue: what is gathered has another shape than its weight, or a weight is moved by none of the optimisers.
+            Nothing has changed.
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4.
     """
     # A wrapper round optimisers (timm's Lookahead) steps the innermost ones, which alone are seen.
@@ -37,9 +39,15 @@ def accumulating(
             raise BadValue(f"What was gathered about {name} is of another weight.", asked=f"{tuple(weight.shape)}",
                            there=f"{tuple(into[name].shape)}")  # fmt: skip
     stepped = {key for one in inner for key in moved_by(one)}
-    if inner and not any(id(weight) in stepped for weight in weights.values()):
+    still = [name for name, weight in weights.items() if id(weight) not in stepped]
+    if still and len(still) == len(weights):
         raise BadValue("The optimiser moves none of the weights.", there=f"{len(stepped)} parameters of something else",
                        try_="an optimiser made from model.parameters()")  # fmt: skip
+    if still:
+        raise BadValue(
+            f"No optimiser moves {still[0]}, so it has no movement.", there=f"{len(still)} such weights",
+            try_="an optimiser made from model.parameters(), or keep=... without it",
+        )  # fmt: skip
     for name, weight in weights.items():
         if name not in into:
             dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -75,3 +83,33 @@ def _gather(optimizer: Optimizer, pairs: Pairs) -> None:
             skipped = overflow.to(products[0].device) > 0
             products = [one.masked_fill(skipped, 0) for one in products]
         torch._foreach_sub_(totals, products)
+
+
+def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """What the forward and backward of the caller leave on the weights under the masks; else the model is as before.
+
+    Raises:
+        BadValue: they leave no gradient on one of them, which would make it worth nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.zero_grad(set_to_none=True)
+    try:
+        with random_state_kept(), torch.enable_grad():
+            gradients(model)
+        left = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
+        found = {name: one.detach().clone() for name, one in left.items() if one is not None}
+        if not found:
+            raise BadValue("`gradients` leaves no gradient on a prunable weight.", try_="loss.backward() inside it")
+        for name in left:
+            if name not in found:
+                raise BadValue(f"{name} has no gradient (frozen?).", there=f"{len(left) - len(found)} such weights",
+                               try_="keep=... without it")  # fmt: skip
+        return found
+    finally:
+        model.zero_grad(set_to_none=True)
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

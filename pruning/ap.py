@@ -10,14 +10,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pruning.beside import checked_host, host_cut, name_of
 from pruning.cut import candidates_of, check_share, count_of, cut_lowest
 from pruning.dead import dead_units, mean_inputs
+from pruning.incoming import by_input, by_output, signs_behind_norms
 from pruning.masks import Masks
-from pruning.prunable import owner_of
+from pruning.pruners import Constraint
 from pruning.round import Pruner, Round, Scores, wants_of
 from pruning.scores import Random, magnitude
 from surgery.errors import BadValue
-from surgery.running import check_repeatable
+from surgery.find import find_sites
+from surgery.running import batches_of, check_repeatable, in_eval
 
 Among = Literal["negative", "positive", "any"]
 By = Literal["still", "dead", "magnitude", "random"]
@@ -40,21 +43,25 @@ def with_ap(
     host alone. AP takes from what lives after the host's cut, among the weights that are "negative", "positive" or
     "any" now, first
 
-    - by="still": those that moved least since the round began (as published, among negative ones);
+    - by="still": those that moved least since the round began (as published, among negative ones); tensors of which
+      nothing has moved (frozen layers) take no part;
     - by="dead": of those that feed units which are silent on all of `batches`, and hold them down (weight x mean
-      input of its channel below zero, before any norm), those that do so most; measured on the model as it is;
+      input of its channel x sign of the scale that a norm behind the unit has, below zero), those that do so most;
+      measured on the model as it is;
     - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of living weights.
 
-    Where AP finds too few, shortfall="error" refuses, "host" lets the host cut the rest.
+    What a host may not cut (`within`: patterns such as 2 of 4), AP does not cut either. Where AP finds too few,
+    shortfall="error" refuses, "host" lets the host cut the rest.
 
     Raises:
         BadValue: here, a share outside [0, 1], an unknown word, by="dead" without batches (or with batches that can be
-            read once only), or a pruner in stages; when called, `ap_share` above the share, or a shortfall.
+            read once only), a pruner in stages, or one that takes no (round, share); when called, `ap_share` above the
+            share, a host that cuts another count than it should, nothing that has moved (by="still"), or a shortfall.
 
     Source: Activate-while-Pruning, "lite" order, as its released script cuts; counts are exact here, and only weights
-    of layers take part.
+    of layers take part, those that learn.
     """
-    return WithAP(_host(pruner), _ap_share(ap_share), Choice(among, by, batches, seed), _shortfall(shortfall))
+    return WithAP(checked_host(pruner), _ap_share(ap_share), Choice(among, by, batches, seed), _shortfall(shortfall))
 
 
 def in_stages(
@@ -73,7 +80,7 @@ def in_stages(
 
     Source: Activate-while-Pruning, "pro" order.
     """
-    return InStages(_host(pruner), _ap_share(ap_share), Choice(among, by, batches, seed), _shortfall(shortfall))
+    return InStages(checked_host(pruner), _ap_share(ap_share), Choice(among, by, batches, seed), _shortfall(shortfall))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +138,7 @@ class WithAP:
     def __call__(self, round: Round, share: float) -> Masks:
         """Cut a share of the living weights, the host first."""
         host, ap = shared_counts(round.masks.alive, share, self.ap_share)
-        masks = _host_cut(self.pruner, host, round)
+        masks = host_cut(self.pruner, host, round)
         return _ap_cut(self, ap, replace(round, masks=masks.beside(round.now)))
 
     def __repr__(self) -> str:
@@ -159,7 +166,7 @@ class InStages:
             BadValue: `share` is no share, or less than AP's.
         """
         host, ap = shared_counts(alive, share, self.ap_share)
-        return partial(_host_cut, self.pruner, host), partial(_ap_cut, self, ap)
+        return partial(host_cut, self.pruner, host), partial(_ap_cut, self, ap)
 
     def __call__(self, round: Round, share: float) -> Masks:
         """Refuse: one call cannot train between two cuts."""
@@ -188,13 +195,15 @@ def shared_counts(alive: int, share: float, ap_share: float) -> tuple[int, int]:
     return count_of(share, alive) - ap, ap
 
 
-def cut_by_ap(round: Round, count: int, choice: Choice) -> Masks:
-    """The masks of the round without the `count` weights that AP chooses among those living now.
+def cut_by_ap(round: Round, count: int, choice: Choice, within: Constraint | None = None) -> Masks:
+    """The masks of the round without the `count` weights that AP chooses among those living now, `within` a pattern.
 
     Raises:
-        BadValue: there are fewer to choose from.
+        BadValue: there are fewer to choose from, or by="still" nothing has moved.
     """
-    scores, among = order(round, choice)
+    if count == 0:
+        return round.masks
+    scores, among = _order_within(round, choice, within)
     there = candidates_of(round.masks, among).alive
     if there < count:
         raise _too_few(count, there, choice)
@@ -202,32 +211,61 @@ def cut_by_ap(round: Round, count: int, choice: Choice) -> Masks:
 
 
 def order(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
-    """A number for each weight, the lowest are cut first, and which weights may be cut."""
+    """A number for each weight, the lowest are cut first, and which weights may be cut.
+
+    Raises:
+        BadValue: by="still", and nothing has moved since the round began.
+    """
     if choice.by == "dead":
         return _holding_down(round, choice)
     if choice.by == "still":
-        scores = {name: (_exact(now) - _exact(round.before[name].to(now.device))).abs() for name, now in _now(round)}
-    elif choice.by == "magnitude":
+        return _least_moved(round, choice)
+    if choice.by == "magnitude":
         scores = dict(magnitude(round))
     else:
         scores = dict(Random(choice.seed + round.masks.alive)(round))  # another order in every round
     return scores, {name: _of_sign(now, choice.among) for name, now in _now(round)}
 
 
-def _host_cut(pruner: Pruner, count: int, round: Round) -> Masks:
-    """What the host leaves when it cuts so many; it is told a share, which gives the count again."""
-    alive = round.masks.alive
-    return pruner(round, min(count / alive, 1.0)) if alive else round.masks
+def _order_within(round: Round, choice: Choice, within: Constraint | None) -> tuple[Scores, Mapping[str, Tensor]]:
+    """`order`, and only what a pattern lets go, which is asked to let go what AP may cut before anything else."""
+    scores, among = order(round, choice)
+    if within is None:
+        return scores, among
+    wanted = {name: one.masked_fill(~among[name], torch.inf) for name, one in scores.items()}
+    let_go = within(wanted, round.masks)
+    return scores, {name: one & let_go[name].to(one.device) for name, one in among.items()}
+
+
+def _within(pruner: Pruner) -> Constraint | None:
+    """The pattern that the innermost host keeps to."""
+    while isinstance(pruner, WithAP):
+        pruner = pruner.pruner
+    return getattr(pruner, "within", None)
 
 
 def _ap_cut(pruner: WithAP | InStages, count: int, round: Round) -> Masks:
     """AP's cut, and where it finds too few and may, the host's of the rest."""
-    if pruner.shortfall == "error":
-        return cut_by_ap(round, count, pruner.choice)
-    scores, among = order(round, pruner.choice)
+    within = _within(pruner.pruner)
+    if pruner.shortfall == "error" or count == 0:
+        return cut_by_ap(round, count, pruner.choice, within)
+    scores, among = _order_within(round, pruner.choice, within)
     found = min(count, candidates_of(round.masks, among).alive)
     masks = cut_lowest(round.masks, scores, found, among)
-    return masks if found == count else _host_cut(pruner.pruner, count - found, replace(round, masks=masks))
+    return masks if found == count else host_cut(pruner.pruner, count - found, replace(round, masks=masks))
+
+
+def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
+    """How far each weight has moved; tensors of which no living weight has do not learn, and take no part."""
+    scores = {name: (_exact(now) - _exact(round.before[name].to(now.device))).abs() for name, now in _now(round)}
+    learns = {name: bool((scores[name][mask] != 0).any()) for name, mask in round.masks.items()}
+    if round.masks.alive and not any(learns.values()):
+        raise BadValue(
+            "Nothing has moved since the round began.", asked='the weights that moved least, by="still"',
+            there=f"{round.masks.alive} living weights as they were",
+            try_='train first, with begin_round() or snapshot(model) before the training; or by="magnitude"',
+        )  # fmt: skip
+    return scores, {name: _of_sign(now, choice.among) & learns[name] for name, now in _now(round)}
 
 
 def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
@@ -239,37 +277,25 @@ def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Te
     found = {name: dead for name, dead in dead_units(round.model, batches).items() if bool(dead.any())}
     names = [name for name in round.masks if name in found]
     means = mean_inputs(round.model, batches, names) if names else {}
+    signs = _signs(round.model, batches) if means else {}
     scores, among = {}, {}
     for name, now in _now(round):
         if name not in means:
             scores[name], among[name] = torch.zeros_like(now), torch.zeros_like(now, dtype=torch.bool)
             continue
-        feeds, reads = _per_weight(round.model, name, now, found[name], means[name])
-        scores[name] = _exact(now) * _exact(reads)
+        feeds, reads = by_output(round.model, name, found[name]), by_input(round.model, name, means[name])
+        turned = by_output(round.model, name, signs[name]) if name in signs else 1
+        scores[name] = _exact(now) * _exact(reads) * turned
         among[name] = feeds & (scores[name] < 0) & _of_sign(now, choice.among)
     return scores, among
 
 
-def _per_weight(model: nn.Module, name: str, weight: Tensor, out: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
-    """What belongs to the output channel and to the input channel of each weight, broadcast against the weight.
-
-    Rows of a weight are output channels and columns the input channels of its group; transposed, the other way round.
-    """
-    out, into = out.to(weight.device), into.to(weight.device)
-    if getattr(owner_of(model, name)[0], "transposed", False):
-        return _by_column(out, weight), _by_row(into, weight)
-    return _by_row(out, weight), _by_column(into, weight)
-
-
-def _by_row(values: Tensor, weight: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (weight.dim() - 1))
-
-
-def _by_column(values: Tensor, weight: Tensor) -> Tensor:
-    """The channels of the group that each row belongs to."""
-    groups = len(values) // weight.shape[1]
-    rows = values.reshape(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
-    return rows.reshape(*rows.shape, *[1] * (weight.dim() - 2))
+def _signs(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Which way the norms behind its units turn what a weight gives them; see `signs_behind_norms`."""
+    with in_eval(model):
+        example = next(batches_of(batches, model)).images[:2]
+    sites = find_sites(model, example)
+    return signs_behind_norms(model, [one for one in sites if one.role == "nonlinearity" and "eval" in one.modes])
 
 
 def _now(round: Round) -> list[tuple[str, Tensor]]:
@@ -294,14 +320,6 @@ def _too_few(count: int, there: int, choice: Choice) -> BadValue:
     )  # fmt: skip
 
 
-def _host(pruner: Pruner) -> Pruner:
-    if hasattr(pruner, "stages"):
-        raise BadValue("AP goes beside a pruner of one cut.", asked=repr(pruner), try_="the pruner inside it")
-    if not callable(pruner) or isinstance(pruner, type):
-        raise BadValue("This is no pruner.", asked=repr(pruner), try_="what a factory returns: global_magnitude()")
-    return pruner
-
-
 def _ap_share(share: float) -> float:
     check_share("ap_share", share)
     return share
@@ -318,6 +336,5 @@ def _check_word(name: str, word: str, words: tuple[str, ...]) -> None:
 
 
 def _told(pruner: WithAP | InStages) -> str:
-    host = getattr(pruner.pruner, "__name__", None) or repr(pruner.pruner)
     shortfall = "" if pruner.shortfall == "error" else f", shortfall={pruner.shortfall!r}"
-    return f"{host}, ap_share={pruner.ap_share}, {pruner.choice}{shortfall}"
+    return f"{name_of(pruner.pruner)}, ap_share={pruner.ap_share}, {pruner.choice}{shortfall}"

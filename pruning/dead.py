@@ -16,7 +16,7 @@ from pruning.masks import Masks
 from pruning.measure import Measured, check_settings, measure
 from pruning.measure import mean_inputs as mean_inputs
 from pruning.tally import Tally
-from surgery.errors import SurgeryError
+from surgery.errors import BadValue, SurgeryError
 from surgery.find import check_plain
 from surgery.sites import Site, table
 
@@ -154,7 +154,7 @@ class DeadNeurons:
 def dead_neurons(
     model: nn.Module,
     batches: Iterable[Any],
-    masks: Masks | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     *,
     threshold: float = 0.0,
     role: str = "nonlinearity",
@@ -181,18 +181,21 @@ def dead_neurons(
     Source: the dynamic dead-neuron rate of Liu et al., "AP: Selective Activation for De-sparsifying Pruned Networks".
 
     Raises:
-        CannotLook: the model is wrapped or scripted, or does not run on the first batch.
+        CannotLook: the model is wrapped or scripted, or cannot be copied.
         NothingPicked: it has no activation call of this role in eval mode.
-        BadValue: the batches are empty, or one does not go through the model; a threshold that is no number.
+        BadValue: the batches are empty, or one does not go through the model; a call puts out what is no number; a
+            threshold that is none; `masks` that are no boolean tensors by name.
         WrongModel: the masks are of another model.
     """
     check_plain(model)
     check_settings(threshold, role)
-    living = living_weights(model, masks)
+    living = living_weights(model, as_masks(masks))
     return dead_of(model, measure(model, batches, threshold, role), living, threshold=threshold, mode="eval")
 
 
-def dead_units(model: nn.Module, batches: Iterable[Any], masks: Masks | None = None) -> dict[str, Tensor]:
+def dead_units(
+    model: nn.Module, batches: Iterable[Any], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Which weights lead to units that fell silent: name -> boolean (units), True where the unit is dynamically dead.
 
     For every prunable weight that has an output for each channel of some nonlinearity it feeds, see `dead_neurons`.
@@ -203,7 +206,7 @@ def dead_units(model: nn.Module, batches: Iterable[Any], masks: Masks | None = N
         As `dead_neurons`.
     """
     check_plain(model)
-    living = living_weights(model, masks)
+    living = living_weights(model, as_masks(masks))
     found: dict[str, Tensor] = {}
     spoken: set[str] = set()
     for site, tally in measure(model, batches, 0.0, "nonlinearity").seen:
@@ -214,6 +217,19 @@ def dead_units(model: nn.Module, batches: Iterable[Any], masks: Masks | None = N
             else:
                 spoken.add(name)
     return {name: dead & (name not in spoken) for name, dead in found.items()}
+
+
+def as_masks(masks: Mapping[str, Tensor] | None) -> Masks | None:
+    """Masks of any mapping of boolean tensors.
+
+    Raises:
+        BadValue: it is something else.
+    """
+    if masks is None or isinstance(masks, Masks):
+        return masks
+    if not isinstance(masks, Mapping):
+        raise BadValue("`masks` are boolean tensors by name.", there=type(masks).__name__, try_="Masks.of(model)")
+    return Masks(masks)
 
 
 def dead_of(

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.prunable import owner_of, weights_of
-from pruning.tally import Tally, several_processes, taking_down, together, told_by_all
-from surgery.errors import BadValue, NothingPicked, SurgeryError, UnknownName, nearest
+from pruning.tally import Tally, check_numbers, several_processes, taking_down, together, told_by_all
+from surgery.errors import BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, nearest
+from surgery.example import Example, mapped
 from surgery.find import check_plain, find_sites, home_of
 from surgery.observe import Key, observing
 from surgery.running import batches_of, in_eval
 from surgery.sites import Site
+from surgery.watch import tensors_in
 
 ROLES = ("nonlinearity", "gate", "head")
 
-_EXAMPLE = 2  # samples that the calls are found with
+_FEW = 2  # samples that the calls are found with
 _FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AssertionError)  # what a forward refuses its input with
 
 
@@ -40,6 +42,10 @@ class Measured:
     ) -> Measured:
         """What this process measured, added to what others did; all must come here, also one that failed."""
         found = tuple(sites)
+        try:
+            check_numbers(found, tallies)
+        except BadValue as error:
+            failure = failure or error
         whole, total = together(found, tallies, samples, failure)
         seen = tuple((site, whole[site.key]) for site in found if site.key in whole)
         return cls(seen, tuple(str(site) for site in found if site.key not in whole), total)
@@ -58,21 +64,41 @@ def check_settings(threshold: float, role: str) -> None:
         raise BadValue("There is no such role.", asked=f"role={role!r}", there=", ".join(ROLES))
 
 
-def sites_of(model: nn.Module, example: Any, role: str, mode: str) -> dict[Key, Site]:
-    """The activation calls of a role and a mode, by their keys.
+def sites_of(model: nn.Module, batch: Example, samples: int, role: str, mode: str) -> tuple[dict[Key, Site], set[Key]]:
+    """The activation calls of a role and a mode, by their keys; and which have the samples on their first axis.
+
+    They are found with another number of samples than the batch has: what is as long as the samples are there, and on
+    the batch too (see `taking_down`), is their axis. A model that runs on the whole batch only does not tell; there,
+    rows of single numbers alone are taken for samples.
 
     Raises:
-        CannotLook: the model does not run on the example.
+        CannotLook: the model does not run on the batch.
         NothingPicked: there are none.
     """
-    found = find_sites(model, example)
+    count = _FEW if samples != _FEW else _FEW + 1
+    try:
+        found, told = find_sites(model, _first(batch, samples, count)), True
+    except CannotLook:
+        found, count, told = find_sites(model, batch), samples, False
     sites = {site.key: site for site in found if site.role == role and mode in site.modes}
     if not sites:
         raise NothingPicked(
             f"{type(model).__name__} has no activation call to measure.", asked=f"role={role!r}, in {mode} mode",
             there=", ".join(sorted({f"{site.role} ({'+'.join(site.modes)})" for site in found})) or "no call at all",
         )  # fmt: skip
-    return sites
+    leading = {key for key, site in sites.items() if site.shape[:1] == (count,) and (told or len(site.shape) == 1)}
+    return sites, leading
+
+
+def _first(batch: Example, samples: int, count: int) -> Example:
+    """The batch with other rows: the first `count` of them, from the start again where it has fewer."""
+
+    def few(one: Tensor) -> Tensor:
+        if not samples or one.dim() == 0 or len(one) != samples:
+            return one
+        return one.detach()[torch.arange(count, device=one.device) % samples]
+
+    return Example(mapped(batch.args, few), mapped(batch.kwargs, few))
 
 
 def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: str) -> Measured:
@@ -83,14 +109,16 @@ def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: st
     """
     sites: dict[Key, Site] = {}
     tallies: dict[Key, Tally] = {}
+    leading: set[Key] = set()
     samples = 0
 
     def watched(images: Tensor) -> AbstractContextManager[None]:
-        nonlocal samples
+        nonlocal leading, samples
         if not sites:
-            sites.update(sites_of(model, images[:_EXAMPLE], role, "eval"))
+            found, leading = sites_of(model, Example((images,), {}), len(images), role, "eval")
+            sites.update(found)
         samples += len(images)
-        return observing(model, taking_down(tallies, sites, len(images), threshold))
+        return observing(model, taking_down(tallies, sites, leading, len(images), threshold))
 
     failure = None
     try:
@@ -176,20 +204,37 @@ def _run(
     if home_of(model).type == "meta":
         raise BadValue(f"{type(model).__name__} has no numbers: it is on the meta device.", try_="a model with weights")
     with in_eval(model), _buffers_kept(model):
-        for count, batch in enumerate(batches_of(batches, model), 1):
+        for count, batch in enumerate(batches_of(_with_numbers(batches), model), 1):
             if not batch.images.numel():
                 raise BadValue(f"Batch {count} is empty.", there=str(tuple(batch.images.shape)))
-            with watched(batch.images) if watched is not None else nullcontext():
-                try:
-                    model(batch.images.clone())  # it may overwrite them
-                except SurgeryError:
-                    raise
-                except _FAILURES as error:
-                    raise BadValue(
-                        f"Batch {count} does not go through {type(model).__name__}.",
-                        asked=f"forward({batch.images.dtype} {tuple(batch.images.shape)})",
-                        there=f"{type(error).__name__}: {error}".splitlines()[0],
-                    ) from error
+            try:
+                watching = watched(batch.images) if watched is not None else nullcontext()
+            except CannotLook:
+                _forward(model, batch.images, count)  # says which batch, if that is the reason
+                raise
+            with watching:
+                _forward(model, batch.images, count)
+
+
+def _with_numbers(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, none of which is on the meta device."""
+    for count, batch in enumerate(batches, 1):
+        if any(one.is_meta for one in tensors_in(batch)):
+            raise BadValue(f"Batch {count} has no numbers: it is on the meta device.", try_="images with values")
+        yield batch
+
+
+def _forward(model: nn.Module, images: Tensor, count: int) -> None:
+    try:
+        model(images.clone())  # it may overwrite them
+    except SurgeryError:
+        raise
+    except _FAILURES as error:
+        raise BadValue(
+            f"Batch {count} does not go through {type(model).__name__}.",
+            asked=f"forward({images.dtype} {tuple(images.shape)})",
+            there=f"{type(error).__name__}: {error}".splitlines()[0],
+        ) from error
 
 
 @contextmanager

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pruning.dead import DeadNeurons, dead_of
+from pruning.dead import DeadNeurons, as_masks, dead_of
 from pruning.incoming import living_weights
-from pruning.masks import Masks
 from pruning.measure import Measured, check_settings, sites_of
 from pruning.tally import Tally, taking_down
 from surgery.errors import BadValue
@@ -28,7 +28,8 @@ class DeadNeuronMeter:
     Looks into the first forward in train mode, and into every `every`-th after it; the others cost nothing. It adds up
     what it sees until `meter.reset()`, and `meter.rates()` gives the numbers as `dead_neurons` does: a unit is silent
     if it never spoke on any sample looked at, by weights that moved meanwhile. Before the first look the calls of the
-    model are found, once. Nothing of the model or of its training changes, and no hook is left at the end.
+    model are found, once. Nothing of the model or of its training changes, and no hook is left at the end. Forwards of
+    a copy of the model that is made inside (an average of the weights) do not count.
 
     Give it the plain model, also where a distributed wrapper of it is trained. A compiled forward cannot be looked
     into, and is not counted.
@@ -51,6 +52,7 @@ class DeadNeuronMeter:
         self._looking = ExitStack()
         self._hooks: list[Any] = []
         self._sites: dict[Key, Site] = {}
+        self._leading: set[Key] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -58,16 +60,17 @@ class DeadNeuronMeter:
         self._tallies: dict[Key, Tally] = {}
         self._samples = 0
 
-    def rates(self, masks: Masks | None = None) -> DeadNeurons:
+    def rates(self, masks: Mapping[str, Tensor] | None = None) -> DeadNeurons:
         """The numbers since the last reset; which weights are pruned is read now, see `dead_neurons`.
 
         Where torch.distributed runs, every process must call this, and each gets the numbers of all.
 
         Raises:
-            BadValue: no forward was looked into since the last reset.
+            BadValue: no forward was looked into since the last reset, or a call put out what is no number; `masks` that
+                are no boolean tensors by name.
             WrongModel: the masks are of another model.
         """
-        living = living_weights(self.model, masks)
+        living = living_weights(self.model, as_masks(masks))
         failure = None
         if not self._tallies:
             failure = BadValue(
@@ -78,9 +81,18 @@ class DeadNeuronMeter:
         return dead_of(self.model, measured, living, threshold=self.threshold, mode="train")
 
     def __enter__(self) -> Self:
+        # A copy of the model has these hooks too: as plain functions they are not copied, and know whom they look at.
+        def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if model is self.model:
+                self._begin(args, kwargs)
+
+        def end(model: nn.Module, args: Any, result: Any) -> None:
+            if model is self.model:
+                self._end()
+
         self._hooks = [
-            self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.model.register_forward_hook(self._end, always_call=True),
+            self.model.register_forward_pre_hook(begin, with_kwargs=True),
+            self.model.register_forward_hook(end, always_call=True),
         ]
         return self
 
@@ -92,8 +104,8 @@ class DeadNeuronMeter:
             hook.remove()
         self._hooks, self._depth = [], 0
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or not model.training:
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or not self.model.training:
             return
         self._depth += 1
         if self._depth > 1:
@@ -104,11 +116,12 @@ class DeadNeuronMeter:
         first = next(tensors_in((args, kwargs)), None)
         samples = 0 if first is None or first.dim() == 0 else len(first)
         if not self._sites:
-            self._sites = sites_of(model, Example(args, kwargs), self.role, "train")
+            self._sites, self._leading = sites_of(self.model, Example(args, kwargs), samples, self.role, "train")
         self._samples += samples
-        self._looking.enter_context(observing(model, taking_down(self._tallies, self._sites, samples, self.threshold)))
+        look = taking_down(self._tallies, self._sites, self._leading, samples, self.threshold)
+        self._looking.enter_context(observing(self.model, look))
 
-    def _end(self, model: nn.Module, args: Any, result: Any) -> None:
+    def _end(self) -> None:
         if self._depth and not torch.compiler.is_compiling():
             self._depth -= 1
             if not self._depth:

@@ -63,9 +63,12 @@ class Lowest:
         found = self.criterion(round)
         _check_scores(found, masks)
         among = None if self.within is None else _checked_among(self.within(found, masks), masks)
+        candidates = candidates_of(masks, among)
+        counts = _wanted(self.per, masks, candidates, share)
+        if not _fits(self.per, masks, candidates, share):
+            raise _too_few(self, masks, candidates, share, counts)
         if self.per == "model":
             return cut_lowest(masks, found, count_of(share, masks.alive), among)
-        counts = _counts_per_layer(masks, candidates_of(masks, among), share)
         layers = (cut_lowest(Masks({name: masks[name]}), found, count, among) for name, count in counts.items())
         return Masks({name: mask for layer in layers for name, mask in layer.items()})
 
@@ -166,7 +169,7 @@ def n_of_m(n: int = 2, m: int = 4, elsewhere: str = "keep") -> NOfM:
     Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", section 3 (2:4); Zhou et al. 2021,
     "Learning N:M fine-grained structured sparse neural networks from scratch", section 3.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or not isinstance(m, int) or not 1 <= n <= m:
+    if bool in (type(n), type(m)) or not isinstance(n, int) or not isinstance(m, int) or not 1 <= n <= m:
         raise BadValue("Of m weights in a row n stay.", asked=f"n={n!r}, m={m!r}", try_="n_of_m(2, 4)")
     if elsewhere not in _ELSEWHERE:
         raise BadValue("Layers without whole groups keep their weights or may lose any.",
@@ -203,24 +206,55 @@ def _checked_among(among: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Te
     return {name: among[name].to(mask.device) for name, mask in masks.items()}
 
 
-def _counts_per_layer(masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
-    """How many weights each layer loses."""
+def _wanted(per: str, masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
+    """How many weights each layer loses; over the model only the layers' whole numbers, as the scores decide."""
     alive = {name: int(mask.sum()) for name, mask in masks.items()}
     counts = {name: math.floor(share * one) for name, one in alive.items()}
+    if per == "model":
+        return counts
     room = {name: int(mask.sum()) - counts[name] for name, mask in candidates.items()}
     missing = count_of(share, sum(alive.values())) - sum(counts.values())
     remainders = {name: round(share * one - counts[name], _DIGITS) for name, one in alive.items()}
     takers = [name for name in sorted(alive, key=lambda name: -remainders[name]) if room[name] > 0]
     for name in takers[:missing]:
         counts[name] += 1
-    short = [name for name, left in room.items() if left < 0]
-    if short or missing > len(takers):
-        raise BadValue(
-            "There are too few weights to cut in a layer.", asked=_listed(short or list(counts), counts),
-            there=_listed(short or list(counts), {name: int(mask.sum()) for name, mask in candidates.items()}),
-            try_='a smaller share, per="model", or a `keep` that leaves such layers out',
-        )  # fmt: skip
     return counts
+
+
+def _fits(per: str, masks: Masks, candidates: Masks, share: float) -> bool:
+    """Whether so many may be cut."""
+    count = count_of(share, masks.alive)
+    if per == "model":
+        return count <= candidates.alive
+    counts = _wanted(per, masks, candidates, share)
+    return sum(counts.values()) == count and all(counts[name] <= int(mask.sum()) for name, mask in candidates.items())
+
+
+def _too_few(pruner: Lowest, masks: Masks, candidates: Masks, share: float, counts: dict[str, int]) -> BadValue:
+    """The refusal, which names the ways out that there are."""
+    room = {name: int(mask.sum()) for name, mask in candidates.items()}
+    short = [name for name, count in counts.items() if count > room[name]]
+    each = pruner.per == "layer"
+    ways = []
+    if all(room[name] for name in counts if bool(masks[name].any())) if each else any(room.values()):
+        ways.append("a smaller share")
+    if each and _fits("model", masks, candidates, share):
+        ways.append('per="model"')
+    within = pruner.within
+    if isinstance(within, NOfM) and within.elsewhere == "keep":
+        free = Masks({name: masks[name] if masks[name].shape[1] % within.m else one
+                      for name, one in candidates.items()})  # fmt: skip
+        if _fits(pruner.per, masks, free, share):
+            ways.append(f'n_of_m({within.n}, {within.m}, elsewhere="cut")')
+    rest, left = (Masks({name: one[name] for name in one if name not in short}) for one in (masks, candidates))
+    if 0 < len(rest) < len(masks) and rest.alive and _fits(pruner.per, rest, left, share):
+        ways.append("keep=... without " + ", ".join(short[:3]) + (", ..." if len(short) > 3 else ""))
+    named = short or list(counts)
+    return BadValue(
+        f"There are too few weights to cut{' in a layer' if each else ''}.",
+        asked=_listed(named, counts) if each else f"{count_of(share, masks.alive)} weights",
+        there=_listed(named, room) if each else f"{candidates.alive} that may be cut", try_="; or ".join(ways),
+    )  # fmt: skip
 
 
 def _listed(names: Sequence[str], counts: Mapping[str, int]) -> str:

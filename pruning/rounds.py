@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from pruning.accumulate import accumulating
+from pruning.accumulate import accumulating, gathered
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
-from pruning.masks import Held, Masks
+from pruning.masks import Held, Masks, host_mask
 from pruning.prunable import Filter, prunable
 from pruning.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
 from pruning.round import Pruner, Round, Staged, wants_of
 from surgery.errors import BadValue, NothingPicked, WrongModel
 from surgery.recalibrate import recalibrate as estimate_norms
 from surgery.running import check_repeatable
-from surgery.twin import copied, random_state_kept
+from surgery.twin import copied
 
 Train = Callable[[nn.Module, Held], object]
 After = Callable[[int, Masks], object]
@@ -76,13 +76,17 @@ def run_rounds(
     there, also in another process. If `train` depends on nothing but the model and the random generators of torch,
     numpy and Python, a run that was killed ends on the CPU bit for bit as one that was not. A training or an `after`
     that was cut short is called again. A finished folder gives its model and masks at once. One folder per process.
+    Another call is refused; but a pruner is told by its `repr` without addresses, where two lambdas look alike,
+    batches by whether there are any, and `train`, `gradients` and `after` not at all.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
         NothingPicked: no weight may be pruned, or `recalibrate` finds no batch norm.
-        BadValue: a share outside [0, 1], rounds below 0, weights that are not finite, a pruner that wants what is not
-            there, batches for `recalibrate` that the model does not take. Only when it happens: the pruner returns
-            something else than a cut, or pruned weights came back to life in training, or weights are not finite.
+        BadValue: a share outside [0, 1], rounds below 0, weights that are not finite or under the masks of a host, a
+            pruner that takes no round and share (a factory that was not called) or wants what is not there, batches
+            for `recalibrate` that the model does not take. Only when it happens: the pruner returns something else
+            than a cut, pruned weights came back to life in training, weights are not finite, or one of them has no
+            gradient, or no movement, where the pruner wants that.
         WrongModel: `masks`, the state in `rewind` or the `folder` are of another model, the folder of another call.
         BadFile: the folder is damaged.
 
@@ -97,6 +101,7 @@ def run_rounds(
         masks.pairs(model)
     wanted = keep if masks is None else partial(_named, masks)
     weights = {name: param.detach() for name, param in prunable(model, wanted).items()}
+    _check_no_host(model, weights)
     back = state_to_rewind(model, rewind)
     asked = {
         "share": float(share), "rounds": rounds, "train_first": train_first, "pruner": _told(pruner),
@@ -184,7 +189,7 @@ class _Run:
         cuts = self._cuts(now.alive)
         round = Round.of(self.model, now.before, now.masks, movement=now.movement)
         if "gradients" in wants_of(self.pruner) and self.gradients is not None:
-            round = replace(round, gradients=_gathered(self.model, now.masks, self.gradients))
+            round = replace(round, gradients=gathered(self.model, now.masks, self.gradients))
         masks = _checked(cuts[now.stage](round), now.masks, self.pruner)
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
         if last := now.stage == len(cuts):
@@ -208,13 +213,10 @@ def _held(
 ) -> Iterator[None]:
     """`masks.held` of one model, which also gathers the movement if that is wanted."""
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    with masks.held(model, optimizers, also):
-        if movement is None:
-            yield
-            return
-        weights = {name: param for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
-        with accumulating(weights, optimizers, movement):
-            yield
+    weights = {name: param for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
+    watched = nullcontext() if movement is None else accumulating(weights, optimizers, movement)
+    with watched, masks.held(model, optimizers, also):
+        yield
 
 
 def _named(masks: Masks, name: str, _: nn.Module) -> bool:
@@ -239,29 +241,6 @@ def _beside(progress: Progress, weights: Tensors) -> Progress:
         for part in (progress.before, progress.movement)
     )
     return replace(progress, masks=progress.masks.beside(weights), before=before, movement=movement)
-
-
-def _gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], object]) -> dict[str, Tensor]:
-    """What the caller's forward and backward leave on the weights; else the model is as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.zero_grad(set_to_none=True)
-    try:
-        with random_state_kept(), torch.enable_grad():
-            gradients(model)
-        found = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
-        if all(one is None for one in found.values()):
-            raise BadValue("`gradients` leaves no gradient on a prunable weight.", try_="loss.backward() inside it")
-        weights = {name: param for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
-        return {name: torch.zeros_like(weights[name]) if one is None else one.detach().clone()
-                for name, one in found.items()}  # fmt: skip
-    finally:
-        model.zero_grad(set_to_none=True)
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def _checked(masks: object, former: Masks, pruner: object) -> Masks:
@@ -311,8 +290,33 @@ def _check_calls(train: object, gradients: object, after: object) -> None:
 _TAKES = {"train": "model, held", "gradients": "model", "after": "number, masks"}
 
 
+def _check_no_host(model: nn.Module, weights: Iterable[str]) -> None:
+    for name in weights:
+        if host_mask(model, name) is not None:
+            raise BadValue(
+                f"{name} is under the masks of a host, which would not follow.", there="torch's own pruning",
+                try_="pruning.hosts.torch_prune.finish(model) first; or ActivateWhilePruning, where the host cuts",
+            )  # fmt: skip
+
+
+def _takes_round_and_share(pruner: object) -> bool:
+    if not callable(pruner) or isinstance(pruner, type):
+        return not isinstance(pruner, type) and hasattr(pruner, "stages")
+    if inspect.isfunction(pruner) and pruner.__module__.partition(".")[0] == __package__:
+        return False  # the plain functions of this package are factories, some of two arguments
+    try:
+        signature = inspect.signature(pruner)
+    except (ValueError, TypeError):
+        return True  # nobody can tell
+    try:
+        signature.bind(None, 0.0)
+    except TypeError:
+        return False
+    return True
+
+
 def _check_wants(pruner: object, train_first: bool, gradients: object) -> None:
-    if isinstance(pruner, type) or not (callable(pruner) or hasattr(pruner, "stages")):
+    if not _takes_round_and_share(pruner):
         raise BadValue("This is no pruner.", there=repr(pruner), try_="what a factory returns: global_magnitude()")
     wants = wants_of(pruner)
     if unknown := wants - _WANTS:

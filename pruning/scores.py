@@ -18,8 +18,8 @@ from pruning.round import Criterion, Round, Scores
 from surgery.errors import BadValue
 
 _HOW = {
-    "gradients": "gradients of the loss by name: Round.of(model, before, gradients={...})",
-    "movement": "what `accumulating` gathered during training: Round.of(model, before, movement={...})",
+    "gradients": "run_rounds(..., gradients=...), which gathers them; or Round.of(model, before, gradients={...})",
+    "movement": "run_rounds(...), which gathers it in training; or Round.of(model, before, movement={...})",
 }
 
 
@@ -162,13 +162,26 @@ def movement(round: Round) -> Scores:
 
     Above 0 the weight grew in magnitude, below 0 it moved towards zero. Needs the weights only.
 
+    Raises:
+        BadValue: nothing has moved since the round began, or all that lives in one of the tensors has not.
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4, with the whole change
     in place of the gradients that made it; those are in `accumulated_movement`.
     """
-    found = {}
-    for name, weight, _ in _weights(round):
+    found, still, moved = {}, [], False
+    for name, weight, mask in _weights(round):
         now = _wide(weight)
-        found[name] = now * (now - round.before[name].to(now))
+        change = now - round.before[name].to(now)
+        found[name] = now * change
+        if bool(change[mask].any()):
+            moved = True
+        elif bool(mask.any()):
+            still.append(name)
+    if still and not moved:
+        raise BadValue("Nothing has moved since the round began.",
+                       try_="a training first: run_rounds(..., train_first=True)")  # fmt: skip
+    if still:
+        raise BadValue(f"{still[0]} has not moved since the round began (frozen?).", there=f"{len(still)} such weights",
+                       try_="keep=... without it")  # fmt: skip
     return found
 
 

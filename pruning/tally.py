@@ -22,24 +22,26 @@ class Tally:
     """The highest output of every channel (C) and of every element (the shape of one sample), and two counts.
 
     `below` counts the outputs at or below the threshold, of `outputs` in all; both stay on the device. `elements` is
-    None where the samples do not stand on the first axis, or do not all have one shape.
+    None where the samples do not stand on the first axis (`leads` is False), or do not all have one shape. What is no
+    number stays so in the highest outputs.
     """
 
     channels: Tensor
     elements: Tensor | None
     below: Tensor
     outputs: int
+    leads: bool = True
 
     @classmethod
-    def of(cls, output: Tensor, axis: int, samples: int, threshold: float) -> Tally:
+    def of(cls, output: Tensor, axis: int, samples: int, threshold: float, leads: bool) -> Tally:
         """The tally of one call, whose output has its channels on `axis`, made from a batch of `samples`."""
-        if output.dim() == 1 and output.shape[0] == samples:
+        if leads and output.dim() == 1:
             output, axis = output.unsqueeze(1), 1  # one number a sample
-        elements = _highest(output, 0) if axis > 0 and output.shape[0] == samples else None
+        elements = _highest(output, 0) if leads and axis > 0 and output.shape[0] == samples else None
         rest, place = (output, axis) if elements is None else (elements, axis - 1)
         rows = rest.movedim(place, 0).flatten(1) if rest.dim() > 1 else rest.reshape(-1, 1)
         channels = _highest(rows, 1)
-        return cls(channels, elements, (output <= threshold).sum(), output.numel())
+        return cls(channels, elements, (output <= threshold).sum(), output.numel(), leads)
 
     def joined(self, other: Tally) -> Tally:
         """The tally of both."""
@@ -49,13 +51,17 @@ class Tally:
             torch.maximum(self.elements, other.elements) if same else None,  # type: ignore[arg-type]
             self.below + other.below,
             self.outputs + other.outputs,
+            self.leads,
         )
 
 
 def taking_down(
-    tallies: dict[Key, Tally], sites: Mapping[Key, Site], samples: int, threshold: float
+    tallies: dict[Key, Tally], sites: Mapping[Key, Site], leading: set[Key], samples: int, threshold: float
 ) -> Callable[[Key, Tensor], None]:
     """A `look` for `surgery.observing` that adds what it sees at these sites to the tallies.
+
+    At the `leading` calls the samples stand on the first axis; those where that is not so on the first batch are taken
+    out.
 
     Raises:
         BadValue: a site has other channels than in the batches before.
@@ -65,8 +71,11 @@ def taking_down(
         site = sites.get(key)
         if site is None or not output.numel():
             return
-        fresh = Tally.of(output, site.channel_axis, samples, threshold)
         known = tallies.get(key)
+        if known is None and output.shape[:1] != (samples,):
+            leading.discard(key)
+        leads = key in leading if known is None else known.leads
+        fresh = Tally.of(output, site.channel_axis, samples, threshold, leads)
         if known is not None and known.channels.shape != fresh.channels.shape:
             raise BadValue(
                 f"{site} has {len(fresh.channels)} channels on this batch.", there=f"{len(known.channels)} before",
@@ -75,6 +84,22 @@ def taking_down(
         tallies[key] = fresh if known is None else known.joined(fresh)
 
     return look
+
+
+def check_numbers(sites: Sequence[Site], tallies: Tallies) -> None:
+    """Refuse outputs that are no numbers: they are neither above the threshold nor below it.
+
+    Raises:
+        BadValue: the first of the calls, in their order, that put out such.
+    """
+    for site in sites:
+        tally = tallies.get(site.key)
+        broken = 0 if tally is None else int(tally.channels.isnan().sum())
+        if tally is not None and broken:
+            raise BadValue(
+                f"{site} puts out what is no number.", there=f"nan in {broken} of its {len(tally.channels)} channels",
+                try_="batches without nan, and weights from before the training broke",
+            )  # fmt: skip
 
 
 def together(
@@ -152,7 +177,6 @@ def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, A
 
 
 def _highest(values: Tensor, axis: int) -> Tensor:
-    """The highest along an axis, exactly; what is no number counts as high: it is not silent."""
+    """The highest along an axis, exactly; no number if one of them is none."""
     high = values.amax(axis)
-    high = high.to(torch.promote_types(high.dtype, torch.float32))
-    return high.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return high.to(torch.promote_types(high.dtype, torch.float32))

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 from torch import nn
 
-from pruning.hosts import nncf, torch_prune
+from pruning.hosts import nncf, torch_ao, torch_prune
 from pruning.hosts.own import and_in
 from pruning.masks import Masks, host_mask
 from pruning.prunable import owner_of, prunable
 
-__all__ = ["commit"]
+__all__ = ["commit", "nncf", "torch_ao", "torch_prune"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The adapter of Torch-Pruning, when it is first asked for: that library takes seconds to import."""
+    if name == "torch_pruning":
+        return import_module("pruning.hosts.torch_pruning")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def commit(model: nn.Module, masks: Masks) -> None:
@@ -24,12 +34,14 @@ def commit(model: nn.Module, masks: Masks) -> None:
     Raises:
         CannotLook: the model is wrapped or scripted.
         WrongModel: the masks are of another model.
-        BadValue: a zero in such a weight is no zero weight, see `prunable`. Nothing has changed.
+        BadValue: a zero in such a weight is no zero weight, see `prunable`; or `torch.nn.utils.prune` masks one that
+            its masks do not reach, see `torch_prune.cut`. Nothing has changed.
     """
     pairs = masks.pairs(model)
     if not pairs:
         return
     prunable(model, lambda name, module: name in masks)
+    torch_prune.check_reached(model, [name for name in masks if torch_prune.is_under(*owner_of(model, name))])
     reached = nncf.masks_of(model)
     for (param, mask), name in zip(pairs, masks, strict=True):
         module, own = owner_of(model, name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.hold import within
+from pruning.hold import is_held, within
 from pruning.hosts.survivors import Survivors
 from surgery.errors import BadValue
 
@@ -19,7 +19,8 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
 
     Raises:
         BadValue: one moves nothing of this model, or keeps something about a weight that is neither one number nor of
-            the shape of the weight (as Adafactor does), so that nobody can say what of it survives.
+            the shape of the weight (as Adafactor does), so that nobody can say what of it survives; or one is inside
+            `held`, whose masks are of the old shapes.
     """
     listed = [given] if isinstance(given, Optimizer) else list(given)
     ours = {id(param): name for name, param in model.named_parameters()}
@@ -31,6 +32,11 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
             )  # fmt: skip
     found = list({id(inner): inner for one in listed for inner in within(one)}.values())
     for one in found:
+        if is_held(one):
+            raise BadValue(
+                "The optimiser is inside `held`, whose masks fit the model as it is now.", there=type(one).__name__,
+                try_="leave `held` first, then step, then hold anew",
+            )  # fmt: skip
         for param, state in one.state.items():
             for key, kept in state.items() if id(param) in ours else ():
                 if isinstance(kept, Tensor) and kept.numel() != 1 and kept.shape != param.shape:

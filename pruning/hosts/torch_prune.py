@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from surgery.errors import BadValue
 from surgery.find import check_plain
 
 Importance = dict[tuple[nn.Module, str], Tensor]
+
+# Whose forward reads the weights of these children and never calls them; torchvision is not imported.
+_READ_BY_PARENT = {"ShiftedWindowAttention": ("qkv", "proj")}
 
 
 def importance(
@@ -45,7 +49,8 @@ def importance(
     Raises:
         CannotLook, NothingPicked: as `prunable`.
         WrongModel: the snapshot is of another model.
-        BadValue: an unknown word, a living weight that is not finite, or a weight that another host holds.
+        BadValue: an unknown word, a living weight that is not finite, a weight that another host holds, or one that
+            torch's masks do not reach, see `cut`.
 
     Source: Activate-while-Pruning: |weight now - weight before| among negative weights.
     """
@@ -74,15 +79,24 @@ def cut(
     """AP cuts exactly `count` weights more and masks them with torch.nn.utils.prune; returns what lives then.
 
     As `prune.global_unstructured` with `importance`, but of equal scores the first goes, and the masks of a weight are
-    one afterwards: their containers do not grow from round to round. Weights that were plain are under masks then.
+    one afterwards: their containers do not grow from round to round. Plain weights that lose something are under masks
+    then, the others stay plain.
+
+    A mask of torch is laid on before the forward of its layer. Where that is never called, since the layer around it
+    reads the weight (`out_proj` of `nn.MultiheadAttention`, windowed attention of torchvision), the weight would no
+    longer learn; of tied weights only one would be masked. Both are refused: use `pruning.run_rounds`, or
+    `ActivateWhilePruning` and `masks.held`, which need no hooks, or a `keep` that leaves them out.
 
     Raises:
         CannotLook, NothingPicked, WrongModel: as `importance`.
         BadValue: as `importance`; `count` is no count, or more than AP may cut. Nothing has changed.
     """
-    after = cut_by_ap(_round(model, before, keep), checked_count(count), Choice(among, by, batches, seed))
+    now = _round(model, before, keep)
+    after = cut_by_ap(now, checked_count(count), Choice(among, by, batches, seed))
     for name, mask in after.items():
-        lay(*owner_of(model, name), mask)
+        module, own = owner_of(model, name)
+        if is_under(module, own) or not torch.equal(mask, now.masks[name]):
+            lay(module, own, mask)
     return after
 
 
@@ -91,17 +105,49 @@ def finish(model: nn.Module) -> Masks:
 
     Returns the masks that these weights had: an optimiser that goes on remembers the pruned ones, so train on inside
     `masks.held(model, optimizer)`. Names in the state dict are those of the unpruned model; their order is the one
-    that `prune.remove` leaves.
+    that `prune.remove` leaves. Parameters of one axis (biases), which nothing else would hold, stay under torch's
+    masks, and so do their names: `prune.remove(module, "bias")` lets them go.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
     """
     check_plain(model)
-    held = [(path, module, own) for path, module in model.named_modules() for own in _names_under(module)]
-    masks = {f"{path}.{own}" if path else own: getattr(module, f"{own}_mask") != 0 for path, module, own in held}
+    held = [(path, module, own) for path, module in model.named_modules() for own in _names_under(module)
+            if module.get_buffer(f"{own}_mask").dim() >= 2]  # fmt: skip
+    masks = {f"{path}.{own}" if path else own: module.get_buffer(f"{own}_mask") != 0 for path, module, own in held}
     for _, module, own in held:
         prune.remove(module, own)
-    return Masks({name: mask for name, mask in masks.items() if mask.dim() >= 2})
+    return Masks(masks)
+
+
+def check_reached(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse weights that a mask of torch.nn.utils.prune would not reach, or not everywhere.
+
+    Raises:
+        BadValue: the layer of one is never called, or several layers read it.
+    """
+    skipped = {
+        id(child): f"{type(parent).__name__}, which reads it without calling {name}: it would no longer learn"
+        for parent in model.modules() for name, child in parent.named_children() if name in _read_by(parent)
+    }  # fmt: skip
+    readers = Counter(id(param) for module in model.modules() for param in module._parameters.values())
+    for name in names:
+        module, own = owner_of(model, name)
+        reason = skipped.get(id(module))
+        if reason is None and readers[id(module._parameters.get(f"{own}_orig", module._parameters.get(own)))] > 1:
+            reason = "a tied weight, which would be masked in one layer only"
+        if reason is not None:
+            raise BadValue(
+                f"A mask of torch.nn.utils.prune does not reach {name}.", there=reason,
+                try_="pruning.run_rounds, or masks.held(model, optimizer), on the plain model; or keep= without it",
+            )  # fmt: skip
+
+
+def _read_by(parent: nn.Module) -> tuple[str, ...]:
+    """The children whose weights a module reads without calling them."""
+    if isinstance(parent, nn.MultiheadAttention):
+        return ("out_proj",)
+    return next((names for kind in type(parent).__mro__ if (names := _READ_BY_PARENT.get(kind.__name__))), ())
 
 
 def is_under(module: nn.Module, own: str) -> bool:
@@ -136,4 +182,5 @@ def _round(model: nn.Module, before: Mapping[str, Tensor], keep: Filter | None) 
                 f"torch.nn.utils.prune cannot mask {name}.", there="a mask of another host over it",
                 try_="the adapter of that host, or keep=lambda name, module: ..., without such weights",
             )  # fmt: skip
+    check_reached(model, now.masks)
     return now

@@ -53,7 +53,8 @@ def step(pruner: Any, optimizer: Optimizer | Iterable[Optimizer] = (), example: 
         CannotLook: the model is wrapped, or does not run on the example.
         CannotEdit: masks, parametrisations, tied weights, or activations of ours stand in the way; the message says
             what removes them.
-        BadValue: this is no pruner, the example is no plain data, or an optimiser cannot follow.
+        BadValue: this is no pruner, the example is no plain data, or an optimiser cannot follow, as one
+            inside `held` whose masks are of the old shapes.
     """
     model = _checked(pruner)
     optimizers = optimizers_of(optimizer, model)

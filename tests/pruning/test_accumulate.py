@@ -131,12 +131,12 @@ def test_two_optimisers_each_add_their_own() -> None:
     assert close(into, {"0.weight": own["0.weight"], "2.weight": 2 * own["2.weight"]})
 
 
-def test_a_layer_added_to_the_optimiser_later_is_seen() -> None:
+def test_an_optimiser_that_is_given_a_layer_later_adds_it() -> None:
     model = small()
-    optimizer = torch.optim.SGD(model[0].parameters(), 0.0)
+    optimizer, other = torch.optim.SGD(model[0].parameters(), 0.0), torch.optim.SGD(model[2].parameters(), 0.0)
     into: dict[str, Tensor] = {}
     loss(model, 0).backward()
-    with accumulating(weights(model), [optimizer], into):
+    with accumulating(weights(model), [optimizer, other], into):
         optimizer.add_param_group({"params": list(model[2].parameters())})
         optimizer.step()
     assert close(into, {name: -(one * one.grad).detach() for name, one in weights(model).items()})
@@ -212,3 +212,13 @@ def test_refusals_change_nothing() -> None:
     nothing: dict[str, Tensor] = {}
     assert_raises(BadValue, lambda: enter(other, nothing), "moves none of the weights")
     assert nothing == {} and not optimizer._optimizer_step_pre_hooks
+    optimizer = torch.optim.SGD(model[0].parameters(), 0.0)
+    assert_raises(BadValue, lambda: enter(model, nothing), "No optimiser moves 2.weight", "keep=")
+    assert nothing == {} and not optimizer._optimizer_step_pre_hooks
+
+    def alone() -> None:
+        with accumulating(weights(model), [], nothing):
+            pass
+
+    assert_raises(BadValue, alone, "moves none of the weights")
+    assert nothing == {}

@@ -147,6 +147,7 @@ def test_what_comes_back_to_life_is_cut_again_on_demand() -> None:
     # AP's zeros count as pruned when a round begins, also where they have come back.
     model.load_state_dict(start)
     ap.begin_round()
+    train(model, sgd(model))
     assert ap.step().alive == masks.alive - int(0.1 * masks.alive)
 
 
@@ -229,6 +230,7 @@ def test_a_shortfall_changes_nothing() -> None:
     model = net()
     ap = ActivateWhilePruning(model, 0.9)
     ap.begin_round()
+    train(model, sgd(model))
     with assert_untouched(model):
         assert_raises(BadValue, ap.step, "negative", "of them")
 
@@ -248,6 +250,7 @@ def test_after_structural_changes_a_round_begins_anew() -> None:
     model = net()
     ap = ActivateWhilePruning(model, 0.1)
     ap.begin_round()
+    train(model, sgd(model))
     ap.step()
     model[4] = smaller = nn.Linear(54, 10)
     model[6] = nn.Linear(10, 4)
@@ -257,6 +260,7 @@ def test_after_structural_changes_a_round_begins_anew() -> None:
     ap.begin_round()
     alive = Masks.of(model).alive
     assert alive == 162 - count([model[0].weight == 0]) + 540 + 40
+    train(model, sgd(model))
     assert alive - ap.step().alive == int(0.1 * alive) and bool((smaller.weight == 0).any())
 
 

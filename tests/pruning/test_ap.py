@@ -16,7 +16,7 @@ from pruning import ap as ap_module
 from pruning.ap import Choice, cut_by_ap, in_stages, shared_counts, with_ap
 from pruning.cut import count_of, cut_lowest
 from pruning.masks import Masks
-from pruning.pruners import global_gradient, global_magnitude
+from pruning.pruners import global_gradient, global_magnitude, layer_magnitude, n_of_m
 from pruning.round import Round, snapshot, wants_of
 from pruning.rounds import run_rounds
 from recipes import models
@@ -345,6 +345,87 @@ def _positive_part(layer: nn.Module, x: Tensor) -> Tensor:
     return parts[0] + parts[1]
 
 
+def with_a_norm(scale: list[float]) -> nn.Sequential:
+    """Three units that a norm turns by its scale, all silent by its shift."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-1.0, -3.0, 0.25], [2.0, -2.0, 1.5], [-4.0, -4.0, -4.0]]))
+        model[1].weight.copy_(torch.tensor(scale))
+        model[1].bias.fill_(-1000.0)
+    return model
+
+
+def test_behind_a_negative_scale_it_is_the_other_way_round() -> None:
+    # Means 1, 1, 5: the second unit's norm turns [2, -2, 7.5] into what its positive weights hold down.
+    model = with_a_norm([1.0, -0.5, 0.0])
+    round = Round.of(model, snapshot(model))
+    share = 4 / round.masks.alive
+    with assert_untouched(model):
+        masks = with_ap(nothing, share, "any", "dead", batches=BATCHES)(round, share)
+    cut = round.masks["0.weight"] & ~masks["0.weight"]
+    assert cut.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 2]]  # behind a scale of 0 nothing is held down
+    more = 5 / round.masks.alive
+    assert_raises(BadValue, lambda: with_ap(nothing, more, "any", "dead", batches=BATCHES)(round, more), "4 of them")
+
+
+# What takes part
+
+
+def test_a_frozen_layer_takes_no_part() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    before = snapshot(model)
+    with torch.no_grad():
+        model[2].weight.sub_(1)
+        model[2].weight[0, 0] = before["2.weight"][0, 0] = -0.5  # a weight that rests in a layer that learns
+    masks = with_ap(nothing, 3 / 32)(Round.of(model, before), 3 / 32)
+    assert bool(masks["0.weight"].all()) and int((~masks["2.weight"]).sum()) == 3 and not masks["2.weight"][0, 0]
+    assert_raises(BadValue, lambda: with_ap(nothing, 17 / 32, "any")(Round.of(model, before), 17 / 32), "16 of them")
+
+
+@pytest.mark.parametrize("shortfall", ["error", "host"])
+def test_nothing_has_moved(shortfall) -> None:
+    round = by_hand([-1.0, -2.0, 3.0], [-1.0, -2.0, 3.0])
+    assert_raises(
+        BadValue, lambda: with_ap(nothing, 1 / 3, shortfall=shortfall)(round, 1 / 3),
+        "Nothing has moved since the round began", "train first", "begin_round()",
+    )  # fmt: skip
+    pruned = by_hand([-1.0, 7.0, 3.0], [-1.0, 0.0, 3.0], dead=(1,))  # what does not live may move as it likes
+    assert_raises(BadValue, lambda: with_ap(nothing, 0.5)(pruned, 0.5), "Nothing has moved")
+    assert with_ap(magnitude, 0.0)(round, 1 / 3).alive == 2  # AP is not asked
+    assert cut_places(round, with_ap(nothing, 1 / 3, by="magnitude")(round, 1 / 3)) == [0]
+
+
+# Patterns
+
+
+@pytest.mark.parametrize("by", ["still", "magnitude", "random"])
+@pytest.mark.parametrize("among", ["negative", "any"])
+@pytest.mark.parametrize("nested", [False, True], ids=["once", "twice"])
+def test_a_pattern_of_the_host_holds_with_ap(by, among, nested) -> None:
+    model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 8))
+    before = {name: one + torch.randn_like(one) for name, one in snapshot(model).items()}
+    host = layer_magnitude(within=n_of_m(2, 4))
+    host = with_ap(host, 0.02, by="magnitude") if nested else host
+    share = 0.3
+    masks = with_ap(host, 0.1, among, by)(Round.of(model, before), share)
+    assert masks.alive == 288 - int(share * 288)
+    for mask in masks.values():
+        assert int(mask.unflatten(1, (-1, 4)).sum(-1).min()) >= 2
+    first, last = in_stages(host, 0.1, among, by).stages(288, share)
+    masks = last(Round.of(model, before, first(Round.of(model, before))))
+    assert masks.alive == 288 - int(share * 288)
+    assert min(int(mask.unflatten(1, (-1, 4)).sum(-1).min()) for mask in masks.values()) >= 2
+
+
+def test_a_pattern_that_lets_too_few_go_is_a_shortfall() -> None:
+    round = by_hand([0.0] * 8, [-1.0, -2.0, -3.0, -4.0, 5.0, 6.0, 7.0, 8.0])
+    pruner = with_ap(global_magnitude(within=n_of_m(2, 4)), 3 / 8)
+    assert_raises(BadValue, lambda: pruner(round, 3 / 8), "3 living negative", "2 of them")
+    # The pattern lets go what AP may cut, not the positive weights that moved less.
+    mixed = by_hand([-9.0, -9.0, 1.0, 2.0], [-1.0, -2.0, 1.0, 2.0])
+    assert cut_places(mixed, with_ap(global_magnitude(within=n_of_m(2, 4)), 0.5)(mixed, 0.5)) == [0, 1]
+
+
 # Counts
 
 
@@ -475,7 +556,7 @@ class Gradient:
 
     def __call__(self, round: Round, share: float) -> Masks:
         assert set(round.gradients) == set(round.masks)
-        return round.masks
+        return magnitude(round, share)
 
     def __repr__(self) -> str:
         return "gradient()"
@@ -486,7 +567,7 @@ def test_the_host_gets_what_it_wants() -> None:
     round = replace(round, gradients={"weight": torch.ones(1, 8)})
     assert wants_of(with_ap(Gradient(), 0.1)) == wants_of(in_stages(Gradient(), 0.1)) == {"gradients"}
     assert wants_of(with_ap(magnitude, 0.1)) == frozenset()
-    assert with_ap(Gradient(), 0.25)(round, 0.5).alive == 6
+    assert with_ap(Gradient(), 0.25)(round, 0.5).alive == 4
     assert with_ap(global_gradient(), 0.25)(round, 0.5).alive == 4
     assert repr(with_ap(global_gradient(), 0.25)).startswith(f"with_ap({global_gradient()!r}, ap_share=0.25")
 
@@ -523,6 +604,8 @@ def test_ap_beside_ap() -> None:
         ({"seed": 0.5}, ["seed=0.5"]),
         ({"pruner": "magnitude"}, ["no pruner", "'magnitude'"]),
         ({"pruner": in_stages(magnitude, 0.1)}, ["one cut", "in_stages(magnitude"]),
+        ({"pruner": global_magnitude}, ["(round, share)", "global_magnitude", "within"]),
+        ({"pruner": lambda round: round.masks}, ["(round, share)", "(round)"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

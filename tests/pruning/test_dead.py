@@ -237,6 +237,14 @@ def test_masks_say_what_is_static() -> None:
     assert [row.dynamic for row in dead_neurons(model, ONES, full).rows] == [2, 1]
     cut = Masks({"conv.weight": torch.tensor([True, False, True, True]).view(4, 1, 1, 1)})
     assert [(row.static, row.dynamic) for row in dead_neurons(model, ONES, cut).rows] == [(1, 1), (0, 1)]
+    assert dead_neurons(model, ONES, dict(cut)) == dead_neurons(model, ONES, cut)
+    assert torch.equal(dead_units(model, ONES, dict(cut))["conv.weight"], dead_units(model, ONES, cut)["conv.weight"])
+    for measure in (dead_neurons, dead_units):
+        for wrong, words in (
+            ({"conv.weight": torch.ones(4, 1, 1, 1)}, ("conv.weight", "not boolean")),
+            ([cut["conv.weight"]], ("by name", "list")),
+        ):
+            assert_raises(BadValue, lambda m=measure, w=wrong: m(model, ONES, w), *words)  # type: ignore[misc]
 
 
 def test_masks_of_a_host_say_what_is_static() -> None:
@@ -346,12 +354,72 @@ def test_samples_that_are_folded_away_have_no_elements() -> None:
     assert row.channels == 4 and row.elements is None
 
 
-def test_what_is_no_number_is_not_silent() -> None:
+def test_what_is_no_number_is_refused_at_the_first_such_call() -> None:
     model = Two()
     with torch.no_grad():
         model.conv.bias[1] = torch.nan  # type: ignore[index]
-    first, _ = dead_neurons(model, ONES).rows
-    assert (first.dynamic, first.silent) == (0, 1)
+    for measure in (dead_neurons, dead_units):
+        with assert_untouched(model):
+            assert_raises(BadValue, lambda m=measure: m(model, ONES), "relu 1/2", "no number", "1 of its 4")  # type: ignore[misc]
+    late = [*ONES, torch.full((1, 1, 2, 2), torch.nan), *ONES]
+    assert_raises(BadValue, lambda: dead_neurons(Two(), late), "relu 1/2", "no number")
+    with torch.no_grad():
+        model.conv.bias[1] = torch.inf  # type: ignore[index]
+        model.fc.weight[:, 1] = 0.5
+    assert [row.silent for row in dead_neurons(model, ONES).rows] == [1, 0]
+
+
+class Sequence(nn.Module):
+    """Five tokens of three numbers, (N, T, 3), which it goes through time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.fc(x.transpose(0, 1))).transpose(0, 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+@pytest.mark.parametrize("sizes", [[1], [2], [3], [5], [5, 5], [2, 5], [4, 2, 1]], ids=str)
+def test_time_first_has_no_elements_whatever_the_sizes(length: int, sizes: list[int]) -> None:
+    (row,) = dead_neurons(Sequence(), [torch.randn(size, length, 3) for size in sizes]).rows
+    assert (row.channels, row.outputs) == (4, sum(sizes) * length * 4)
+    assert row.elements is None
+
+
+@pytest.mark.parametrize("sizes", [[1], [2], [3], [1, 2, 3], [2, 2]], ids=str)
+def test_one_number_a_sample_is_one_channel_whatever_the_sizes(sizes: list[int]) -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 3), nn.Flatten(0), nn.ReLU())
+    (row,) = dead_neurons(model, [torch.randn(size, 1, 3) for size in sizes]).rows
+    assert (row.channels, row.elements, row.outputs) == (1, 1, sum(sizes))
+
+
+@pytest.mark.parametrize("sizes", [[1], [2], [3], [2, 3], [3, 2]], ids=str)
+def test_a_row_that_is_not_of_samples_is_one_of_channels(sizes: list[int]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.scale = nn.Linear(3, 2), nn.Parameter(torch.tensor([1.0, -1.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * torch.relu(self.scale)
+
+    found = dead_neurons(Scaled(), [torch.randn(size, 3) for size in sizes])
+    assert [(row.channels, row.silent, row.elements) for row in found.rows] == [(2, 1, None)]
+
+
+def test_a_model_of_one_batch_size_is_measured_without_elements() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.fc(x.reshape(5, 3)))
+
+    (row,) = dead_neurons(Fixed(), [torch.randn(5, 3)]).rows
+    assert (row.channels, row.outputs, row.elements) == (4, 20, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -574,7 +642,11 @@ def test_bad_input_is_refused_by_name() -> None:
         assert_raises(BadValue, lambda: dead_neurons(model, ONES[0]), "not several batches", "[images]")
         assert_raises(BadValue, lambda: dead_neurons(model, None), "not several batches")  # type: ignore[arg-type]
         assert_raises(BadValue, lambda: dead_neurons(model, ["picture"]), "no images")
-        assert_raises(CannotLook, lambda: dead_neurons(model, [torch.ones(2, 3, 2, 2)]), "does not run")
+        for measure in (dead_neurons, dead_units, lambda m, b: mean_inputs(m, b, ["fc.weight"])):
+            for wrong in (torch.ones(2, 3, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.long)):
+                assert_raises(BadValue, lambda m=measure, w=wrong: m(model, [w]), "Batch 1 does not go through Two")  # type: ignore[misc]
+            late = [ONES[0], ONES[0].to("meta")]
+            assert_raises(BadValue, lambda m=measure, b=late: m(model, b), "Batch 2", "meta")  # type: ignore[misc]
         assert_raises(BadValue, lambda: dead_neurons(model, [ONES[0], torch.ones(2, 3, 2, 2)]), "Batch 2", "Two")
         assert_raises(BadValue, lambda: dead_neurons(model, ONES, threshold=float("nan")), "threshold=nan")
         assert_raises(BadValue, lambda: dead_neurons(model, ONES, role="gates"), "role='gates'")

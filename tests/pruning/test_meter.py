@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import surgery
+from pruning import meter as meters
 from pruning.dead import dead_neurons
 from pruning.masks import Masks
 from pruning.meter import DeadNeuronMeter
@@ -200,6 +202,63 @@ def test_a_model_behind_a_wrapper_is_metered() -> None:
     with DeadNeuronMeter(model, every=1) as meter:
         Wrapper(model)(picture=picture())
     assert meter.rates().samples == 2
+
+
+def test_a_copy_made_inside_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.ResidualNet().train()
+    with DeadNeuronMeter(model, every=1) as meter:
+        model(batch(0))
+        average = copy.deepcopy(model)
+        with monkeypatch.context() as patch:
+            patch.setattr(meters, "taking_down", None)  # nobody looks
+            average(batch(1))
+            copy.copy(model)(batch(1))
+        model(batch(2))
+    rates = meter.rates()
+    average(batch(3))
+    assert rates.samples == 8 and meter._forwards == 2
+    assert meter.rates() == rates
+    assert not model._forward_pre_hooks and not model._forward_hooks
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_time_first_has_no_elements_also_where_it_is_as_long_as_the_batch(size: int) -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.fc(x.transpose(0, 1))).mean(0)
+            return torch.relu(self.head(x))
+
+    model = Sequence().train()
+    with DeadNeuronMeter(model, every=1) as meter:
+        for _ in range(2):
+            model(torch.randn(size, 5, 3))
+        model(torch.randn(5, size, 3))
+    first, second = meter.rates().rows
+    assert (first.channels, first.elements, first.outputs) == (4, None, 15 * size * 4)
+    assert (second.channels, second.elements) == (2, 2)
+    with meter:
+        for length in (2, 3):
+            meter.reset()
+            model(torch.randn(length, length, 3))
+            assert [row.elements for row in meter.rates().rows] == [None, 2]
+
+
+def test_what_is_no_number_is_refused_until_the_reset() -> None:
+    model = models.ResidualNet().train()
+    with DeadNeuronMeter(model, every=1) as meter:
+        model(batch(0) * torch.nan)
+        model(batch(1))
+        assert_raises(BadValue, meter.rates, "relu", "no number")
+    plain = models.ResidualNet().train()
+    with DeadNeuronMeter(plain, every=1) as meter:
+        plain(batch(0))
+    masks = dict(Masks.full(plain))
+    assert meter.rates(masks) == meter.rates(Masks(masks))
+    assert_raises(BadValue, lambda: meter.rates([]), "`masks`")  # type: ignore[arg-type]
 
 
 def test_bad_input_is_refused_by_name() -> None:

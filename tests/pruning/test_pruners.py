@@ -298,6 +298,45 @@ def test_layers_without_whole_groups_are_left_alone_or_free() -> None:
     assert bool((groups_of(free["2.weight"], 4) == 2).all())
 
 
+OTHER_PATTERN, LEFT_OUT, SMALLER, OVER_ALL = 'elsewhere="cut"', "keep=", "a smaller share", 'per="model"'
+
+
+@pytest.mark.parametrize(
+    ("per", "widths", "share", "helps"),
+    [
+        ("model", [3, 8], 0.5, {OTHER_PATTERN, LEFT_OUT, SMALLER}),
+        ("layer", [3, 8], 0.5, {OTHER_PATTERN, LEFT_OUT}),  # any smaller one is too much for the first
+        ("model", [8, 8], 0.7, {SMALLER}),
+        ("layer", [8, 8], 0.7, {SMALLER}),
+        ("model", [3, 8], 0.7, {SMALLER}),  # without the first there is too little left too
+        ("model", [30, 8], 0.7, {OTHER_PATTERN, SMALLER}),
+        ("layer", [3, 80], 0.4, {OTHER_PATTERN, LEFT_OUT, OVER_ALL}),
+        ("model", [3, 5], 0.5, {OTHER_PATTERN}),  # nothing else is there
+    ],
+)
+def test_what_is_named_where_too_few_may_be_cut_does_help(
+    per: str, widths: list[int], share: float, helps: set[str]
+) -> None:
+    model = linear(*[torch.rand(4, width) + 0.1 for width in widths])
+
+    def cut(per: str = per, share: float = share, keep: bool = False, **options: str) -> Masks:
+        round = Round.of(model, snapshot(model), keep=(lambda name, _: name != "0.weight") if keep else None)
+        return lowest(scores.magnitude, per=per, within=n_of_m(2, 4, **options))(round, share)
+
+    error = assert_raises(BadValue, cut, "too few weights to cut")
+    assert {one for one in (OTHER_PATTERN, LEFT_OUT, SMALLER, OVER_ALL) if one in str(error)} == helps
+    ways = {
+        OTHER_PATTERN: lambda: cut(elsewhere="cut"),
+        LEFT_OUT: lambda: cut(keep=True),
+        OVER_ALL: lambda: cut(per="model"),
+    }
+    for name, way in ways.items():
+        if name in helps:
+            assert way().alive
+        elif len(set(widths)) > 1 and widths != [3, 5] and name != OVER_ALL:
+            assert_raises(BadValue, way, "too few")
+
+
 def test_living_weights_stay_before_dead_ones_whatever_they_score() -> None:
     model = linear(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     masks = Masks({"0.weight": torch.tensor([[True, True, False, True]])})
@@ -379,6 +418,6 @@ def test_arguments_out_of_range_are_refused() -> None:
     assert_raises(BadValue, lambda: lowest("magnitude"), "criterion='magnitude'")  # type: ignore[arg-type]
     assert_raises(BadValue, lambda: lowest(None), "criterion=None")  # type: ignore[arg-type]
     assert_raises(BadValue, lambda: pruners.snip(within=(2, 4)), "within=(2, 4)")  # type: ignore[arg-type]
-    for n, m in ((0, 4), (5, 4), (2.0, 4), (2, 4.0), (True, 4), (-1, 4)):
+    for n, m in ((0, 4), (5, 4), (2.0, 4), (2, 4.0), (True, 4), (-1, 4), (1, True)):
         assert_raises(BadValue, lambda n=n, m=m: n_of_m(n, m), f"n={n!r}, m={m!r}")
     assert_raises(BadValue, lambda: n_of_m(2, 4, elsewhere="free"), "elsewhere='free'", "keep or cut")

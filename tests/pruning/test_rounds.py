@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from pruning import checkpoint
-from pruning.ap import with_ap
+from pruning.ap import in_stages, with_ap
 from pruning.cut import count_of, cut_lowest
+from pruning.hosts.torch_prune import finish
 from pruning.masks import Masks
-from pruning.pruners import global_magnitude
+from pruning.pruners import global_magnitude, lowest, movement, random_weights
 from pruning.round import Round
 from pruning.rounds import run_rounds
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, WrongModel
@@ -366,13 +368,50 @@ def test_given_masks_and_a_filter_say_what_is_pruned() -> None:
     assert list(ended) == ["conv2.weight"]
 
 
-def test_weights_under_the_masks_of_a_host() -> None:
+def test_weights_under_the_masks_of_a_host_are_refused() -> None:
     model = net()
     prune.l1_unstructured(model.conv1, "weight", amount=54)
-    masks = run_rounds(model, train, magnitude, 0.5, 1)
-    assert masks.alive == 63
+    with assert_untouched(model):
+        refused(BadValue, model, "conv1.weight", "torch_prune.finish(model)", "ActivateWhilePruning")
+        refused(BadValue, model, "conv1.weight", masks=Masks.of(model))
+    other = run_rounds(model, train, magnitude, 0.5, 1, keep=lambda name, _: name == "conv2.weight")
+    assert other.alive == 36
+    finish(model)
+    assert run_rounds(model, train, magnitude, 0.5, 1).alive == 45
     model.eval()(torch.randn(1, 3, 8, 8))
-    assert int((model.conv1.weight != 0).sum()) == int(masks["conv1.weight"].sum())
+
+
+def test_a_weight_without_a_gradient_is_refused_by_name() -> None:
+    model = net()
+    model.conv2.weight.requires_grad_(False)
+    x, y = batch()
+
+    def gradients(model: nn.Module) -> None:
+        nn.functional.cross_entropy(model(x), y).backward()
+
+    asked = (train, Spy("gradients"), 0.2, 1)
+    assert_raises(BadValue, lambda: run_rounds(model, *asked, gradients=gradients),
+                  "conv2.weight has no gradient (frozen?)", "keep=")  # fmt: skip
+    assert all(param.grad is None for param in model.parameters()) and model.training
+    masks = run_rounds(model, *asked, gradients=gradients, keep=lambda name, _: name != "conv2.weight")
+    assert list(masks) == ["conv1.weight"]
+    assert_raises(BadValue, lambda: run_rounds(net(), *asked, gradients=lambda _: None), "leaves no gradient")
+
+
+def test_a_weight_that_no_optimiser_moves_has_no_movement() -> None:
+    def training(model: nn.Module, held: Held) -> None:
+        assert isinstance(model, Net)
+        with held(torch.optim.SGD(model.conv1.parameters(), lr=0.1)):
+            pass
+
+    assert_raises(BadValue, lambda: run_rounds(net(), training, Spy("movement"), 0.2, 1), "moves conv2.weight", "keep=")
+    run_rounds(net(), training, magnitude, 0.2, 1)  # nobody asks for it
+
+
+def test_a_cut_by_movement_before_any_is_refused() -> None:
+    refused(BadValue, model := net(), "Nothing has moved", "train_first=True", pruner=movement(), train_first=False)
+    assert_bit_equal(state(model).values(), state(net()).values())
+    assert run_rounds(net(), train, movement(), 0.2, 1).alive == 144
 
 
 def test_training_that_lets_weights_live_again_is_an_error() -> None:
@@ -467,6 +506,27 @@ def refused(error: type[Exception], model: nn.Module, *words: str, **changed: An
 
 def never(*_: object) -> None:
     raise AssertionError("trained")
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        global_magnitude, random_weights, lowest, in_stages, partial(global_magnitude), lambda round: round.masks,
+        lambda round, share, seed: round.masks, lambda *, round, share: round.masks,
+    ],
+    ids=["factory", "of two arguments", "of three", "of stages", "partial", "one", "three", "keywords"],
+)  # fmt: skip
+def test_a_pruner_that_does_not_take_a_round_and_a_share_is_refused(pruner: Any) -> None:
+    with assert_untouched(model := net()):
+        refused(BadValue, model, "This is no pruner", "global_magnitude()", pruner=pruner)
+
+
+def test_a_pruner_whose_signature_nobody_knows_is_tried() -> None:
+    class Unknown(Spy):
+        __signature__ = "none"
+
+    assert_raises(TypeError, lambda: inspect.signature(Unknown()))
+    assert run_rounds(net(), train, Unknown(), 0.2, 1).alive == 144
 
 
 def test_bad_models_are_refused() -> None:

@@ -46,7 +46,8 @@ def alike(found: Tensor, *rows: list[float]) -> bool:
 
 def everything(model: nn.Module) -> Round:
     told = {name: torch.randn_like(mask, dtype=torch.float32) for name, mask in Masks.full(model).items()}
-    return round_of(model, gradients=told, movement=told)
+    before = {name: one + told[name] for name, one in snapshot(model).items()}
+    return Round.of(model, before, gradients=told, movement=told)
 
 
 def test_magnitude() -> None:
@@ -243,6 +244,23 @@ def test_movement() -> None:
     assert torch.equal(found["0.weight"], torch.tensor([[0.5, -2.0, 0.0, 0.375]]))
 
 
+def test_movement_of_what_did_not_move_is_refused() -> None:
+    model = layers([[1.0, -2.0]], [[3.0], [4.0]], [[5.0, 6.0]])
+    masks = Masks.full(model)
+    still = snapshot(model)
+    assert_raises(BadValue, lambda: scores.movement(Round.of(model, still)), "Nothing has moved", "train_first=True")
+    some = {**still, "0.weight": still["0.weight"] + 1, "2.weight": still["2.weight"] + 1}
+    assert_raises(BadValue, lambda: scores.movement(Round.of(model, some)), "1.weight has not moved", "keep=")
+    # What has no living weight cannot move; what is pruned does not count.
+    dead = Masks({**masks, "1.weight": torch.zeros(2, 1, dtype=torch.bool)})
+    assert list(scores.movement(Round.of(model, some, dead))) == list(masks)
+    pruned = Masks({**masks, "1.weight": torch.tensor([[True], [False]])})
+    some["1.weight"] = torch.tensor([[3.0], [9.0]])
+    assert_raises(BadValue, lambda: scores.movement(Round.of(model, some, pruned)), "1.weight has not moved")
+    nothing = Masks({name: torch.zeros_like(one) for name, one in masks.items()})
+    assert list(scores.movement(Round.of(model, still, nothing))) == list(masks)
+
+
 def test_accumulated_movement_is_what_was_gathered() -> None:
     told = {"0.weight": torch.tensor([[0.5, -1.0]])}
     found = scores.accumulated_movement(round_of(layers([[1.0, 2.0]]), movement=told))
@@ -307,7 +325,14 @@ def test_wants() -> None:
 def test_what_is_wanted_and_missing_is_named(name: str) -> None:
     model = layers([[1.0, 2.0]], [[1.0]])
     (want,) = wants_of(CRITERIA[name])
-    assert_raises(BadValue, lambda: CRITERIA[name](round_of(model)), f"needs {want}", f"no {want}", f"{want}={{...}}")
+    assert_raises(
+        BadValue,
+        lambda: CRITERIA[name](round_of(model)),
+        f"needs {want}",
+        f"no {want}",
+        "run_rounds(",
+        f"{want}={{...}}",
+    )
     told = {"0.weight": torch.ones(1, 2)}
     assert_raises(BadValue, lambda: CRITERIA[name](round_of(model, **{want: told})), "no 1.weight")
     told["1.weight"] = torch.ones(2, 2)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from pruning.activate import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
@@ -149,9 +150,12 @@ def test_dead_units_first_both_ways() -> None:
 
 def test_of_equals_the_first_go() -> None:
     model = net()
-    before = snapshot(model)  # nothing has moved: all are equal
+    with torch.no_grad():
+        for one in prunable(model).values():
+            one.copy_(one.sign() / 4)
+    before = {name: one - 1 for name, one in snapshot(model).items()}  # all have moved by 1, exactly
     new = torch_prune.cut(model, before, 7)
-    negative = [(name, at) for name in NAMES for at, one in enumerate(before[name].flatten()) if one < 0]
+    negative = [(name, at) for name in NAMES for at, one in enumerate((before[name] + 1).flatten()) if one < 0]
     assert gone(Masks.full(model), new) == set(negative[:7])
 
 
@@ -225,12 +229,16 @@ def test_finish_leaves_a_plain_model() -> None:
     x = torch.ones(2, 2, 6, 6)
     expected = model(x)
     assert torch_prune.finish(model) == masks
-    assert set(model.state_dict()) == set(net().state_dict()) and not prune.is_pruned(model)
+    assert set(model.state_dict()) == set(net().state_dict()) - {"5.bias"} | {"5.bias_orig", "5.bias_mask"}
+    assert not any(torch_prune.is_under(*owner_of(model, name)) for name in NAMES)
     assert torch.equal(model(x), expected) and Masks.of(model) == masks
     with masks.held(model, optimizer):
         train(model, optimizer, 100)
     assert Masks.of(model) == masks
+    assert int((model[5].bias == 0).sum()) == 1  # the pruned bias has not come back
     assert len(torch_prune.finish(model)) == 0  # nothing is left to do
+    prune.remove(model[5], "bias")
+    assert set(model.state_dict()) == set(net().state_dict()) and not prune.is_pruned(model)
 
 
 def test_commit_holds_plain_weights_as_zeros() -> None:
@@ -361,6 +369,91 @@ def test_attention_is_masked_where_it_reads() -> None:
     torch_prune.finish(model)
     assert list(masks) == ["in_proj_weight"] and torch.equal(model(x, x, x)[0], got)
     assert int((model.in_proj_weight == 0).sum()) == 10
+
+
+class Windows(nn.Module):
+    """One attention over windows of four pixels, and a layer behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = ShiftedWindowAttention(4, [2, 2], [0, 0], num_heads=2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]  # type: ignore[no-any-return]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))  # type: ignore[no-any-return]
+
+
+OUT_OF_REACH = [
+    (Windows, "attention.qkv.weight", ["ShiftedWindowAttention", "without calling qkv"]),
+    (Windows, "attention.proj.weight", ["ShiftedWindowAttention", "without calling proj"]),
+    (Attention, "attention.out_proj.weight", ["MultiheadAttention", "without calling out_proj"]),
+    (Tied, "first.weight", ["tied"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "words"), OUT_OF_REACH, ids=[name for _, name, _ in OUT_OF_REACH])
+def test_weights_that_a_mask_does_not_reach_are_refused(kind: type[nn.Module], name: str, words: list[str]) -> None:
+    model = kind()
+    before = {one: values - 1 for one, values in snapshot(model).items()}
+    alone = lambda one, module: one == name  # noqa: E731
+    masks = Masks({name: torch.zeros_like(before[name], dtype=torch.bool)})
+    with assert_untouched(model):
+        assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1, "any", keep=alone), name, "keep=", *words)
+        assert_raises(BadValue, lambda: torch_prune.importance(model, before, "any", keep=alone), name, *words)
+    prune.identity(*owner_of(model, name))
+    with assert_untouched(model):
+        assert_raises(BadValue, lambda: commit(model, masks), name, *words)
+        assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1, "any", keep=alone), name, *words)
+    plain = kind()
+    commit(plain, masks)  # zeros in place reach everybody
+    assert not plain.get_parameter(name).any()
+
+
+def test_what_is_out_of_reach_can_be_kept() -> None:
+    model = Windows()
+    before = {one: values - 1 for one, values in snapshot(model).items()}
+    masks = torch_prune.cut(model, before, 2, "any", keep=lambda name, module: name == "head.weight")
+    assert int((model.head.weight == 0).sum()) == 2 and list(masks) == ["head.weight"]
+    bare = ShiftedWindowAttention(4, [2, 2], [0, 0], num_heads=2)
+    refused = assert_raises(BadValue, lambda: torch_prune.cut(bare, snapshot(bare), 1, "any", "magnitude"))
+    assert "qkv.weight" in str(refused)
+
+
+def test_weights_that_lose_nothing_stay_plain() -> None:
+    model = net()
+    prune.identity(model[2], "weight")
+    before = snapshot(model)
+    with torch.no_grad():
+        model[0].weight.add_(1)  # the others have not moved
+    masks = torch_prune.cut(model, before, 4, "any")
+    assert [name for name in NAMES if torch_prune.is_under(*owner_of(model, name))] == ["0.weight", "2.weight"]
+    assert masks.alive == SIZE - 4 and methods(model) == [1, 1, 0]
+
+
+def test_nothing_has_moved() -> None:
+    model = net()
+    with assert_untouched(model):
+        for call in (torch_prune.importance, lambda *given: torch_prune.cut(*given, 1)):
+            assert_raises(BadValue, lambda call=call: call(model, snapshot(model)), "Nothing has moved", "train first")
 
 
 def copied(model: nn.Sequential) -> nn.Sequential:

@@ -440,6 +440,16 @@ def test_statistics_of_a_warm_up_are_in_the_way() -> None:
     assert host.step(pruner, example=IMAGES)
 
 
+def test_an_optimiser_inside_held_is_refused(net: Net) -> None:
+    optimizer = Lookahead(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9))
+    pruner = pruner_of(net)
+    with Masks.full(net).held(net, optimizer), assert_untouched(net):
+        assert_raises(BadValue, lambda: host.step(pruner, optimizer, IMAGES), "leave `held` first, then step, then")
+    assert len(host.step(pruner, optimizer, IMAGES)) > 0
+    with Masks.of(net).held(net, optimizer):
+        train(net, optimizer)
+
+
 # -- saved and loaded -------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,69 @@
+"""Beside: the host of AP, a pruner of one cut, looked at before it is taken and asked for an exact count."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+from pruning.masks import Masks
+from pruning.round import Pruner, Round
+from surgery.errors import BadValue
+
+
+def checked_host(pruner: Pruner) -> Pruner:
+    """The pruner, if AP can go beside it.
+
+    Raises:
+        BadValue: it makes several cuts, or takes no (round, share).
+    """
+    if hasattr(pruner, "stages"):
+        raise BadValue("AP goes beside a pruner of one cut.", asked=repr(pruner), try_="the pruner inside it")
+    if not callable(pruner) or isinstance(pruner, type):
+        raise BadValue("This is no pruner.", asked=repr(pruner), try_="what a factory returns: global_magnitude()")
+    if not _takes_round_and_share(pruner):
+        raise BadValue(
+            "A pruner takes (round, share).", asked=name_of(pruner), there=str(inspect.signature(pruner)),
+            try_="what a factory returns: global_magnitude()",
+        )  # fmt: skip
+    return pruner
+
+
+def _takes_round_and_share(pruner: Pruner) -> bool:
+    try:
+        signature = inspect.signature(pruner)
+    except ValueError:  # it does not say what it takes
+        return True
+    try:
+        signature.bind(None, 0.0)
+    except TypeError:
+        return False
+    return True
+
+
+def name_of(pruner: Pruner) -> str:
+    """What messages call a pruner."""
+    return getattr(pruner, "__name__", None) or repr(pruner)
+
+
+def host_cut(pruner: Pruner, count: int, round: Round) -> Masks:
+    """What the host leaves when it cuts so many; it is told a share, which gives the count again.
+
+    Raises:
+        BadValue: it cuts another count.
+    """
+    alive = round.masks.alive
+    if not alive:
+        return round.masks
+    share = count / alive
+    if share * alive < count:  # whoever rounds down gets the count, too
+        share = math.nextafter(share, 2.0)
+    masks = pruner(round, min(share, 1.0))
+    if not isinstance(masks, Masks):
+        raise BadValue("A pruner returns masks.", asked=name_of(pruner), there=type(masks).__name__)
+    if alive - masks.alive != count:
+        raise BadValue(
+            f"The host does not cut what it was asked for: {name_of(pruner)}.",
+            asked=f"{count} of {alive} living weights", there=f"{alive - masks.alive} cut",
+            try_="a pruner that cuts the share it is told, of the living weights",
+        )  # fmt: skip
+    return masks

@@ -1,0 +1,31 @@
+"""The package of hosts: what it has at once, and what it imports when it is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pruning import hosts
+
+LATE = """
+import sys
+import pruning
+assert "torch_pruning" not in sys.modules
+assert pruning.hosts.torch_ao.cut and pruning.hosts.torch_prune.cut and pruning.hosts.nncf.cut
+assert "torch_pruning" not in sys.modules
+assert pruning.hosts.torch_pruning.step is sys.modules["pruning.hosts.torch_pruning"].step
+assert "torch_pruning" in sys.modules
+"""
+
+
+def test_torch_pruning_is_imported_when_it_is_asked_for() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LATE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_there_is_missed_as_usual() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'torch_prunning'"):
+        hosts.torch_prunning  # noqa: B018
+    assert not hasattr(hosts, "elsewhere")
