@@ -79,7 +79,7 @@ def check(function: Function, x: Tensor, params: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
-def test_values_andgradients_of(function: Function, dtype: torch.dtype, device: torch.device) -> None:
+def test_values_and_gradients(function: Function, dtype: torch.dtype, device: torch.device) -> None:
     for x in ways(device, dtype):
         check(function, x, parameters(function.name, x.shape[1], device))
         check(function, x, parameters(function.name, 1, device))
