@@ -23,8 +23,8 @@ class ActivateWhilePruning:
 
     `share`, in [0, 1], is of the weights that live when a round begins; what AP cuts comes on top of what the
     pipeline cuts, so give that the share less AP's. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
-    `prunable`. Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`) masks live, without
-    one those that are not zero. NNCF masks elsewhere: use `pruning.hosts.nncf`.
+    `prunable`. Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF) masks live,
+    without one those that are not zero.
 
         ap = ActivateWhilePruning(model, share=0.02)
         for _ in range(rounds):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from pruning.masks import Masks, host_mask
+from pruning.masks import Masks
 from pruning.prunable import owner_of, weights_of
+from pruning.under import host_masks
 from surgery.sites import Site
 
 
@@ -24,13 +25,12 @@ def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
     """
     if masks is not None:
         masks.pairs(model)
-    living = {}
+    living, hosts = {}, host_masks(model) if masks is None else {}
     for name, param in weights_of(model).items():
         if masks is not None:
             mask = masks[name] if name in masks else torch.ones_like(param, dtype=torch.bool)
         else:
-            host = host_mask(model, name)
-            mask = (param if host is None else host).detach() != 0
+            mask = hosts.get(name, param).detach() != 0
         living[name] = mask.to(param.device)
     return living
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from pruning.hold import hold
 from pruning.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
+from pruning.under import host_masks
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
 from surgery.find import check_plain
 from surgery.sites import table
@@ -61,9 +62,9 @@ class Masks(Mapping[str, Tensor]):
             CannotLook, NothingPicked, BadValue: as `prunable`; and on the meta device, where weights have no values.
         """
         found = {}
-        for name, param in prunable(model, keep).items():
-            host = host_mask(model, name)
-            shown = param.detach() if host is None else host.detach()
+        weights, hosts = prunable(model, keep), host_masks(model)
+        for name, param in weights.items():
+            shown = hosts.get(name, param).detach()
             if shown.is_meta:
                 raise BadValue(f"{name} has no values yet: nobody knows which of its weights live.",
                                there="a weight on the meta device", try_="Masks.full(model)")  # fmt: skip
@@ -238,19 +239,6 @@ def _moved(param: Tensor, mask: Tensor) -> int:
     """How many weights are not zero though they should; what is no number says nothing of who moved it."""
     pruned = param[~mask.to(param.device)]
     return int(((pruned != 0) & ~pruned.isnan()).sum())
-
-
-def host_mask(model: nn.Module, name: str) -> Tensor | None:
-    """The mask that a host (`torch.nn.utils.prune`, `torch.ao.pruning`) has laid over a weight, None if none has."""
-    module, own = owner_of(model, name)
-    buffered: Tensor | None = module._buffers.get(f"{own}_mask")
-    if buffered is not None:
-        return buffered
-    for one in getattr(getattr(module, "parametrizations", {}), own, ()):
-        mask = getattr(one, "mask", None)
-        if isinstance(mask, Tensor):
-            return mask
-    return None
 
 
 def _place(weight: Tensor) -> torch.device:

@@ -18,10 +18,11 @@ from torch.optim import Optimizer
 from pruning.accumulate import accumulating, gathered
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
-from pruning.masks import Held, Masks, host_mask
+from pruning.masks import Held, Masks
 from pruning.prunable import Filter, prunable
 from pruning.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
 from pruning.round import Pruner, Round, Staged, wants_of
+from pruning.under import host_masks
 from surgery.errors import BadValue, NothingPicked, WrongModel
 from surgery.recalibrate import recalibrate as estimate_norms
 from surgery.running import check_repeatable
@@ -291,10 +292,11 @@ _TAKES = {"train": "model, held", "gradients": "model", "after": "number, masks"
 
 
 def _check_no_host(model: nn.Module, weights: Iterable[str]) -> None:
+    hosts = host_masks(model)
     for name in weights:
-        if host_mask(model, name) is not None:
+        if name in hosts:
             raise BadValue(
-                f"{name} is under the masks of a host, which would not follow.", there="torch's own pruning",
+                f"{name} is under the masks of a host, which would not follow.", there="torch's own pruning, or NNCF's",
                 try_="pruning.hosts.torch_prune.finish(model) first; or ActivateWhilePruning, where the host cuts",
             )  # fmt: skip
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from pruning.hosts import nncf, torch_ao, torch_prune
 from pruning.hosts.own import and_in
-from pruning.masks import Masks, host_mask
+from pruning.masks import Masks
 from pruning.prunable import owner_of, prunable
+from pruning.under import host_masks
 
 __all__ = ["commit", "nncf", "torch_ao", "torch_prune"]
 
@@ -42,11 +43,10 @@ def commit(model: nn.Module, masks: Masks) -> None:
         return
     prunable(model, lambda name, module: name in masks)
     torch_prune.check_reached(model, [name for name in masks if torch_prune.is_under(*owner_of(model, name))])
-    reached = nncf.masks_of(model)
+    reached = host_masks(model)
     for (param, mask), name in zip(pairs, masks, strict=True):
         module, own = owner_of(model, name)
         if torch_prune.is_under(module, own):
             torch_prune.lay(module, own, mask)
         else:
-            held = reached[name] if name in reached else host_mask(model, name)
-            and_in(param if held is None else held, mask)
+            and_in(reached.get(name, param), mask)

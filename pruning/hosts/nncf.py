@@ -10,21 +10,8 @@ from torch import Tensor, nn
 from pruning.ap import Among, By, Choice
 from pruning.hosts.own import own_cut
 from pruning.masks import Masks
-from pruning.prunable import Filter, weights_of
-
-_HOOKS = "__nncf_hooks"  # where NNCF keeps what it does to a model
-
-
-def living(model: nn.Module, keep: Filter | None = None) -> Masks:
-    """The weights that live now in a model under `nncf.prune`; elsewhere as `Masks.of`.
-
-    NNCF leaves the weights as they are and masks them in the forward: `Masks.of` alone sees no zero there.
-
-    Raises:
-        CannotLook, NothingPicked, BadValue: as `prunable`.
-    """
-    alive = Masks.of(model, keep)
-    return alive & {name: mask for name, mask in masks_of(model).items() if name in alive}
+from pruning.prunable import Filter
+from pruning.under import nncf_masks
 
 
 def cut(
@@ -59,16 +46,4 @@ def cut(
         BadValue: an unknown word; `count` is no count, or more than AP may cut; a living weight is not finite.
             Nothing has changed.
     """
-    return own_cut(model, before, masks_of(model), count, Choice(among, by, batches, seed), keep)
-
-
-def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """The masks of `nncf.prune` (by magnitude) themselves, by the names of `prunable`; none for another model."""
-    if _HOOKS not in model._modules:
-        return {}
-    from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
-
-    every = dict(model.named_parameters(remove_duplicate=False))  # tied weights have several names
-    hooks = {id(every[name]): hook for name, hook in get_pruned_modules(model).items() if name in every}
-    # In our order: NNCF's is another one in every process.
-    return {name: hooks[id(param)].binary_mask for name, param in weights_of(model).items() if id(param) in hooks}
+    return own_cut(model, before, nncf_masks(model), count, Choice(among, by, batches, seed), keep)

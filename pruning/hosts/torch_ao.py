@@ -10,8 +10,9 @@ from torch.nn.utils import parametrize
 
 from pruning.ap import Among, By, Choice
 from pruning.hosts.own import own_cut
-from pruning.masks import Masks, host_mask
-from pruning.prunable import Filter, owner_of, weights_of
+from pruning.masks import Masks
+from pruning.prunable import Filter, owner_of
+from pruning.under import host_masks
 
 
 def cut(
@@ -51,8 +52,7 @@ def cut(
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """The masks of sparsifiers themselves, by the names of `prunable`; none for a model that is not prepared."""
-    found = {name: host_mask(model, name) for name in weights_of(model) if _is_under(*owner_of(model, name))}
-    return {name: mask for name, mask in found.items() if mask is not None}
+    return {name: mask for name, mask in host_masks(model).items() if _is_under(*owner_of(model, name))}
 
 
 def _is_under(module: nn.Module, own: str) -> bool:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from pruning.ap import Among, By, Choice, cut_by_ap, order
-from pruning.hosts import nncf
 from pruning.hosts.own import checked_count
-from pruning.masks import Masks, host_mask
+from pruning.masks import Masks
 from pruning.prunable import Filter, owner_of
 from pruning.round import Round
+from pruning.under import host_masks, nncf_masks
 from surgery.errors import BadValue
 from surgery.find import check_plain
 
@@ -174,10 +174,9 @@ def _names_under(module: nn.Module) -> list[str]:
 def _round(model: nn.Module, before: Mapping[str, Tensor], keep: Filter | None) -> Round:
     """The round that ends now, if torch.nn.utils.prune can reach all of its weights."""
     now = Round.of(model, before, keep=keep)
-    others = nncf.masks_of(model)
+    hosts, nncf = host_masks(model), nncf_masks(model)
     for name in now.masks:
-        module, own = owner_of(model, name)
-        if name in others or not (is_under(module, own) or host_mask(model, name) is None):
+        if name in nncf or (name in hosts and not is_under(*owner_of(model, name))):
             raise BadValue(
                 f"torch.nn.utils.prune cannot mask {name}.", there="a mask of another host over it",
                 try_="the adapter of that host, or keep=lambda name, module: ..., without such weights",

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning.masks import Masks, host_mask
+from pruning.masks import Masks
+from pruning.under import host_masks
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 from tests.pruning.tiny import assert_held, random_masks, tiny_net, weights
@@ -182,9 +183,8 @@ def test_of_a_model_with_a_sparsifier() -> None:
     assert masks["2.weight"].sum() == 32
     assert torch.equal(masks["2.weight"], model[2].weight != 0)
     assert masks["0.weight"].all()
-    found = host_mask(model, "2.weight")
-    assert found is not None and torch.equal(found.bool(), masks["2.weight"])
-    assert host_mask(model, "0.weight") is None
+    assert list(found := host_masks(model)) == ["2.weight"]
+    assert torch.equal(found["2.weight"].bool(), masks["2.weight"])
 
 
 def test_laid_over_hosts_too() -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from pruning.activate import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
 from pruning.hosts import nncf as host
 from pruning.masks import Masks
 from pruning.prunable import prunable
 from pruning.round import snapshot
+from pruning.under import nncf_masks
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 
@@ -81,7 +83,7 @@ X = torch.linspace(-1, 1, 64).reshape(2, 2, 4, 4)
 @pytest.mark.parametrize("mode", [LOCAL, GLOBAL], ids=["local", "global"])
 def test_living_is_what_the_model_computes_with(mode: Any) -> None:
     model, _, _ = in_training(mode)
-    masks = host.living(model)
+    masks = Masks.of(model)
     assert list(masks) == NAMES and 0.6 < masks.share < 0.8
     assert torch.equal(plain(model, masks)(X), model(X))
     assert masks.size - masks.alive == sum(
@@ -92,10 +94,10 @@ def test_living_is_what_the_model_computes_with(mode: Any) -> None:
 @pytest.mark.parametrize("mode", [LOCAL, GLOBAL], ids=["local", "global"])
 def test_exactly_so_many_of_what_nncf_holds(mode: Any) -> None:
     model, before, _ = in_training(mode)
-    old = host.living(model)
+    old = Masks.of(model)
     weights = {name: one.detach().clone() for name, one in prunable(model).items()}
     mine = host.cut(model, before, 12)
-    new = host.living(model)
+    new = Masks.of(model)
     assert new == old & mine and new.alive == old.alive - 12 == old.alive - (mine.size - mine.alive)
     assert torch.equal(plain(model, new)(X), model(X))
     cut = torch.cat([(weights[name] - before[name])[~mine[name]].abs() for name in NAMES])
@@ -111,13 +113,13 @@ def test_a_scheduler_revives_what_is_not_committed_again() -> None:
     mine, revived = host.cut(model, before, 12), 0
     for seed in range(4):
         scheduler.step()
-        nncfs_own = host.living(model)
+        nncfs_own = Masks.of(model)
         revived += sum(int((nncfs_own[name] & ~mine[name]).sum()) for name in mine)
         commit(model, mine)
-        assert host.living(model) == nncfs_own & mine
+        assert Masks.of(model) == nncfs_own & mine
         assert torch.equal(plain(model, nncfs_own & mine)(X), model(X))
         train(model, optimizer, seed=seed)
-        assert host.living(model) == nncfs_own & mine
+        assert Masks.of(model) == nncfs_own & mine
     assert revived > 0
 
 
@@ -139,34 +141,36 @@ def test_rounds_add_up() -> None:
 def test_zeros_hold_for_a_hundred_steps() -> None:
     model, before, optimizer = in_training()
     host.cut(model, before, 12)
-    masks = host.living(model)
+    masks = Masks.of(model)
     for steps in (1, 99):
         train(model, optimizer, steps)
-        assert host.living(model) == masks and torch.equal(plain(model, masks)(X), model(X))
+        assert Masks.of(model) == masks and torch.equal(plain(model, masks)(X), model(X))
 
 
 def test_a_copy_has_masks_of_its_own() -> None:
     model, before, _ = in_training()
     twin = copy.deepcopy(model)
-    old = host.living(model)
+    old = Masks.of(model)
     mine = host.cut(twin, before, 12)
-    assert host.living(model) == old and host.living(twin) == old & mine
+    assert Masks.of(model) == old and Masks.of(twin) == old & mine
 
 
 def test_weights_that_nncf_leaves_alone_are_left_alone() -> None:
     model = under(ignored_scope=nncf.IgnoredScope(patterns=["last.*"]))
-    assert [name for name in NAMES if name in host.masks_of(model)] == NAMES[:2]
-    mine = host.cut(model, snapshot(model), 5)
+    assert [name for name in NAMES if name in nncf_masks(model)] == NAMES[:2]
+    before = snapshot(model)
+    train(model, sgd(model))
+    mine = host.cut(model, before, 5)
     assert list(mine) == NAMES[:2]
     old = model.last.weight.detach().clone()
     commit(model, Masks({"last.weight": old > 0}))
     assert torch.equal(model.last.weight, old * (old > 0))  # a plain weight is set to zero
-    assert list(host.living(model)) == NAMES and host.living(model).alive < Masks.of(model).alive
+    assert list(Masks.of(model)) == NAMES
 
 
 def test_learned_masks_are_held_by_zeros() -> None:
     model = under(LEARNED)
-    assert host.masks_of(model) == {}
+    assert nncf_masks(model) == {}
     assert_raises(NothingPicked, lambda: host.cut(model, snapshot(model), 1))
     masks = Masks({"first.weight": model.first.weight.detach() > 0})
     optimizer = sgd(model)
@@ -177,7 +181,7 @@ def test_learned_masks_are_held_by_zeros() -> None:
 
 def test_a_model_without_nncf_has_none_of_its_masks() -> None:
     model = net()
-    assert host.masks_of(model) == {} and host.living(model) == Masks.of(model)
+    assert nncf_masks(model) == {}
     assert_raises(NothingPicked, lambda: host.cut(model, snapshot(model), 1))
 
 
@@ -192,3 +196,17 @@ def test_bad_input_changes_nothing() -> None:
         assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1), "conv.weight", "another host")
     assert not prune.is_pruned(model)
     assert_raises(CannotLook, lambda: host.cut(nn.DataParallel(model), before, 1), "model.module")
+
+
+def test_two_lines_in_a_pipeline_cut_the_same() -> None:
+    (one, before, _), other = in_training(), under()
+    ap = ActivateWhilePruning(other, share=0.1)
+    alive = Masks.of(other).alive
+    ap.begin_round()
+    train(other, sgd(other))
+    ap.step()
+    mine = host.cut(one, before, int(0.1 * alive))
+    assert Masks.of(other) == Masks.of(one)
+    schedulers.MultiStepMagnitudePruningScheduler(other, mode=LOCAL, steps={0: 0.2}).step()
+    ap.after_host_update()
+    assert all(not (Masks.of(other)[name] & ~mine[name]).any() for name in NAMES)
