@@ -178,7 +178,7 @@ class _Run:
         self.model.zero_grad(set_to_none=True)
         wants = "movement" in wants_of(self.pruner)
         self.train(self.model, partial(_held, self.model, now.masks, movement if wants else None))
-        _check_still_zero(self.model, now.masks)
+        now.masks.check_zero(self.model)
         if wants and not movement:
             raise BadValue("The pruner wants movement, and train() never entered `held`.", try_=_WITH)
         now = replace(now, movement=movement)
@@ -256,17 +256,6 @@ def _checked(masks: object, former: Masks, pruner: object) -> Masks:
     if revived:
         raise BadValue("The pruner lets pruned weights live again.", asked=_told(pruner), there=f"{revived} of them")
     return masks
-
-
-def _check_still_zero(model: nn.Module, masks: Masks) -> None:
-    back = {name: int((param[~mask] != 0).sum()) for name, (param, mask) in
-            zip(masks, masks.pairs(model), strict=True)}  # fmt: skip
-    if any(back.values()):
-        first = next(name for name, count in back.items() if count)
-        raise BadValue(
-            "Pruned weights came back to life in train().",
-            there=f"{sum(back.values())} that are not zero, the first in {first}", try_=_WITH,
-        )  # fmt: skip
 
 
 def _check_values(share: float, rounds: int, rewind: object, masks: Masks | None, keep: Filter | None) -> None:

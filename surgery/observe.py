@@ -1,4 +1,4 @@
-"""Observe: what enters the activation calls that are to be replaced, as far as it can be known."""
+"""Observe: what activation calls put out, and what enters those that are to be replaced."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import nn
 from pruning.hosts import nncf, torch_ao, torch_prune
 from pruning.hosts.own import and_in
 from pruning.masks import Masks
-from pruning.prunable import owner_of, prunable
+from pruning.prunable import owner_of
 from pruning.under import host_masks
 
 __all__ = ["commit", "nncf", "torch_ao", "torch_prune"]
@@ -35,13 +35,12 @@ def commit(model: nn.Module, masks: Masks) -> None:
     Raises:
         CannotLook: the model is wrapped or scripted.
         WrongModel: the masks are of another model.
-        BadValue: a zero in such a weight is no zero weight, see `prunable`; or `torch.nn.utils.prune` masks one that
+        BadValue: a layer does not use such a weight as it is, see `prunable`; or `torch.nn.utils.prune` masks one that
             its masks do not reach, see `torch_prune.cut`. Nothing has changed.
     """
     pairs = masks.pairs(model)
     if not pairs:
         return
-    prunable(model, lambda name, module: name in masks)
     torch_prune.check_reached(model, [name for name in masks if torch_prune.is_under(*owner_of(model, name))])
     reached = host_masks(model)
     for (param, mask), name in zip(pairs, masks, strict=True):
