@@ -1,0 +1,91 @@
+"""Options: settings declared once, as fields; files, flags and messages are made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from surgery.errors import BadValue, nearest
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: what it is for, of which kind, and in which range. `kind` is bool, int, float or str."""
+
+    about: str
+    kind: type
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    empty: bool = False  # whether it may be left unset
+
+    def problem(self, value: object) -> str:
+        """What is wrong with `value`, "" if nothing is."""
+        if value is None and self.empty:
+            return ""
+        if self.kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not self.kind:
+            return f"is {_NAMES[self.kind]}, not {value!r}"
+        if self.choices and value not in self.choices:
+            near = nearest(str(value), self.choices)
+            return f"is one of {', '.join(self.choices)}, not {value!r}" + (f" (near: {near})" if near else "")
+        if self.kind is bool or self.kind is str:
+            return ""
+        assert isinstance(value, int | float)
+        if not float("-inf") < value < float("inf"):
+            return f"is finite, not {value!r}"
+        if self.least is not None and value < self.least:
+            return f"is at least {self.least:g}, not {value!r}"
+        if self.most is not None and value > self.most:
+            return f"is at most {self.most:g}, not {value!r}"
+        return ""
+
+
+def option(
+    default: Value,
+    about: str,
+    *,
+    kind: type | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of a frozen dataclass that is an option; one whose default is None names its kind and may be unset."""
+    told = Option(about, kind or type(default), least, most, choices, empty=default is None)
+    return field(default=default, metadata={"option": told})
+
+
+def options_of(kind: type) -> dict[str, Option]:
+    """The options of a dataclass, by name."""
+    return {one.name: one.metadata["option"] for one in fields(kind)}
+
+
+def problems_of(kind: type, given: Mapping[str, object]) -> list[str]:
+    """Everything wrong with settings for `kind`: unknown names with the nearest known one, wrong kinds, ranges."""
+    known = options_of(kind)
+    found = []
+    for name, value in given.items():
+        if name not in known:
+            near = nearest(name, known)
+            found.append(f"{name}: there is no such option" + (f"; near: {near}" if near else ""))
+        elif problem := known[name].problem(value):
+            found.append(f"{name} {problem}")
+    return found
+
+
+def check_options(settings: object) -> None:
+    """Refuse a dataclass of options whose values are outside their ranges; for `__post_init__`.
+
+    Raises:
+        BadValue: all of them, in one message.
+    """
+    given = {name: getattr(settings, name) for name in options_of(type(settings))}
+    if found := problems_of(type(settings), given):
+        raise BadValue(f"{type(settings).__name__}: {'; '.join(found)}.")
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
