@@ -1,12 +1,13 @@
-"""Options: settings declared once, as fields; files, flags and messages are made from them."""
+"""Options: settings declared once, as fields; files, flags and messages are made from them.
+
+The command line shows them in its help, which must answer at once: this file and `settings` import nothing heavy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
-
-from surgery.errors import BadValue, nearest
 
 Value = bool | int | float | str | None
 
@@ -31,6 +32,8 @@ class Option:
         if type(value) is not self.kind:
             return f"is {_NAMES[self.kind]}, not {value!r}"
         if self.choices and value not in self.choices:
+            from surgery.errors import nearest
+
             near = nearest(str(value), self.choices)
             return f"is one of {', '.join(self.choices)}, not {value!r}" + (f" (near: {near})" if near else "")
         if self.kind is bool or self.kind is str:
@@ -70,6 +73,8 @@ def problems_of(kind: type, given: Mapping[str, object]) -> list[str]:
     found = []
     for name, value in given.items():
         if name not in known:
+            from surgery.errors import nearest
+
             near = nearest(name, known)
             found.append(f"{name}: there is no such option" + (f"; near: {near}" if near else ""))
         elif problem := known[name].problem(value):
@@ -85,6 +90,8 @@ def check_options(settings: object) -> None:
     """
     given = {name: getattr(settings, name) for name in options_of(type(settings))}
     if found := problems_of(type(settings), given):
+        from surgery.errors import BadValue
+
         raise BadValue(f"{type(settings).__name__}: {'; '.join(found)}.")
 
 
