@@ -1,14 +1,25 @@
 """Ready-made recipes as data files, and the models, data, fine-tuning and command line that run them.
 
-Importing this package imports neither timm nor torchvision: `surgery --help` must answer at once.
+Pick with `names` and `load`, try with `surgery.transform(model, recipe)`, carry out with `run`, reload with
+`load_model`. Importing this package imports neither timm nor torchvision: `surgery --help` must answer at once.
 """
 
+from importlib import import_module
 from typing import Any
+
+_HOMES = {
+    "build": "models", "load_model": "models",
+    "names": "shelf", "load": "shelf", "describe": "shelf",
+    "Recipe": "recipe", "Pruning": "settings", "Finetune": "settings",
+    "run": "runs",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("build", "load_model"):
-        from recipes import models
-
-        return getattr(models, name)
+    if name in _HOMES:
+        return getattr(import_module(f"recipes.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'recipes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

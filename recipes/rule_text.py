@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Iterable
 from typing import Any
 
 import surgery
+from recipes.rule_options import RULES, TEXT_FACTS, build_rule
 from surgery.errors import BadValue, UnknownName, nearest
-from surgery.sites import Pattern, Site
+from surgery.sites import Pattern
 
-_RULES: dict[str, Callable[..., surgery.Rule]] = {
-    "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
-    "rectify_scores": surgery.rectify_scores,
-}  # fmt: skip
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
-_TEXT_FACTS = frozenset(one.name for one in fields(Site) if "str" in str(one.type)) | {"site"}
 
 
 def rule_from_text(text: str) -> surgery.Rule:
@@ -33,8 +27,8 @@ def rule_from_text(text: str) -> surgery.Rule:
     """
     name, _, rest = text.partition(":")
     name = name.strip()
-    if name not in _RULES:
-        raise UnknownName(f"there is no rule {name!r}.", there=", ".join(_RULES), try_=nearest(name, _RULES))
+    if name not in RULES:
+        raise UnknownName(f"there is no rule {name!r}.", there=", ".join(RULES), try_=nearest(name, RULES))
     options: dict[str, Any] = {}
     for part in _split(rest):
         key, equals, value = part.partition("=")
@@ -44,7 +38,7 @@ def rule_from_text(text: str) -> surgery.Rule:
         if key in options:
             raise BadValue(f"the option {key!r} is given twice.", asked=text)
         options[key] = value_from_text(key, value.strip())
-    return _called(name, options, text)
+    return build_rule(name, options, text)
 
 
 def patterns_from_text(texts: Iterable[str]) -> dict[str, Pattern]:
@@ -62,7 +56,7 @@ def patterns_from_text(texts: Iterable[str]) -> dict[str, Pattern]:
 
 def value_from_text(key: str, text: str) -> Any:
     """The value that `text` means for the option or the fact called `key`."""
-    if key in _TEXT_FACTS and not text.startswith(("(", "'", '"')):
+    if key in TEXT_FACTS and not text.startswith(("(", "'", '"')):
         return text
     if text in ("true", "false"):
         return text == "true"
@@ -70,22 +64,6 @@ def value_from_text(key: str, text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
-
-
-def _called(name: str, options: dict[str, Any], text: str) -> surgery.Rule:
-    rule = _RULES[name]
-    signature = inspect.signature(rule)
-    named = [key for key, one in signature.parameters.items() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-    if len(named) == len(signature.parameters):
-        for key in options.keys() - set(named):
-            raise UnknownName(
-                f"the rule {name} has no option {key!r}.", asked=text, there=", ".join(named), try_=nearest(key, named)
-            )
-    required = [key for key in named if signature.parameters[key].default is inspect.Parameter.empty]
-    for key in required:
-        if key not in options:
-            raise BadValue(f"the rule {name} needs {key}=VALUE.", asked=text)
-    return rule(**options)
 
 
 def _tuple(pattern: Any) -> tuple[Any, ...]:

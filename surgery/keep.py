@@ -1,10 +1,11 @@
-"""Keep: an edited model as plain weights and one small data file, and back again."""
+"""Keep: an edited model, or a named one as it is, as plain weights and one small data file, and back again."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from torch import nn
 from surgery.errors import BadFile, BadValue, NotEdited, WrongModel
 from surgery.example import Example, unwritten
 from surgery.fading import progress_of, set_progress
-from surgery.find import find_sites
-from surgery.history import history_of
+from surgery.find import check_plain, find_sites
+from surgery.history import histories_of, history_of
 from surgery.steps import Replay, check_steps, fingerprint, plan_from_data, register_step, replay_of
 from surgery.transform import apply_plan, undo
 
 FORMAT = 1
 WEIGHTS, STEPS = "model.safetensors", "surgery.json"
+# Where the metadata of the weights hold the digest of the steps. Weights without edits are those of the plain model,
+# and may be loaded as such; a reader that looks for the first mark alone refuses the others, rightly.
+EDITED, UNEDITED = "surgery", "surgery: no edits"
 
 
 def save(
@@ -32,18 +36,19 @@ def save(
     """Write an edited model into a folder: `model.safetensors`, plain weights, and `surgery.json`, its steps.
 
     With `name` ("timm/resnet18", and `kwargs` for its builder) the file says which model to build, and
-    `recipes.load_model(folder)` needs nothing else.
+    `recipes.load_model(folder)` needs nothing else. A model without edits, such as one that was only pruned, can be
+    saved under its name, too: its steps are none, and its weights load anywhere. What an earlier call wrote into the
+    folder is replaced, and only once both files are whole.
 
     Raises:
-        NotEdited: the model carries no edit; save it as any other model.
-        BadValue: `kwargs`, a parameter of an edit, or an argument of its example is no plain data.
+        NotEdited: the model carries no edit, and no name to build it by; save it as any other model.
+        CannotLook: a model inside a wrapper, such as a compiled one.
+        BadValue: `kwargs`, a parameter of an edit, or an argument of its example is no plain data; or the edits are
+            those of a model inside this one.
     """
     steps = history_of(model)
     if not steps:
-        raise NotEdited(
-            f"{type(model).__name__} carries no edit, so its weights say everything.",
-            try_="safetensors.torch.save_model(model, path)",
-        )
+        _check_unedited(model, name)
     for step in steps:
         if step.kind == "surgery" and (kinds := unwritten(step.data["example"])):
             raise BadValue(
@@ -67,13 +72,35 @@ def save(
         ) from error  # fmt: skip
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    save_model(model, str(target / WEIGHTS), metadata={"surgery": _digest(data)})
-    (target / STEPS).write_text(text)
+    parts = [target / f"{one}.part" for one in (WEIGHTS, STEPS)]
+    try:
+        save_model(model, str(parts[0]), metadata={_mark(data): _digest(data)})
+        parts[1].write_text(text, encoding="utf-8")
+        for part in parts:
+            os.replace(part, part.with_suffix(""))
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def _check_unedited(model: nn.Module, name: str | None) -> None:
+    if histories_of(model):
+        raise BadValue(
+            f"{type(model).__name__} carries no edit itself, but a model inside it does.",
+            try_="saving the model that was transformed",
+        )
+    if name is None:
+        raise NotEdited(
+            f"{type(model).__name__} carries no edit, so its weights say everything.",
+            try_="safetensors.torch.save_model(model, path), or name= for a folder that says which model it is",
+        )
+    check_plain(model)
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """Make a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
 
+    Where the folder holds no edits there is nothing to replay, and only names and shapes of the weights are checked.
     `model` is built as the original was before surgery; its own weights do not matter. Nothing is unpickled. If
     anything does not fit, the model is as it was before.
 
@@ -121,7 +148,7 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
                 try_="a folder written by surgery.save",
             )  # fmt: skip
     try:
-        data = json.loads((target / STEPS).read_text())
+        data = json.loads((target / STEPS).read_text(encoding="utf-8"))
         known = data["format"] == FORMAT and isinstance(data["steps"], list) and isinstance(data["model"], dict | None)
         known = known and isinstance(data["progress"], list | None)
         with safe_open(str(target / WEIGHTS), framework="pt") as file:
@@ -130,10 +157,9 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
         raise BadFile(f"{target} cannot be read.", there=f"{type(error).__name__}: {error}") from error
     if not known:
         raise BadFile(f"{STEPS} has another format.", asked=f"format {FORMAT}", there=f"format {data['format']}")
-    if metadata.get("surgery") != _digest(data):
-        there = (
-            "weights of another edit, or an edited file" if "surgery" in metadata else "weights of an unedited model"
-        )
+    if metadata.get(_mark(data)) != _digest(data):
+        ours = EDITED in metadata or UNEDITED in metadata
+        there = "weights of another edit, or an edited file" if ours else "weights of an unedited model"
         raise BadFile(
             f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
         )
@@ -169,7 +195,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     with safe_open(str(path), framework="pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        shared = set(file.metadata() or {}) - {"surgery", "format"}
+        shared = set(file.metadata() or {}) - {EDITED, UNEDITED, "format"}
     missing = sorted(set(wanted) - set(found) - shared)
     wrong = sorted(name for name in found if name in wanted and wanted[name] != found[name])
     strange = sorted(set(found) - set(wanted))
@@ -185,6 +211,10 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             try_="build the model with the same arguments",
         )
     load_model(model, path, strict=True)
+
+
+def _mark(data: dict[str, Any]) -> str:
+    return EDITED if data["steps"] else UNEDITED
 
 
 def _digest(data: dict[str, Any]) -> str:

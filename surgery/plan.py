@@ -54,19 +54,29 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What will be edited and what will be left alone, on the sites as they are now. Prints as a list."""
+    """What will be edited and what will be left alone, on the sites as they are now. Prints as a list.
+
+    `left_out` names the parts of a recipe that are no surgery: a plan does not do them.
+    """
 
     sites: Sites
     rules: tuple[Rule, ...]
     edits: tuple[Edit, ...]
     kept: tuple[tuple[Site, str], ...]
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
         lines = [f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
         lines += [f"  {edit}" for edit in self.edits]
         reasons = Counter(reason for _, reason in self.kept)
-        return "\n".join(lines + [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()])
+        lines += [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()]
+        return "\n".join(lines + left_out_line(self.left_out))
+
+
+def left_out_line(parts: tuple[str, ...]) -> list[str]:
+    """One line that says which parts of a recipe surgery does not do, none if it does all of it."""
+    return [f"  left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
 
 
 def make_plan(sites: Sites, rules: Rules) -> Plan:
@@ -97,7 +107,7 @@ def make_plan(sites: Sites, rules: Rules) -> Plan:
             taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
         why = {site: reason for site, reason in (reasons | why).items()}
     kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
-    return Plan(sites, listed, tuple(taken[site] for site in sites.places if site in taken), kept)
+    return Plan(sites, listed, tuple(taken[site] for site in sites.places if site in taken), kept, _left_out(rules))
 
 
 def as_rules(rules: Rules) -> tuple[Rule, ...]:
@@ -114,8 +124,14 @@ def as_rules(rules: Rules) -> tuple[Rule, ...]:
             try_="surgery.erase_relu(), surgery.swap(...), a list, or a recipe",
         )
     if not listed:
-        raise BadValue("There is no rule to apply.", try_="at least one rule")
+        parts = left_out_line(_left_out(rules))
+        raise BadValue("There is no rule to apply.", there="".join(parts).strip(), try_="at least one rule")
     return tuple(listed)
+
+
+def _left_out(rules: Rules) -> tuple[str, ...]:
+    """What a recipe holds besides rules, as it says itself."""
+    return tuple(getattr(rules, "left_out", ()))
 
 
 def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site, str], sites: Sites) -> None:

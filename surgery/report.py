@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from surgery.errors import NotProved
-from surgery.plan import Edit, Plan
+from surgery.plan import Edit, Plan, left_out_line
 from surgery.sites import NO_CALL, Site, Sites, table
 
 
@@ -53,7 +53,7 @@ class Report:
         named = (("new parameters", self.added), ("parameters gone", self.removed))
         changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
         lines += changed or ["  parameters unchanged"]
-        return "\n".join(lines)
+        return "\n".join(lines + left_out_line(self.plan.left_out))
 
     def _blind(self) -> list[str]:
         """How many affine stand-ins are no more than the identity, because no norm says what enters them."""

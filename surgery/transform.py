@@ -64,9 +64,8 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
 
     As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
     """
-    listed = as_rules(rules)
-    _check_new(model, listed)
-    return apply_plan(model, make_plan(find_sites(model, example), listed))
+    _check_new(model, as_rules(rules))
+    return apply_plan(model, make_plan(find_sites(model, example), rules))
 
 
 @_plain_torch()

@@ -20,10 +20,11 @@ import pytest
 import torch
 import torchvision
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 import surgery
+from pruning import Masks, prunable
 from surgery.edits import keep_history
 from surgery.example import Example
 from surgery.history import History, Step
@@ -324,6 +325,75 @@ def test_an_unedited_model_is_not_saved(tmp_path: Path) -> None:
     surgery.undo(model)
     assert_raises(surgery.NotEdited, lambda: surgery.save(model, tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_named_model_is_saved_as_it_is(tmp_path: Path) -> None:
+    model = randomise(Tied())
+    surgery.save(model, tmp_path, name="mine/tied", kwargs={"width": 4})
+    data = surgery.keep.read_steps(tmp_path)
+    assert (data["model"], data["steps"]) == ({"name": "mine/tied", "kwargs": {"width": 4}}, [])
+    fresh = surgery.load(tmp_path, randomise(Tied()))
+    assert fresh.fc1.weight is fresh.fc2.weight and not surgery.history_of(fresh)
+    assert_bit_equal(fresh.state_dict().values(), model.state_dict().values(), "weights")
+    # Anybody may load them, and so may this library: nothing says they are those of an edited model.
+    plain = randomise(Tied())
+    load_model(plain, tmp_path / WEIGHTS)
+    assert_bit_equal(plain.state_dict().values(), model.state_dict().values(), "weights")
+    with safe_open(str(tmp_path / WEIGHTS), framework="pt") as file:
+        assert "surgery" not in file.metadata()
+
+
+def test_zeros_of_an_unedited_model_stay_zeros(tmp_path: Path) -> None:
+    model = randomise(ResidualNet())
+    for weight in prunable(model).values():
+        with torch.no_grad():
+            weight[weight.abs() < weight.abs().median()] = 0
+    surgery.save(model, tmp_path, name="mine/residual")
+    before, after = Masks.of(model), Masks.of(surgery.load(tmp_path, ResidualNet()))
+    assert 0 < sum(int(mask.sum()) for mask in before.values()) < sum(mask.numel() for mask in before.values())
+    assert_bit_equal(after.values(), before.values(), "masks")
+
+
+@pytest.mark.parametrize("change", ["model", "steps", "weights"])
+def test_files_of_an_unedited_model_belong_together(change: str, folder: Path, tmp_path: Path) -> None:
+    surgery.save(ResidualNet(), tmp_path / "plain", name="mine/residual")
+    if change == "model":
+        rewrite(tmp_path / "plain", lambda data: data.update(model={"name": "timm/resnet18", "kwargs": {}}))
+    if change == "steps":  # those of an edited model over plain weights: they would load, and be wrong
+        shutil.copy(folder / STEPS, tmp_path / "plain" / STEPS)
+    if change == "weights":
+        shutil.copy(folder / WEIGHTS, tmp_path / "plain" / WEIGHTS)
+    assert_refused(surgery.BadFile, tmp_path / "plain", ResidualNet(), "do not belong together")
+
+
+def test_an_unedited_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    surgery.save(ResidualNet(), tmp_path, name="mine/residual")
+    assert_refused(surgery.WrongModel, tmp_path, TwiceUsed(), "do not fit")
+
+
+def test_what_wraps_an_edited_model_is_not_saved_without_the_edits(tmp_path: Path) -> None:
+    model = nn.Sequential(edited(CASES["residual blocks"]))
+    words = "Sequential carries no edit itself", "the model that was transformed"
+    assert_raises(surgery.BadValue, lambda: surgery.save(model, tmp_path / "new", name="a"), *words)
+    wrapped = nn.DataParallel(ResidualNet())
+    assert_raises(surgery.CannotLook, lambda: surgery.save(wrapped, tmp_path / "new", name="a"), "model.module")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, STEPS])
+def test_a_save_that_fails_leaves_what_was_there(file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    if file == WEIGHTS:
+        monkeypatch.setattr("surgery.keep.save_model", full)
+    else:
+        monkeypatch.setattr(Path, "write_text", full)
+    model = edited(CASES["two steps at one owner"])
+    assert_raises(OSError, lambda: surgery.save(model, folder), "no space left")
+    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
 
 
 def test_what_is_no_plain_data_is_not_saved(tmp_path: Path) -> None:

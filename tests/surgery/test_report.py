@@ -111,3 +111,36 @@ def test_what_is_kept_has_no_beginning() -> None:
     report = report_of(models.BottleneckNet(), surgery.swap("gelu", position=1))
     assert {site.position for site in report.far} == {1}
     assert report_of(models.BottleneckNet(), surgery.erase()).far == {}
+
+
+class WithMore(surgery.Recipe):
+    """A recipe that asks for more than surgery."""
+
+    left_out = ("pruning", "fine-tuning")
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ((), None),
+        (("pruning",), "  left out: pruning (surgery run does it)"),
+        (("pruning", "fine-tuning"), "  left out: pruning, fine-tuning (surgery run does them)"),
+    ],
+)
+def test_what_a_recipe_asks_for_beyond_surgery_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], line: str | None
+) -> None:
+    monkeypatch.setattr(WithMore, "left_out", parts)
+    recipe = WithMore("mine", (surgery.erase_relu(),))
+    model = models.ResidualNet()
+    _, report = surgery.transform(model, recipe, picture())
+    plan = surgery.make_plan(surgery.find_sites(model, picture()), recipe)
+    assert report.plan.left_out == plan.left_out == parts
+    for text in (str(report), str(plan)):
+        assert [one for one in text.splitlines() if "left out" in one] == ([line] if line else [])
+    assert str(report).splitlines()[-1] == (line or "  parameters unchanged")
+
+
+def test_a_recipe_without_rules_says_what_it_holds() -> None:
+    recipe = WithMore("mine", ())
+    assert_raises(surgery.BadValue, lambda: surgery.transform(models.ResidualNet(), recipe), "no rule", "left out: pr")

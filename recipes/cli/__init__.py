@@ -1,0 +1,65 @@
+"""The command `surgery`: look at a model, edit it, prune it, fine-tune it, and run recipes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from recipes.cli import look, shelf, train
+from recipes.cli.flags import Parser
+
+# Everything heavy is imported inside the commands: `surgery --help` must answer at once.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or 2 after one line about what was wrong on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone (`surgery sites ... | head`). Python would flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a command ends that SIGPIPE stopped
+    except KeyboardInterrupt:
+        return 130  # as one that SIGINT stopped
+    return code
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: its sentence, then its facts."""
+    sentence, *facts = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return "; ".join([sentence.rstrip(".") if facts else sentence, *facts])
+
+
+def _run(options: argparse.Namespace) -> int:
+    from surgery.errors import SurgeryError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"surgery: warning: {message}", file=sys.stderr)
+            options.do(options)
+    except BrokenPipeError:
+        raise
+    except (SurgeryError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"surgery: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="surgery",
+        description="Change which activations a vision network uses, and where; prune it; fine-tune it.",
+        epilog="Models are timm/NAME, torchvision/NAME, cifar/resnet20 (32, 44, 56, 110), cifar/vgg16_bn, or a folder "
+        "that a run saved. Recipes are names of `surgery recipes ls`, or files that end in .toml.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for group in (look, train, shelf):
+        group.add_commands(commands)
+    return parser

@@ -1,0 +1,5 @@
+"""`python -m recipes.cli`, as torchrun starts it."""
+
+from recipes.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,151 @@
+"""Commands that train: `run`, `finetune`, `prune`, `demo`, and `plot`, which draws what they wrote."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from recipes.cli.flags import Commands, add_rules, add_settings, add_weights, command, count, rules_of, say_for
+from recipes.cli.flags import settings_given as given
+from recipes.settings import Finetune, Pruning
+
+if TYPE_CHECKING:
+    from recipes.recipe import Recipe
+
+
+def add_commands(commands: Commands[Any]) -> None:
+    """Declare them."""
+    example = "surgery run resnet-erase-fade --model cifar/resnet20 --weights FILE --data cifar10 --output out"
+    run = command(commands, "run", _run, "edit, prune and fine-tune a model as a recipe says", example)
+    run.add_argument("recipe", metavar="RECIPE", help="a name of `surgery recipes ls`, or a file that ends in .toml")
+    run.add_argument("--model", required=True, help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
+    _add_run(run)
+    _add_pruning(run)
+
+    example = "surgery finetune timm/resnet18 --rule erase_relu --data digits --epochs 2 --output out"
+    finetune = command(commands, "finetune", _finetune, "fine-tune a model, with or without surgery first", example)
+    finetune.add_argument("model", metavar="MODEL", help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
+    add_rules(finetune)
+    _add_run(finetune)
+
+    example = "surgery prune timm/resnet18 --data digits --share 0.2 --rounds 2 --ap-share 0.02 --epochs 1 --output out"
+    prune = command(commands, "prune", _prune, "prune a model in rounds, with or without AP", example)
+    prune.add_argument("model", metavar="MODEL", help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
+    add_rules(prune)
+    _add_run(prune)
+    _add_pruning(prune)
+
+    demo = command(
+        commands, "demo", _demo, "train, erase, prune and fine-tune a small network on digits", "surgery demo"
+    )
+    demo.add_argument("--model", default="timm/resnet18", help="the network to train (default: %(default)s)")
+    demo.add_argument("--epochs", type=count, default=3, help="passes before the surgery (default: %(default)s)")
+    demo.add_argument("--finetune-epochs", type=count, default=1, help="passes of each training after it (default: 1)")
+    demo.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    demo.add_argument(
+        "--output", metavar="DIR", default="surgery-demo", help="what it writes into (default: %(default)s)"
+    )
+
+    plot = command(commands, "plot", _plot, "draw the curves of a run", "surgery plot out", json=False)
+    plot.add_argument("folder", metavar="DIR", help="what --output of a run named")
+    plot.add_argument("--save", metavar="FILE", help="the picture (default: curves.png in the folder)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Where a run gets its data from, where it writes, and how it is trained."""
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--data", "--dataset", required=True, metavar="NAME|DIR",
+        help="digits, cifar10, cifar100, a folder with train/CLASS/*, or a name of timm's such as hfds/NAME",
+    )  # fmt: skip
+    group.add_argument("--data-dir", metavar="DIR", help="where the data is, for names")
+    group.add_argument("--output", metavar="DIR", required=True, help="a new folder for everything the run writes")
+    group.add_argument("--resume", action="store_true", help="go on with the run that --output holds")
+    group.add_argument("--img-size", type=count, metavar="N", help="pixels of a side as the model is fed")
+    group.add_argument("--train-num-samples", type=count, metavar="N", help="train on so many images, drawn at random")
+    group.add_argument("--val-num-samples", type=count, metavar="N", help="test on so many images, drawn at random")
+    group.add_argument("-j", "--workers", type=count, default=2, metavar="N", help="processes that load large images")
+    group.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    group.add_argument("--seed", type=int, default=0, help="of everything that is random (default: 0)")
+    group.add_argument(
+        "--recovery-interval", type=count, default=0, metavar="N", help="a checkpoint every N steps, too"
+    )
+    group.add_argument("--log-tensorboard", action="store_true", help="write TensorBoard's files, too")
+    group.add_argument("--log-wandb", action="store_true", help="log to Weights & Biases, too")
+    group.add_argument("--push-to-hub", metavar="REPO", help="upload the result there, into a private repository")
+    add_weights(group)
+    add_settings(parser, Finetune, "fine-tuning (as in timm's train.py)")
+
+
+def _add_pruning(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser, Pruning, "pruning", rename={"epochs": "round_epochs"})
+
+
+def _run(options: argparse.Namespace) -> None:
+    from recipes.shelf import load
+
+    recipe = load(options.recipe)
+    changed = given(options, Pruning)
+    pruning = replace(recipe.pruning or Pruning(), **changed) if recipe.pruning or changed else None
+    _carry_out(replace(recipe, pruning=pruning), options)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    _carry_out(_own(options, "finetune", None), options)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    _carry_out(_own(options, "prune", Pruning(**given(options, Pruning))), options)
+
+
+def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Recipe:
+    """A recipe made of flags."""
+    from recipes.recipe import Recipe
+
+    return Recipe(name, rules_of(options), pruning=pruning, finetune=Finetune())
+
+
+def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
+    from recipes.runs import run
+
+    changed = given(options, Finetune)
+    if recipe.finetune or changed:
+        recipe = replace(recipe, finetune=replace(recipe.finetune or Finetune(), **changed))
+    trackers = [name for name in ("tensorboard", "wandb") if getattr(options, f"log_{name}")]
+    say = say_for(options)
+    outcome = run(
+        recipe, options.model, options.data, options.output, pretrained=options.weights or options.pretrained,
+        data_dir=options.data_dir, img_size=options.img_size, train_num_samples=options.train_num_samples,
+        val_num_samples=options.val_num_samples, workers=options.workers, device=options.device, seed=options.seed,
+        resume=options.resume, recovery_interval=options.recovery_interval, trackers=trackers, say=say,
+    )  # fmt: skip
+    if outcome is None:
+        return  # another process tells
+    print(json.dumps(outcome.facts(), indent=1) if options.json else outcome)
+    say(f"saved in {options.output}")
+    if options.push_to_hub:
+        from recipes.hub import push_to_hub
+
+        say(f"pushed to {push_to_hub(options.output, options.push_to_hub)}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from recipes.demo import demo
+
+    outcome = demo(
+        options.output,
+        model=options.model,
+        epochs=options.epochs,
+        finetune_epochs=options.finetune_epochs,
+        seed=options.seed,
+        say=say_for(options),
+    )
+    print(json.dumps(outcome.facts(), indent=1) if options.json else outcome)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from recipes.plot import plot
+
+    print(plot(options.folder, options.save))

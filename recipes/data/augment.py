@@ -1,0 +1,105 @@
+"""Augmentation of a whole batch of small images on their device, with random numbers drawn on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moves:
+    """How each of N images is shifted and mirrored: `down` and `right` (N, 1), 0 to 2 * padding, `mirrored` (N, 1)."""
+
+    padding: int
+    down: Tensor
+    right: Tensor
+    mirrored: Tensor
+
+    def part(self, which: slice) -> Moves:
+        """Those of some of the images."""
+        return Moves(self.padding, self.down[which], self.right[which], self.mirrored[which])
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """Random numbers on the CPU that depend on `numbers` alone, and differ where one of these differs."""
+    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Turn uint8 images (N, 3, H, W) into the floats that networks for ImageNet and our CIFAR networks are fed."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
+    deviation = torch.tensor(DEVIATION, device=images.device).view(1, 3, 1, 1)
+    return (images.to(torch.float32) / 255.0 - mean) / deviation
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Float images (N, C, H, W) as squares of `size` pixels, bilinearly; smoothed first where they shrink."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    shrinks = size < height or size < width
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Tensor:
+    """Shift each image (N, C, H, W) by up to `padding` pixels, zeros coming in, and mirror the share `hflip` of them.
+
+    Random numbers come from `generator`, which lives on the CPU, so that every device sees the same ones.
+    """
+    return moved(images, draw_moves(len(images), generator, padding, hflip))
+
+
+def draw_moves(count: int, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Moves:
+    """How each of `count` images is to be shifted, by up to `padding` pixels each way, and whether it is mirrored."""
+    down, right = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
+    return Moves(padding, down, right, torch.rand(count, 1, generator=generator) < hflip)
+
+
+def moved(images: Tensor, moves: Moves) -> Tensor:
+    """Images (N, C, H, W), shifted and mirrored as `moves` says for each; zeros come in."""
+    count, _, height, width = images.shape
+    device = images.device
+    # One transfer instead of three.
+    down, right, mirrored = torch.stack((moves.down, moves.right, moves.mirrored.to(torch.int64))).to(device)
+    rows = down + torch.arange(height, device=device)
+    across = torch.arange(width, device=device)
+    columns = right + torch.where(mirrored.bool(), across.flip(0), across)
+    padded = F.pad(images, (moves.padding,) * 4)
+    which = torch.arange(count, device=device).view(count, 1, 1)
+    picked = padded[which, :, rows.unsqueeze(2), columns.unsqueeze(1)]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
+    """Set a square of `side` pixels to zero in each image (N, C, H, W); it may reach over the border.
+
+    Of normalised images, zero is the mean colour. Its centre is drawn from `generator`, which lives on the CPU.
+
+    Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout".
+    """
+    return cut(images, draw_centres(images.shape, generator), side)
+
+
+def draw_centres(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Row and column of a random pixel in each image of a batch of this shape (N, C, H, W): int64 (2, N, 1)."""
+    count, _, height, width = shape
+    rows = torch.randint(0, height, (count, 1), generator=generator)
+    return torch.stack((rows, torch.randint(0, width, (count, 1), generator=generator)))
+
+
+def cut(images: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W) with a square of `side` pixels around `centres` (2, N, 1) set to zero."""
+    rows, columns = centres.to(images.device) - side // 2
+    down, across = (torch.arange(length, device=images.device) for length in images.shape[-2:])
+    inside_rows = (down >= rows) & (down < rows + side)
+    inside_columns = (across >= columns) & (across < columns + side)
+    square = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)
+    return images.masked_fill(square.unsqueeze(1), 0.0)

@@ -1,0 +1,184 @@
+"""Feeds: the batches that a model is trained on; here from pictures that live on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from recipes.data.augment import cut, draw_centres, draw_moves, generator_for, moved, normalise, resized
+from recipes.data.pictures import Pictures
+from recipes.settings import Finetune
+from surgery.errors import BadValue
+
+Batch = tuple[Tensor, Tensor]
+
+_ORDER, _AUGMENT = 0, 1  # what random numbers are for
+
+
+class Feed(Protocol):
+    """Batches ready for the model, on its device: images float32 (B, C, H, W), labels int64 (B)."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch, of one process."""
+        ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Epoch `number`, from 0, from batch `start` on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of `world` processes takes of every epoch of `images` images.
+
+    Order and augmentation are drawn for the batches of all processes together, and each takes its slice. What is left
+    of the last of them is left out; where the images do not fill a single one, there is one of as many as can be dealt
+    out evenly.
+
+    Raises:
+        BadValue: fewer images than processes, or a process that is none of them.
+    """
+
+    images: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise BadValue("the processes are counted from 0.", asked=f"process {self.rank} of {self.world}")
+        if self.images < self.world:
+            raise BadValue(
+                "there are fewer images to train on than processes.",
+                there=f"{self.images} images, {self.world} processes",
+            )
+
+    @property
+    def whole(self) -> int:
+        """Images in a batch of all processes together."""
+        return min(self.batch_size, self.images // self.world) * self.world
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self.images // self.whole
+
+    @property
+    def mine(self) -> slice:
+        """Where in a batch of all processes this one's images are."""
+        own = self.whole // self.world
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def batches(self, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Number of each batch from `start` on, and the images in it of all processes together, int64 (whole).
+
+        Raises:
+            BadValue: an epoch or a batch that is none.
+        """
+        if epoch < 0 or not 0 <= start <= self.steps:
+            raise BadValue(
+                "epochs and batches are counted from 0.",
+                asked=f"epoch {epoch} from batch {start}",
+                there=f"{self.steps} batches",
+            )
+        order = torch.randperm(self.images, generator=generator_for(seed, epoch, _ORDER))
+        return ((step, order[step * self.whole : (step + 1) * self.whole]) for step in range(start, self.steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How stored small pictures become what a model is fed: squares of `size` pixels, three channels.
+
+    `enlarge_first`: they are resized before they are augmented, so that shifts and cut-outs are in pixels as fed.
+    """
+
+    size: int
+    normalised: bool = True  # uint8, to be scaled and normalised; else floats that are fed as they are
+    enlarge_first: bool = False
+    most_shift: int | None = None  # pixels
+    mirrored: bool = True  # whether a mirrored picture still is of its class
+
+    def plain(self, images: Tensor) -> Tensor:
+        """A batch without augmentation."""
+        return _in_colour(resized(normalise(images) if self.normalised else images, self.size))
+
+    def augmented(self, images: Tensor, mine: slice, whole: int, options: Finetune, draws: torch.Generator) -> Tensor:
+        """A batch, shifted, mirrored and cut; `images` are the slice `mine` of the `whole` that `draws` is for."""
+        crop = options.crop if self.most_shift is None else min(options.crop, self.most_shift)
+        hflip = options.hflip if self.mirrored else 0.0
+        if self.enlarge_first:
+            images = resized(images, self.size)
+        moves = draw_moves(whole, draws, crop, hflip)
+        if crop or hflip:
+            images = moved(images, moves.part(mine))
+        if self.normalised:
+            images = normalise(images)
+        if options.cutout:
+            centres = draw_centres(torch.Size((whole, *images.shape[1:])), draws)
+            images = cut(images, centres[:, mine], options.cutout)
+        return _in_colour(resized(images, self.size))
+
+
+class MemoryFeed:
+    """Pictures on a device, in a new order every epoch, augmented there a batch at a time.
+
+    A batch depends on the seed, the epoch and its number alone: no state, no global random numbers, so that a training
+    that goes on at any batch sees what it would have seen. W processes with batches of B together see what one process
+    with batches of W * B sees.
+
+    Raises:
+        BadValue: fewer images than processes.
+    """
+
+    def __init__(
+        self, pictures: Pictures, look: Look, options: Finetune, *, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self._pictures = pictures
+        self._look = look
+        self._options = options
+        self._seed = seed
+        self._share = Share(len(pictures), options.batch_size, rank, world)
+
+    @property
+    def steps(self) -> int:
+        return self._share.steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Epoch `number`, from 0, from batch `start` on.
+
+        Raises:
+            BadValue: an epoch or a batch that is none.
+        """
+        batches = self._share.batches(self._seed, number, start)
+        return (self._batch(number, step, order) for step, order in batches)
+
+    def _batch(self, epoch: int, step: int, order: Tensor) -> Batch:
+        picked = self._pictures.picked(order[self._share.mine])
+        draws = generator_for(self._seed, epoch, _AUGMENT, step)
+        images = self._look.augmented(picked.images, self._share.mine, len(order), self._options, draws)
+        return images, picked.labels
+
+
+class MemoryBatches:
+    """Pictures on a device, all of them, in their order, without augmentation; can be gone through again."""
+
+    def __init__(self, pictures: Pictures, look: Look, batch_size: int) -> None:
+        self._pictures = pictures
+        self._look = look
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._pictures) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        parts = self._pictures.images.split(self._batch_size), self._pictures.labels.split(self._batch_size)
+        return ((self._look.plain(images), labels) for images, labels in zip(*parts, strict=True))
+
+
+def _in_colour(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1).contiguous() if images.shape[1] == 1 else images

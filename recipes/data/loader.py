@@ -1,0 +1,313 @@
+"""Feeds from timm's loading: pictures too large or too many for the memory, decoded as they are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from recipes.data.augment import DEVIATION, MEAN, generator_for
+from recipes.data.feed import Batch, Share
+from recipes.data.files import PictureFile
+from recipes.settings import Finetune
+from surgery.errors import BadFile
+
+_ERASED_WITH = "pixel"  # timm's train.py erases with noise, too
+
+
+class Labelled(Protocol):
+    """Pictures by number, each with the number of its class."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Picture files by number. Unlike timm's own reader it does not pass over damaged ones.
+
+    Raises:
+        BadFile: when a damaged one is asked for, by name.
+    """
+
+    files: Sequence[PictureFile]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        file = self.files[index]
+        return file.opened(), self.classes.index(file.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Some of other pictures, by number."""
+
+    pictures: Labelled
+    which: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        return self.pictures[self.which[index]]
+
+
+class LoaderFeed:
+    """Pictures decoded by worker processes, cropped and augmented one at a time by timm's transforms.
+
+    What happens to a picture depends on the seed, the epoch and its number alone, whichever process or worker draws it;
+    but on CUDA random patches are erased in batch on the device, with the global random numbers.
+
+    Raises:
+        BadValue: fewer images than processes.
+    """
+
+    def __init__(
+        self,
+        pictures: Labelled,
+        size: int,
+        options: Finetune,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._pictures = pictures
+        self._transform = _transform(size, device, options)
+        self._erased = options.reprob
+        self._seed = seed
+        self._device = device
+        self._workers = workers
+        self._share = Share(len(pictures), options.batch_size, rank, world)
+
+    @property
+    def steps(self) -> int:
+        return self._share.steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Epoch `number`, from 0, from batch `start` on; what comes before it is not decoded.
+
+        Raises:
+            BadValue: an epoch or a batch that is none.
+        """
+        batches = self._share.batches(self._seed, number, start)
+        mine = [order[self._share.mine].tolist() for _, order in batches]
+        seen = _Seen(self._pictures, self._transform, (self._seed, number))
+        return _loaded(seen, mine, self._device, self._workers, self._erased)
+
+
+class LoaderBatches:
+    """Pictures decoded by worker processes, all of them, in their order; can be gone through again."""
+
+    def __init__(self, pictures: Labelled, size: int, batch_size: int, *, device: torch.device, workers: int) -> None:
+        self._seen = _Seen(pictures, _transform(size, device), None)
+        self._batches = _in_parts(len(pictures), batch_size)
+        self._device = device
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _loaded(self._seen, self._batches, self._device, self._workers)
+
+
+class StreamFeed:
+    """A training part that timm reads as a stream; timm shares it out, by torch.distributed and over the workers.
+
+    `most` limits an epoch to so many images of one process, where it is given.
+    """
+
+    def __init__(
+        self, dataset: Any, size: int, options: Finetune, *, device: torch.device, workers: int, most: int | None
+    ) -> None:
+        self._dataset = dataset
+        self._device = device
+        self._loader = _stream_loader(dataset, size, options.batch_size, device, workers, options)
+        self._steps = _limited(len(self._loader), most, options.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self._steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Epoch `number`, from 0; the batches before `start` are read and dropped."""
+        self._dataset.set_epoch(number)
+        return islice(_on(self._device, self._loader), start, self._steps)
+
+
+class StreamBatches:
+    """A test part that timm reads as a stream; can be gone through again."""
+
+    def __init__(
+        self, dataset: Any, size: int, batch_size: int, *, device: torch.device, workers: int, most: int | None
+    ) -> None:
+        self._device = device
+        self._loader = _stream_loader(dataset, size, batch_size, device, workers)
+        self._steps = _limited(len(self._loader), most, batch_size)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(_on(self._device, self._loader), self._steps)
+
+
+class _Seen(Dataset[tuple[Tensor, int] | BadFile]):
+    """Pictures through a transform; its random numbers depend on `numbers` and on which picture it is.
+
+    Errors are handed on and not raised: out of a worker process, torch would raise them with a traceback as message.
+    """
+
+    def __init__(
+        self, pictures: Labelled, transform: Callable[[Image.Image], Tensor], numbers: tuple[int, ...] | None
+    ) -> None:
+        self._pictures = pictures
+        self._transform = transform
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | BadFile:
+        try:
+            picture, label = self._pictures[index]
+        except BadFile as error:
+            return error
+        picture = picture.convert("RGB")
+        if self._numbers is None:
+            return self._transform(picture), label
+        with _drawing(*self._numbers, index):
+            return self._transform(picture), label
+
+
+@contextmanager
+def _drawing(*numbers: int) -> Iterator[None]:
+    """Let the random numbers of Python, numpy and torch on the CPU depend on `numbers` alone, and put them back."""
+    before, before_numpy = random.getstate(), np.random.get_state()
+    seed = generator_for(*numbers).initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(before_numpy)
+
+
+def _loaded(
+    seen: _Seen, batches: Sequence[list[int]], device: torch.device, workers: int, erased: float = 0.0
+) -> Iterator[Batch]:
+    from timm.data.loader import PrefetchLoader, fast_collate
+
+    if not batches:
+        return
+    prefetched = _prefetched(device)
+    loader: Any = _Checked(
+        DataLoader(
+            seen,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=partial(_collated, collate=fast_collate if prefetched else default_collate),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else the workers' seeds would come out of the global random numbers
+        )
+    )
+    if prefetched:
+        loader = PrefetchLoader(loader, MEAN, DEVIATION, device=device, re_prob=erased, re_mode=_ERASED_WITH)
+    yield from _on(device, loader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Batches of a loader; what went wrong in a worker is raised here, where it reads as one message."""
+
+    loader: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if isinstance(batch, BadFile):
+                raise batch
+            yield batch
+
+
+def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    """A batch, or the first thing that is wrong with a picture of it."""
+    wrong = (one for one in samples if isinstance(one, BadFile))
+    return next(wrong, None) or collate(samples)
+
+
+def _stream_loader(
+    dataset: Any, size: int, batch_size: int, device: torch.device, workers: int, options: Finetune | None = None
+) -> Any:
+    from timm.data.loader import create_loader
+
+    return create_loader(
+        dataset,
+        (3, size, size),
+        batch_size,
+        num_workers=workers,
+        device=device,
+        pin_memory=device.type == "cuda",
+        persistent_workers=False,
+        **_settings(device, options),
+    )
+
+
+def _transform(size: int, device: torch.device, options: Finetune | None = None) -> Callable[[Image.Image], Tensor]:
+    from timm.data.transforms_factory import create_transform
+
+    made: Callable[[Image.Image], Tensor] = create_transform(size, **_settings(device, options))
+    return made
+
+
+def _settings(device: torch.device, options: Finetune | None) -> dict[str, Any]:
+    """What timm's transforms and loaders are told: how to augment, without options not at all."""
+    common = {"mean": MEAN, "std": DEVIATION, "use_prefetcher": _prefetched(device)}
+    if options is None:
+        return {**common, "is_training": False, "interpolation": "bilinear"}
+    return {
+        **common,
+        "is_training": True,
+        "interpolation": "random",
+        "hflip": options.hflip,
+        "auto_augment": None if options.aa == "none" else options.aa,
+        "re_prob": options.reprob,
+        "re_mode": _ERASED_WITH,
+    }
+
+
+def _prefetched(device: torch.device) -> bool:
+    """Whether timm moves batches to the device ahead of time, and normalises them there."""
+    return device.type == "cuda"
+
+
+def _on(device: torch.device, batches: Any) -> Iterator[Batch]:
+    return ((images.to(device), labels.to(device)) for images, labels in batches)
+
+
+def _limited(steps: int, images: int | None, batch_size: int) -> int:
+    """`steps`, or as many as `images` fill, at least one."""
+    return steps if images is None else min(steps, max(1, images // batch_size))
+
+
+def _in_parts(count: int, length: int) -> list[list[int]]:
+    return [list(range(start, min(start + length, count))) for start in range(0, count, length)]

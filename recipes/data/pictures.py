@@ -1,0 +1,72 @@
+"""Pictures as tensors, with their labels; a set of them with the names of its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from surgery.errors import BadFile, BadValue
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """Images (N, C, H, W), uint8 or float, and their labels (N), int64, counted from 0."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.labels.shape != self.images.shape[:1]:
+            shapes = f"images {tuple(self.images.shape)}, labels {tuple(self.labels.shape)}"
+            raise BadFile("images and labels do not belong together.", there=shapes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> Pictures:
+        """The first `count` of them."""
+        return Pictures(self.images[:count], self.labels[:count])
+
+    def picked(self, which: Tensor) -> Pictures:
+        """Those with the numbers in `which`, in that order."""
+        which = which.to(self.labels.device)
+        return Pictures(self.images[which], self.labels[which])
+
+    def shuffled(self, seed: int = 0) -> Pictures:
+        """The same pictures in an order that depends on `seed` alone."""
+        return self.picked(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)))
+
+    def to(self, device: torch.device | str) -> Pictures:
+        """The same pictures on `device`."""
+        return Pictures(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Pictures to train on, pictures to test on (None where they were not read), and the classes by name."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Pictures | None
+    test: Pictures | None
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set on `device`."""
+        train, test = (None if part is None else part.to(device) for part in (self.train, self.test))
+        return replace(self, train=train, test=test)
+
+
+def sample(count: int, wanted: int | None) -> list[int]:
+    """`wanted` of `count` numbers in an order that is the same every time, or all of them in theirs.
+
+    Raises:
+        BadValue: more wanted than there are.
+    """
+    if wanted is None:
+        return list(range(count))
+    if wanted > count:
+        raise BadValue("there are fewer images than that.", asked=str(wanted), there=str(count))
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    return order[:wanted]

@@ -1,0 +1,64 @@
+"""Pictures in tar files, read where they lie and never unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from recipes.data.files import KINDS, MixedSizes, PictureFile, decoded
+from surgery.errors import BadFile, UnknownName, nearest
+
+
+def read_tar(file: str | Path) -> tuple[Tensor, list[str]]:
+    """Read `.../CLASS/NAME.png` pictures of one size from a tar file: uint8 (N, C, H, W), and the class of each.
+
+    Nothing is written to disk; members that are not plain files are passed over.
+
+    Raises:
+        UnknownName: there is no such file.
+        BadFile: not a tar file, or a member that is not such a picture.
+    """
+    path = Path(file)
+    files = list_tar(path, kinds=(".png",))
+    try:
+        return decoded(files, colour=False), [one.label for one in files]
+    except MixedSizes as error:
+        shapes = str(error).partition("there is")[2].strip()
+        raise MixedSizes(f"{path.name} holds pictures of different sizes.", there=shapes) from None
+
+
+def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
+    """The `.../CLASS/NAME.png` pictures of a tar file, in its order; members that are not plain files are left out.
+
+    Raises:
+        UnknownName: there is no such file.
+        BadFile: not an uncompressed tar file, one without a picture, or a member that is not named like one.
+    """
+    if not path.is_file():
+        near = [one.name for one in path.parent.glob("*.tar")] if path.parent.is_dir() else []
+        raise UnknownName(f"there is no file {path}.", there=", ".join(sorted(near)), try_=nearest(path.name, near))
+    found = []
+    for name, start, size in _members(path):
+        where = PurePosixPath(name)
+        if where.suffix.lower() not in kinds or len(where.parts) < 2:
+            raise BadFile(f"{path.name} holds something that is not CLASS/NAME{kinds[0]}.", there=name)
+        found.append(PictureFile(f"{name} in {path.name}", where.parts[-2], path, start, size))
+    if not found:
+        raise BadFile(f"{path.name} holds no picture.")
+    return found
+
+
+def _members(path: Path) -> list[tuple[str, int, int]]:
+    """Name, first byte and length of each plain file."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            plain = [member for member in archive if member.isfile()]
+    except (tarfile.TarError, OSError) as error:
+        raise BadFile(f"{path.name} cannot be read as a tar file.", there=str(error)) from error
+    for member in plain:
+        if member.issparse():
+            raise BadFile(f"{path.name} holds a file with holes, which is read wrongly in place.", there=member.name)
+    return [(member.name, member.offset_data, member.size) for member in plain]

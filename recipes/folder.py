@@ -1,0 +1,90 @@
+"""The folder of a run: whose it is while it runs, and what it holds at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import pruning
+import surgery
+from recipes.card import card
+from recipes.outcome import Outcome
+from recipes.parse import to_toml
+from recipes.recipe import Recipe
+from surgery.errors import BadFile, WrongModel
+
+ASKED, RESULT, RECIPE, CARD, MASKS = "run.json", "result.json", "recipe.toml", "README.md", "masks.safetensors"
+
+
+def begin(folder: Path, asked: Mapping[str, Any], resume: bool) -> None:
+    """Make the folder of a new run, or check that the one there holds the same run; every process may call it.
+
+    Raises:
+        BadFile: the folder is not empty and `resume` is not asked for, or what it says cannot be read.
+        WrongModel: it holds another run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadFile(f"{folder} is no folder.", try_="another --output")
+    known = json.loads(json.dumps(dict(asked)))
+    if folder.is_dir() and (folder / ASKED).is_file():
+        if not resume:
+            raise BadFile(f"{folder} holds a run.", try_="--resume to go on with it, or another --output")
+        _check_same(folder, known)
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadFile(f"{folder} is not empty, and what it holds is no run.", try_="another --output")
+
+
+def claim(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Write down whose folder it is; the first process calls it, once all can be carried out."""
+    if not (folder / ASKED).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
+
+
+def finished(folder: Path) -> Outcome | None:
+    """The outcome of a run that has ended, None if it has not."""
+    file = folder / RESULT
+    return Outcome.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def finish(
+    folder: Path, model: nn.Module, recipe: Recipe, outcome: Outcome, name: str, kwargs: Mapping[str, Any]
+) -> None:
+    """Write the result: the model, the recipe as it was run, the figures, and a card that tells of them."""
+    surgery.save(model, folder, name=name, kwargs=dict(kwargs))
+    if recipe.pruning is not None:
+        pruning.Masks.of(model).save(folder / MASKS)
+    write_whole(folder / RECIPE, to_toml(recipe))
+    write_whole(folder / RESULT, outcome.to_json())  # last but for the card, which tells of it: now it is finished
+    write_whole(folder / CARD, card(folder))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that whoever reads it sees the old one or the new one."""
+    half = file.with_name(f"{file.name}.tmp")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, file)
+
+
+def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:
+    try:
+        there = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        differing = sorted(name for name in {*asked, *there} if asked.get(name) != there.get(name))
+    except (ValueError, TypeError, OSError) as error:
+        raise BadFile(f"{folder / ASKED} cannot be read.", there=str(error), try_="another --output") from error
+    if differing:
+        ours, theirs = (", ".join(f"{name}={one.get(name)!r}" for name in differing) for one in (asked, there))
+        raise WrongModel(
+            f"{folder} holds another run: {', '.join(differing)} differ.", asked=_short(ours), there=_short(theirs),
+            try_="the same call as before, or another --output",
+        )  # fmt: skip
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,142 @@
+"""Run a recipe: a model, its surgery, its pruning, its fine-tuning; everything kept in one folder."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from recipes import models
+from recipes.data import Data, open_data
+from recipes.folder import begin, claim, finish, finished
+from recipes.journal import Journal
+from recipes.outcome import Outcome, measure
+from recipes.parse import to_toml
+from recipes.place import place_of
+from recipes.recipe import Recipe
+from recipes.shelf import load
+from recipes.stages import Stages
+from surgery.errors import BadValue
+
+
+def run(
+    recipe: Recipe | str | Path,
+    model: str,
+    data: str = "digits",
+    output: str | Path = "out",
+    *,
+    pretrained: bool | str | Path = False,
+    data_dir: str | Path | None = None,
+    img_size: int | None = None,
+    train_num_samples: int | None = None,
+    val_num_samples: int | None = None,
+    workers: int = 2,
+    device: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    recovery_interval: int = 0,
+    trackers: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Edit, prune and fine-tune a model as a recipe says, and tell what came of it; everything is kept in `output`.
+
+    The order is fixed: surgery; a training, during which gradual changes come to their end; the rounds of pruning, each
+    with its training, and one before the first cut; a last training with the masks held. A recipe without pruning has
+    the first training only, one without rules not the first.
+
+    `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
+    `recipes.data.open_data`; the classes of the data decide the classifier. `output` is a new folder; with `resume` a
+    run that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit as it would have), and a
+    finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many steps to those at the
+    ends of epochs. Under torchrun every process makes the same call; the first one writes and tells.
+
+    Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
+    `masks.safetensors` if it was pruned. `recipes.load_model(output)` gives the model back.
+
+    Raises:
+        SurgeryError: whatever is wrong with what was asked; nothing has been trained then.
+    """
+    started = time.perf_counter()
+    recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
+    _check(recipe, pretrained)
+    place, name, folder = place_of(device), models.full_name(model), Path(output)
+    tell = say if place.first else _silent
+    asked = {
+        "recipe": to_toml(recipe), "model": name, "pretrained": str(pretrained), "data": data, "img_size": img_size,
+        "train_num_samples": train_num_samples, "val_num_samples": val_num_samples, "seed": seed,
+        "processes": place.world,
+    }  # fmt: skip
+    begin(folder, asked, resume)
+    if (outcome := finished(folder)) is not None:
+        return outcome
+    source = open_data(
+        data, data_dir=data_dir, size=img_size or models.input_size(model), train_num_samples=train_num_samples,
+        val_num_samples=val_num_samples, workers=workers,
+    )  # fmt: skip
+    _seed(seed)
+    network, kwargs = _built(model, pretrained, source, img_size, tell)
+    network.to(place.device)
+    before = measure(network, source.testing(device=place.device))
+    tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
+    if place.first:
+        claim(folder, asked)
+    journal = Journal(folder, trackers=trackers, say=tell)
+    try:
+        stages = Stages(recipe, recipe.rules_for(name), network, source, place, folder, journal, seed,
+                        recovery_interval, tell)  # fmt: skip
+        report = stages.carry_out()
+    finally:
+        journal.close()
+    after = measure(network, source.testing(device=place.device))
+    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, time.perf_counter() - started)
+    if place.first:
+        finish(folder, network, recipe, outcome, name, kwargs)
+    return outcome
+
+
+def _built(
+    model: str, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with a classifier for the data, and what its builder was given for that."""
+    if models.saved_folder(model):
+        network = models.build(model, pretrained, num_classes=len(data.classes))
+        return network, models.saved_kwargs(model)
+    name, kwargs = models.full_name(model), {"num_classes": len(data.classes)}
+    if img_size and models.input_size(model):
+        kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
+    if name in ("torchvision/googlenet", "torchvision/inception_v3"):
+        kwargs["aux_logits"] = False  # their second classifiers would be a second loss
+    with warnings.catch_warnings(record=True) as caught:
+        network = models.build(model, pretrained, **kwargs)
+    for one in caught:
+        if issubclass(one.category, models.NewHead):
+            tell(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return network, kwargs
+
+
+def _check(recipe: Recipe, pretrained: bool | str | Path) -> None:
+    if not (recipe.rules or recipe.pruning or recipe.finetune):
+        raise BadValue(f"the recipe {recipe.name!r} has nothing to do.", try_="a [[rule]], [pruning] or [finetune]")
+    if recipe.finetune and recipe.finetune.distill and pretrained is False:
+        raise BadValue("a network with fresh weights has nothing to teach.", asked="distill",
+                       try_="--pretrained, or --weights FILE")  # fmt: skip
+
+
+def _seed(seed: int) -> None:
+    """The same fresh weights in every process; the stages seed again for themselves."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _silent(text: str) -> None:
+    """What is told in all processes but the first."""

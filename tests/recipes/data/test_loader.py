@@ -1,0 +1,263 @@
+"""Large pictures, through timm's transforms and loaders."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.data.dataset_factory
+import torch
+from PIL import Image
+from timm.data import IterableImageDataset
+from torch import Tensor
+
+import recipes.data.loader
+from recipes.data import Data, Feed, open_data
+from recipes.data.opened import Decoding
+from recipes.data.timm_sets import Streamed
+from recipes.settings import Finetune
+from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName
+from tests.asserts import assert_raises
+from tests.recipes.data.written import picture, write_tar, write_tree
+from tests.recipes.data.written import png as encoded
+
+ALL_ON = Finetune(batch_size=2, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
+NORMAL = (torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225)))
+# Python 3.12 and newer warn of what torch's loader does.
+workers = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
+
+def grey(label: int, copy: int) -> int:
+    return 60 * label + 10 * copy
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of 120-pixel pictures, four and two copies; the grey value tells which it is."""
+    pictures = {
+        f"{part}/{name}/{copy}.png": picture(grey(label, copy), 120)
+        for part, copies in (("train", 4), ("val", 2))
+        for label, name in enumerate(("ant", "bee"))
+        for copy in range(copies)
+    }
+    return write_tree(tmp_path / "large", pictures)
+
+
+def opened(folder: Path, workers: int = 0, **asked: Any) -> Data:
+    return open_data(str(folder), size=16, workers=workers, **asked)
+
+
+def greys(images: Tensor) -> list[int]:
+    """The grey value of each flat image."""
+    plain = images * NORMAL[1].view(3, 1, 1) + NORMAL[0].view(3, 1, 1)
+    assert float(plain.flatten(1).std(1).max()) < 1e-5, "a flat picture stays flat"
+    return [int(value) for value in (plain.flatten(1).mean(1) * 255).round()]
+
+
+def equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return bool(pairs) and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
+
+
+def noisy(folder: Path) -> Path:
+    """The same folder with pictures on which every augmentation shows."""
+    for path in folder.rglob("*.png"):
+        path.write_bytes(encoded(torch.randint(0, 256, (3, 110, 120), dtype=torch.uint8)))
+    return folder
+
+
+def test_the_test_part_comes_whole_and_in_order(folder: Path) -> None:
+    data = opened(folder)
+    assert isinstance(data.source, Decoding) and (data.name, data.classes, data.size) == ("large", ("ant", "bee"), 16)
+    batches = data.testing(3)
+    for _ in range(2):
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+        assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert labels.tolist() == [0, 0, 1, 1]
+        assert greys(images) == [grey(label, copy) for label in range(2) for copy in range(2)]
+
+
+def test_every_picture_is_trained_on_once_an_epoch(folder: Path) -> None:
+    fed = opened(folder).training(Finetune(batch_size=3))
+    assert fed.steps == 2
+    images, labels = (torch.cat(part) for part in zip(*fed.epoch(0), strict=True))
+    assert images.shape == (6, 3, 16, 16) and len(labels) == 6
+    order = [labels_of(opened(folder).training(Finetune(batch_size=1), seed=1), epoch) for epoch in (0, 1, 2)]
+    assert all(sorted(one) == [0] * 4 + [1] * 4 for one in order) and len({tuple(one) for one in order}) > 1
+
+
+def labels_of(fed: Feed, epoch: int) -> list[int]:
+    return [int(label) for _, labels in fed.epoch(epoch) for label in labels]
+
+
+@workers
+def test_batches_depend_on_seed_epoch_and_number_alone(folder: Path) -> None:
+    noisy(folder)
+    fed = opened(folder).training(ALL_ON, seed=4)
+    first = list(fed.epoch(1))
+    random.seed(9), np.random.seed(9), torch.manual_seed(9)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert equal(first, list(fed.epoch(1)))
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert equal(first, list(opened(folder, workers=1).training(ALL_ON, seed=4).epoch(1)))
+    assert equal(first[1:], list(fed.epoch(1, start=1))) and not list(fed.epoch(1, start=4))
+    for other in (fed.epoch(2), opened(folder).training(ALL_ON, seed=5).epoch(1)):
+        assert not equal(first, list(other))
+    assert_raises(BadValue, lambda: fed.epoch(0, 5), "batch 5")
+
+
+def test_processes_together_see_what_one_sees(folder: Path) -> None:
+    data = opened(noisy(folder))
+    whole = data.training(Finetune(batch_size=4, reprob=0.5))
+    parts = [data.training(Finetune(batch_size=2, reprob=0.5), rank=rank, world=2).epoch(0) for rank in (0, 1)]
+    joined = [(torch.cat((a[0], b[0])), torch.cat((a[1], b[1]))) for a, b in zip(*parts, strict=True)]
+    assert equal(list(whole.epoch(0)), joined)
+
+
+def test_options_reach_the_transforms(folder: Path) -> None:
+    noisy(folder)
+
+    def first(**options: Any) -> Tensor:
+        fed = opened(folder).training(Finetune(batch_size=8, **options))
+        return next(fed.epoch(0))[0]
+
+    plain = first(hflip=0.0)
+    assert torch.equal(plain, first(hflip=0.0)) and not torch.equal(plain, first(hflip=1.0))
+    assert not torch.equal(plain, first(hflip=0.0, reprob=1.0))
+    assert not torch.equal(plain, first(hflip=0.0, aa="3a"))
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+@workers
+def test_a_damaged_picture_is_named_and_not_passed_over(folder: Path, processes: int) -> None:
+    whole = (folder / "val/bee/1.png").read_bytes()
+    (folder / "val/bee/1.png").write_bytes(whole[: len(whole) // 2])
+    data = opened(folder, workers=processes)
+    error = assert_raises(BadFile, lambda: list(data.testing()), "val/bee/1.png is not a PNG picture")
+    assert str(error).startswith("val/bee/1.png") and "Traceback" not in str(error)
+
+
+def test_timms_prefetching_feeds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = opened(noisy(folder))
+    options = Finetune(batch_size=4)
+    plain = [*data.testing(3), *data.training(options).epoch(0)]
+    monkeypatch.setattr(recipes.data.loader, "_prefetched", lambda device: True)
+    fed = [*data.testing(3), *data.training(options).epoch(0)]
+    for (images, labels), (others, of) in zip(plain, fed, strict=True):
+        assert images.dtype == others.dtype and torch.allclose(images, others, atol=1e-5) and torch.equal(labels, of)
+    erased = data.training(Finetune(batch_size=4, reprob=1.0)).epoch(0)
+    assert all(not torch.allclose(a[0], b[0]) for a, b in zip(erased, data.training(options).epoch(0), strict=True))
+    assert not list(data.training(options).epoch(0, start=2))
+
+
+@pytest.mark.gpu
+def test_large_pictures_on_the_gpu(folder: Path) -> None:
+    data = opened(noisy(folder), workers=1)
+    options = Finetune(batch_size=4, aa="3a")
+    for there, here in zip(
+        data.training(options, device="cuda").epoch(0), data.training(options).epoch(0), strict=True
+    ):
+        assert there[0].is_cuda and there[1].is_cuda and torch.equal(there[1].cpu(), here[1])
+        assert torch.allclose(there[0].cpu(), here[0], atol=1e-5)
+
+
+def test_samples_of_large_pictures(folder: Path) -> None:
+    data = opened(folder, train_num_samples=3, val_num_samples=1)
+    assert data.training(Finetune(batch_size=1)).steps == 3
+    assert sum(len(labels) for _, labels in data.testing()) == 1
+
+
+def test_tars_and_other_kinds_of_pictures(folder: Path) -> None:
+    for path in list(folder.rglob("*.png")):
+        with Image.open(path) as stored:
+            stored.save(path.with_suffix(".JPEG"), quality=95)
+        path.unlink()
+    assert greys(next(iter(opened(folder).testing()))[0])[0] == 0
+    place = folder.parent / "tars"
+    place.mkdir()
+    for part in ("train", "val"):
+        members = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(f"{part}/*/*"))}
+        write_tar(place / f"{part}.tar", members)
+    assert equal(list(opened(place).testing()), list(opened(folder).testing()))
+
+
+def test_torchvision_sets_through_timm(folder: Path) -> None:
+    data = open_data("torch/folder", data_dir=folder, size=16, workers=0, val_num_samples=3)
+    assert (data.name, data.classes, data.size) == ("torch/folder", ("ant", "bee"), 16)
+    assert sum(len(labels) for _, labels in data.testing()) == 3
+    assert labels_of(data.training(Finetune(batch_size=8)), 0).count(1) == 4
+    assert open_data("torch/folder", data_dir=folder).size == 224
+
+
+def test_sets_that_timm_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_raises(UnknownName, lambda: open_data("torch/mnits", data_dir=tmp_path), "torch/mnits", "mnits")
+    assert_raises(UnknownName, lambda: open_data("torch/cifar10", data_dir=tmp_path), "split train", "not found")
+
+    def lacking(*asked: object, **settings: object) -> None:
+        raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
+
+    monkeypatch.setattr(timm.data.dataset_factory, "create_dataset", lacking)
+    assert_raises(SurgeryError, lambda: open_data("hfds/cifar10"), "needs datasets", "pip install datasets")
+
+
+class Reader:
+    """What timm's readers of streams look like: grey pictures 0, 1, 2 ... of two classes."""
+
+    def __init__(self, split: str, count: int, class_to_idx: dict[str, int]) -> None:
+        self.split = split
+        self.count = count
+        self.class_to_idx = class_to_idx
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        for index in range(self.count):
+            yield Image.new("RGB", (20, 20), (10 * index + self.epoch,) * 3), index % 2
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, count: int) -> None:
+        self.epoch = count
+
+
+def streams(monkeypatch: pytest.MonkeyPatch, class_to_idx: dict[str, int]) -> list[dict[str, object]]:
+    """Let timm's `create_dataset` make streams, without a test part named validation; how it was called."""
+    calls: list[dict[str, object]] = []
+
+    def create_dataset(name: str, root: str | None, split: str, **settings: object) -> IterableImageDataset:
+        calls.append({"name": name, "root": root, "split": split, **settings})
+        if split == "validation":
+            raise ValueError('Unknown split "validation".')
+        return IterableImageDataset(None, reader=Reader(split, 7, class_to_idx))
+
+    monkeypatch.setattr(timm.data.dataset_factory, "create_dataset", create_dataset)
+    return calls
+
+
+def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = streams(monkeypatch, {"odd": 1, "even": 0})
+    data = open_data("tfds/mine", data_dir="somewhere", size=16, workers=0)
+    assert isinstance(data.source, Streamed) and data.classes == ("even", "odd")
+    fed = data.training(Finetune(batch_size=2, hflip=0.0), seed=3)
+    assert calls[-1] == {
+        "name": "tfds/mine", "root": "somewhere", "split": "train", "is_training": True, "batch_size": 2, "seed": 3,
+    }  # fmt: skip
+    assert fed.steps == 3
+    assert [labels.tolist() for _, labels in fed.epoch(0)] == [[0, 1]] * 3
+    assert [labels.tolist() for _, labels in fed.epoch(1, start=1)] == [[0, 1]] * 2
+    for _ in range(2):
+        images, labels = (torch.cat(part) for part in zip(*data.testing(4), strict=True))
+        assert greys(images) == [10 * index for index in range(7)] and labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert calls[-1]["split"] == "test"
+
+
+def test_samples_of_streams_and_streams_without_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams(monkeypatch, {"odd": 1, "even": 0})
+    data = open_data("hfids/mine", size=16, workers=0, train_num_samples=4, val_num_samples=4)
+    assert data.training(Finetune(batch_size=2)).steps == 2
+    assert sum(len(labels) for _, labels in data.testing(2)) == 4
+    streams(monkeypatch, {})
+    assert_raises(BadFile, lambda: open_data("wds/mine"), "does not name its classes")

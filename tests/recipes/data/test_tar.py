@@ -1,0 +1,73 @@
+"""Tar files of PNG pictures as tensors."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.data import read_tar
+from surgery.errors import BadFile
+from tests.recipes.data.written import picture, png, write_tar
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ({}, "holds no picture"),
+        ({"test/cat/a.png": b"no picture"}, "a.png in odd.tar is not a PNG picture"),
+        ({"test/cat/a.txt": b"text"}, "not CLASS/NAME.png"),
+        ({"a.png": b""}, "not CLASS/NAME.png"),
+        ({"test/cat/a.png": b"0" * (1 << 21)}, "too large"),
+        ({"t/cat/a.png": png(picture(1)), "t/dog/a.png": png(picture(1, size=16))}, "different sizes"),
+    ],
+)
+def test_a_tar_that_is_not_what_it_should_be(tmp_path: Path, members: dict[str, bytes], says: str) -> None:
+    write_tar(tmp_path / "odd.tar", members)
+    with pytest.raises(BadFile, match=says):
+        read_tar(tmp_path / "odd.tar")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_arrives(tmp_path: Path, channels: int) -> None:
+    images = torch.randint(0, 256, (3, channels, 6, 9), dtype=torch.uint8)
+    write_tar(tmp_path / "ok.tar", {f"test/cat/{index}.png": png(image) for index, image in enumerate(images)})
+    assert torch.equal(read_tar(tmp_path / "ok.tar")[0], images)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "odd.tar", {"test/cat/a.png": png(torch.zeros(1, 1100, 1100, dtype=torch.uint8))})
+    with pytest.raises(BadFile, match="too large for a small picture"):
+        read_tar(tmp_path / "odd.tar")
+
+
+def test_a_file_that_is_no_tar(tmp_path: Path) -> None:
+    (tmp_path / "odd.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(BadFile, match="cannot be read as a tar file"):
+        read_tar(tmp_path / "odd.tar")
+
+
+def test_a_file_with_holes_is_not_read_in_place(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "odd.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("test/cat/a.png")
+        member.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(member)
+    with pytest.raises(BadFile, match="holds a file with holes"):
+        read_tar(tmp_path / "odd.tar")
+
+
+def test_links_and_climbing_names_touch_no_disk(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with tarfile.open(inside / "odd.tar", "w") as archive:
+        link = tarfile.TarInfo("test/cat/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../../secret"
+        archive.addfile(link)
+        climbing = tarfile.TarInfo("../../cat/a.png")
+        content = png(picture(7))
+        climbing.size = len(content)
+        archive.addfile(climbing, io.BytesIO(content))
+    images, classes = read_tar(inside / "odd.tar")
+    assert classes == ["cat"] and images.shape == (1, 3, 32, 32) and (images == 7).all()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["inside", "odd.tar"]

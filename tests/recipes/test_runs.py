@@ -1,0 +1,222 @@
+"""A run: its stages in their order, what it leaves in its folder, and going on after a kill."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pruning
+import recipes
+import surgery
+from recipes.outcome import Outcome
+from recipes.recipe import Finetune, Pruning, Recipe
+from surgery.errors import BadFile, BadValue, UnknownName, WrongModel
+from tests.asserts import assert_raises
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
+
+MODEL = "timm/test_resnet"
+SHORT = Finetune(epochs=1, batch_size=32, lr=0.02)
+FADE = Recipe("fade", (surgery.erase_relu(fade=True),), finetune=SHORT)
+WHOLE = Recipe(
+    "whole", (surgery.erase_relu(fade=True), surgery.swap("pwlu", remaining=True, params={"warmup": 0.5})),
+    pruning=Pruning(share=0.2, rounds=2, ap_share=0.02), finetune=replace(SHORT, model_ema=True, recalibrate=2),
+)  # fmt: skip
+
+
+def small_run(recipe: Recipe | str, output: Path, **options: Any) -> tuple[Outcome, list[str]]:
+    """A run on 96 digits."""
+    said: list[str] = []
+    options = {"train_num_samples": 96, "val_num_samples": 50, "say": said.append} | options
+    return recipes.run(recipe, MODEL, "digits", output, **options), said
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, list[str]]:
+    """A run with everything in it."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    return folder, *small_run(WHOLE, folder)
+
+
+def test_the_stages_come_in_their_order(whole: tuple[Path, Outcome, list[str]]) -> None:
+    folder, outcome, said = whole
+    with (folder / "log.csv").open() as stream:
+        stages = [row["phase"] for row in csv.DictReader(stream)]
+    assert stages == ["fit", "round 0", "round 1", "round 2", "final"]
+    assert [line for line in said if " of 2: " in line] == [
+        "round 1 of 2: 80.0% of the weights live", "round 2 of 2: 64.0% of the weights live",
+    ]  # fmt: skip
+    assert outcome.before.living == 1.0 and outcome.after.living == pytest.approx(0.64, abs=1e-3)
+    assert (outcome.erased, outcome.swapped) == (4, 8)
+
+
+def test_what_is_kept_reloads_bit_equal(whole: tuple[Path, Outcome, list[str]]) -> None:
+    folder, outcome, _ = whole
+    model = recipes.load_model(folder).eval()
+    weights = load_file(folder / "model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items() if name in weights)
+    masks = pruning.Masks.load(folder / "masks.safetensors")
+    assert masks.share == outcome.after.living
+    masks.check_zero(model)
+    names = {one.name for one in folder.iterdir()}
+    assert {"README.md", "log.csv", "masks.safetensors", "model.safetensors", "recipe.toml", "result.json",
+            "run.json", "surgery.json"} <= names  # fmt: skip
+    kept = recipes.load(str(folder / "recipe.toml"))
+    assert (kept.rules, kept.pruning, kept.finetune) == (WHOLE.rules, WHOLE.pruning, WHOLE.finetune)
+
+
+def test_a_finished_run_tells_its_outcome_again(whole: tuple[Path, Outcome, list[str]]) -> None:
+    folder, outcome, _ = whole
+    before = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
+    again, _ = small_run(WHOLE, folder, resume=True)
+    assert again == outcome
+    assert {one.name: one.stat().st_mtime_ns for one in folder.iterdir()} == before
+
+
+def test_a_run_without_resume_and_another_run_are_refused(whole: tuple[Path, Outcome, list[str]]) -> None:
+    folder, _, _ = whole
+    assert_raises(BadFile, lambda: small_run(WHOLE, folder), "holds a run", "--resume")
+    assert_raises(WrongModel, lambda: small_run(WHOLE, folder, resume=True, seed=1), "holds another run: seed differ")
+    assert_raises(WrongModel, lambda: small_run(FADE, folder, resume=True), "recipe differ")
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    cases: list[tuple[type[Exception], Recipe | str, dict[str, Any], str]] = [
+        (UnknownName, "resnet-erase-lst", {}, "resnet-erase-last"),
+        (BadValue, Recipe("empty", ()), {}, "nothing to do"),
+        (BadValue, replace(FADE, finetune=replace(SHORT, distill=True)), {}, "nothing to teach"),
+        (BadValue, FADE, {"device": "abacus"}, "no device 'abacus'"),
+    ]
+    for error, recipe, options, says in cases:
+        assert_raises(error, lambda r=recipe, o=options: small_run(r, output, **o), says)
+        assert not output.exists()
+    assert_raises(UnknownName, lambda: recipes.run(FADE, "timm/test_resnt", "digits", output), "test_resnet")
+    assert_raises(UnknownName, lambda: recipes.run(FADE, MODEL, "digit", output), "digits")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    assert_raises(BadFile, lambda: small_run(FADE, tmp_path / "other", resume=True), "not empty")
+
+
+def test_pruning_alone_is_kept_and_reloads(tmp_path: Path) -> None:
+    recipe = Recipe("prune", (), pruning=Pruning(share=0.5, rounds=1, rewind="none"), finetune=replace(SHORT, epochs=0))
+    outcome, _ = small_run(recipe, tmp_path / "out")
+    assert outcome.after.living == pytest.approx(0.5, abs=1e-3)
+    model = recipes.load_model(tmp_path / "out")
+    assert pruning.Masks.of(model).share == outcome.after.living
+    assert surgery.history_of(model) == ()
+
+
+def test_a_result_is_where_the_next_run_starts(whole: tuple[Path, Outcome, list[str]], tmp_path: Path) -> None:
+    folder, outcome, _ = whole
+    said: list[str] = []
+    recipe = Recipe("more", (), finetune=replace(SHORT, epochs=0))
+    again = recipes.run(recipe, str(folder), "digits", tmp_path / "out", val_num_samples=50, say=said.append)
+    assert again.before.accuracy == again.after.accuracy == outcome.after.accuracy
+    first, second = (recipes.load_model(one).eval() for one in (folder, tmp_path / "out"))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(first(x), second(x))
+
+
+class Killed(BaseException):
+    """As a signal would: nothing catches it."""
+
+
+def test_a_run_that_is_cut_short_anywhere_ends_the_same(
+    whole: tuple[Path, Outcome, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step of every stage is interrupted once, at random distances; what was done is not done again."""
+    from recipes.journal import Journal
+
+    left = 0
+    step = Journal.step
+
+    def interrupted(self: Journal, *args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        step(self, *args)
+
+    monkeypatch.setattr(Journal, "step", interrupted)
+    kills, chance = 0, random.Random(0)
+    while True:
+        left = chance.randint(3, 9)
+        try:
+            outcome, _ = small_run(WHOLE, tmp_path / "out", resume=True, recovery_interval=2)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    folder, uninterrupted, _ = whole
+    assert same_weights(folder, tmp_path / "out")
+    assert replace(outcome.after, images_s=0.0) == replace(uninterrupted.after, images_s=0.0)
+    logs = [(one / "log.csv").read_text().splitlines() for one in (folder, tmp_path / "out")]
+    assert [line.split(",")[:4] for line in logs[0]] == [line.split(",")[:4] for line in logs[1]]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def command(output: Path, *more: str) -> list[str]:
+    words = ["run", "resnet-erase-fade", "--model", MODEL, "--data", "digits", "--output", str(output), *more]
+    return [*words, "--train-num-samples", "256", "--val-num-samples", "50", "--epochs", "2", "--batch-size", "16"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """By SIGKILL, at random moments of the whole process."""
+    start = [sys.executable, "-m", "recipes.cli"]
+    subprocess.run([*start, *command(tmp_path / "whole")], check=True, capture_output=True)
+    more = ("--resume", "--recovery-interval", "3")
+    kills, chance = 0, random.Random(0)
+    while True:
+        child = subprocess.Popen([*start, *command(tmp_path / "killed", *more)], stdout=subprocess.DEVNULL)
+        try:
+            code = child.wait(timeout=chance.uniform(6, 14) if kills < 6 else 300)
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            kills += 1
+            continue
+        assert code == 0
+        break
+    assert kills >= 2
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_two_processes_run_under_torchrun(tmp_path: Path) -> None:
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "recipes.cli",
+    ]
+    done = subprocess.run(
+        [*start, *command(tmp_path / "out", "--share", "0.2", "--rounds", "1")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("before") == 1 + done.stdout.count("before  "), "one process tells"
+    model = recipes.load_model(tmp_path / "out")
+    assert pruning.Masks.of(model).share == pytest.approx(0.8, abs=1e-3)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
