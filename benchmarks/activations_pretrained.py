@@ -21,9 +21,9 @@ from torch import Tensor, nn
 import surgery
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 from benchmarks.erase_pretrained import KNOWN
+from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
 from recipes.models import build
-from recipes.train import accuracy, train
 from surgery import Rule, Site
 
 PARTS = ("same", "scan", "cumulative", "fade")

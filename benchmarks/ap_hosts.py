@@ -20,6 +20,7 @@ from torch.nn.utils import prune
 
 import pruning
 from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.plain_loop import accuracy, train
 from pruning.ap import Choice, cut_by_ap
 from pruning.cut import count_of
 from pruning.hosts import torch_prune
@@ -29,7 +30,6 @@ from pruning.prunable import owner_of
 from pruning.round import Round, snapshot
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
 from recipes.models import build
-from recipes.train import accuracy, train
 
 
 @dataclass(frozen=True)

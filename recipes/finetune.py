@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import surgery
 from pruning.masks import Held, Masks
 from pruning.rewind import digest_of, put_into, tensors_of
 from recipes.checkpoint import Checkpoint, Moment, Parts, check_together, gathered, processes
+from recipes.data import Feed
 from recipes.settings import Finetune
 from recipes.task import gathering, mixes, share_from_first
 from recipes.training import Training, training_of
@@ -25,17 +26,6 @@ from surgery.errors import BadValue, SurgeryError
 from surgery.history import history_of
 
 _READ = 10  # steps between two looks at the loss: each waits for the device
-
-
-class Feed(Protocol):
-    """Batches to train on: see `recipes.data`."""
-
-    @property
-    def steps(self) -> int:
-        """Batches in an epoch."""
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from one of them on, both counted from 0."""
 
 
 class Journal(Protocol):

@@ -1,4 +1,7 @@
-"""One plain training loop, and the accuracy it is for."""
+"""The bare PyTorch loop that benchmarks train with, and the accuracy it is for.
+
+It stays as it is: the recorded results were made with it. Trainings of recipes go through recipes/finetune.py.
+"""
 
 from __future__ import annotations
 

@@ -296,13 +296,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe("mine", listed, draw(texts), draw(texts), models, expects if any(expects) else (), pruning, finetune)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(recipes())
 def test_what_is_written_is_read_back(recipe: Recipe) -> None:
     assert parse(to_toml(recipe), "mine") == recipe
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=2),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,22 +180,33 @@ def command(output: Path, *more: str) -> list[str]:
 def test_a_run_that_is_killed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
     """By SIGKILL, at random moments of the whole process."""
     start = [sys.executable, "-m", "recipes.cli"]
-    subprocess.run([*start, *command(tmp_path / "whole")], check=True, capture_output=True)
-    more = ("--resume", "--recovery-interval", "3")
+    pruned = ("--share", "0.2", "--rounds", "1", "--recovery-interval", "3")
+    subprocess.run([*start, *command(tmp_path / "whole", *pruned)], check=True, capture_output=True)
     kills, chance = 0, random.Random(0)
     while True:
-        child = subprocess.Popen([*start, *command(tmp_path / "killed", *more)], stdout=subprocess.DEVNULL)
-        try:
-            code = child.wait(timeout=chance.uniform(6, 14) if kills < 6 else 300)
-        except subprocess.TimeoutExpired:
+        child = subprocess.Popen(
+            [*start, *command(tmp_path / "killed", *pruned, "--resume")], stdout=subprocess.DEVNULL
+        )
+        if not killed_after(child, tmp_path / "killed", chance.randint(3, 12), chance.uniform(0, 0.3)):
+            assert child.returncode == 0
+            break
+        kills += 1
+    assert kills >= 3
+    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def killed_after(child: subprocess.Popen[bytes], folder: Path, saves: int, more: float) -> bool:
+    """Kill a process once it has written so many checkpoints and some more seconds are over; False if it ends first."""
+    seen: set[int] = set()
+    while child.poll() is None:
+        seen |= {one.stat().st_mtime_ns for one in folder.glob("training/*/training.json")}
+        if len(seen) >= saves:
+            time.sleep(more)
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
-            kills += 1
-            continue
-        assert code == 0
-        break
-    assert kills >= 2
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+            return True
+        time.sleep(0.01)
+    return False
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""The training loop: it learns, it repeats itself, and it follows its learning rate."""
+"""The loop that the recorded results were made with: it learns, it repeats itself, and follows its learning rate."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.plain_loop import accuracy, learning_rate_share, train
 from recipes.data import Pictures, crop_and_flip
-from recipes.train import accuracy, learning_rate_share, train
 
 
 def stripes(count: int = 96) -> Pictures:

@@ -17,8 +17,9 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise
+from recipes.data.feed import Look, MemoryBatches
+from recipes.finetune import accuracy
 from recipes.models import build
-from recipes.train import accuracy
 from surgery import SurgeryError, erase, erase_relu, transform
 from surgery.activations import Fade
 from surgery.activations.affine import Affine
@@ -364,16 +365,17 @@ def trained(surgery_data: Path) -> tuple[nn.Module, Pictures, Pictures]:
 def test_one_relu_of_a_trained_network_is_ruin_without_and_little_with_a_fitted_line(trained: Any) -> None:
     model, fit, later = trained
     example, site = normalise(fit.images[:2]), "layer2.0.act1"
-    before = accuracy(model, later, prepare=normalise)
+    batches = MemoryBatches(later, Look(32), 250)
+    before = accuracy(model, batches)
     bare, _ = transform(model, erase(module=site), example)
     lines, _ = transform(model, erase(module=site, stand_in="affine"), example)
-    assert before - accuracy(bare, later, prepare=normalise) > 0.3
-    assert before - accuracy(lines, later, prepare=normalise) < 0.15  # without data
+    assert before - accuracy(bare, batches) > 0.3
+    assert before - accuracy(lines, batches) < 0.15  # without data
     fit_affine(lines, list(normalise(fit.images[:500]).split(125)))
-    assert before - accuracy(lines, later, prepare=normalise) < 0.1
+    assert before - accuracy(lines, batches) < 0.1
     augmented = crop_and_flip(fit.images, torch.Generator().manual_seed(0))
     recalibrate(bare, list(normalise(augmented).split(125)))
-    assert before - accuracy(bare, later, prepare=normalise) < 0.1
+    assert before - accuracy(bare, batches) < 0.1
 
 
 @pytest.mark.data

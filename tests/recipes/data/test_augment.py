@@ -83,5 +83,12 @@ def test_resizing_keeps_flat_pictures_flat_and_the_right_size_untouched() -> Non
         assert flat.shape == (1, 3, size, size) and flat.flatten().tolist() == pytest.approx([0.25] * 3 * size**2)
 
 
+def test_shrinking_takes_every_pixel_into_account() -> None:
+    column = torch.arange(20)
+    stripes = ((column % 4 == 1) | (column % 4 == 2)).float().expand(1, 3, 20, 20)
+    small = resized(stripes, 5)
+    assert small[..., 1:4].flatten().tolist() == pytest.approx([0.5] * 3 * 5 * 3), "not only those it falls on"
+
+
 def maybe_flipped(image: Tensor, flipped: bool) -> Tensor:
     return image.flip(2) if flipped else image

@@ -109,6 +109,14 @@ def test_batches_depend_on_seed_epoch_and_number_alone(folder: Path) -> None:
     assert_raises(BadValue, lambda: fed.epoch(0, 5), "batch 5")
 
 
+def test_every_picture_is_augmented_in_its_own_way(folder: Path) -> None:
+    same = encoded(torch.randint(0, 256, (3, 110, 120), dtype=torch.uint8))
+    for path in folder.rglob("*.png"):
+        path.write_bytes(same)
+    images = torch.cat([batch for batch, _ in opened(folder).training(Finetune(batch_size=4)).epoch(0)])
+    assert len(images) == 8 and len(images.unique(dim=0)) == 8
+
+
 def test_processes_together_see_what_one_sees(folder: Path) -> None:
     data = opened(noisy(folder))
     whole = data.training(Finetune(batch_size=4, reprob=0.5))
@@ -248,6 +256,7 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fed.steps == 3
     assert [labels.tolist() for _, labels in fed.epoch(0)] == [[0, 1]] * 3
     assert [labels.tolist() for _, labels in fed.epoch(1, start=1)] == [[0, 1]] * 2
+    assert max(greys(next(fed.epoch(0))[0])) < 20 < 50 < min(greys(next(fed.epoch(100))[0])), "it is told the epoch"
     for _ in range(2):
         images, labels = (torch.cat(part) for part in zip(*data.testing(4), strict=True))
         assert greys(images) == [10 * index for index in range(7)] and labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
@@ -257,7 +266,7 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_of_streams_and_streams_without_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     streams(monkeypatch, {"odd": 1, "even": 0})
     data = open_data("hfids/mine", size=16, workers=0, train_num_samples=4, val_num_samples=4)
-    assert data.training(Finetune(batch_size=2)).steps == 2
+    assert data.training(Finetune(batch_size=2)).steps == 2 and data.training(Finetune(batch_size=5)).steps == 1
     assert sum(len(labels) for _, labels in data.testing(2)) == 4
     streams(monkeypatch, {})
     assert_raises(BadFile, lambda: open_data("wds/mine"), "does not name its classes")

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import recipes.data.sets
 from recipes.data import Data, digits, normalise, open_data
 from recipes.data.opened import Decoding, InMemory
 from recipes.settings import Finetune
@@ -65,6 +67,43 @@ def test_tars_of_one_set(tmp_path: Path) -> None:
         }
         write_tar(tmp_path / f"{part}.tar", members)
     assert values(open_data(str(tmp_path))) == (TRAIN, TEST)
+
+
+def test_tars_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for shard in (1, 0):
+        members = {
+            f"{name}/{shard}.png": png(picture(100 + 10 * label + shard, 8))
+            for label, name in enumerate(("ant", "bee", "cow"))
+        }
+        write_tar(tmp_path / f"test-{shard}.tar", members)
+    shutil.rmtree(tmp_path / "test")
+    assert values(open_data(str(tmp_path)))[1] == sorted(TEST, key=lambda pair: pair[0] % 10)
+
+
+def test_pictures_of_a_class_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    tree(tmp_path)
+    shutil.rmtree(tmp_path / "test" / "ant")
+    names = [11 * number % 40 for number in range(40)]
+    write_tree(tmp_path, {f"test/ant/{name:02}.png": picture(200 + name, 8) for name in names})
+    assert values(open_data(str(tmp_path)))[1][:40] == [(200 + name, 0) for name in range(40)]
+
+
+def test_where_there_are_several_parts_to_test_on_it_is_the_one_called_so(tmp_path: Path) -> None:
+    tree(tmp_path)
+    write_tree(tmp_path, {f"{part}/ant/0.png": picture(7, 8) for part in ("val", "validation")})
+    assert values(open_data(str(tmp_path)))[1] == TEST
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "validation" / "ant").rename(tmp_path / "validation" / "none")
+    assert values(open_data(str(tmp_path)))[1] == [(7, 0)]
+
+
+@pytest.mark.parametrize(("bytes_of_pixels", "small"), [(18 * 3 * 8 * 8, True), (18 * 3 * 8 * 8 - 1, False)])
+def test_many_pictures_are_left_to_the_loader(
+    tmp_path: Path, bytes_of_pixels: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes.data.sets, "_SMALL_SET", bytes_of_pixels)
+    assert isinstance(open_data(str(tree(tmp_path))).source, InMemory if small else Decoding)
 
 
 def test_so_many_of_each_part_the_same_every_time(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Tar files of PNG pictures as tensors."""
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from recipes.data import read_tar
+from recipes.data.tar import list_tar
 from surgery.errors import BadFile
 from tests.recipes.data.written import picture, png, write_tar
 
@@ -19,6 +22,7 @@ from tests.recipes.data.written import picture, png, write_tar
         ({"test/cat/a.png": b"no picture"}, "a.png in odd.tar is not a PNG picture"),
         ({"test/cat/a.txt": b"text"}, "not CLASS/NAME.png"),
         ({"a.png": b""}, "not CLASS/NAME.png"),
+        ({"test/cat/a.jpg": png(picture(1))}, "not CLASS/NAME.png"),
         ({"test/cat/a.png": b"0" * (1 << 21)}, "too large"),
         ({"t/cat/a.png": png(picture(1)), "t/dog/a.png": png(picture(1, size=16))}, "different sizes"),
     ],
@@ -34,6 +38,28 @@ def test_every_pixel_arrives(tmp_path: Path, channels: int) -> None:
     images = torch.randint(0, 256, (3, channels, 6, 9), dtype=torch.uint8)
     write_tar(tmp_path / "ok.tar", {f"test/cat/{index}.png": png(image) for index, image in enumerate(images)})
     assert torch.equal(read_tar(tmp_path / "ok.tar")[0], images)
+
+
+def test_names_in_capitals_and_pictures_of_one_bit(tmp_path: Path) -> None:
+    spots = torch.randint(0, 2, (6, 9), dtype=torch.uint8)
+    stream = io.BytesIO()
+    Image.fromarray((255 * spots).numpy()).convert("1").save(stream, format="PNG")
+    write_tar(tmp_path / "ok.tar", {"test/CAT/A.PNG": stream.getvalue(), "test/CAT/b.png": png(255 * spots[None])})
+    images, classes = read_tar(tmp_path / "ok.tar")
+    assert images.shape == (2, 1, 6, 9) and (images == 255 * spots).all() and classes == ["CAT", "CAT"]
+
+
+def test_a_picture_is_its_own_bytes_alone(tmp_path: Path) -> None:
+    members = {f"test/cat/{index}.png": png(picture(index)) for index in range(3)}
+    write_tar(tmp_path / "ok.tar", members)
+    assert [one.content() for one in list_tar(tmp_path / "ok.tar")] == list(members.values())
+
+
+def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "plain.tar", {"test/cat/a.png": png(picture(1))})
+    (tmp_path / "odd.tar").write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
+    with pytest.raises(BadFile, match="cannot be read as a tar file"):
+        read_tar(tmp_path / "odd.tar")
 
 
 def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
