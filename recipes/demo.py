@@ -20,9 +20,10 @@ RECIPE = "resnet-erase-ap"
 def demo(
     output: str | Path | None = None,
     *,
-    model: str = "timm/resnet18",
-    epochs: int = 4,
-    finetune_epochs: int = 1,
+    model: str = "cifar/resnet20",
+    img_size: int = 16,
+    epochs: int = 6,
+    finetune_epochs: int = 2,
     rounds: int = 2,
     train_num_samples: int | None = None,
     seed: int = 0,
@@ -31,11 +32,10 @@ def demo(
     """Train `model` on scikit-learn's digits, run `resnet-erase-ap` on it, shortened, and draw its curves.
 
     `output` is a new folder, by default `surgery-demo` or, where that exists, the next free name. `epochs` are those
-    before the surgery, `finetune_epochs` those of each training after it. With the defaults about a minute and a half
-    on two slow cores.
+    before the surgery, `finetune_epochs` those of each training after it; the 8 x 8 images are enlarged to `img_size`.
 
     Raises:
-        SurgeryError: scikit-learn or matplotlib is not installed, or `output` exists.
+        SurgeryError: scikit-learn or matplotlib is not installed, or `output` holds something.
     """
     folder = Path(output) if output else _free("surgery-demo")
     training = Finetune(epochs=epochs, batch_size=64, lr=0.05, weight_decay=5e-4, warmup_epochs=1 if epochs > 1 else 0)
@@ -47,10 +47,11 @@ def demo(
     fresh = Recipe("training", (), about="Train from scratch.", finetune=training)
     say(f"training {model} on digits")
     trained = folder / "trained"
-    run(fresh, model, "digits", trained, train_num_samples=train_num_samples, seed=seed, say=say)
+    given = {"img_size": img_size, "train_num_samples": train_num_samples, "seed": seed, "say": say}
+    run(fresh, model, "digits", trained, **given)
     say(f"\nrunning {RECIPE}, shortened")
     edited = folder / "edited"
-    outcome = run(recipe, str(trained), "digits", edited, train_num_samples=train_num_samples, seed=seed, say=say)
+    outcome = run(recipe, str(trained), "digits", edited, **given)
     say(f"curves in {plot(edited)}")
     return outcome
 

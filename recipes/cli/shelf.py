@@ -68,6 +68,7 @@ def _copy(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     from recipes.check import check
     from recipes.shelf import describe, load
+    from surgery.errors import NothingPicked
 
     recipe = load(options.recipe)
     if options.model is None:
@@ -75,6 +76,8 @@ def _check(options: argparse.Namespace) -> None:
         return
     checked = check(recipe, options.model)
     print(json.dumps(checked.facts(), indent=1) if options.json else checked)
+    if not checked.holds:
+        raise NothingPicked(f"{recipe.name} does not hold on {options.model}.")
 
 
 def _new(options: argparse.Namespace) -> None:

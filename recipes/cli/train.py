@@ -40,13 +40,11 @@ def add_commands(commands: Commands[Any]) -> None:
     demo = command(
         commands, "demo", _demo, "train, erase, prune and fine-tune a small network on digits", "surgery demo"
     )
-    demo.add_argument("--model", default="timm/resnet18", help="the network to train (default: %(default)s)")
-    demo.add_argument("--epochs", type=count, default=3, help="passes before the surgery (default: %(default)s)")
-    demo.add_argument("--finetune-epochs", type=count, default=1, help="passes of each training after it (default: 1)")
+    demo.add_argument("--model", default="cifar/resnet20", help="the network to train (default: %(default)s)")
+    demo.add_argument("--epochs", type=count, default=6, help="passes before the surgery (default: %(default)s)")
+    demo.add_argument("--finetune-epochs", type=count, default=2, help="passes of each training after it (default: 2)")
     demo.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
-    demo.add_argument(
-        "--output", metavar="DIR", default="surgery-demo", help="what it writes into (default: %(default)s)"
-    )
+    demo.add_argument("--output", metavar="DIR", help="a new folder (default: surgery-demo, or the next free name)")
 
     plot = command(commands, "plot", _plot, "draw the curves of a run", "surgery plot out", json=False)
     plot.add_argument("folder", metavar="DIR", help="what --output of a run named")

@@ -1,9 +1,11 @@
 """The command line: quick help, tables or JSON on stdout, one line on stderr for whatever is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import recipes
 import surgery
 from recipes import cli
 from recipes.models import build
+from recipes.outcome import Measured, Outcome
 from surgery.errors import BadValue
 
 SMALL = ("timm/test_resnet", "--shape", "2,3,32,32")
 ERASE = ("--rule", "erase_relu")
+MEASURED = Measured(0.5, 10, 1.0, 100, 0.0, 0.0, 9.0)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +42,32 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err.removeprefix("surgery: ").rstrip()
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sites", "--help"], ["transform", "--help"], ["demo", "--help"]])
+def refused_after(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr of a command that tells something before it fails."""
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out and err.count("\n") == 1
+    return err
+
+
+COMMANDS = ("sites", "transform", "run", "finetune", "prune", "demo", "plot")
+SHELF = ("ls", "show", "copy", "check", "new")
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [[name] for name in COMMANDS] + [["recipes", name] for name in SHELF]
+    for words in asked:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*words, "--help"])
+        out = capsys.readouterr().out
+        assert stopped.value.code == 0 and f"Example: surgery {' '.join(words)}" in " ".join(out.split())
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    assert set(re.findall(r"^    (\w+)\s", out, flags=re.MULTILINE)) == {*COMMANDS, "recipes"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
 def test_help_answers_at_once(words: list[str]) -> None:
     times = []
     for _ in range(3):
@@ -117,7 +147,16 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
         (["sites", *SMALL, "--where", "block=layer9"], "no site has a block like 'layer9'; there is layer1.0"),
         (["sites", *SMALL, "--where", "blok=layer9"], "try block"),
         (["sites", *SMALL, "--shape", "2,x"], "'2,x' is not a shape such as 2,3,224,224"),
-        (["transform", *SMALL], "the following arguments are required: --rule; try surgery transform --help"),
+        (["transform", *SMALL], "there is nothing to do; try --rule RULE, or --recipe NAME"),
+        (["transform", *SMALL, *ERASE, "--recipe", "resnet-erase-last"], "not allowed with argument --rule"),
+        (["transform", *SMALL, "--recipe", "resnet-erase-lst"], "resnet-erase-last"),
+        (["finetune", "timm/test_resnet", "--data", "digits", "--output", "out", "--lr", "-1"], "it is at least 0"),
+        (["finetune", "timm/test_resnet", "--data", "digits", "--output", "out", "--opt", "sgdd"], "near: sgd"),
+        (["prune", "timm/test_resnet", "--data", "digits", "--output", "out", "--share", "2"], "it is at most 1"),
+        (["run", "resnet-ap", "--data", "digits", "--output", "out"], "required: --model"),
+        (["recipes", "show", "vgg-erase-pair"], "vgg-erase-pairs"),
+        (["recipes", "check", "none.toml"], "none.toml"),
+        (["plot", "nowhere"], "nowhere has nothing to draw"),
         (["transform", *SMALL, "--rule", "erase_rellu"], "there is no rule 'erase_rellu'; there is erase_relu, swap"),
         (["transform", *SMALL, "--rule", "swap:to=silu,activation=gelu"], "no site"),
         (["transform", *SMALL, *ERASE, "--weights", "none.safetensors"], "there is no weights file none.safetensors"),
@@ -149,8 +188,8 @@ def test_the_demo_command_passes_its_options_on(
         def __str__(self) -> str:
             return "a table"
 
-    def demo(**options: Any) -> Outcome:
-        asked.update(options)
+    def demo(output: str | None, **options: Any) -> Outcome:
+        asked.update(options, output=output)
         options["say"]("working")
         return Outcome()
 
@@ -158,7 +197,7 @@ def test_the_demo_command_passes_its_options_on(
     assert cli.main(["demo", "--model", "timm/test_resnet", "--epochs", "3", "--seed", "5"]) == 0
     assert capsys.readouterr() == ("working\na table\n", "")
     assert asked.pop("say")
-    assert asked == {"model": "timm/test_resnet", "epochs": 3, "finetune_epochs": 2, "seed": 5}
+    assert asked == {"output": None, "model": "timm/test_resnet", "epochs": 3, "finetune_epochs": 2, "seed": 5}
     assert cli.main(["demo", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == {"trained": 0.5} and err == "working\n"
@@ -168,3 +207,61 @@ def test_an_error_becomes_one_line() -> None:
     assert cli.one_line(BadValue("it is wrong.", asked="this", try_="that")) == "it is wrong; asked for this; try that"
     assert cli.one_line(BadValue("it is wrong.")) == "it is wrong."
     assert cli.one_line(OSError()) == "OSError()"
+
+
+def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "ls", "vgg-*", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == recipes.names("vgg-*") and all(one["about"] for one in listed)
+    assert cli.main(["recipes", "show", "vgg-erase-pairs"]) == 0
+    shown = capsys.readouterr().out
+    mine = tmp_path / "mine.toml"
+    assert cli.main(["recipes", "copy", "vgg-erase-pairs", str(mine)]) == 0
+    assert mine.read_text() == shown and "copied to" in capsys.readouterr().out
+    assert "a file of this name" in refused(capsys, "recipes", "copy", "vgg-erase-pairs", str(mine))
+    assert cli.main(["recipes", "check", str(mine), "--model", "torchvision/vgg11", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    assert "does not hold" in refused_after(capsys, "recipes", "check", str(mine), "--model", "timm/test_vit")
+    mine.write_text(shown.replace("location", "locaton") + "\n[finetune2]\nepochs = 1\n")
+    told = refused(capsys, "recipes", "check", str(mine))
+    assert "locaton" in told and "finetune2" in told, "all problems at once"
+
+
+def test_a_new_recipe_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "new", "timm/test_resnet"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
+    words = ["transform", *SMALL, "--recipe", str(tmp_path / "mine.toml")]
+    assert cli.main(words) == 0
+    assert "of 12 relu calls" in capsys.readouterr().out
+
+
+def test_flags_change_what_a_recipe_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Any] = []
+
+    def run(recipe: recipes.Recipe, *words: Any, **options: Any) -> Any:
+        asked.append((recipe, words, options))
+        return Outcome("a", "b", "c", MEASURED, MEASURED)
+
+    monkeypatch.setattr("recipes.runs.run", run)
+    words = ["--data", "digits", "--output", "out", "--epochs", "3", "--no-amp", "--model-ema", "--clip-grad", "1"]
+    assert (
+        cli.main(["run", "resnet-ap", "--model", "timm/resnet18", *words, "--rounds", "2", "--round-epochs", "1"]) == 0
+    )
+    recipe, given, options = asked.pop()
+    ready = recipes.load("resnet-ap")
+    assert recipe.pruning == replace(ready.pruning, rounds=2, epochs=1)
+    assert recipe.finetune == replace(ready.finetune, epochs=3, amp=False, model_ema=True, clip_grad=1.0)
+    assert given == ("timm/resnet18", "digits", "out") and options["pretrained"] is False
+    words = words[:-2]
+    assert cli.main(["finetune", "timm/test_resnet", *ERASE, *words, "--pretrained", "--resume"]) == 0
+    recipe, _, options = asked.pop()
+    assert recipe.rules == (surgery.erase_relu(),) and recipe.pruning is None
+    assert options["pretrained"] is True and options["resume"] is True
+    assert cli.main(["prune", "timm/test_resnet", *words, "--ap-share", "0.02", "--json"]) == 0
+    assert asked.pop()[0].pruning == recipes.Pruning(ap_share=0.02)
+    assert "saved in out" in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    done = run("sites", "cifar/resnet21", "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr and "UnknownName" in done.stderr
