@@ -5,13 +5,19 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
+import recipes
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks_print_what_they_say() -> None:
-    """All blocks in order, in one namespace, as a reader would type them."""
+@pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
+def test_python_blocks_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks in order, in one namespace and one folder, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     ran = 0
     for (language, code), (next_language, expected) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
@@ -42,3 +48,10 @@ def test_links_lead_somewhere() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert len(targets) >= 5
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_every_recipe_named_is_one() -> None:
+    """The table of families names recipes by their ends; the first of each family is whole."""
+    table = README[README.index("| family | recipes |") :].partition("\n\n")[0]
+    whole = [name for name in re.findall(r"`([a-z0-9]+-[a-z0-9-]+[a-z0-9])`", table)]
+    assert len(whole) >= 12 and set(whole) <= set(recipes.names())

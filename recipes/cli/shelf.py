@@ -17,6 +17,7 @@ def add_commands(commands: Commands[Any]) -> None:
 
     ls = command(own, "ls", _ls, "list the ready-made recipes", "surgery recipes ls 'resnet*'")
     ls.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="only these, such as 'vit-*'")
+    ls.add_argument("--markdown", action="store_true", help="print a table with models and what was measured")
 
     show = command(own, "show", _show, "print a recipe", "surgery recipes show resnet-erase-last", json=False)
     show.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
@@ -37,9 +38,13 @@ def add_commands(commands: Commands[Any]) -> None:
 
 
 def _ls(options: argparse.Namespace) -> None:
+    from recipes.catalogue import catalogue
     from recipes.shelf import load, names
     from surgery.sites import table
 
+    if options.markdown:
+        print(catalogue(options.pattern))
+        return
     found = [load(name) for name in names(options.pattern)]
     if options.json:
         print(json.dumps([{"name": one.name, "about": one.about, "models": list(one.models)} for one in found]))

@@ -1,0 +1,21 @@
+"""The table of the ready-made recipes, in Markdown: what each does, on which models, and what was measured."""
+
+from __future__ import annotations
+
+import tomllib
+
+from recipes.recipe import Recipe
+from recipes.shelf import load, names, text_of
+
+
+def catalogue(pattern: str = "*") -> str:
+    """A row for every ready-made recipe; "not yet measured" where its file records no result."""
+    head = ["| recipe | what it does | checked on | measured |", "|---|---|---|---|"]
+    return "\n".join(head + [_row(load(name)) for name in names(pattern)])
+
+
+def _row(recipe: Recipe) -> str:
+    result = tomllib.loads(text_of(recipe.name)).get("result", {})
+    measured = result.get("measured", "not yet measured")
+    models = ", ".join(f"`{model}`" for model in recipe.models)
+    return f"| [`{recipe.name}`](files/{recipe.name}.toml) | {recipe.about} | {models} | {measured} |"
