@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from recipes.outcome import Outcome
 from recipes.plot import plot
@@ -47,7 +48,7 @@ def demo(
     fresh = Recipe("training", (), about="Train from scratch.", finetune=training)
     say(f"training {model} on digits")
     trained = folder / "trained"
-    given = {"img_size": img_size, "train_num_samples": train_num_samples, "seed": seed, "say": say}
+    given: dict[str, Any] = {"img_size": img_size, "train_num_samples": train_num_samples, "seed": seed, "say": say}
     run(fresh, model, "digits", trained, **given)
     say(f"\nrunning {RECIPE}, shortened")
     edited = folder / "edited"

@@ -69,8 +69,8 @@ def run(
     place, name, folder = place_of(device), models.full_name(model), Path(output)
     tell = say if place.first else _silent
     asked = {
-        "recipe": to_toml(recipe), "model": name, "pretrained": str(pretrained), "data": data, "img_size": img_size,
-        "train_num_samples": train_num_samples, "val_num_samples": val_num_samples, "seed": seed,
+        "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
+        "img_size": img_size, "train_num_samples": train_num_samples, "val_num_samples": val_num_samples, "seed": seed,
         "processes": place.world,
     }  # fmt: skip
     begin(folder, asked, resume)
