@@ -14,6 +14,7 @@ from recipes.recipe import Recipe
 from recipes.runs import run
 from recipes.settings import Finetune, Pruning
 from recipes.shelf import load
+from surgery.errors import BadFile
 
 RECIPE = "resnet-erase-ap"
 
@@ -39,6 +40,8 @@ def demo(
         SurgeryError: scikit-learn or matplotlib is not installed, or `output` holds something.
     """
     folder = Path(output) if output else _free("surgery-demo")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadFile(f"{folder} is not empty.", try_="another --output")
     training = Finetune(epochs=epochs, batch_size=64, lr=0.05, weight_decay=5e-4, warmup_epochs=1 if epochs > 1 else 0)
     short = replace(training, epochs=finetune_epochs, lr=0.02, warmup_epochs=0)
     ready = load(RECIPE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from recipes.recipe import Recipe
 from surgery.errors import BadFile, WrongModel
 
 ASKED, RESULT, RECIPE, CARD, MASKS = "run.json", "result.json", "recipe.toml", "README.md", "masks.safetensors"
+TRAINING, ROUNDS = "training", "rounds"  # checkpoints, while it runs
 
 
 def begin(folder: Path, asked: Mapping[str, Any], resume: bool) -> None:
@@ -47,22 +49,47 @@ def claim(folder: Path, asked: Mapping[str, Any]) -> None:
         write_whole(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
 
 
+def release(folder: Path) -> None:
+    """Give the folder of a run up that was refused before it trained, so that the mended call finds it as it was."""
+    if folder.is_dir() and {one.name for one in folder.iterdir()} <= {ASKED}:
+        shutil.rmtree(folder)
+
+
 def finished(folder: Path) -> Outcome | None:
-    """The outcome of a run that has ended, None if it has not."""
-    file = folder / RESULT
-    return Outcome.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """The outcome of a run that has ended, None if it has not.
+
+    Raises:
+        BadFile: what it came to cannot be read.
+    """
+    if not ((folder / RESULT).is_file() and (folder / CARD).is_file()):
+        return None
+    try:
+        return Outcome.from_json((folder / RESULT).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{folder / RESULT} is no text.", there=str(error), try_="another --output") from error
 
 
 def finish(
     folder: Path, model: nn.Module, recipe: Recipe, outcome: Outcome, name: str, kwargs: Mapping[str, Any]
 ) -> None:
-    """Write the result: the model, the recipe as it was run, the figures, and a card that tells of them."""
+    """Write the result: the model, the recipe as it was run, the figures, and a card; checkpoints are removed then."""
     surgery.save(model, folder, name=name, kwargs=dict(kwargs))
     if recipe.pruning is not None:
         pruning.Masks.of(model).save(folder / MASKS)
     write_whole(folder / RECIPE, to_toml(recipe))
-    write_whole(folder / RESULT, outcome.to_json())  # last but for the card, which tells of it: now it is finished
-    write_whole(folder / CARD, card(folder))
+    write_whole(folder / RESULT, outcome.to_json())
+    write_whole(folder / CARD, card(folder))  # now it is finished
+    for stage in (folder / TRAINING, *folder.glob(f"{ROUNDS}-*")):
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def masks_in(folder: Path) -> pruning.Masks | None:
+    """The masks that the network in a saved folder was pruned by, None if there are none.
+
+    Raises:
+        BadFile: they cannot be read.
+    """
+    return pruning.Masks.load(folder / MASKS) if (folder / MASKS).is_file() else None
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -75,6 +102,8 @@ def write_whole(file: Path, text: str) -> None:
 def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:
     try:
         there = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        if not isinstance(there, dict):
+            raise ValueError("no table of what was asked")
         differing = sorted(name for name in {*asked, *there} if asked.get(name) != there.get(name))
     except (ValueError, TypeError, OSError) as error:
         raise BadFile(f"{folder / ASKED} cannot be read.", there=str(error), try_="another --output") from error

@@ -8,16 +8,17 @@ from surgery.errors import BadFile, BadValue, SurgeryError
 from surgery.keep import STEPS, WEIGHTS, read_steps
 
 CARD = "README.md"
-FILES = (WEIGHTS, STEPS, "recipe.toml", "result.json", CARD)  # nothing else goes there, nor comes from there
+# Nothing else goes there, nor comes from there.
+FILES = (WEIGHTS, STEPS, "masks.safetensors", "recipe.toml", "result.json", CARD)
 
 
 def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
     """Upload a saved folder to the repository `repo` ("user/name") of the hub; returns its address.
 
     The repository is made if it is not there, private unless `private=False`. Uploaded in one commit are the weights,
-    `surgery.json`, `recipe.toml` and `result.json` where they are there, and a card: the folder's own, or one made
-    now. Nothing else in the folder leaves this machine. `token` is one with the right to write; by default it is the
-    one that `hf auth login` keeps.
+    `surgery.json`, the masks, `recipe.toml` and `result.json` where they are there, and a card: the folder's own, or
+    one made now. Nothing else in the folder leaves this machine. `token` is one with the right to write; by default it
+    is the one that `hf auth login` keeps.
 
     Raises:
         BadFile: no folder written by `surgery.save`, or one that names no model.
@@ -50,6 +51,21 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
     except OSError as error:
         raise _refused(repo, error) from error
     return str(made)
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what cannot be the name of a repository; nothing is asked of the hub.
+
+    Raises:
+        BadValue: it cannot.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
 
 
 def pull(repo: str) -> Path:

@@ -34,10 +34,10 @@ def place_of(device: str | None = None) -> Place:
     """
     try:
         asked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=asked)
+        torch.zeros((), device=asked).item()  # the device "meta" would give no number
     except (RuntimeError, AssertionError) as error:
-        there = f"cuda: {torch.cuda.device_count()}, cpu"
-        raise BadValue(f"there is no device {device!r} here.", there=there, try_="--device cpu") from error
+        there = f"cpu, cuda: {torch.cuda.device_count()}"
+        raise BadValue(f"there is no device {device!r} to train on here.", there=there, try_="--device cpu") from error
     check_torchvision()
     from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 

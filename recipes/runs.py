@@ -6,6 +6,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from torch import nn
 
 from recipes import models
 from recipes.data import Data, open_data
-from recipes.folder import begin, claim, finish, finished
+from recipes.folder import begin, claim, finish, finished, masks_in, release
 from recipes.journal import Journal
-from recipes.outcome import Outcome, measure
+from recipes.measured import Measured, measure
+from recipes.outcome import Outcome
 from recipes.parse import to_toml
-from recipes.place import place_of
+from recipes.place import Place, place_of
 from recipes.recipe import Recipe
 from recipes.shelf import load
 from recipes.stages import Stages
-from surgery.errors import BadValue
+from surgery.errors import BadValue, CannotLook, SurgeryError
 
 
 def run(
@@ -65,13 +67,14 @@ def run(
     """
     started = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
-    _check(recipe, pretrained)
+    saved = models.saved_folder(model)
+    _check(recipe, trained=pretrained is not False or saved is not None)
     place, name, folder = place_of(device), models.full_name(model), Path(output)
     tell = say if place.first else _silent
     asked = {
         "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
-        "img_size": img_size, "train_num_samples": train_num_samples, "val_num_samples": val_num_samples, "seed": seed,
-        "processes": place.world,
+        "data_dir": str(data_dir), "img_size": img_size, "train_num_samples": train_num_samples,
+        "val_num_samples": val_num_samples, "seed": seed, "processes": place.world,
     }  # fmt: skip
     begin(folder, asked, resume)
     if (outcome := finished(folder)) is not None:
@@ -83,22 +86,36 @@ def run(
     _seed(seed)
     network, kwargs = _built(model, pretrained, source, img_size, tell)
     network.to(place.device)
-    before = measure(network, source.testing(device=place.device))
+    before = _measured(network, source, place)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
     if place.first:
         claim(folder, asked)
-    journal = Journal(folder, trackers=trackers, say=tell)
     try:
-        stages = Stages(recipe, recipe.rules_for(name), network, source, place, folder, journal, seed,
-                        recovery_interval, tell)  # fmt: skip
-        report = stages.carry_out()
-    finally:
-        journal.close()
-    after = measure(network, source.testing(device=place.device))
-    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, time.perf_counter() - started)
+        with closing(Journal(folder, trackers=trackers, say=tell)) as journal:
+            stages = Stages(
+                recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, tell,
+                masks=None if saved is None else masks_in(saved),
+            )  # fmt: skip
+            report = stages.carry_out()
+    except SurgeryError:
+        if place.first:
+            release(folder)
+        raise
+    seconds = time.perf_counter() - started
+    outcome = Outcome.of(name, recipe.name, source.name, before, _measured(network, source, place), report, seconds)
     if place.first:
         finish(folder, network, recipe, outcome, name, kwargs)
     return outcome
+
+
+def _measured(network: nn.Module, data: Data, place: Place) -> Measured:
+    try:
+        return measure(network, data.testing(device=place.device))
+    except RuntimeError as error:
+        raise CannotLook(
+            f"{type(network).__name__} does not run on images of {data.size} pixels.", there=str(error).splitlines()[0],
+            try_="--img-size, with a size that it takes",
+        ) from error  # fmt: skip
 
 
 def _built(
@@ -109,7 +126,9 @@ def _built(
         network = models.build(model, pretrained, num_classes=len(data.classes))
         return network, models.saved_kwargs(model)
     name, kwargs = models.full_name(model), {"num_classes": len(data.classes)}
-    if img_size and models.input_size(model):
+    if img_size and (own := models.input_size(model)) and own != img_size:
+        if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
+            raise BadValue(f"{name} takes one size only.", asked=f"{img_size} pixels", there=f"{own} pixels")
         kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
     if name in ("torchvision/googlenet", "torchvision/inception_v3"):
         kwargs["aux_logits"] = False  # their second classifiers would be a second loss
@@ -123,10 +142,10 @@ def _built(
     return network, kwargs
 
 
-def _check(recipe: Recipe, pretrained: bool | str | Path) -> None:
+def _check(recipe: Recipe, trained: bool) -> None:
     if not (recipe.rules or recipe.pruning or recipe.finetune):
         raise BadValue(f"the recipe {recipe.name!r} has nothing to do.", try_="a [[rule]], [pruning] or [finetune]")
-    if recipe.finetune and recipe.finetune.distill and pretrained is False:
+    if recipe.finetune and recipe.finetune.distill and not trained:
         raise BadValue("a network with fresh weights has nothing to teach.", asked="distill",
                        try_="--pretrained, or --weights FILE")  # fmt: skip
 

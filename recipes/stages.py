@@ -21,6 +21,7 @@ from pruning.masks import Held
 from pruning.round import Pruner, Staged, wants_of
 from recipes.data import Data
 from recipes.finetune import finetune
+from recipes.folder import ROUNDS, TRAINING
 from recipes.journal import Journal
 from recipes.place import Place
 from recipes.recipe import Recipe
@@ -31,7 +32,10 @@ _LOOKED_AT = 8  # batches that criteria with gradients, and AP by dead units, se
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stages:
-    """What a run has at hand. `rules` are those of the recipe, with what they must pick on this model."""
+    """What a run has at hand. `rules` are those of the recipe, with what they must pick on this model.
+
+    `masks` are those that the network was pruned by before.
+    """
 
     recipe: Recipe
     rules: tuple[surgery.Rule, ...]
@@ -43,6 +47,7 @@ class Stages:
     seed: int
     every: int
     tell: Callable[[str], None]
+    masks: pruning.Masks | None = None
 
     def carry_out(self) -> surgery.Report | None:
         """Carry out all stages on the network, in place; returns what the surgery did, None if there was none.
@@ -56,7 +61,7 @@ class Stages:
         report = self._operate(options) if self.rules else None
         start = _settled_state(self.network)
         if self.recipe.finetune and (self.rules or not self.recipe.pruning):
-            train(self.network, None, "fit")
+            train(self.network, None if self.masks is None else partial(self.masks.held, self.network), "fit")
         if self.recipe.pruning:
             masks = self._prune(self.recipe.pruning, options, start, teacher)
             if self.recipe.finetune and options.epochs:
@@ -100,7 +105,7 @@ class Stages:
             rewind=start if asked.rewind == "init" else None,
             gradients=lambda model: self._gradients(model, options),
             recalibrate=self._to_recalibrate(options),
-            folder=self.folder / f"rounds-{self.place.rank}", after=after,
+            folder=self.folder / f"{ROUNDS}-{self.place.rank}", after=after,
         )  # fmt: skip
 
     def _pruner(self, asked: Pruning, options: Finetune) -> Pruner | Staged:
@@ -120,10 +125,11 @@ class Stages:
             options, seed=seed, device=self.place.device, rank=self.place.rank, world=self.place.world
         )
         # The trainings of the rounds share a folder, one after the other: what they came to is kept by the rounds.
-        folder = self.folder / "training" / stage.split()[0] if resumes else None
+        kind = stage.split()[0]
+        folder = self.folder / TRAINING / kind if resumes else None
         finetune(
             model, feed, options, test=self.data.testing(device=self.place.device), teacher=teacher, held=held,
-            seed=seed, folder=folder, reuse=True, journal=self.journal, phase=stage, every=self.every,
+            seed=seed, folder=folder, reuse=kind == "round", journal=self.journal, phase=stage, every=self.every,
         )  # fmt: skip
 
     def _gradients(self, model: nn.Module, options: Finetune) -> None:
@@ -146,5 +152,5 @@ def _settled_state(network: nn.Module) -> dict[str, Tensor]:
 
 def _name_of(alive: int, living: list[int]) -> str:
     """The training that a network with so many living weights is in; `living` says how many after each round."""
-    number = next(k for k, count in enumerate(living) if count <= alive)
+    number = next((k for k, count in enumerate(living) if count <= alive), len(living) - 1)
     return f"round {number}" + ("" if living[number] == alive else ", after its first cut")

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def one_line(error: Exception) -> str:
     """An error as one line: its sentence, then its facts."""
     sentence, *facts = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    return "; ".join([sentence.rstrip(".") if facts else sentence, *facts])
+    return "; ".join([sentence.rstrip(".") if facts else sentence, *facts]).replace(":; ", ": ")
 
 
 def _run(options: argparse.Namespace) -> int:

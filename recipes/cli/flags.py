@@ -19,7 +19,10 @@ Do = Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command."""
+    """A parser whose errors are one line, like every other error of the command; flags are written out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"surgery: {message}; try {self.prog} --help\n")
@@ -131,6 +134,13 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is less than 0")
     return number
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if count(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return int(text)
 
 
 def _dest(kind: type, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from recipes.cli.flags import Commands, add_model, add_rules, add_weights, command, example_of, rules_of
@@ -45,11 +46,13 @@ def _transform(options: argparse.Namespace) -> None:
     import surgery
     from recipes.as_data import report_data
     from recipes.models import build, full_name, saved_folder, saved_kwargs
-    from surgery.errors import BadValue
+    from surgery.errors import BadFile, BadValue
 
     rules = rules_of(options)
     if not rules:
         raise BadValue("there is nothing to do.", try_="--rule RULE, or --recipe NAME")
+    if options.save and Path(options.save).is_dir() and any(Path(options.save).iterdir()):
+        raise BadFile(f"{options.save} is not empty.", try_="another --save")
     model = build(options.model, pretrained=options.weights or options.pretrained)
     report = surgery.transform_(model, rules, example_of(options))
     if options.save:

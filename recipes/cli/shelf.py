@@ -40,8 +40,11 @@ def add_commands(commands: Commands[Any]) -> None:
 def _ls(options: argparse.Namespace) -> None:
     from recipes.catalogue import catalogue
     from recipes.shelf import load, names
+    from surgery.errors import UnknownName, nearest
     from surgery.sites import table
 
+    if not names(options.pattern):
+        raise UnknownName(f"no recipe is called {options.pattern!r}.", try_=nearest(options.pattern, names()))
     if options.markdown:
         print(catalogue(options.pattern))
         return

@@ -7,7 +7,17 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli.flags import Commands, add_rules, add_settings, add_weights, command, count, rules_of, say_for
+from recipes.cli.flags import (
+    Commands,
+    add_rules,
+    add_settings,
+    add_weights,
+    command,
+    count,
+    positive,
+    rules_of,
+    say_for,
+)
 from recipes.cli.flags import settings_given as given
 from recipes.settings import Finetune, Pruning
 
@@ -61,9 +71,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data-dir", metavar="DIR", help="where the data is, for names")
     group.add_argument("--output", metavar="DIR", required=True, help="a new folder for everything the run writes")
     group.add_argument("--resume", action="store_true", help="go on with the run that --output holds")
-    group.add_argument("--img-size", type=count, metavar="N", help="pixels of a side as the model is fed")
-    group.add_argument("--train-num-samples", type=count, metavar="N", help="train on so many images, drawn at random")
-    group.add_argument("--val-num-samples", type=count, metavar="N", help="test on so many images, drawn at random")
+    group.add_argument("--img-size", type=positive, metavar="N", help="pixels of a side as the model is fed")
+    group.add_argument("--train-num-samples", type=positive, metavar="N", help="train on so many random images")
+    group.add_argument("--val-num-samples", type=positive, metavar="N", help="test on so many random images")
     group.add_argument("-j", "--workers", type=count, default=2, metavar="N", help="processes that load large images")
     group.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     group.add_argument("--seed", type=int, default=0, help="of everything that is random (default: 0)")
@@ -106,6 +116,8 @@ def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Rec
 
 
 def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
+    from recipes.hub import check_repo, push_to_hub
+    from recipes.place import place_of
     from recipes.runs import run
 
     changed = given(options, Finetune)
@@ -113,19 +125,19 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
         recipe = replace(recipe, finetune=replace(recipe.finetune or Finetune(), **changed))
     trackers = [name for name in ("tensorboard", "wandb") if getattr(options, f"log_{name}")]
     say = say_for(options)
+    if options.push_to_hub:
+        check_repo(options.push_to_hub)
     outcome = run(
         recipe, options.model, options.data, options.output, pretrained=options.weights or options.pretrained,
         data_dir=options.data_dir, img_size=options.img_size, train_num_samples=options.train_num_samples,
         val_num_samples=options.val_num_samples, workers=options.workers, device=options.device, seed=options.seed,
         resume=options.resume, recovery_interval=options.recovery_interval, trackers=trackers, say=say,
     )  # fmt: skip
-    if outcome is None:
-        return  # another process tells
+    if not place_of(options.device).first:
+        return
     print(json.dumps(outcome.facts(), indent=1) if options.json else outcome)
     say(f"saved in {options.output}")
     if options.push_to_hub:
-        from recipes.hub import push_to_hub
-
         say(f"pushed to {push_to_hub(options.output, options.push_to_hub)}")
 
 

@@ -22,6 +22,7 @@ from surgery.errors import BadValue
 
 SMALL = ("timm/test_resnet", "--shape", "2,3,32,32")
 ERASE = ("--rule", "erase_relu")
+TRAIN = ("timm/test_resnet", "--data", "digits", "--output", "out")
 MEASURED = Measured(0.5, 10, 1.0, 100, 0.0, 0.0, 9.0)
 
 
@@ -122,6 +123,12 @@ def test_transform_saves_what_it_reports(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads((tmp_path / "out" / "surgery.json").read_text())["model"]["name"] == "timm/test_resnet"
 
 
+def test_a_folder_in_use_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "is not empty" in refused(capsys, "transform", *SMALL, *ERASE, "--save", str(tmp_path))
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_transform_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     rules = ["--rule", "erase_relu:location=last,share=0.5", "--rule", "swap:to=silu,remaining=true"]
     assert cli.main(["transform", *SMALL, *rules, "--json"]) == 0
@@ -150,12 +157,15 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
         (["transform", *SMALL], "there is nothing to do; try --rule RULE, or --recipe NAME"),
         (["transform", *SMALL, *ERASE, "--recipe", "resnet-erase-last"], "not allowed with argument --rule"),
         (["transform", *SMALL, "--recipe", "resnet-erase-lst"], "resnet-erase-last"),
-        (["finetune", "timm/test_resnet", "--data", "digits", "--output", "out", "--lr", "-1"], "it is at least 0"),
-        (["finetune", "timm/test_resnet", "--data", "digits", "--output", "out", "--opt", "sgdd"], "near: sgd"),
-        (["prune", "timm/test_resnet", "--data", "digits", "--output", "out", "--share", "2"], "it is at most 1"),
+        (["finetune", *TRAIN, "--lr", "-1"], "it is at least 0"),
+        (["finetune", *TRAIN, "--opt", "sgdd"], "near: sgd"),
+        (["prune", *TRAIN, "--share", "2"], "it is at most 1"),
         (["run", "resnet-ap", "--data", "digits", "--output", "out"], "required: --model"),
         (["recipes", "show", "vgg-erase-pair"], "vgg-erase-pairs"),
         (["recipes", "check", "none.toml"], "none.toml"),
+        (["recipes", "ls", "resnet-erase-lst"], "resnet-erase-last"),
+        (["finetune", *TRAIN, "--img-size", "0"], "0 is less than 1"),
+        (["finetune", *TRAIN, "--push-to-hub", "no name!!"], "is no name of a repository"),
         (["plot", "nowhere"], "nowhere has nothing to draw"),
         (["transform", *SMALL, "--rule", "erase_rellu"], "there is no rule 'erase_rellu'; there is erase_relu, swap"),
         (["transform", *SMALL, "--rule", "swap:to=silu,activation=gelu"], "no site"),

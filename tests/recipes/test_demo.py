@@ -48,7 +48,7 @@ def test_it_says_what_it_does(watched: tuple[Path, Outcome, list[str]]) -> None:
 
 def test_a_folder_in_use_is_refused(watched: tuple[Path, Outcome, list[str]]) -> None:
     folder, _, _ = watched
-    assert_raises(BadFile, lambda: demo(folder), "holds a run")
+    assert_raises(BadFile, lambda: demo(folder), "is not empty")
 
 
 def test_without_a_folder_it_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import recipes
 import surgery
 from recipes.outcome import Outcome
 from recipes.recipe import Finetune, Pruning, Recipe
-from surgery.errors import BadFile, BadValue, UnknownName, WrongModel
+from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, UnknownName, WrongModel
 from tests.asserts import assert_raises
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
@@ -70,8 +70,8 @@ def test_what_is_kept_reloads_bit_equal(whole: tuple[Path, Outcome, list[str]]) 
     assert masks.share == outcome.after.living
     masks.check_zero(model)
     names = {one.name for one in folder.iterdir()}
-    assert {"README.md", "log.csv", "masks.safetensors", "model.safetensors", "recipe.toml", "result.json",
-            "run.json", "surgery.json"} <= names  # fmt: skip
+    assert names == {"README.md", "log.csv", "masks.safetensors", "model.safetensors", "recipe.toml", "result.json",
+            "run.json", "surgery.json"}  # fmt: skip
     kept = recipes.load(str(folder / "recipe.toml"))
     assert (kept.rules, kept.pruning, kept.finetune) == (WHOLE.rules, WHOLE.pruning, WHOLE.finetune)
 
@@ -98,6 +98,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path
         (BadValue, Recipe("empty", ()), {}, "nothing to do"),
         (BadValue, replace(FADE, finetune=replace(SHORT, distill=True)), {}, "nothing to teach"),
         (BadValue, FADE, {"device": "abacus"}, "no device 'abacus'"),
+        (BadValue, FADE, {"device": "meta"}, "no device 'meta'"),
+        (NothingPicked, Recipe("none", (surgery.swap("silu", activation="gelu"),)), {}, "gelu"),
+        (BadValue, replace(FADE, finetune=replace(SHORT, mixup=0.2, batch_size=33)), {}, "pairs"),
     ]
     for error, recipe, options, says in cases:
         assert_raises(error, lambda r=recipe, o=options: small_run(r, output, **o), says)
@@ -127,6 +130,33 @@ def test_a_result_is_where_the_next_run_starts(whole: tuple[Path, Outcome, list[
     first, second = (recipes.load_model(one).eval() for one in (folder, tmp_path / "out"))
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(first(x), second(x))
+
+
+def test_a_pruned_network_stays_pruned(whole: tuple[Path, Outcome, list[str]], tmp_path: Path) -> None:
+    folder, outcome, _ = whole
+    recipe = Recipe("more", (), finetune=replace(SHORT, distill=True))
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": lambda _: None}
+    again = recipes.run(recipe, str(folder), "digits", tmp_path / "out", **options)
+    assert again.after.living == outcome.after.living
+    weights, learned = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "out"))
+    assert not torch.equal(weights["conv1.0.weight"], learned["conv1.0.weight"]), "it was trained"
+
+
+def test_a_size_that_a_model_does_not_take_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe("none", (), finetune=replace(SHORT, epochs=0))
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "img_size": 16}
+    for model, error, says in (
+        ("torchvision/alexnet", CannotLook, "does not run on images of 16 pixels"),
+        ("torchvision/maxvit_t", BadValue, "takes one size only"),
+    ):
+        assert_raises(error, lambda m=model: recipes.run(recipe, m, "digits", tmp_path / "out", **options), says)
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_a_folder_says_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[]")
+    assert_raises(BadFile, lambda: small_run(FADE, tmp_path, resume=True), "run.json cannot be read")
+    assert (tmp_path / "run.json").read_text() == "[]"
 
 
 class Killed(BaseException):
@@ -228,7 +258,7 @@ def test_two_processes_run_under_torchrun(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("before") == 1 + done.stdout.count("before  "), "one process tells"
+    assert done.stdout.count("saved in") == done.stdout.count("calls erased") - 1 == 1, "one process tells"
     model = recipes.load_model(tmp_path / "out")
     assert pruning.Masks.of(model).share == pytest.approx(0.8, abs=1e-3)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
