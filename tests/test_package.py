@@ -55,7 +55,9 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     said = metadata(wheel)
     assert (said["Name"], said["Version"], said["Requires-Python"]) == ("activation-surgery", "0.1.0", ">=3.11")
     assert said["License-Expression"] == "Apache-2.0"
-    assert set(said.get_all("Provides-Extra", [])) == {"demo", "plot", "fast", "nncf", "test", "dev"}
+    assert set(said.get_all("Provides-Extra", [])) == {
+        "demo", "plot", "tensorboard", "wandb", "fast", "nncf", "test", "dev",
+    }  # fmt: skip
 
 
 def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:
@@ -68,6 +70,8 @@ def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:
         "numpy",
         "safetensors",
         "pillow",
+        "tqdm",
+        "huggingface-hub",
     }
 
 
@@ -79,7 +83,7 @@ def test_the_console_script_exists(wheel: zipfile.ZipFile) -> None:
         "recipes.cli:main",
     ]
     functions = [
-        node.name for node in ast.parse(wheel.read("recipes/cli.py")).body if isinstance(node, ast.FunctionDef)
+        node.name for node in ast.parse(wheel.read("recipes/cli/__init__.py")).body if isinstance(node, ast.FunctionDef)
     ]
     assert "main" in functions
 

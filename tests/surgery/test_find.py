@@ -364,6 +364,7 @@ def test_where_works_on_a_real_model() -> None:
 # Memory
 
 
+@pytest.mark.slow
 def test_a_model_of_a_gigabyte_is_looked_at_with_little_more_memory() -> None:
     script = """
         import resource, torch, surgery
