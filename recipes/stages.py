@@ -59,7 +59,7 @@ class Stages:
         teacher = deepcopy(self.network).eval().requires_grad_(False) if options.distill else None
         train = partial(self._train, options=options, teacher=teacher)
         report = self._operate(options) if self.rules else None
-        start = _settled_state(self.network)
+        start = _settled_state(self.network) if self.recipe.pruning else {}
         if self.recipe.finetune and (self.rules or not self.recipe.pruning):
             train(self.network, None if self.masks is None else partial(self.masks.held, self.network), "fit")
         if self.recipe.pruning:
