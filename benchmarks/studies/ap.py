@@ -7,7 +7,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 import pruning
 from benchmarks.conditions import RESULTS, conditions, markdown_table
-from benchmarks.studies.jobs import Jobs, Protocol, Write
+from benchmarks.studies.jobs import Jobs, Protocol, Write, arguments
 from benchmarks.studies.spread import difference, mean_and_deviation
 from pruning.masks import Held
 from pruning.round import Pruner
@@ -156,17 +155,10 @@ def write_page(jobs: Jobs, command: str, device: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="reduced")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help=", ".join(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: from 0, as many as the protocol has")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, default=RESULTS / "studies", help="where the rows are kept")
-    options = parser.parse_args()
+    options = arguments(__doc__, PROTOCOLS, ARMS)
     protocol = PROTOCOLS[options.protocol]
     jobs = Jobs("ap", protocol, options.folder)
-    seeds = range(protocol.seeds) if options.seeds is None else options.seeds
-    jobs.carry_out(options.arms, seeds, partial(measure, protocol=protocol, device=options.device))
+    jobs.carry_out(options.arms, options.seeds, partial(measure, protocol=protocol, device=options.device))
     if protocol.name == "smoke":
         print("\n".join(table(jobs)))
     else:

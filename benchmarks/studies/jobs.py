@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from benchmarks.conditions import RESULTS
 
 Row = Mapping[str, float]
 Write = Callable[[Row], None]
+Do = Callable[[str, int, Write], None]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Protocol:
     images: int
     test_images: int
     epochs: int
-    rounds: int
     seeds: int
+    rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Jobs:
     protocol: Protocol
     folder: Path = RESULTS / "studies"
 
-    def carry_out(self, arms: Iterable[str], seeds: Iterable[int], do: Callable[[str, int, Write], None]) -> None:
+    def carry_out(self, arms: Iterable[str], seeds: Iterable[int] | None, do: Do) -> None:
         """Do every job that is not done: all arms of the first seed, then of the next; `do` hands its rows to `write`.
 
-        The arms come in the order of what they tell, so that a study that is stopped has answered most. Several
-        processes may share a study, each with seeds of its own.
+        Without `seeds`, as many as the protocol has, from 0. The arms come in the order of what they tell, so that a
+        study that is stopped has answered most. Several processes may share a study, each with seeds of its own.
         """
         listed = list(arms)
-        for seed in seeds:
+        for seed in range(self.protocol.seeds) if seeds is None else seeds:
             for arm in listed:
                 if not self._file(arm, seed).is_file():
                     self._do(arm, seed, do)
@@ -59,7 +61,7 @@ class Jobs:
     def _file(self, arm: str, seed: int) -> Path:
         return self._place() / f"{arm}-{seed}.csv"
 
-    def _do(self, arm: str, seed: int, do: Callable[[str, int, Write], None]) -> None:
+    def _do(self, arm: str, seed: int, do: Do) -> None:
         file = self._file(arm, seed)
         half = file.with_suffix(".csv.part")
         half.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,19 @@ class Jobs:
 
             do(arm, seed, write)
         half.replace(file)
+
+
+def arguments(about: str | None, protocols: Iterable[str], arms: Iterable[str]) -> argparse.Namespace:
+    """What a study is asked for on the command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocol", choices=list(protocols), default="reduced")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(arms), default=list(arms), metavar="ARM", help=", ".join(arms)
+    )  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: from 0, as many as the protocol has")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, default=RESULTS / "studies", help="where the rows are kept")
+    return parser.parse_args()
 
 
 def _read(file: Path) -> list[dict[str, float]]:

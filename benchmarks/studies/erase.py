@@ -1,0 +1,55 @@
+"""What does erasing ReLUs cost or bring? ResNets on CIFAR-10, from trained weights and from scratch.
+
+Needs the folder that SURGERY_DATA names. From the root of the repository, ResNet-20, or another by `--depth`:
+
+    SURGERY_DATA=FOLDER python -m benchmarks.studies.erase --protocol reduced
+"""
+
+import argparse
+import sys
+
+from benchmarks.studies.jobs import Protocol
+from benchmarks.studies.networks import Arm, Study
+from surgery import erase_relu
+
+FADE = (0.0, 0.7)
+
+# The most telling first.
+ARMS = {
+    "control": Arm("trained on as it is"),
+    "abrupt": Arm("the last ReLU of every block erased at once", erase_relu(), control="control"),
+    "faded": Arm("the same, faded over 70 % of the steps", erase_relu(fade=FADE), control="abrupt"),
+    "faded-distilled": Arm(
+        "the same, learning from the network before surgery, too", erase_relu(fade=FADE), distill=True, control="abrupt"
+    ),
+    "abrupt-distilled": Arm("erased at once, learning from it, too", erase_relu(), distill=True, control="abrupt"),
+    "affine": Arm("fitted lines in the place of the ReLUs", erase_relu(stand_in="affine"), control="abrupt"),
+    "scratch": Arm("from scratch, as it is", trained=False),
+    "scratch-last": Arm("the last ReLU of every block erased", erase_relu(), trained=False, control="scratch"),
+    "scratch-first": Arm("the first", erase_relu("first"), trained=False, control="scratch"),
+    "scratch-middle": Arm("the middle one", erase_relu("middle"), trained=False, control="scratch"),
+    "scratch-most": Arm("the last, in 3 of 4 blocks", erase_relu(share=0.75), trained=False, control="scratch"),
+    "scratch-half": Arm("the last, in every second block", erase_relu(share=0.5), trained=False, control="scratch"),
+    "scratch-quarter": Arm("the last, in every fourth block", erase_relu(share=0.25), trained=False, control="scratch"),
+}
+PROTOCOLS = {
+    one.name: one
+    for one in (
+        Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
+        Protocol("reduced", images=8192, test_images=10_000, epochs=6, seeds=3),
+        Protocol("full", images=50_000, test_images=10_000, epochs=160, seeds=5),
+    )
+}
+
+
+def study(depth: int = 20) -> Study:
+    """The study at one depth: 20, 32, 44 or 56; from scratch also 110."""
+    name = f"erase_resnet{depth}"
+    return Study(name, f"Erasing ReLUs of ResNet-{depth} (CIFAR-10)", f"cifar/resnet{depth}", ARMS, PROTOCOLS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--depth", type=int, default=20)
+    options, sys.argv[1:] = parser.parse_known_args()
+    study(options.depth).main(__doc__)
