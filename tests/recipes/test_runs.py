@@ -258,7 +258,7 @@ def test_two_processes_run_under_torchrun(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("saved in") == done.stdout.count("calls erased") - 1 == 1, "one process tells"
+    assert done.stdout.count("saved in") == done.stdout.count("calls erased") == 1, "one process tells"
     model = recipes.load_model(tmp_path / "out")
     assert pruning.Masks.of(model).share == pytest.approx(0.8, abs=1e-3)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
