@@ -1,4 +1,4 @@
-"""The table of the ready-made recipes, in Markdown: what each does, on which models, and what was measured."""
+"""The table of the ready-made recipes, in Markdown: what each does, on what, what came of it, and how to run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recipes.shelf import load, names, text_of
 
 def catalogue(pattern: str = "*") -> str:
     """A row for every ready-made recipe; "not yet measured" where its file records no result."""
-    head = ["| recipe | what it does | checked on | measured |", "|---|---|---|---|"]
+    head = ["| recipe | what it does | checked on | measured | command |", "|---|---|---|---|---|"]
     return "\n".join(head + [_row(load(name)) for name in names(pattern)])
 
 
@@ -18,4 +18,5 @@ def _row(recipe: Recipe) -> str:
     result = tomllib.loads(text_of(recipe.name)).get("result", {})
     measured = result.get("measured", "not yet measured")
     models = ", ".join(f"`{model}`" for model in recipe.models)
-    return f"| [`{recipe.name}`](files/{recipe.name}.toml) | {recipe.about} | {models} | {measured} |"
+    command = f"`surgery run {recipe.name} --model {recipe.models[0]} --data DATA --output out`"
+    return f"| [`{recipe.name}`](files/{recipe.name}.toml) | {recipe.about} | {models} | {measured} | {command} |"
