@@ -5,7 +5,7 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
     SURGERY_DATA=FOLDER python -m benchmarks.studies.activations --protocol reduced
 """
 
-from benchmarks.studies.jobs import Protocol
+from benchmarks.studies.jobs import Protocol, by_name
 from benchmarks.studies.networks import Arm, Study
 from surgery import activations, swap
 
@@ -23,14 +23,11 @@ ARMS = (
         for name in NAMES
     }
 )
-PROTOCOLS = {
-    one.name: one
-    for one in (
-        Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
-        Protocol("reduced", images=8192, test_images=10_000, epochs=3, seeds=3),
-        Protocol("full", images=50_000, test_images=10_000, epochs=160, seeds=5),
-    )
-}
+PROTOCOLS = by_name(
+    Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
+    Protocol("reduced", images=8192, test_images=10_000, epochs=3, seeds=3),
+    Protocol("full", images=50_000, test_images=10_000, epochs=160, seeds=5),
+)
 STUDY = Study("activations_resnet20", "Activations of ResNet-20 (CIFAR-10)", "cifar/resnet20", ARMS, PROTOCOLS)
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pruning
 from benchmarks.conditions import RESULTS, conditions, markdown_table
-from benchmarks.studies.jobs import Jobs, Protocol, Write, arguments
+from benchmarks.studies.jobs import Jobs, Protocol, Write, arguments, by_name
 from benchmarks.studies.spread import difference, mean_and_deviation
 from pruning.masks import Held
 from pruning.round import Pruner
@@ -24,14 +24,11 @@ from recipes.finetune import accuracy, finetune
 from recipes.models import build
 from recipes.settings import Finetune
 
-PROTOCOLS = {
-    one.name: one
-    for one in (
-        Protocol("smoke", images=256, test_images=250, epochs=1, rounds=1, seeds=1),
-        Protocol("reduced", images=8192, test_images=10_000, epochs=1, rounds=10, seeds=3),
-        Protocol("full", images=50_000, test_images=10_000, epochs=30, rounds=15, seeds=5),
-    )
-}
+PROTOCOLS = by_name(
+    Protocol("smoke", images=256, test_images=250, epochs=1, rounds=1, seeds=1),
+    Protocol("reduced", images=8192, test_images=10_000, epochs=1, rounds=10, seeds=3),
+    Protocol("full", images=50_000, test_images=10_000, epochs=30, rounds=15, seeds=5),
+)
 SHARE, AP_SHARE = 0.2, 0.02
 LOOKED_AT = 8  # training batches: for dead neurons, for AP by dead units, for the statistics of norms
 

@@ -8,7 +8,7 @@ Needs the folder that SURGERY_DATA names. From the root of the repository, ResNe
 import argparse
 import sys
 
-from benchmarks.studies.jobs import Protocol
+from benchmarks.studies.jobs import Protocol, by_name
 from benchmarks.studies.networks import Arm, Study
 from surgery import erase_relu
 
@@ -32,14 +32,11 @@ ARMS = {
     "scratch-half": Arm("the last, in every second block", erase_relu(share=0.5), trained=False, control="scratch"),
     "scratch-quarter": Arm("the last, in every fourth block", erase_relu(share=0.25), trained=False, control="scratch"),
 }
-PROTOCOLS = {
-    one.name: one
-    for one in (
-        Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
-        Protocol("reduced", images=8192, test_images=10_000, epochs=6, seeds=3),
-        Protocol("full", images=50_000, test_images=10_000, epochs=160, seeds=5),
-    )
-}
+PROTOCOLS = by_name(
+    Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
+    Protocol("reduced", images=8192, test_images=10_000, epochs=6, seeds=3),
+    Protocol("full", images=50_000, test_images=10_000, epochs=160, seeds=5),
+)
 
 
 def study(depth: int = 20) -> Study:

@@ -30,6 +30,11 @@ class Protocol:
     rounds: int = 0
 
 
+def by_name(*protocols: Protocol) -> dict[str, Protocol]:
+    """Protocols, as the command line names them."""
+    return {one.name: one for one in protocols}
+
+
 @dataclass(frozen=True)
 class Jobs:
     """The rows of a study under one protocol: `<folder>/<study>/<protocol>/<arm>-<seed>.csv`."""

@@ -5,7 +5,7 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
     SURGERY_DATA=FOLDER python -m benchmarks.studies.vit --protocol reduced
 """
 
-from benchmarks.studies.jobs import Protocol
+from benchmarks.studies.jobs import Protocol, by_name
 from benchmarks.studies.networks import Arm, Study
 from recipes.settings import Finetune
 from surgery import swap
@@ -16,14 +16,11 @@ ARMS = {
     "relu": Arm("ReLU", swap("relu", activation="gelu"), trained=False, control="gelu"),
     "swish": Arm("Swish", swap("swish", activation="gelu", start="own"), trained=False, control="gelu"),
 }
-PROTOCOLS = {
-    one.name: one
-    for one in (
-        Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
-        Protocol("reduced", images=8192, test_images=10_000, epochs=6, seeds=3),
-        Protocol("full", images=50_000, test_images=10_000, epochs=100, seeds=5),
-    )
-}
+PROTOCOLS = by_name(
+    Protocol("smoke", images=256, test_images=250, epochs=1, seeds=1),
+    Protocol("reduced", images=8192, test_images=10_000, epochs=6, seeds=3),
+    Protocol("full", images=50_000, test_images=10_000, epochs=100, seeds=5),
+)
 STUDY = Study(
     "vit_tiny", "Activations of a ViT-tiny (CIFAR-10)", "timm/vit_tiny_patch16_224", ARMS, PROTOCOLS,
     fresh=Finetune(opt="adamw", batch_size=128, lr=1e-3, weight_decay=0.05, warmup_epochs=1),
