@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.memory import bytes_kept
 from benchmarks.published_pwlu import BOUND, INTERVALS, PublishedByChannel, PublishedByLayer
 from surgery.activations import forms
 from surgery.activations.affine import Affine
@@ -133,20 +134,6 @@ def step(module: nn.Module, x: Tensor, grad: Tensor, now: Callable[[], float], r
     return (now() - started) / repeats
 
 
-def bytes_kept(module: nn.Module, x: Tensor) -> float:
-    """Bytes per element of x that the forward pass keeps for the backward pass."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module(x)
-    own = {one.untyped_storage().data_ptr() for one in module.parameters()}
-    return sum(one.untyped_storage().nbytes() for at, one in kept.items() if at not in own) / x.numel()
-
-
 def bandwidth_of_copy(x: Tensor, now: Callable[[], float]) -> float:
     """GB/s of a copy within the device, reading and writing counted."""
     other, times = torch.empty_like(x), []
@@ -164,7 +151,7 @@ def measure(entry: Entry, x: Tensor, grad: Tensor, fastest: float, options: argp
     wanted = options.slow_rounds if entry.slow else options.rounds
     times, relus, ratios = [], [], []
     with entry.chosen():
-        kept = bytes_kept(entry.module, x)
+        kept = bytes_kept(entry.module, x) / x.numel()
         for _ in range(1 if entry.slow else 3):
             step(entry.module, x, grad, now, 1), step(relu, x, grad, now, repeats)
         before = step(relu, x, grad, now, repeats)

@@ -3,6 +3,7 @@
 import datetime
 import platform
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +28,22 @@ def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:
     ]
 
 
+def device_name(device: str = "cpu") -> str:
+    """The model name of what runs: the processor, or a GPU."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+
+
 def processor() -> str:
     """The model name of the processor."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def paragraph(text: str) -> str:
+    """Prose in lines of a readable length."""
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

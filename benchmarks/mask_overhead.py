@@ -8,7 +8,6 @@ what lives beside it, here the masks, and is larger than what is measured.
 
 import argparse
 import os
-import random
 import shlex
 import statistics
 import time
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
+from benchmarks.bootstrap import interval
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 from pruning.masks import Masks
 
@@ -111,20 +111,13 @@ def _check_zeros(training: Training) -> None:
         assert not named[name].detach()[~mask].any(), f"{name} is not held"
 
 
-def with_interval(ratios: list[float], seed: int) -> tuple[float, float, float]:
-    """The median of the ratios and the 95 % interval of it, from 2,000 draws with replacement."""
-    draw = random.Random(seed)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return statistics.median(ratios), medians[49], medians[1949]
-
-
 def write(times: dict[str, list[float]], options: argparse.Namespace, command: str) -> Path:
     """Write the table as Markdown; its path."""
     kind = options.device.partition(":")[0]
     names = {"plain": "no masks", "held": "`masks.held`", "published": "published: gradients through numpy"}
     rows = []
     for way, found in times.items():
-        ratio, low, high = with_interval([one / plain for one, plain in zip(found, times["plain"], strict=True)], 0)
+        ratio, low, high = interval([one / plain for one, plain in zip(found, times["plain"], strict=True)])
         cells = ("1", "") if way == "plain" else (f"{ratio:.4f}", f"{low:.4f} to {high:.4f}")
         limit = f"{LIMITS[kind]:.2f}" if way == "held" else ""
         rows.append((names[way], f"{statistics.median(found) * 1e3:.2f}", *cells, limit))

@@ -4,7 +4,6 @@ python -m benchmarks.meter_overhead
 """
 
 import argparse
-import random
 import shlex
 import statistics
 import time
@@ -15,6 +14,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
+from benchmarks.bootstrap import told
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 from pruning.meter import DeadNeuronMeter
 
@@ -72,13 +72,6 @@ def ratio(times: Rounds, every: int = EVERY) -> float:
     return ((every - 1) * passed + looked) / (every * bare)
 
 
-def interval(times: Rounds, figure: Callable[[Rounds], float], draws: int = 2000) -> str:
-    """A figure and its 95 % bootstrap interval over rounds."""
-    chance = random.Random(0)
-    drawn = sorted(figure(chance.choices(times, k=len(times))) for _ in range(draws))
-    return f"{figure(times):.3f} ({drawn[round(0.025 * draws)]:.3f} to {drawn[round(0.975 * draws) - 1]:.3f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30, help="of three steps each (default: 30)")
@@ -91,9 +84,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     times, first = measured(options.batch_size, options.pixels, options.rounds, options.device)
     rows: list[tuple[str, ...]] = [
-        ("a step that is not looked into", interval(times, lambda some: ratio(some, 10**9))),
-        ("a step that is looked into", interval(times, lambda some: ratio(some, 1))),
-        (f"the mean step, every {EVERY}th looked into", interval(times, ratio)),
+        ("a step that is not looked into", told(times, lambda some: ratio(some, 10**9))),
+        ("a step that is looked into", told(times, lambda some: ratio(some, 1))),
+        (f"the mean step, every {EVERY}th looked into", told(times, ratio)),
     ]
     bare = statistics.median(one for one, *_ in times)
     given = [

@@ -6,7 +6,6 @@ python -m benchmarks.surgery_speed
 import argparse
 import contextlib
 import json
-import random
 import shlex
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from torchvision.models.resnet import Bottleneck
 
 import surgery
+from benchmarks.bootstrap import told
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 
 READ = {"layer1.0.relu_2": "first block", "fc": "logits"}  # what the feature extractor is asked to return
@@ -138,14 +138,6 @@ def ratios(one: Network, other: Network, images: Tensor, pairs: int) -> list[flo
     return found
 
 
-def interval(values: list[float], draws: int = 2000) -> str:
-    """The median and its 95 % bootstrap interval."""
-    chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(draws))
-    low, high = medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
-    return f"{statistics.median(values):.3f} ({low:.3f} to {high:.3f})"
-
-
 def measure_times(processes: int) -> list[tuple[str, ...]]:
     """Rows of times, each the median over fresh processes, with the smallest and the largest."""
     runs = []
@@ -189,11 +181,11 @@ def measure_ratios(images: Tensor, pairs: int) -> list[tuple[str, ...]]:
         ("graph of the whole model, edited", graph),
         ("control: its own copy", again),
     ):
-        rows.append((f"{name}, eager", interval(ratios(one, written, images, pairs))))
+        rows.append((f"{name}, eager", told(ratios(one, written, images, pairs))))
         print(rows[-1], flush=True)
     ours, by_hand, copied = (torch.compile(one, fullgraph=True) for one in (edited, written, again))
     for name, fast in (("edited", ours), ("control: its own copy", copied)):
-        rows.append((f"{name}, compiled", interval(ratios(fast, by_hand, images, pairs))))
+        rows.append((f"{name}, compiled", told(ratios(fast, by_hand, images, pairs))))
         print(rows[-1], flush=True)
     return rows
 

@@ -1,31 +1,42 @@
-"""Jobs of a study: one file of rows for every arm and seed, written as they come, so that a study can be stopped."""
+"""Jobs of a study: every arm with every seed, one after the other or several at once; what is done is kept."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-from collections.abc import Callable, Iterable, Mapping
+import datetime
+import io
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.conditions import RESULTS
+import torch
 
-Row = Mapping[str, float]
-Write = Callable[[Row], None]
+from benchmarks.conditions import device_name
+
+Figures = Mapping[str, float]
+Write = Callable[[Figures], None]
 Do = Callable[[str, int, Write], None]
+
+_BEFORE, _BEHIND = ("arm", "seed"), ("processor", "torch", "date")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How much a study does. `smoke` shows that the commands run; its rows are never shown.
+    """How much a study does. `smoke` shows that the commands run; its figures mean nothing.
 
-    `images` are drawn anew for every seed; `epochs` are those of every training.
+    Arms see the same `images`. A training passes over them `epochs` times, one of fresh weights `fresh_epochs` times.
     """
 
     name: str
     images: int
     test_images: int
     epochs: int
+    fresh_epochs: int
     seeds: int
     rounds: int = 0
 
@@ -36,71 +47,86 @@ def by_name(*protocols: Protocol) -> dict[str, Protocol]:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A row of a job: its figures, and what they were measured on when."""
+
+    figures: Figures
+    processor: str
+    torch: str
+    date: str
+
+
+@dataclass(frozen=True)
 class Jobs:
-    """The rows of a study under one protocol: `<folder>/<study>/<protocol>/<arm>-<seed>.csv`."""
+    """The rows of all jobs that are done, in one CSV file; a job is an arm with a seed."""
 
-    study: str
-    protocol: Protocol
-    folder: Path = RESULTS / "studies"
+    file: Path
 
-    def carry_out(self, arms: Iterable[str], seeds: Iterable[int] | None, do: Do) -> None:
-        """Do every job that is not done: all arms of the first seed, then of the next; `do` hands its rows to `write`.
+    def carry_out(self, arms: Sequence[str], seeds: Sequence[int], do: Do, device: str, at_once: int = 1) -> None:
+        """Do every job that is not done; `do(arm, seed, write)` hands its rows to `write`.
 
-        Without `seeds`, as many as the protocol has, from 0. The arms come in the order of what they tell, so that a
-        study that is stopped has answered most. Several processes may share a study, each with seeds of its own.
+        All seeds of the first arm come first: the arms are in the order of what they tell, so that a study that is
+        stopped has answered most. A job that is cut short is done again. With `at_once`, so many processes share the
+        jobs, with one thread each; others that write to the same file should have arms or seeds of their own.
         """
-        listed = list(arms)
-        for seed in range(self.protocol.seeds) if seeds is None else seeds:
-            for arm in listed:
-                if not self._file(arm, seed).is_file():
-                    self._do(arm, seed, do)
+        done = self.rows()
+        todo = [(arm, seed) for arm in arms for seed in seeds if seed not in done.get(arm, {})]
+        with closing(_in_turn(todo, do) if at_once < 2 else _at_once(todo, do, at_once)) as finished:
+            for arm, seed, rows in finished:
+                self._append(arm, seed, rows, device)
 
-    def rows(self, arm: str) -> list[list[dict[str, float]]]:
-        """For every seed that is done, in order, its rows."""
-        files = sorted(self._place().glob(f"{arm}-[0-9]*.csv"), key=lambda one: int(one.stem.rpartition("-")[2]))
-        return [_read(file) for file in files if file.stem.rpartition("-")[0] == arm]
+    def rows(self) -> dict[str, dict[int, list[Row]]]:
+        """The rows of every arm and seed that are done."""
+        found: dict[str, dict[int, list[Row]]] = {}
+        if self.file.is_file():
+            with self.file.open(newline="", encoding="utf-8") as stream:
+                for line in csv.DictReader(stream):
+                    figures = {name: float(line[name]) for name in line if name not in (*_BEFORE, *_BEHIND)}
+                    row = Row(figures, *(line[name] for name in _BEHIND))
+                    found.setdefault(line["arm"], {}).setdefault(int(line["seed"]), []).append(row)
+        return found
 
-    def _place(self) -> Path:
-        return self.folder / self.study / self.protocol.name
-
-    def _file(self, arm: str, seed: int) -> Path:
-        return self._place() / f"{arm}-{seed}.csv"
-
-    def _do(self, arm: str, seed: int, do: Do) -> None:
-        file = self._file(arm, seed)
-        half = file.with_suffix(".csv.part")
-        half.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("w", newline="", encoding="utf-8") as stream:
-
-            def write(row: Row) -> None:
-                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-                if stream.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
-                stream.flush()
-                print(f"{self.study}, {arm}, seed {seed}: {_told(row)}", flush=True)
-
-            do(arm, seed, write)
-        half.replace(file)
+    def _append(self, arm: str, seed: int, rows: Sequence[Figures], device: str) -> None:
+        """Add the rows of a job, all with one call: other processes may write here, too."""
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as stream:
+            if stream.tell() == 0:
+                writer.writerow([*_BEFORE, *rows[0], *_BEHIND])
+            for row in rows:
+                writer.writerow([arm, seed, *(f"{value:.6g}" for value in row.values()), device_name(device),
+                                 version("torch"), today])  # fmt: skip
+            stream.write(text.getvalue())
 
 
-def arguments(about: str | None, protocols: Iterable[str], arms: Iterable[str]) -> argparse.Namespace:
-    """What a study is asked for on the command line."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocol", choices=list(protocols), default="reduced")
-    parser.add_argument(
-        "--arms", nargs="+", choices=list(arms), default=list(arms), metavar="ARM", help=", ".join(arms)
-    )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: from 0, as many as the protocol has")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, default=RESULTS / "studies", help="where the rows are kept")
-    return parser.parse_args()
+Finished = tuple[str, int, list[Figures]]
 
 
-def _read(file: Path) -> list[dict[str, float]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Iterator[Finished]:
+    for arm, seed in todo:
+        yield _done(do, arm, seed)
 
 
-def _told(row: Row) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Iterator[Finished]:
+    """The jobs as they end; the first one that fails ends them all."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, fresh, partial(torch.set_num_threads, 1)) as pool:
+        waiting = [pool.submit(_done, do, arm, seed) for arm, seed in todo]
+        try:
+            for one in as_completed(waiting):
+                yield one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _done(do: Do, arm: str, seed: int) -> Finished:
+    rows: list[Figures] = []
+
+    def write(row: Figures) -> None:
+        rows.append(dict(row))
+        print(f"{arm}, seed {seed}: {', '.join(f'{name} {value:.4g}' for name, value in row.items())}", flush=True)
+
+    do(arm, seed, write)
+    return arm, seed, rows

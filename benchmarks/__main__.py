@@ -1,0 +1,40 @@
+"""Run every benchmark once, as small as it goes: that the commands work. The figures mean nothing and are not kept.
+
+SURGERY_DATA=FOLDER python -m benchmarks
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+STUDIES = ("ap", "erase", "activations", "vit", "vit_ap")
+SMALL = {
+    **{f"studies.{name}": "--protocol smoke --at-once 2" for name in STUDIES},
+    "erase_pretrained": "--images 256 --test-images 100 --epochs 1 --shares 0 1",
+    "activations_pretrained": "--part same fade --images 256 --test-images 100 --epochs 1",
+    "finetune_speed": "--images 128 --batch-size 64 --rounds 1",
+    "surgery_speed": "--processes 1 --pairs 2 --pixels 64",
+    "activations_speed": "--shape 2 4 8 8 --rounds 1 --slow-rounds 1",
+    "mask_overhead": "--device cpu --rounds 1 --steps 1 --side 64",
+    "meter_overhead": "--rounds 1",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="*", choices=[[], *SMALL], metavar="BENCHMARK", help=", ".join(SMALL))
+    for name in parser.parse_args().only or SMALL:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", f"benchmarks.{name}", *shlex.split(SMALL[name]), "--results", folder]
+            started = time.monotonic()
+            ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            sys.exit(f"{shlex.join(command[1:])}\n{ended.stdout}{ended.stderr}")
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

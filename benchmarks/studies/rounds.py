@@ -1,0 +1,193 @@
+"""Studies of rounds: a network, pruned again and again by the pruner of each arm, and trained in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+from statistics import fmean
+from typing import Any
+
+import torch_pruning
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import pruning
+from benchmarks.conditions import markdown_table, paragraph
+from benchmarks.studies.jobs import Protocol, Row, Write
+from benchmarks.studies.networks import Network
+from benchmarks.studies.plots import Curve, drawn
+from benchmarks.studies.results import Results, at
+from benchmarks.studies.spread import spread
+from pruning.ap import Choice, cut_by_ap
+from pruning.cut import count_of
+from pruning.hosts.torch_pruning import step as structural_step
+from pruning.masks import Held
+from pruning.round import Pruner, Round, snapshot
+from recipes.data import open_data
+from recipes.finetune import accuracy, finetune
+
+SHARE, AP_SHARE = 0.2, 0.02  # of the living weights, a round
+LOOKED_AT = 8  # training batches: for dead neurons, for AP by dead units, for the statistics of norms
+
+# Channels that Torch-Pruning removes a round: about 18 % of the weights, which have them on two sides.
+CHANNELS = 1 - (1 - (SHARE - AP_SHARE)) ** 0.5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who cuts, and the arm it is compared with ("": it is a control itself).
+
+    `host` is a pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP, which
+    then cuts a tenth of the host's share; None: no AP. `fresh`: from fresh weights, to which every round goes back.
+    """
+
+    about: str
+    host: str = "global_magnitude"
+    ap: Mapping[str, Any] | None = None
+    fresh: bool = False
+    recalibrate: bool = False
+    control: str = ""
+
+
+def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: str, write: Write) -> None:
+    """One arm with one seed: a row after the training before the first cut, and one after that of every round.
+
+    All arms with trained weights begin with the same ones; the seed decides on the order of the images and on their
+    augmentation, and on fresh weights.
+    """
+    data = open_data("cifar10", train_num_samples=protocol.images, val_num_samples=protocol.test_images)
+    model = network.build(seed, fresh=arm.fresh).to(device)
+    options = network.options(protocol, fresh=arm.fresh)
+    looked_at = data.training(options, seed=seed, device=device)
+    batches = [images for images, _ in islice(looked_at.epoch(0), LOOKED_AT)]
+    size, number = pruning.Masks.full(model).size, count()
+
+    def train(model: nn.Module, held: Held) -> None:
+        round_ = next(number)
+        finetune(model, data.training(options, seed=100 * seed + round_, device=device), options, held=held, seed=seed)
+        dead = pruning.dead_neurons(model, batches)
+        write({
+            "round": round_, "living": pruning.Masks.of(model).alive / size,
+            "accuracy": accuracy(model, data.testing(device=device)), "dynamic": dead.dynamic_share,
+            "static": dead.static_share, "dynamic_elements": dead.dynamic_element_share,
+        })  # fmt: skip
+
+    if arm.host == "torch_pruning":
+        _structural_rounds(model, train, arm, protocol.rounds, batches)
+    else:
+        pruning.run_rounds(
+            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None,
+            recalibrate=batches if arm.recalibrate else None,
+        )  # fmt: skip
+
+
+def _pruner(arm: Arm, batches: Sequence[Tensor], seed: int) -> Pruner:
+    host: Pruner = getattr(pruning, arm.host)()
+    if arm.ap is None:
+        return host
+    # Where too few weights hold dead units down, the host cuts the rest.
+    needs = {"batches": batches, "shortfall": "host"} if arm.ap.get("by") == "dead" else {}
+    return pruning.with_ap(host, AP_SHARE, **arm.ap, **needs, seed=seed)
+
+
+def _structural_rounds(
+    model: nn.Module, train: Callable[[nn.Module, Held], object], arm: Arm, rounds: int, batches: Sequence[Tensor]
+) -> None:
+    """Torch-Pruning removes channels, then AP cuts its share; in an arm without AP, global magnitude cuts that."""
+    example = batches[0][:2]
+    heads = [one for one in model.modules() if isinstance(one, nn.Linear)]
+    host = torch_pruning.pruner.BasePruner(
+        model, example, torch_pruning.importance.GroupMagnitudeImportance(), ignored_layers=heads,
+        pruning_ratio=1 - (1 - CHANNELS) ** rounds, iterative_steps=rounds,
+    )  # fmt: skip
+    for number in range(rounds + 1):
+        before = snapshot(model)
+        train(model, partial(pruning.Masks.of(model).held, model))
+        if number < rounds:
+            survivors = structural_step(host, example=example)
+            round_ = Round.of(model, {name: survivors.of(name, one) for name, one in before.items()})
+            if arm.ap is None:
+                masks = pruning.global_magnitude()(round_, AP_SHARE)
+            else:
+                masks = cut_by_ap(round_, count_of(AP_SHARE, round_.masks.alive), Choice(**arm.ap))
+            masks.lay_over(model)
+
+
+def tables(protocol: Protocol, results: Results) -> list[str]:
+    """Accuracies by living share with the difference of each arm to its control, and dead units."""
+    return [
+        paragraph(
+            f"{protocol.rounds} rounds, each of which cuts 20 % of the living weights and then trains:"
+            f" {protocol.epochs} epoch(s) on {protocol.images:,} training images from trained weights, which train on,"
+            f" or {protocol.fresh_epochs} from fresh ones, to which every round goes back. Accuracy on"
+            f" {protocol.test_images:,} test images after that, by the share of living weights, in percent: mean and"
+            " standard deviation over seeds. Differences to the control in points, paired by seed, with 95 % confidence"
+            " intervals: at the end, and of the mean accuracy over all rounds."
+        ),
+        "",
+        *_accuracy_table(protocol, results),
+        "",
+        paragraph(
+            f"Dead units on {LOOKED_AT} training batches, in percent: channels that never speak though they have living"
+            " weights (dynamic), or have none (static); the same of single elements. Counted after the training before"
+            " the first cut, after the first round, and at the end."
+        ),
+        "",
+        *_dead_table(results),
+    ]
+
+
+def _accuracy_table(protocol: Protocol, results: Results) -> list[str]:
+    first = next(iter(results))
+    living = [fmean(results.of(first, at(k, "living")).values()) for k in range(protocol.rounds + 1)]
+    shown = sorted({0, *range(protocol.rounds, 0, -2)})
+    head = ("arm", *(f"{living[k]:.0%}" for k in shown), "control", "at the end", "mean over rounds", "seeds")
+    cells = []
+    for arm in results:
+        told = [spread(results.of(arm, at(k, "accuracy")).values()) for k in shown]
+        apart = [results.compared(arm, figure) for figure in (at(-1, "accuracy"), mean_accuracy)]
+        compared = ["" if one is None else str(one) for one in apart]
+        cells.append((arm, *told, results.controls[arm], *compared, str(results.seeds(arm))))
+    return markdown_table(head, cells)
+
+
+_DEAD = {
+    "dynamic, before": at(0, "dynamic"),
+    "after a round": at(1, "dynamic"),
+    "at the end": at(-1, "dynamic"),
+    "elements, at the end": at(-1, "dynamic_elements"),
+    "static, at the end": at(-1, "static"),
+    "living weights": at(-1, "living"),
+}
+
+
+def _dead_table(results: Results) -> list[str]:
+    cells = [(arm, *(spread(results.of(arm, figure).values()) for figure in _DEAD.values())) for arm in results]
+    return markdown_table(("arm", *_DEAD), cells)
+
+
+def draw(results: Results) -> Figure:
+    """Accuracy by living share, and the differences of the mean over all rounds."""
+    curves = {
+        arm: Curve(
+            [100 * row.figures["living"] for row in next(iter(seeds.values()))],
+            [[row.figures["accuracy"] for row in rows] for rows in seeds.values()],
+        )
+        for arm, seeds in results.rows.items()
+    }
+    apart = {arm: results.compared(arm, mean_accuracy) for arm in results}
+    told = {f"{arm} - {results.controls[arm]}": one for arm, one in apart.items() if one is not None}
+    figure = drawn(curves, "living weights, %", told, "points of accuracy, mean over all rounds")
+    left = figure.axes[0]
+    left.set_xscale("log")
+    left.invert_xaxis()
+    left.set_xticks(ticks := [100, 64, 41, 26, 17, 11], [str(tick) for tick in ticks])
+    left.minorticks_off()
+    return figure
+
+
+def mean_accuracy(rows: Sequence[Row]) -> float:
+    """The mean over all rounds after the first cut."""
+    return fmean(row.figures["accuracy"] for row in rows[1:])

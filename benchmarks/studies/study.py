@@ -1,0 +1,108 @@
+"""A study: arms that are measured under a protocol, and the page that tells what came of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Protocol as Interface
+
+from benchmarks.conditions import RESULTS
+from benchmarks.studies.jobs import Jobs, Protocol, Write
+from benchmarks.studies.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Told(Interface):
+    """What every arm says of itself: what is done in it, and the arm it is compared with ("": it is a control)."""
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def control(self) -> str: ...
+
+
+A = TypeVar("A", bound=Told)
+
+
+@dataclass(frozen=True)
+class Study(Generic[A]):
+    """Arms, the most telling first; how one of them is measured, and how results become tables and a plot.
+
+    `command` is what follows `python -m`.
+    """
+
+    name: str
+    title: str
+    command: str
+    arms: Mapping[str, A]
+    protocols: Mapping[str, Protocol]
+    measure: Callable[[A, int, Protocol, str, Write], None]
+    tables: Callable[[Protocol, Results], list[str]]
+    draw: Callable[[Results], Figure]
+
+    def main(self, about: str | None) -> None:
+        """Carry out what the command line asks for, and write what came of it."""
+        options = self._options(about)
+        protocol = self.protocols[options.protocol]
+        jobs = Jobs(options.results / f"{self.name}_{protocol.name}.csv")
+        seeds = range(protocol.seeds) if options.seeds is None else options.seeds
+        if not options.draw_only:
+            do = partial(self._do, protocol, options.device)
+            jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
+        self.write_page(protocol, jobs)
+
+    def results(self, jobs: Jobs) -> Results:
+        """What is done, arms and seeds in order."""
+        rows = jobs.rows()
+        listed = {name: dict(sorted(rows[name].items())) for name in self.arms if name in rows}
+        return Results(listed, {name: arm.control for name, arm in self.arms.items()})
+
+    def _do(self, protocol: Protocol, device: str, arm: str, seed: int, write: Write) -> None:
+        self.measure(self.arms[arm], seed, protocol, device, write)
+
+    def write_page(self, protocol: Protocol, jobs: Jobs) -> None:
+        """Write tables and plot, beside the rows."""
+        results = self.results(jobs)
+        picture, page = jobs.file.with_suffix(".png"), jobs.file.with_suffix(".md")
+        self.draw(results).savefig(str(picture), dpi=110, metadata={"Software": None})
+        versions, days, where = (
+            ", ".join(sorted({getattr(row, name) for row in results.all()})) for name in ("torch", "date", "processor")
+        )
+        text = [
+            f"# {self.title}",
+            "",
+            *self.tables(protocol, results),
+            "",
+            *(f"- `{name}`: {self.arms[name].about}" for name in results),
+            "",
+            f"![{self.title}]({picture.name})",
+            "",
+            f"- command: `python -m {self.command} --protocol {protocol.name}`",
+            f"- measured: {days}; torch {versions}; {where}, one thread a job",
+            f"- rows: [{jobs.file.name}]({jobs.file.name})",
+            "",
+        ]
+        page.write_text("\n".join(text), encoding="utf-8")
+        print(page)
+
+    def _options(self, about: str | None) -> argparse.Namespace:
+        """What the command line asks for."""
+        parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--protocol", choices=list(self.protocols), default="reduced")
+        parser.add_argument(
+            "--arms", nargs="+", choices=list(self.arms), default=list(self.arms), metavar="ARM",
+            help=", ".join(self.arms),
+        )  # fmt: skip
+        parser.add_argument("--seeds", nargs="+", type=int, help="default: from 0, as many as the protocol has")
+        parser.add_argument("--device", default="cpu")
+        parser.add_argument("--at-once", type=int, default=1, help="processes that share the jobs")
+        parser.add_argument("--results", type=Path, default=RESULTS / "studies", help="folder to write into")
+        parser.add_argument("--draw-only", action="store_true", help="write tables and plot of the rows that are there")
+        return parser.parse_args()

@@ -1,0 +1,63 @@
+"""Jobs: the most telling first, nothing twice, and what is done is kept when a job fails."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.conditions import processor
+from benchmarks.studies.jobs import Jobs, Write
+
+ARMS = ["control", "edited"]
+
+
+def square(arm: str, seed: int, write: Write) -> None:
+    """Two rows: at the top of the file, as other processes look it up by its name."""
+    for epoch in range(2):
+        write({"epoch": epoch, "accuracy": (seed + epoch) ** 2 / 100})
+
+
+def broken(arm: str, seed: int, write: Write) -> None:
+    write({"epoch": 0, "accuracy": 0.5})
+    if arm == "edited":
+        raise RuntimeError("the edited network does not train")
+
+
+def test_all_seeds_of_an_arm_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Jobs(tmp_path / "rows.csv").carry_out(ARMS, [0, 1], square, "cpu")
+    told = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told[::2] == ["control, seed 0", "control, seed 1", "edited, seed 0", "edited, seed 1"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_rows_come_back_with_what_they_were_measured_on(tmp_path: Path, at_once: int) -> None:
+    jobs = Jobs(tmp_path / "folder" / "rows.csv")
+    jobs.carry_out(ARMS, [0, 3], square, "cpu", at_once)
+    rows = jobs.rows()
+    assert {arm: sorted(seeds) for arm, seeds in rows.items()} == {"control": [0, 3], "edited": [0, 3]}
+    assert [row.figures for row in rows["edited"][3]] == [
+        {"epoch": 0, "accuracy": 0.09},
+        {"epoch": 1, "accuracy": 0.16},
+    ]
+    assert {row.processor for seeds in rows.values() for one in seeds.values() for row in one} == {processor()}
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = Jobs(tmp_path / "rows.csv")
+    jobs.carry_out(["control"], [0], square, "cpu")
+    before = jobs.rows()["control"][0]
+    capsys.readouterr()
+    jobs.carry_out(ARMS, [0, 1], square, "cpu")
+    told = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told[::2] == ["control, seed 1", "edited, seed 0", "edited, seed 1"]
+    assert jobs.rows()["control"][0] == before
+
+
+def test_a_job_that_fails_leaves_no_rows_and_keeps_those_of_others(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "rows.csv")
+    with pytest.raises(RuntimeError, match="does not train"):
+        jobs.carry_out(ARMS, [0, 1], broken, "cpu")
+    assert {arm: list(seeds) for arm, seeds in jobs.rows().items()} == {"control": [0, 1]}
+
+
+def test_no_file_no_rows(tmp_path: Path) -> None:
+    assert Jobs(tmp_path / "none.csv").rows() == {}

@@ -1,0 +1,101 @@
+"""Studies: their arms hold together, and their pages tell what their rows say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import STUDIES
+from benchmarks.conditions import processor
+from benchmarks.studies import activations, ap, erase, vit, vit_ap
+from benchmarks.studies.jobs import Jobs, Protocol, Write
+from benchmarks.studies.networks import resnet
+from benchmarks.studies.study import Study
+
+ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
+def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any]) -> None:
+    compared = {name: arm.control for name, arm in study.arms.items() if arm.control}
+    assert len(compared) >= len(study.arms) // 2
+    for name, control in compared.items():
+        assert study.arms[control].fresh == study.arms[name].fresh
+
+
+@pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
+def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any]) -> None:
+    smoke, reduced, full = (study.protocols[name] for name in ("smoke", "reduced", "full"))
+    assert smoke.images < reduced.images < full.images == 50_000
+    assert reduced.seeds >= 3 and full.seeds >= 5
+    assert study.command.split()[0].removeprefix("benchmarks.studies.") in STUDIES
+
+
+def test_a_network_of_trained_weights_needs_no_more_epochs_than_the_protocol_says() -> None:
+    protocol = Protocol("small", images=1, test_images=1, epochs=2, fresh_epochs=1, seeds=1)
+    network = resnet(20)
+    assert network.options(protocol, fresh=False).epochs == 2
+    assert (network.options(protocol, fresh=True).epochs, network.options(protocol, fresh=True).warmup_epochs) == (1, 0)
+
+
+def two_rounds(arm: str, seed: int, write: Write) -> None:
+    """AP loses a point in the first round and two in the second, the same for every seed."""
+    for number in range(3):
+        lost = 0.01 * number if arm == "ap" else 0.0
+        write({
+            "round": number, "living": 0.8**number, "accuracy": 0.9 - lost + 0.001 * seed, "dynamic": 0.02,
+            "static": 0.0, "dynamic_elements": 0.03,
+        })  # fmt: skip
+
+
+def two_epochs(arm: str, seed: int, write: Write) -> None:
+    for epoch in range(3):
+        write({
+            "epoch": epoch, "accuracy": 0.5 + 0.1 * epoch + (0.02 if arm == "abrupt" else 0.0) * seed,
+            "test_loss": 1.5 - 0.25 * epoch, "loss": 1.0, "step_time": 1.25, "step_memory": 0.9,
+        })  # fmt: skip
+
+
+def test_the_page_of_rounds_tells_differences_paired_by_seed(tmp_path: Path) -> None:
+    protocol = Protocol("tiny", images=1, test_images=1, epochs=1, fresh_epochs=1, seeds=2, rounds=2)
+    page = written(ap.STUDY, protocol, ["none", "ap"], two_rounds, tmp_path)
+    assert "| arm | 100% | 64% | control | at the end | mean over rounds | seeds |" in page
+    assert "| none | 90.05 ± 0.07 | 90.05 ± 0.07 |  |  |  | 2 |" in page
+    assert "| ap | 90.05 ± 0.07 | 88.05 ± 0.07 | none | -2.00 (-2.00 to -2.00) | -1.50 (-1.50 to -1.50) | 2 |" in page
+    assert "| ap | 2.00 ± 0.00 | 2.00 ± 0.00 | 2.00 ± 0.00 | 3.00 ± 0.00 | 0.00 ± 0.00 | 64.00 ± 0.00 |" in page
+    assert "- command: `python -m benchmarks.studies.ap --protocol tiny`" in page
+
+
+def test_the_page_of_trainings_tells_accuracy_loss_and_cost(tmp_path: Path) -> None:
+    protocol = Protocol("tiny", images=1, test_images=1, epochs=2, fresh_epochs=1, seeds=3)
+    page = written(erase.study(20), protocol, ["control", "abrupt"], two_epochs, tmp_path)
+    assert "| control | 50.00 ± 0.00 | 70.00 ± 0.00 | 1.000 ± 0.000 |  |  | 1.25 | 0.90 | 3 |" in page
+    # 0, 2 and 4 points: mean 2, deviation 2, half of the interval 4.303 x 2 / sqrt(3) = 4.97
+    assert "| abrupt | 52.00 ± 2.00 | 72.00 ± 2.00 | 1.000 ± 0.000 | control | +2.00 (-2.97 to +6.97) |" in page
+
+
+def written(study: Study[Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:
+    """The page of these rows; its plot is a picture."""
+    file = folder / f"{study.name}_{protocol.name}.csv"
+    Jobs(file).carry_out(arms, range(protocol.seeds), do, "cpu")
+    study.write_page(protocol, Jobs(file))
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    page = file.with_suffix(".md").read_text(encoding="utf-8")
+    assert processor() in page
+    return page
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ap", "erase"])
+def test_smoke_runs_every_arm(name: str, tmp_path: Path) -> None:
+    study = ap.STUDY if name == "ap" else erase.study()
+    command = [sys.executable, "-m", f"benchmarks.studies.{name}", "--protocol", "smoke", "--results", str(tmp_path)]
+    subprocess.run([*command, "--at-once", "2"], check=True, cwd=ROOT, env=os.environ, capture_output=True)
+    rows = Jobs(tmp_path / f"{study.name}_smoke.csv").rows()
+    assert list(study.arms) == sorted(rows, key=list(study.arms).index)
+    assert (tmp_path / f"{study.name}_smoke.md").is_file()
