@@ -70,7 +70,7 @@ def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], 
     loader = DataLoader(OneByOne(pictures), options.batch_size, shuffle=True, drop_last=True)
     fresh = build("cifar/resnet20").to(device)
     if options.channels_last:
-        fresh.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fresh.to(memory_format=torch.channels_last)
 
     def laid(batches: Batches) -> Batches:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format

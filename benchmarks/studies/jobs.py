@@ -6,7 +6,7 @@ import csv
 import datetime
 import io
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,12 +104,12 @@ class Jobs:
 Finished = tuple[str, int, list[Figures]]
 
 
-def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Iterator[Finished]:
+def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Generator[Finished]:
     for arm, seed in todo:
         yield _done(do, arm, seed)
 
 
-def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Iterator[Finished]:
+def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Generator[Finished]:
     """The jobs as they end; the first one that fails ends them all."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, fresh, partial(torch.set_num_threads, 1)) as pool:

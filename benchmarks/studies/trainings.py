@@ -62,7 +62,7 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     images, labels = next(feed.epoch(0))
     images = images.to(memory_format=layout)
     for one in (model, plain):
-        one.to(memory_format=layout)  # type: ignore[call-overload]
+        one.to(memory_format=layout)
     time, memory = step_ratio(model, plain, images, labels), kept_ratio(model, plain, images)
     epochs = _Epochs(write, model, data.testing(device=device))
     epochs.write(math.nan, time, memory)
