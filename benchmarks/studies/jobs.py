@@ -6,7 +6,7 @@ import csv
 import datetime
 import io
 import multiprocessing
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,6 +39,14 @@ class Protocol:
     fresh_epochs: int
     seeds: int
     rounds: int = 0
+
+    def trainings(self, fresh: Collection[bool]) -> str:
+        """How long trainings are, in words; `fresh` says from which weights there are any."""
+        told = ((False, self.epochs, "trained"), (True, self.fresh_epochs, "fresh"))
+        parts = [
+            f"{epochs} epoch{'s' * (epochs > 1)} from {kind} weights" for one, epochs, kind in told if one in fresh
+        ]
+        return f"{' or '.join(parts)}, on {self.images:,} training images"
 
 
 def by_name(*protocols: Protocol) -> dict[str, Protocol]:

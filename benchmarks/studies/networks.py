@@ -47,8 +47,8 @@ def resnet(depth: int) -> Network:
 
 
 def vit_tiny() -> Network:
-    """A ViT-tiny with 4 x 4 patches of 32 x 32 images."""
-    options = Finetune(opt="adamw", batch_size=128, lr=1e-3, weight_decay=0.05, warmup_epochs=1)
+    """A ViT-tiny with 4 x 4 patches of 32 x 32 images, trained in bfloat16."""
+    options = Finetune(opt="adamw", batch_size=128, lr=1e-3, weight_decay=0.05, warmup_epochs=1, amp=True)
     return Network(
         "timm/vit_tiny_patch16_224", options, options, {"num_classes": 10, "img_size": 32, "patch_size": 4}
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from benchmarks.studies.jobs import Row
 from benchmarks.studies.spread import Difference, difference
@@ -11,12 +12,27 @@ from benchmarks.studies.spread import Difference, difference
 Figure = Callable[[Sequence[Row]], float]  # one number of the rows of a job
 
 
+class Arm(Protocol):
+    """What every arm says of itself: what is done in it, whether from fresh weights, and what it is compared with."""
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def fresh(self) -> bool: ...
+
+    @property
+    def control(self) -> str:
+        """Another arm; "" for one that is a control itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Results:
     """What is done of a study: for every arm, in the order of the study, the rows of every seed."""
 
     rows: Mapping[str, Mapping[int, Sequence[Row]]]
-    controls: Mapping[str, str]  # the arm that each one is compared with, "" if it is a control
+    arms: Mapping[str, Arm]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
@@ -32,13 +48,17 @@ class Results:
         """Every row."""
         return (row for seeds in self.rows.values() for rows in seeds.values() for row in rows)
 
+    def starts(self) -> set[bool]:
+        """Whether arms begin with fresh weights."""
+        return {self.arms[arm].fresh for arm in self}
+
     def of(self, arm: str, figure: Figure) -> dict[int, float]:
         """A figure of an arm, by seed."""
         return {seed: figure(rows) for seed, rows in self.rows[arm].items()}
 
     def compared(self, arm: str, figure: Figure) -> Difference | None:
         """A figure of an arm against that of its control; None if there is none."""
-        control = self.controls[arm]
+        control = self.arms[arm].control
         return difference(self.of(arm, figure), self.of(control, figure)) if control in self else None
 
 

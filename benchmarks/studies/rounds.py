@@ -125,8 +125,8 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
     return [
         paragraph(
             f"{protocol.rounds} rounds, each of which cuts 20 % of the living weights and then trains:"
-            f" {protocol.epochs} epoch(s) on {protocol.images:,} training images from trained weights, which train on,"
-            f" or {protocol.fresh_epochs} from fresh ones, to which every round goes back. Accuracy on"
+            f" {protocol.trainings(results.starts())}."
+            f"{' With fresh weights every round goes back to them.' if True in results.starts() else ''} Accuracy on"
             f" {protocol.test_images:,} test images after that, by the share of living weights, in percent: mean and"
             " standard deviation over seeds. Differences to the control in points, paired by seed, with 95 % confidence"
             " intervals: at the end, and of the mean accuracy over all rounds."
@@ -154,7 +154,7 @@ def _accuracy_table(protocol: Protocol, results: Results) -> list[str]:
         told = [spread(results.of(arm, at(k, "accuracy")).values()) for k in shown]
         apart = [results.compared(arm, figure) for figure in (at(-1, "accuracy"), mean_accuracy)]
         compared = ["" if one is None else str(one) for one in apart]
-        cells.append((arm, *told, results.controls[arm], *compared, str(results.seeds(arm))))
+        cells.append((arm, *told, results.arms[arm].control, *compared, str(results.seeds(arm))))
     return markdown_table(head, cells)
 
 
@@ -183,7 +183,7 @@ def draw(results: Results) -> Figure:
         for arm, seeds in results.rows.items()
     }
     apart = {arm: results.compared(arm, mean_accuracy) for arm in results}
-    told = {f"{arm} - {results.controls[arm]}": one for arm, one in apart.items() if one is not None}
+    told = {f"{arm} - {results.arms[arm].control}": one for arm, one in apart.items() if one is not None}
     figure = drawn(curves, "living weights, %", told, "points of accuracy, mean over all rounds")
     left = figure.axes[0]
     left.set_xscale("log")

@@ -8,27 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
-from typing import Protocol as Interface
 
 from benchmarks.conditions import RESULTS
 from benchmarks.studies.jobs import Jobs, Protocol, Write
-from benchmarks.studies.results import Results
+from benchmarks.studies.results import Arm, Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Told(Interface):
-    """What every arm says of itself: what is done in it, and the arm it is compared with ("": it is a control)."""
-
-    @property
-    def about(self) -> str: ...
-
-    @property
-    def control(self) -> str: ...
-
-
-A = TypeVar("A", bound=Told)
+A = TypeVar("A", bound=Arm)
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Study(Generic[A]):
         """What is done, arms and seeds in order."""
         rows = jobs.rows()
         listed = {name: dict(sorted(rows[name].items())) for name in self.arms if name in rows}
-        return Results(listed, {name: arm.control for name, arm in self.arms.items()})
+        return Results(listed, self.arms)
 
     def _do(self, protocol: Protocol, device: str, arm: str, seed: int, write: Write) -> None:
         self.measure(self.arms[arm], seed, protocol, device, write)

@@ -125,14 +125,13 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
         apart = results.compared(arm, at(-1, "accuracy"))
         compared = "" if apart is None else str(apart)
         cost = [f"{fmean(results.of(arm, at(0, name)).values()):.2f}" for name in ("step_time", "step_memory")]
-        cells.append((arm, *told, loss, results.controls[arm], compared, *cost, str(results.seeds(arm))))
+        cells.append((arm, *told, loss, results.arms[arm].control, compared, *cost, str(results.seeds(arm))))
     return [
         paragraph(
-            f"{protocol.epochs} epochs on {protocol.images:,} training images from trained weights,"
-            f" {protocol.fresh_epochs} from fresh ones; {protocol.test_images:,} test images. Accuracy in percent: mean"
-            " and standard deviation over seeds. The difference to the control in points, paired by seed, with its 95 %"
-            " confidence interval. Time of a training step (forward and backward), and bytes kept for the backward"
-            " pass, over those of the network before surgery; times of equal work differ by up to a tenth."
+            f"Training: {protocol.trainings(results.starts())}; {protocol.test_images:,} test images. Accuracy in"
+            " percent: mean and standard deviation over seeds. The difference to the control in points, paired by seed,"
+            " with its 95 % confidence interval. Time of a training step (forward and backward, fp32), and bytes kept"
+            " for the backward pass, over those of the network before surgery; times of equal work differ by a tenth."
         ),
         "",
         *markdown_table(head, cells),
@@ -149,5 +148,5 @@ def draw(results: Results) -> Figure:
         for arm, seeds in results.rows.items()
     }
     apart = {arm: results.compared(arm, at(-1, "accuracy")) for arm in results}
-    told = {f"{arm} - {results.controls[arm]}": one for arm, one in apart.items() if one is not None}
+    told = {f"{arm} - {results.arms[arm].control}": one for arm, one in apart.items() if one is not None}
     return drawn(curves, "epochs after surgery", told, "points of accuracy at the end")
