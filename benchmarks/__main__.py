@@ -25,8 +25,8 @@ SMALL = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="*", choices=[[], *SMALL], metavar="BENCHMARK", help=", ".join(SMALL))
-    for name in parser.parse_args().only or SMALL:
+    parser.add_argument("--only", nargs="+", choices=list(SMALL), default=list(SMALL), metavar="NAME")
+    for name in parser.parse_args().only:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", f"benchmarks.{name}", *shlex.split(SMALL[name]), "--results", folder]
             started = time.monotonic()

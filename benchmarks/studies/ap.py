@@ -13,6 +13,7 @@ from benchmarks.studies.rounds import Arm, draw, measure, tables
 from benchmarks.studies.study import Study
 
 # The most telling first: what is compared, AP as published, its choice and its sign; then rewinding, hosts, repairs.
+# 18 % by magnitude and then 2 % by magnitude is `none`, weight for weight: tests/pruning/test_ap.py.
 ARMS = {
     "none": Arm("global magnitude, 20 % a round"),
     "ap": Arm("18 % by magnitude, 2 % by AP as published: negative weights that moved least", ap={}, control="none"),
@@ -26,12 +27,9 @@ ARMS = {
     "ap-positive": Arm("as `ap`, among the positive weights", ap={"among": "positive"}, control="none"),
     "rewound": Arm("as `none`, from fresh weights, to which every round goes back", fresh=True),
     "rewound-ap": Arm("as `ap`, from the same fresh weights", ap={}, fresh=True, control="rewound"),
-    "magnitude": Arm(
-        "18 % by magnitude, then 2 % by magnitude: `none` in two steps",
-        ap={"among": "any", "by": "magnitude"},
-        control="none",
-    ),
-    "recalibrated": Arm("as `none`, batch norms estimated anew after each cut", recalibrate=True, control="none"),
+    "ap-any": Arm("as `ap`, among all weights", ap={"among": "any"}, control="none"),
+    "ap-small": Arm("as `ap`, the smallest of the negative weights", ap={"by": "magnitude"}, control="none"),
+    "recalibrated": Arm("as `none`, batch norms estimated anew after each training", recalibrate=True, control="none"),
     "lamp": Arm("LAMP, 20 % a round", host="lamp", control="none"),
     "lamp-ap": Arm("18 % by LAMP, 2 % by AP as published", host="lamp", ap={}, control="lamp"),
     "structural": Arm("channels by Torch-Pruning, about 18 % of the weights; 2 % by magnitude", host="torch_pruning"),

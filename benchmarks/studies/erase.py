@@ -6,7 +6,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository, ResNe
 """
 
 import argparse
-import sys
 from functools import partial
 
 from benchmarks.studies.jobs import Protocol, by_name
@@ -23,10 +22,14 @@ TRAINED = {
     "abrupt": Arm("the last ReLU of every block erased at once", erase_relu(), control="control"),
     "faded": Arm("the same, faded over 70 % of the steps", erase_relu(fade=FADE), control="abrupt"),
     "faded-distilled": Arm(
-        "faded, learning from the network before surgery, too", erase_relu(fade=FADE), distill=True, control="abrupt"
+        "faded, learning from the network before surgery, too", erase_relu(fade=FADE), distill=True, control="faded"
     ),
     "abrupt-distilled": Arm("erased at once, learning from it, too", erase_relu(), distill=True, control="abrupt"),
+    "control-distilled": Arm("trained on as it is, learning from itself", distill=True, control="control"),
     "affine": Arm("fitted lines in the place of the ReLUs", erase_relu(stand_in="affine"), control="abrupt"),
+    "affine-distilled": Arm(
+        "fitted lines, learning from it, too", erase_relu(stand_in="affine"), distill=True, control="affine"
+    ),
     "half": Arm("the last ReLU of every second block erased at once", erase_relu(share=0.5), control="control"),
     "half-faded": Arm("the same, faded", erase_relu(share=0.5, fade=FADE), control="half"),
 }
@@ -56,5 +59,5 @@ def study(depth: int = 20) -> Study[Arm]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--depth", type=int, default=20)
-    options, sys.argv[1:] = parser.parse_known_args()
-    study(options.depth).main(__doc__)
+    options, words = parser.parse_known_args()
+    study(options.depth).main(__doc__, words)

@@ -6,9 +6,8 @@ import csv
 import datetime
 import io
 import multiprocessing
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -75,13 +74,18 @@ class Jobs:
 
         All seeds of the first arm come first: the arms are in the order of what they tell, so that a study that is
         stopped has answered most. A job that is cut short is done again. With `at_once`, so many processes share the
-        jobs, with one thread each; others that write to the same file should have arms or seeds of their own.
+        jobs. A job that fails leaves no rows; the others are done first.
         """
-        done = self.rows()
+        done, failed = self.rows(), list[Exception]()
         todo = [(arm, seed) for arm in arms for seed in seeds if seed not in done.get(arm, {})]
-        with closing(_in_turn(todo, do) if at_once < 2 else _at_once(todo, do, at_once)) as finished:
-            for arm, seed, rows in finished:
-                self._append(arm, seed, rows, device)
+        for arm, seed, wait in _in_turn(todo, do) if at_once < 2 else _at_once(todo, do, at_once):
+            try:
+                self._append(arm, seed, wait(), device)
+            except Exception as error:
+                error.add_note(f"in the job {arm}, seed {seed}")
+                failed.append(error)
+        if failed:
+            raise ExceptionGroup(f"{len(failed)} of {len(todo)} jobs failed", failed)
 
     def rows(self) -> dict[str, dict[int, list[Row]]]:
         """The rows of every arm and seed that are done."""
@@ -95,41 +99,44 @@ class Jobs:
         return found
 
     def _append(self, arm: str, seed: int, rows: Sequence[Figures], device: str) -> None:
-        """Add the rows of a job, all with one call: other processes may write here, too."""
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        """Add the rows of a job, with one write: all of them or none.
+
+        Raises:
+            ValueError: the file has rows with other figures.
+        """
+        today, head = datetime.datetime.now(datetime.UTC).date().isoformat(), [*_BEFORE, *rows[0], *_BEHIND]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as stream:
-            if stream.tell() == 0:
-                writer.writerow([*_BEFORE, *rows[0], *_BEHIND])
-            for row in rows:
-                writer.writerow([arm, seed, *(f"{value:.6g}" for value in row.values()), device_name(device),
-                                 version("torch"), today])  # fmt: skip
-            stream.write(text.getvalue())
+        if self.file.is_file():
+            with self.file.open(newline="", encoding="utf-8") as stream:
+                if (there := next(csv.reader(stream))) != head:
+                    raise ValueError(f"{self.file} has the columns {there}, not {head}: move it away.")
+        else:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            writer.writerow(head)
+        for row in rows:
+            figures = (f"{value:.6g}" for value in row.values())
+            writer.writerow([arm, seed, *figures, device_name(device), version("torch"), today])
+        with self.file.open("ab", buffering=0) as stream:
+            stream.write(text.getvalue().encode())
 
 
-Finished = tuple[str, int, list[Figures]]
+Waiting = tuple[str, int, Callable[[], Sequence[Figures]]]  # the rows of a job, or what it failed with
 
 
-def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Generator[Finished]:
-    for arm, seed in todo:
-        yield _done(do, arm, seed)
+def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Iterator[Waiting]:
+    return ((arm, seed, partial(_done, do, arm, seed)) for arm, seed in todo)
 
 
-def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Generator[Finished]:
-    """The jobs as they end; the first one that fails ends them all."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, fresh, partial(torch.set_num_threads, 1)) as pool:
-        waiting = [pool.submit(_done, do, arm, seed) for arm, seed in todo]
-        try:
-            for one in as_completed(waiting):
-                yield one.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Iterator[Waiting]:
+    """The jobs as they end."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(_done, do, arm, seed): (arm, seed) for arm, seed in todo}
+        yield from ((*jobs[one], one.result) for one in as_completed(jobs))
 
 
-def _done(do: Do, arm: str, seed: int) -> Finished:
+def _done(do: Do, arm: str, seed: int) -> list[Figures]:
+    torch.set_num_threads(1)
     rows: list[Figures] = []
 
     def write(row: Figures) -> None:
@@ -137,4 +144,4 @@ def _done(do: Do, arm: str, seed: int) -> Finished:
         print(f"{arm}, seed {seed}: {', '.join(f'{name} {value:.4g}' for name, value in row.items())}", flush=True)
 
     do(arm, seed, write)
-    return arm, seed, rows
+    return rows

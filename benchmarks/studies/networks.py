@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -29,8 +30,11 @@ class Network:
     def build(self, seed: int, *, fresh: bool) -> nn.Module:
         """The model, with trained weights or with fresh ones that the seed decides on."""
         torch.manual_seed(seed)
-        weights = shared_folder() / "weights" / f"cifar10_{self.name.partition('/')[2]}.safetensors"
-        return build(self.name, pretrained=False if fresh else weights, **self.kwargs or {})
+        return build(self.name, pretrained=False if fresh else self._weights, **self.kwargs or {})
+
+    @property
+    def _weights(self) -> Path:
+        return shared_folder() / "weights" / f"cifar10_{self.name.partition('/')[2]}.safetensors"
 
     def options(self, protocol: Protocol, *, fresh: bool) -> Finetune:
         """How it is trained under a protocol."""

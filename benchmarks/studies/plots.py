@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
@@ -13,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.studies.spread import Difference
 
-MARKS = "osv^D<>Pp*hX"
+MARKS = "osv^D<>Pp*"
+MOST = len(MARKS)  # curves that can be told apart: the first ones are drawn
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ def drawn(curves: Mapping[str, Curve], x_label: str, against: Mapping[str, Diffe
     """Curves on the left, with the standard deviation over seeds shaded; differences to controls on the right."""
     figure = Figure(figsize=(11.0, max(4.2, 1.0 + 0.3 * len(against))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for number, (name, curve) in enumerate(curves.items()):
-        _curve(left, name, curve, f"C{number % 10}", MARKS[number % len(MARKS)])
+    for number, (name, curve) in enumerate(islice(curves.items(), MOST)):
+        _curve(left, name, curve, f"C{number}", MARKS[number])
     left.set_xlabel(x_label)
     left.set_ylabel("test accuracy")
     left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -9,10 +9,10 @@ from typing import Protocol
 from benchmarks.studies.jobs import Row
 from benchmarks.studies.spread import Difference, difference
 
-Figure = Callable[[Sequence[Row]], float]  # one number of the rows of a job
+Question = Callable[[Sequence[Row]], float]  # to the rows of a job
 
 
-class Arm(Protocol):
+class AnyArm(Protocol):
     """What every arm says of itself: what is done in it, whether from fresh weights, and what it is compared with."""
 
     @property
@@ -32,7 +32,7 @@ class Results:
     """What is done of a study: for every arm, in the order of the study, the rows of every seed."""
 
     rows: Mapping[str, Mapping[int, Sequence[Row]]]
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, AnyArm]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
@@ -52,16 +52,21 @@ class Results:
         """Whether arms begin with fresh weights."""
         return {self.arms[arm].fresh for arm in self}
 
-    def of(self, arm: str, figure: Figure) -> dict[int, float]:
-        """A figure of an arm, by seed."""
-        return {seed: figure(rows) for seed, rows in self.rows[arm].items()}
+    def of(self, arm: str, question: Question) -> dict[int, float]:
+        """The answers of an arm, by seed."""
+        return {seed: question(rows) for seed, rows in self.rows[arm].items()}
 
-    def compared(self, arm: str, figure: Figure) -> Difference | None:
-        """A figure of an arm against that of its control; None if there is none."""
+    def compared(self, arm: str, question: Question) -> Difference | None:
+        """The answers of an arm against those of its control; None if that was not done, or there is none."""
         control = self.arms[arm].control
-        return difference(self.of(arm, figure), self.of(control, figure)) if control in self else None
+        return difference(self.of(arm, question), self.of(control, question)) if control in self else None
+
+    def differences(self, question: Question) -> dict[str, Difference]:
+        """The same for every arm that has a control, under the names of both."""
+        found = {f"{arm} - {self.arms[arm].control}": self.compared(arm, question) for arm in self}
+        return {names: one for names, one in found.items() if one is not None}
 
 
-def at(place: int, name: str) -> Figure:
-    """The figure `name` of row `place`, negative from the end."""
+def at(place: int, name: str) -> Question:
+    """What is the figure `name` of row `place`, negative from the end?"""
     return lambda rows: rows[place].figures[name]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pruning
+import surgery
 from benchmarks.conditions import markdown_table, paragraph
 from benchmarks.studies.jobs import Protocol, Row, Write
 from benchmarks.studies.networks import Network
@@ -40,6 +41,7 @@ class Arm:
 
     `host` is a pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP, which
     then cuts a tenth of the host's share; None: no AP. `fresh`: from fresh weights, to which every round goes back.
+    `recalibrate`: batch norms get new statistics after every training.
     """
 
     about: str
@@ -66,6 +68,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     def train(model: nn.Module, held: Held) -> None:
         round_ = next(number)
         finetune(model, data.training(options, seed=100 * seed + round_, device=device), options, held=held, seed=seed)
+        if arm.recalibrate:
+            surgery.recalibrate(model, batches)
         dead = pruning.dead_neurons(model, batches)
         write({
             "round": round_, "living": pruning.Masks.of(model).alive / size,
@@ -74,11 +78,10 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
         })  # fmt: skip
 
     if arm.host == "torch_pruning":
-        _structural_rounds(model, train, arm, protocol.rounds, batches)
+        _structural_rounds(model, train, arm, protocol.rounds, batches, seed)
     else:
         pruning.run_rounds(
-            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None,
-            recalibrate=batches if arm.recalibrate else None,
+            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None
         )  # fmt: skip
 
 
@@ -87,12 +90,16 @@ def _pruner(arm: Arm, batches: Sequence[Tensor], seed: int) -> Pruner:
     if arm.ap is None:
         return host
     # Where too few weights hold dead units down, the host cuts the rest.
-    needs: dict[str, Any] = {"batches": batches, "shortfall": "host"} if arm.ap.get("by") == "dead" else {}
-    return pruning.with_ap(host, AP_SHARE, **arm.ap, **needs, seed=seed)
+    return pruning.with_ap(host, AP_SHARE, **arm.ap, batches=batches, seed=seed, shortfall="host")
 
 
 def _structural_rounds(
-    model: nn.Module, train: Callable[[nn.Module, Held], object], arm: Arm, rounds: int, batches: Sequence[Tensor]
+    model: nn.Module,
+    train: Callable[[nn.Module, Held], object],
+    arm: Arm,
+    rounds: int,
+    batches: Sequence[Tensor],
+    seed: int,
 ) -> None:
     """Torch-Pruning removes channels, then AP cuts its share; in an arm without AP, global magnitude cuts that."""
     example = batches[0][:2]
@@ -111,7 +118,9 @@ def _structural_rounds(
             if arm.ap is None:
                 masks = pruning.global_magnitude()(round_, AP_SHARE)
             else:
-                masks = cut_by_ap(round_, count_of(AP_SHARE, round_.masks.alive), Choice(**arm.ap))
+                masks = cut_by_ap(
+                    round_, count_of(AP_SHARE, round_.masks.alive), Choice(**arm.ap, batches=batches, seed=seed)
+                )
             masks.lay_over(model)
 
 
@@ -128,12 +137,12 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
             f" {protocol.trainings(results.starts())}."
             f"{' With fresh weights every round goes back to them.' if True in results.starts() else ''} Accuracy on"
             f" {protocol.test_images:,} test images after that, by the share of living weights, in percent: mean and"
-            " standard deviation over seeds. Differences to the control in points, paired by seed, with 95 % confidence"
-            " intervals: at the end, and of the mean accuracy over all rounds."
+            " standard deviation over seeds, which decide on the order of the images, their augmentation, and fresh"
+            " weights. Differences to the control in points, paired by seed, with 95 % confidence intervals, for each"
+            " arm alone: at the end, and of the mean accuracy over all rounds."
         ),
         "",
-        *_accuracy_table(protocol, results),
-        "",
+        *_accuracy_tables(protocol, results),
         paragraph(
             f"Dead units on {LOOKED_AT} training batches, in percent: channels that never speak though they have living"
             " weights (dynamic), or have none (static); the same of single elements. Counted after the training before"
@@ -144,18 +153,19 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
     ]
 
 
-def _accuracy_table(protocol: Protocol, results: Results) -> list[str]:
-    first = next(iter(results))
-    living = [fmean(results.of(first, at(k, "living")).values()) for k in range(protocol.rounds + 1)]
+def _accuracy_tables(protocol: Protocol, results: Results) -> list[str]:
+    """A table for all arms with the same shares of living weights; structural hosts have others."""
     shown = sorted({0, *range(protocol.rounds, 0, -2)})
-    head = ("arm", *(f"{living[k]:.0%}" for k in shown), "control", "at the end", "mean over rounds", "seeds")
-    cells = []
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for arm in results:
+        living = (fmean(results.of(arm, at(k, "living")).values()) for k in shown)
+        head = ("arm", *(f"{one:.0%}" for one in living), "control", "at the end", "mean over rounds", "seeds")
         told = [spread(results.of(arm, at(k, "accuracy")).values()) for k in shown]
-        apart = [results.compared(arm, figure) for figure in (at(-1, "accuracy"), mean_accuracy)]
+        apart = [results.compared(arm, question) for question in (at(-1, "accuracy"), mean_accuracy)]
         compared = ["" if one is None else str(one) for one in apart]
-        cells.append((arm, *told, results.arms[arm].control, *compared, str(results.seeds(arm))))
-    return markdown_table(head, cells)
+        cells = (arm, *told, results.arms[arm].control, *compared, str(results.seeds(arm)))
+        tables.setdefault(head, []).append(cells)
+    return [line for head, rows in tables.items() for line in (*markdown_table(head, rows), "")]
 
 
 _DEAD = {
@@ -169,7 +179,7 @@ _DEAD = {
 
 
 def _dead_table(results: Results) -> list[str]:
-    cells = [(arm, *(spread(results.of(arm, figure).values()) for figure in _DEAD.values())) for arm in results]
+    cells = [(arm, *(spread(results.of(arm, question).values()) for question in _DEAD.values())) for arm in results]
     return markdown_table(("arm", *_DEAD), cells)
 
 
@@ -182,13 +192,13 @@ def draw(results: Results) -> Figure:
         )
         for arm, seeds in results.rows.items()
     }
-    apart = {arm: results.compared(arm, mean_accuracy) for arm in results}
-    told = {f"{arm} - {results.arms[arm].control}": one for arm, one in apart.items() if one is not None}
-    figure = drawn(curves, "living weights, %", told, "points of accuracy, mean over all rounds")
+    apart = results.differences(mean_accuracy)
+    figure = drawn(curves, "living weights, %", apart, "points of accuracy, mean over all rounds")
     left = figure.axes[0]
     left.set_xscale("log")
     left.invert_xaxis()
-    left.set_xticks(ticks := [100, 64, 41, 26, 17, 11], [str(tick) for tick in ticks])
+    ticks = next(iter(curves.values())).x[::2]
+    left.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
     left.minorticks_off()
     return figure
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from matplotlib.figure import Figure
 
 from benchmarks.conditions import RESULTS
 from benchmarks.studies.jobs import Jobs, Protocol, Write
-from benchmarks.studies.results import Arm, Results
+from benchmarks.studies.results import AnyArm, Results
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-A = TypeVar("A", bound=Arm)
+A = TypeVar("A", bound=AnyArm)
 
 
 @dataclass(frozen=True)
@@ -36,34 +35,35 @@ class Study(Generic[A]):
     tables: Callable[[Protocol, Results], list[str]]
     draw: Callable[[Results], Figure]
 
-    def main(self, about: str | None) -> None:
+    def main(self, about: str | None, words: Sequence[str] | None = None) -> None:
         """Carry out what the command line asks for, and write what came of it."""
-        options = self._options(about)
+        options = self._options(about, words)
         protocol = self.protocols[options.protocol]
-        jobs = Jobs(options.results / f"{self.name}_{protocol.name}.csv")
-        seeds = range(protocol.seeds) if options.seeds is None else options.seeds
+        kind = options.device.partition(":")[0]
+        name = "_".join([self.name, protocol.name, *([kind] if kind != "cpu" else [])])
+        jobs = Jobs(options.results / f"{name}.csv")
         if not options.draw_only:
+            seeds = range(protocol.seeds) if options.seeds is None else options.seeds
             do = partial(self._do, protocol, options.device)
             jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
         self.write_page(protocol, jobs)
 
-    def results(self, jobs: Jobs) -> Results:
-        """What is done, arms and seeds in order."""
-        rows = jobs.rows()
-        listed = {name: dict(sorted(rows[name].items())) for name in self.arms if name in rows}
-        return Results(listed, self.arms)
-
-    def _do(self, protocol: Protocol, device: str, arm: str, seed: int, write: Write) -> None:
-        self.measure(self.arms[arm], seed, protocol, device, write)
-
     def write_page(self, protocol: Protocol, jobs: Jobs) -> None:
-        """Write tables and plot, beside the rows."""
-        results = self.results(jobs)
+        """Write tables and plot, beside the rows.
+
+        Raises:
+            ValueError: there are no rows.
+        """
+        rows = jobs.rows()
+        if not rows:
+            raise ValueError(f"There are no rows in {jobs.file}.")
+        results = Results({name: dict(sorted(rows[name].items())) for name in self.arms if name in rows}, self.arms)
         picture, page = jobs.file.with_suffix(".png"), jobs.file.with_suffix(".md")
         self.draw(results).savefig(str(picture), dpi=110, metadata={"Software": None})
         versions, days, where = (
             ", ".join(sorted({getattr(row, name) for row in results.all()})) for name in ("torch", "date", "processor")
         )
+        some = " --arms " + " ".join(results) if len(results.rows) < len(self.arms) else ""
         text = [
             f"# {self.title}",
             "",
@@ -73,15 +73,19 @@ class Study(Generic[A]):
             "",
             f"![{self.title}]({picture.name})",
             "",
-            f"- command: `python -m {self.command} --protocol {protocol.name}`",
-            f"- measured: {days}; torch {versions}; {where}, one thread a job",
+            f"- command: `python -m {self.command} --protocol {protocol.name}{some}`",
+            f"- measured: {days}; {where}, a processor thread for each job",
+            f"- versions: torch {versions}, {', '.join(f'{name} {version(name)}' for name in ('torchvision', 'timm'))}",
             f"- rows: [{jobs.file.name}]({jobs.file.name})",
             "",
         ]
         page.write_text("\n".join(text), encoding="utf-8")
         print(page)
 
-    def _options(self, about: str | None) -> argparse.Namespace:
+    def _do(self, protocol: Protocol, device: str, arm: str, seed: int, write: Write) -> None:
+        self.measure(self.arms[arm], seed, protocol, device, write)
+
+    def _options(self, about: str | None, words: Sequence[str] | None) -> argparse.Namespace:
         """What the command line asks for."""
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--protocol", choices=list(self.protocols), default="reduced")
@@ -94,4 +98,4 @@ class Study(Generic[A]):
         parser.add_argument("--at-once", type=int, default=1, help="processes that share the jobs")
         parser.add_argument("--results", type=Path, default=RESULTS / "studies", help="folder to write into")
         parser.add_argument("--draw-only", action="store_true", help="write tables and plot of the rows that are there")
-        return parser.parse_args()
+        return parser.parse_args(words)

@@ -1,5 +1,6 @@
 """Jobs: the most telling first, nothing twice, and what is done is kept when a job fails."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,32 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert jobs.rows()["control"][0] == before
 
 
-def test_a_job_that_fails_leaves_no_rows_and_keeps_those_of_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_job_that_fails_leaves_no_rows_and_keeps_those_of_others(tmp_path: Path, at_once: int) -> None:
     jobs = Jobs(tmp_path / "rows.csv")
-    with pytest.raises(RuntimeError, match="does not train"):
-        jobs.carry_out(ARMS, [0, 1], broken, "cpu")
-    assert {arm: list(seeds) for arm, seeds in jobs.rows().items()} == {"control": [0, 1]}
+    with pytest.raises(ExceptionGroup, match="2 of 4 jobs failed") as raised:
+        jobs.carry_out(["edited", "control"], [0, 1], broken, "cpu", at_once)
+    assert {arm: sorted(seeds) for arm, seeds in jobs.rows().items()} == {"control": [0, 1]}
+    assert sorted(one.__notes__[-1] for one in raised.value.exceptions) == [
+        "in the job edited, seed 0",
+        "in the job edited, seed 1",
+    ]
+
+
+def test_rows_with_other_figures_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "rows.csv")
+    jobs.carry_out(["control"], [0], square, "cpu")
+    before = jobs.file.read_bytes()
+    with pytest.raises(ExceptionGroup) as raised:
+        jobs.carry_out(["edited"], [0], lambda arm, seed, write: write({"epoch": 0, "loss": 1.0}), "cpu")
+    assert "rows.csv has the columns" in str(raised.value.exceptions[0])
+    assert jobs.file.read_bytes() == before
+
+
+def test_what_was_not_measured_stays_unknown(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "rows.csv")
+    jobs.carry_out(["control"], [0], lambda arm, seed, write: write({"epoch": 0, "loss": math.nan}), "cpu")
+    assert math.isnan(jobs.rows()["control"][0][0].figures["loss"])
 
 
 def test_no_file_no_rows(tmp_path: Path) -> None:

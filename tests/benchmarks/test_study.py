@@ -1,8 +1,12 @@
 """Studies: their arms hold together, and their pages tell what their rows say."""
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,12 @@ import pytest
 
 from benchmarks.__main__ import STUDIES
 from benchmarks.conditions import processor
-from benchmarks.studies import activations, ap, erase, vit, vit_ap
+from benchmarks.studies import activations, ap, erase, rounds, trainings, vit, vit_ap
 from benchmarks.studies.jobs import Jobs, Protocol, Write
 from benchmarks.studies.networks import resnet
 from benchmarks.studies.study import Study
+from recipes.data import open_data
+from surgery import erase_relu, swap
 
 ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +73,7 @@ def test_the_page_of_rounds_tells_differences_paired_by_seed(tmp_path: Path) -> 
     assert "| none | 90.05 ± 0.07 | 90.05 ± 0.07 |  |  |  | 2 |" in page
     assert "| ap | 90.05 ± 0.07 | 88.05 ± 0.07 | none | -2.00 (-2.00 to -2.00) | -1.50 (-1.50 to -1.50) | 2 |" in page
     assert "| ap | 2.00 ± 0.00 | 2.00 ± 0.00 | 2.00 ± 0.00 | 3.00 ± 0.00 | 0.00 ± 0.00 | 64.00 ± 0.00 |" in page
-    assert "- command: `python -m benchmarks.studies.ap --protocol tiny`" in page
+    assert "- command: `python -m benchmarks.studies.ap --protocol tiny --arms none ap`" in page
 
 
 def test_the_page_of_trainings_tells_accuracy_loss_and_cost(tmp_path: Path) -> None:
@@ -76,6 +82,81 @@ def test_the_page_of_trainings_tells_accuracy_loss_and_cost(tmp_path: Path) -> N
     assert "| control | 50.00 ± 0.00 | 70.00 ± 0.00 | 1.000 ± 0.000 |  |  | 1.25 | 0.90 | 3 |" in page
     # 0, 2 and 4 points: mean 2, deviation 2, half of the interval 4.303 x 2 / sqrt(3) = 4.97
     assert "| abrupt | 52.00 ± 2.00 | 72.00 ± 2.00 | 1.000 ± 0.000 | control | +2.00 (-2.97 to +6.97) |" in page
+
+
+def test_pages_tell_of_seeds_that_are_shared_and_of_nothing_that_is_not_there(tmp_path: Path) -> None:
+    protocol = Protocol("tiny", images=1, test_images=1, epochs=2, fresh_epochs=1, seeds=3)
+    jobs = Jobs(tmp_path / "erase_resnet20_tiny.csv")
+    with pytest.raises(ValueError, match="no rows in"):
+        erase.study().write_page(protocol, jobs)
+    jobs.carry_out(["control"], [0, 1, 2], two_epochs, "cpu")
+    page = written(erase.study(), Protocol("tiny", 1, 1, 2, 1, seeds=1), ["abrupt"], two_epochs, tmp_path)
+    assert "+0.00 (one seed)" in page
+
+
+def test_structural_hosts_have_a_table_of_their_own(tmp_path: Path) -> None:
+    def narrower(arm: str, seed: int, write: Write) -> None:
+        for number in range(3):
+            living = (0.7 if arm == "structural" else 0.8) ** number
+            write(
+                {"round": number, "living": living, "accuracy": 0.9, "dynamic": 0, "static": 0, "dynamic_elements": 0}
+            )
+
+    protocol = Protocol("tiny", images=1, test_images=1, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
+    page = written(ap.STUDY, protocol, ["none", "structural"], narrower, tmp_path)
+    assert "| arm | 100% | 64% |" in page and "| arm | 100% | 49% |" in page
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The studies train on scikit-learn's digits."""
+    for module in (rounds, trainings):
+        monkeypatch.setattr(module, "open_data", lambda *_, **counts: open_data("digits", **counts))
+
+
+def collected(measure: Callable[[Write], None]) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = []
+    measure(lambda row: rows.append({**row}))
+    return rows
+
+
+TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
+NETWORK = resnet(20)
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("host", ["global_magnitude", "torch_pruning"])
+def test_rounds_cut_what_they_say_and_ap_is_no_copy_of_its_control(host: str) -> None:
+    found = {}
+    for name, ap_options in (("control", None), ("ap", {}), ("again", {})):
+        arm = rounds.Arm("", host, ap_options, fresh=True)
+        found[name] = collected(partial(rounds.measure, NETWORK, arm, 0, TINY, "cpu"))
+    assert found["ap"] == found["again"]
+    assert found["control"][0] == found["ap"][0]
+    assert found["control"][1:] != found["ap"][1:]
+    for rows in found.values():
+        assert [row["round"] for row in rows] == [0, 1, 2]
+        assert [row["living"] for row in rows] == pytest.approx(
+            [1, 0.8, 0.64], abs=1e-4 if host != "torch_pruning" else 0.05
+        )
+        assert all(
+            0 <= row[name] <= 1 for row in rows for name in ("accuracy", "dynamic", "static", "dynamic_elements")
+        )
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_trainings_begin_alike_and_look_after_every_epoch() -> None:
+    found = {}
+    protocol = replace(TINY, fresh_epochs=2)
+    for name, rule in (("control", None), ("prelu", swap("prelu")), ("erased", erase_relu())):
+        arm = trainings.Arm("", rule, fresh=True)
+        found[name] = rows = collected(partial(trainings.measure, NETWORK, arm, 0, protocol, "cpu"))
+        assert [row["epoch"] for row in rows] == [0, 1, 2]
+        assert rows[0]["step_time"] > 0 and math.isnan(rows[1]["step_time"])
+    start = {name: (rows[0]["accuracy"], rows[0]["test_loss"]) for name, rows in found.items()}
+    assert start["control"] == start["prelu"] != start["erased"]
+    assert found["control"][-1]["test_loss"] != found["prelu"][-1]["test_loss"]
+    assert found["control"][0]["step_memory"] == 1 < found["prelu"][0]["step_memory"]
 
 
 def written(study: Study[Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:

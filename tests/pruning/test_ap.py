@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
@@ -166,6 +166,13 @@ def test_the_host_goes_first_and_ap_takes_from_what_is_left() -> None:
     round = by_hand([0.0] * 8, [-1.0, -2.0, -3.0, -4.0, 5.0, 6.0, 7.0, 8.0])
     assert cut_places(round, with_ap(magnitude, 0.25)(round, 0.5)) == [0, 1, 2, 3]
     assert cut_places(round, with_ap(magnitude, 0.25, "positive")(round, 0.5)) == [0, 1, 4, 5]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=10, max_size=40), st.floats(0, 0.5))
+def test_by_magnitude_in_two_steps_is_by_magnitude_in_one(weights: list[float], ap_share: float) -> None:
+    round = by_hand([0.0] * len(weights), weights)
+    assert with_ap(magnitude, ap_share, "any", "magnitude")(round, 0.5) == magnitude(round, 0.5)
 
 
 def test_small_moves_of_halves_are_told_apart() -> None:
