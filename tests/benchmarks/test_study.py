@@ -24,6 +24,9 @@ from surgery import erase_relu, swap
 ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
 
+NETWORK = resnet(20)
+TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
+
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
 def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any]) -> None:
@@ -118,10 +121,6 @@ def collected(measure: Callable[[Write], None]) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     measure(lambda row: rows.append({**row}))
     return rows
-
-
-TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
-NETWORK = resnet(20)
 
 
 @pytest.mark.usefixtures("few_digits")
