@@ -43,12 +43,13 @@ def drawn(curves: Mapping[str, Curve], x_label: str, against: Mapping[str, Diffe
 
 
 def _curve(axes: Axes, name: str, curve: Curve, colour: str, mark: str) -> None:
-    means = [fmean(values) for values in zip(*curve.seeds, strict=True)]
-    axes.plot(curve.x, means, marker=mark, markersize=4, color=colour, label=name, linewidth=1.2)
+    points = list(zip(*curve.seeds, strict=False))  # as far as all seeds go: one may have diverged
+    x, means = curve.x[: len(points)], [fmean(values) for values in points]
+    axes.plot(x, means, marker=mark, markersize=4, color=colour, label=name, linewidth=1.2)
     if len(curve.seeds) > 1:
-        spread = [stdev(values) for values in zip(*curve.seeds, strict=True)]
+        spread = [stdev(values) for values in points]
         low, high = ([mean + sign * one for mean, one in zip(means, spread, strict=True)] for sign in (-1, 1))
-        axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _forest(axes: Axes, against: Mapping[str, Difference]) -> None:

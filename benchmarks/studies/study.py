@@ -45,8 +45,13 @@ class Study(Generic[A]):
         if not options.draw_only:
             seeds = range(protocol.seeds) if options.seeds is None else options.seeds
             do = partial(self._do, protocol, options.device)
-            jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
-        self.write_page(protocol, jobs)
+            try:
+                jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
+            finally:  # what is done is told, whatever failed
+                if jobs.file.is_file():
+                    self.write_page(protocol, jobs)
+        else:
+            self.write_page(protocol, jobs)
 
     def write_page(self, protocol: Protocol, jobs: Jobs) -> None:
         """Write tables and plot, beside the rows.

@@ -24,6 +24,7 @@ from benchmarks.studies.results import Results, at
 from benchmarks.studies.spread import spread
 from recipes.data import open_data
 from recipes.finetune import finetune
+from surgery.errors import SurgeryError
 from surgery.running import in_eval
 
 FITTED_ON = 8  # batches, for affine stand-ins
@@ -47,7 +48,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     """One arm with one seed: a row after the surgery, and one after every epoch.
 
     The seed decides on the order of the images, on their augmentation, and on fresh weights. The first row tells what
-    a training step takes, in time and in memory, over one of the network before surgery.
+    a training step takes, in time and in memory, over one of the network before surgery. A training that diverges ends
+    with a row of what the network is worth then.
     """
     data = open_data("cifar10", train_num_samples=protocol.images, val_num_samples=protocol.test_images)
     plain = network.build(seed, fresh=arm.fresh).to(device)
@@ -67,7 +69,12 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     time, memory = step_ratio(model, plain, images, labels), kept_ratio(model, plain, images)
     epochs = _Epochs(write, model, data.testing(device=device))
     epochs.write(math.nan, time, memory)
-    finetune(model, feed, options, teacher=plain.eval() if arm.distill else None, seed=seed, journal=epochs)
+    try:
+        finetune(model, feed, options, teacher=plain.eval() if arm.distill else None, seed=seed, journal=epochs)
+    except SurgeryError:
+        if model.train()(images).isfinite().all():
+            raise
+        epochs.epoch({"loss": math.nan})  # it diverged, which is what came of the arm
 
 
 class _Epochs:

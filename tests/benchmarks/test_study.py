@@ -158,6 +158,14 @@ def test_trainings_begin_alike_and_look_after_every_epoch() -> None:
     assert found["control"][0]["step_memory"] == 1 < found["prelu"][0]["step_memory"]
 
 
+@pytest.mark.usefixtures("few_digits")
+def test_a_training_that_diverges_is_a_result() -> None:
+    arm = trainings.Arm("", swap("squared_relu"), fresh=True)
+    rows = collected(partial(trainings.measure, NETWORK, arm, 0, TINY, "cpu"))
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert not math.isfinite(rows[1]["test_loss"]) and rows[1]["accuracy"] < 0.3
+
+
 def written(study: Study[Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:
     """The page of these rows; its plot is a picture."""
     file = folder / f"{study.name}_{protocol.name}.csv"
