@@ -80,10 +80,12 @@ class Jobs:
         todo = [(arm, seed) for arm in arms for seed in seeds if seed not in done.get(arm, {})]
         for arm, seed, wait in _in_turn(todo, do) if at_once < 2 else _at_once(todo, do, at_once):
             try:
-                self._append(arm, seed, wait(), device)
+                rows = wait()
             except Exception as error:
                 error.add_note(f"in the job {arm}, seed {seed}")
                 failed.append(error)
+            else:
+                self._append(arm, seed, rows, device)
         if failed:
             raise ExceptionGroup(f"{len(failed)} of {len(todo)} jobs failed", failed)
 

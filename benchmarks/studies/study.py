@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.conditions import RESULTS
 from benchmarks.studies.jobs import Jobs, Protocol, Write
 from benchmarks.studies.results import AnyArm, Results
+from recipes.data import shared_folder
 
 A = TypeVar("A", bound=AnyArm)
 
@@ -45,6 +46,7 @@ class Study(Generic[A]):
         if not options.draw_only:
             seeds = range(protocol.seeds) if options.seeds is None else options.seeds
             do = partial(self._do, protocol, options.device)
+            shared_folder()  # where it is missing, told once and not by every job
             try:
                 jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
             finally:  # what is done is told, whatever failed
