@@ -69,7 +69,7 @@ def test_rows_with_other_figures_are_refused_and_nothing_is_lost(tmp_path: Path)
     jobs = Jobs(tmp_path / "rows.csv")
     jobs.carry_out(["control"], [0], square, "cpu")
     before = jobs.file.read_bytes()
-    with pytest.raises(ValueError, match="rows.csv has the columns"):
+    with pytest.raises(ValueError, match="has the columns"):
         jobs.carry_out(["edited"], [0], lambda arm, seed, write: write({"epoch": 0, "loss": 1.0}), "cpu")
     assert jobs.file.read_bytes() == before
 
