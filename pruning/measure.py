@@ -18,14 +18,13 @@ from surgery.errors import BadValue, CannotLook, NothingPicked, SurgeryError, Un
 from surgery.example import Example, mapped
 from surgery.find import check_plain, find_sites, home_of
 from surgery.observe import Key, observing
-from surgery.running import batches_of, in_eval
+from surgery.running import batch_errors, batches_of, in_eval
 from surgery.sites import Site
 from surgery.watch import tensors_in
 
 ROLES = ("nonlinearity", "gate", "head")
 
 _FEW = 2  # samples that the calls are found with
-_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AssertionError)  # what a forward refuses its input with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,16 +224,8 @@ def _with_numbers(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _forward(model: nn.Module, images: Tensor, count: int) -> None:
-    try:
+    with batch_errors(count, model, images):
         model(images.clone())  # it may overwrite them
-    except SurgeryError:
-        raise
-    except _FAILURES as error:
-        raise BadValue(
-            f"Batch {count} does not go through {type(model).__name__}.",
-            asked=f"forward({images.dtype} {tuple(images.shape)})",
-            there=f"{type(error).__name__}: {error}".splitlines()[0],
-        ) from error
 
 
 @contextmanager

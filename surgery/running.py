@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.errors import BadValue
+from surgery.errors import BadValue, SurgeryError
 from surgery.find import home_of
 from surgery.twin import random_state_kept
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
+# What a forward refuses its input with.
+_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +61,28 @@ def batches_of(batches: Iterable[Any], model: nn.Module) -> Iterator[Batch]:
         yield Batch(images.to(home), labels.detach().cpu() if plain else None)
     if not count:
         raise BadValue("There are no batches.", try_="at least one; an exhausted loader yields none")
+
+
+@contextmanager
+def batch_errors(number: int, model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Inside, what a forward refuses its batch with becomes a `BadValue` that names the batch, the model and the cause.
+
+    Batches are counted from 1. Errors of this library, and what is no refusal of an input, pass as they are.
+
+    Raises:
+        BadValue: the forward inside failed; the error of before is its cause.
+    """
+    try:
+        yield
+    except SurgeryError:
+        raise
+    except _FAILURES as error:
+        told = str(error).strip().splitlines()
+        raise BadValue(
+            f"Batch {number} does not go through {type(model).__name__}.",
+            asked=f"forward({images.dtype} {tuple(images.shape)})",
+            there=f"{type(error).__name__}: {told[0] if told else 'no message'}",
+        ) from error
 
 
 def _parts(one: Any) -> tuple[Any, Any]:
