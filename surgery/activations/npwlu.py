@@ -87,7 +87,7 @@ class NPWLU(nn.Module):
         self.intervals = intervals
         self.axis = axis
         self.bound = bound
-        low, high = around_zero(bound, channels, intervals, True, self.start.dtype)
+        low, high = around_zero(F.relu, bound, channels, intervals, True, self.start.dtype)
         self._become(F.relu, low, high, (low, high))
 
     @torch.no_grad()
@@ -99,9 +99,9 @@ class NPWLU(nn.Module):
         rows = len(seen.mean)
         if len(self.start) == 1 and rows > 1:
             seen, function = seen.shared(), averaged(function, rows)
-        low, high = bounds_for(seen, self.intervals, True, self.start.dtype)
+        low, high = bounds_for(function, seen, self.intervals, True, self.start.dtype)
         if self.bound is not None:
-            low, high = around_zero(self.bound, len(self.start), self.intervals, True, self.start.dtype)
+            low, high = around_zero(function, self.bound, len(self.start), self.intervals, True, self.start.dtype)
         self._become(function, low, high, (seen.low, seen.high))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from surgery.errors import BadValue
 
 PER_INTERVAL = 16  # points in each interval at which a fit is judged
 WIDE = 3.0  # bounds lie this many deviations from the mean
+_FAR = 2.0**14  # beyond the corners of any clipped ReLU, and a number of every type
 
 
 def along(x: Tensor, region: Tensor, anchors: Tensor, bases: Tensor, slopes: Tensor) -> Tensor:
@@ -91,19 +92,50 @@ def _pwlu_gradients(
 PWLU = Function("pwlu", _pwlu, _pwlu_gradients)
 
 
-def bounds_for(seen: Seen, intervals: int, snap: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Bounds (C,) three deviations from the mean; with `snap` widened so that zero is a knot.
+def bounds_for(
+    function: Elementwise, seen: Seen, intervals: int, snap: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Bounds (C,) three deviations from the mean; with `snap` moved so that knots are where `function` has its corners.
 
-    A channel that always saw the same number gets bounds three to either side of it.
+    These are zero and, of a clipped ReLU, the cap. A channel that always saw the same number gets bounds three to
+    either side of it.
     """
     mean = seen.mean.double().nan_to_num(posinf=0.0, neginf=0.0)
     deviation = seen.deviation.double().nan_to_num(posinf=0.0)
     deviation = torch.where(deviation > 1e-4 * (1 + mean.abs()), deviation, 1.0)
     low, high = mean - WIDE * deviation, mean + WIDE * deviation
-    return snapped(low, high, intervals, dtype) if snap else (low, high)
+    return snapped(function, low, high, intervals, dtype) if snap else (low, high)
 
 
-def snapped(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def snapped(
+    function: Elementwise, low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The bounds moved, by as little as knots at exactly the corners of `function` need in this precision."""
+    cap = cap_of(function, low.to(torch.promote_types(dtype, torch.float32)))
+    return _around_zero(low, high, intervals, dtype) if cap is None else _around_both(low, high, intervals, cap, dtype)
+
+
+def cap_of(function: Elementwise, like: Tensor) -> float | None:
+    """Where a clipped ReLU goes flat, as ReLU6 does at 6; None for any other function of rows such as `like` (C,)."""
+    top = function(torch.full_like(like, _FAR).unsqueeze(0))
+    if top.is_meta or not bool((top == top.flatten()[0]).all()) or not 0 < (cap := float(top.flatten()[0])) < _FAR / 2:
+        return None
+    points = torch.tensor([-_FAR, -cap, 0.0, cap / 2, cap, 2 * cap]).to(like).unsqueeze(1).expand(-1, len(like))
+    return cap if torch.equal(function(points.clone()), points.clamp(0.0, cap)) else None
+
+
+def _around_both(low: Tensor, high: Tensor, intervals: int, cap: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bounds with knots at zero and at `cap`, as near to those given as whole intervals between the two allow."""
+    low, high = low.clamp_max(0.0), high.clamp_min(cap)
+    scale = 2.0 ** _digits(intervals, dtype)
+    counts = [k for k in range(1, intervals + 1) if (math.frexp(cap / k)[0] * scale).is_integer()]
+    between = torch.tensor(counts or [intervals]).to(low)
+    between = between[(between.unsqueeze(1) - intervals * cap / (high - low)).abs().argmin(0)]
+    before = torch.minimum((-low * between / cap).round(), intervals - between)
+    return -before * cap / between, (intervals - before) * cap / between
+
+
+def _around_zero(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The bounds widened, by as little as a knot at exactly zero needs in this precision."""
     low, high = low.clamp_max(0.0), high.clamp_min(0.0)
     # How many knots lie left of zero: none or all only where nothing lies on that side, or there is one interval.
@@ -114,13 +146,19 @@ def snapped(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) -> tu
     width = torch.maximum(
         torch.where(before > 0, -low / before, 0.0), torch.where(after > 0, high / after, 0.0)
     )  # fmt: skip
-    # With so few digits that all its multiples are numbers of this type, every knot is exact, and so is ReLU; four
-    # digits are left for the points between the knots at which a fit is judged.
-    digits = min(1 - round(math.log2(torch.finfo(dtype).eps)), 20) - intervals.bit_length()
     mantissa, exponent = torch.frexp(width)
-    scale = 2.0 ** max(digits, 2)
+    scale = 2.0 ** _digits(intervals, dtype)
     width = torch.ldexp((mantissa * scale).ceil() / scale, exponent)
     return -before * width, after * width
+
+
+def _digits(intervals: int, dtype: torch.dtype) -> int:
+    """How many binary digits the width of an interval may have.
+
+    So few that all its multiples are numbers of this type: then every knot is exact, and so is ReLU. Four digits are
+    left for the points between the knots at which a fit is judged.
+    """
+    return max(min(1 - round(math.log2(torch.finfo(dtype).eps)), 20) - intervals.bit_length(), 2)
 
 
 def best_lines(

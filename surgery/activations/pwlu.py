@@ -52,7 +52,8 @@ class PWLU(nn.Module):
 
     `heights` (N + 1, C) are its values at the knots from `left` to `right` (C,), -3 to 3 without a `bound`, and
     `low_slope` and `high_slope` (C,) its slopes beyond them. It begins as the function `like`: a name, a module that
-    computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly.
+    computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly, and for
+    a clipped ReLU such as ReLU6 one at its cap.
 
     `warmup` is a share of the training. Below it the module computes `like` itself (or, with None, its own function as
     it is), its parameters have no gradient at all, and each training batch moves `running_mean` and
@@ -107,8 +108,9 @@ class PWLU(nn.Module):
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_deviation", torch.ones(channels))
             self.register_buffer("gathered", torch.zeros((), dtype=torch.long))
-        low, high = around_zero(bound, channels, intervals, snap, self.left.dtype)
-        self._become(_rows_of(first, self.heights, self._inner), low, high, (low, high))
+        function = _rows_of(first, self.heights, self._inner)
+        low, high = around_zero(function, bound, channels, intervals, snap, self.left.dtype)
+        self._become(function, low, high, (low, high))
 
     @torch.no_grad()
     def set_progress(self, progress: float, step: int = 0) -> None:
@@ -137,9 +139,9 @@ class PWLU(nn.Module):
         rows = len(seen.mean)
         if self.heights.shape[1] == 1 and rows > 1:
             seen, function = seen.shared(), averaged(function, rows)
-        low, high = bounds_for(seen, self.intervals, self.snap, self.left.dtype)
+        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
         if self.bound is not None:
-            low, high = around_zero(self.bound, len(self.left), self.intervals, self.snap, self.left.dtype)
+            low, high = around_zero(function, self.bound, len(self.left), self.intervals, self.snap, self.left.dtype)
         self._become(function, low, high, (seen.low, seen.high))
 
     @torch.no_grad()
@@ -212,7 +214,7 @@ class PWLU(nn.Module):
             function = _rows_of(self.like, self.heights, self._inner)
         mean, deviation = self.running_mean, self.running_deviation
         seen = Seen(mean, deviation, mean, mean)
-        low, high = bounds_for(seen, self.intervals, self.snap, self.left.dtype)
+        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
         self._become(function, low, high, (low, high))
 
     @torch.no_grad()
@@ -314,11 +316,11 @@ def averaged(function: Elementwise, channels: int) -> Elementwise:
 
 
 def around_zero(
-    bound: float | None, channels: int, intervals: int, snap: bool, dtype: torch.dtype
+    function: Elementwise, bound: float | None, channels: int, intervals: int, snap: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Bounds (C,) from -bound to bound, three deviations of a standard normal input where nobody asks for others."""
     reach = torch.full((channels,), WIDE if bound is None else float(bound), dtype=torch.float64)
-    return snapped(-reach, reach, intervals, dtype) if snap else (-reach, reach)
+    return snapped(function, -reach, reach, intervals, dtype) if snap else (-reach, reach)
 
 
 def check(channels: int, intervals: int, bound: float | None) -> None:

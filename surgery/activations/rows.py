@@ -174,13 +174,13 @@ ROWS = (
         "pwlu", _pwlu, (), "straight lines between heights at equal steps",
         "Zhou et al. 2021, arXiv 2104.03693, section 3", learns=("heights", "left", "right", "low_slope", "high_slope"),
         ranges=_PER | _PIECES | {"warmup": "share of the training, 0 to below 1"},
-        begins=("relu", "leaky_relu", "prelu", "frelu", "pwlu"), fits="least squares", kernel="pwlu",
+        begins=("relu", "relu6", "leaky_relu", "prelu", "frelu", "pwlu"), fits="least squares", kernel="pwlu",
     ),
     Activation(
         "npwlu", _npwlu, ("n_pwlu",), "straight lines between knots of any distance",
         "Zhou et al. 2022, ICPR, abstract", learns=("start", "height", "widths", "slopes"),
         ranges=_PER | _PIECES,
-        begins=("relu", "leaky_relu", "prelu", "frelu"), fits="least squares",
+        begins=("relu", "relu6", "leaky_relu", "prelu", "frelu"), fits="least squares",
     ),
     Activation(
         "smelu", _smelu, (), "0 below -beta, (x + beta)^2 / (4 beta), x above beta", f"{_SHAMIR}, SmeLU",

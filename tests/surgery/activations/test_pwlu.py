@@ -200,6 +200,28 @@ def test_bounds_from_what_was_seen(snap: bool, mean: float, deviation: float, in
     assert error < 1e-4
 
 
+@settings(max_examples=30)
+@given(st.floats(-30, 30), st.floats(0, 20), st.integers(1, 20), st.floats(0.1, 100))
+def test_a_clipped_relu_is_met_wherever_its_input_was_seen(
+    mean: float, deviation: float, intervals: int, cap: float
+) -> None:
+    one, x = torch.ones(2), torch.linspace(-2, 3, 501)[:, None].expand(-1, 2)
+    seen = Seen(mean * one, deviation * one, (mean - 4 * deviation) * one, (mean + 4 * deviation) * one)
+    for limit, rounding in ((6.0, 1e-6), (cap, 1e-5)):  # the knots of other caps are no short numbers
+        module = PWLU(2, intervals)
+        start(module, nn.Hardtanh(0.0, limit), seen)
+        found, wanted = module(limit * x), (limit * x).clamp(0.0, limit)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=rounding * limit)
+
+
+@pytest.mark.parametrize("intervals", [1, 4, 5, 16])
+def test_as_relu6_it_has_knots_at_zero_and_six(intervals: int) -> None:
+    module, x = PWLU(1, intervals, like="relu6"), torch.linspace(-20, 20, 4001)
+    knots = piecewise.tables(*module.parameters())[0]
+    assert (knots == 0).any() and (knots == 6).any()
+    assert torch.equal(module(x), F.relu6(x))
+
+
 def test_other_functions_with_knots_on_the_grid() -> None:
     slopes, x = torch.tensor([0.1, -0.3, 0.0]), 5 * torch.randn(40, 3)
     seen = Seen(torch.zeros(3), torch.tensor([1.0, 2.0, 0.3]), -9 * torch.ones(3), 9 * torch.ones(3))
