@@ -15,6 +15,7 @@ from pruning.rewind import tensors_of
 from recipes._start import check_torchvision
 from recipes.checkpoint import processes
 from recipes.settings import Finetune
+from recipes.sync_norms import check_synchronisable, synchronised
 from surgery.errors import BadValue
 from surgery.fading import Progressing
 
@@ -84,18 +85,31 @@ def body_of(model: nn.Module, options: Finetune) -> nn.Module:
 
     Raises:
         BadValue: batch norms over several processes that are not on CUDA.
+        CannotEdit, NotProved: batch norms that have no equal over several processes.
     """
-    wide = options.sync_bn and processes() > 1
-    if wide and next(model.parameters()).device.type != "cuda":
-        raise BadValue("Batch norms over all processes need CUDA.", asked="sync_bn", try_="sync_bn=False")
+    check_norms(model, options)
+    wide = _wide(options)
     if not (wide or options.torchcompile):
         return model
     body = copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
     if wide:
-        body = nn.SyncBatchNorm.convert_sync_batchnorm(body)
+        body = synchronised(body)
     if options.torchcompile:
         body.compile()
     return body
+
+
+def check_norms(model: nn.Module, options: Finetune) -> None:
+    """Refuse batch norms that cannot be those of all processes, where that is asked for.
+
+    Raises:
+        BadValue: they are not on CUDA.
+        CannotEdit: a norm that has no equal over several processes, by name.
+    """
+    if _wide(options):
+        if not _on_cuda(model):
+            raise BadValue("Batch norms over all processes need CUDA.", asked="sync_bn", try_="sync_bn=False")
+        check_synchronisable(model)
 
 
 def distribute(task: Any, body: nn.Module) -> None:
@@ -131,6 +145,14 @@ def share_from_first(model: nn.Module) -> None:
     """Give every process the weights and buffers of the first."""
     for one in tensors_of(model).values():
         distributed.broadcast(one, 0)
+
+
+def _wide(options: Finetune) -> bool:
+    return options.sync_bn and processes() > 1
+
+
+def _on_cuda(model: nn.Module) -> bool:
+    return bool(next(model.parameters()).device.type == "cuda")
 
 
 class _Student(nn.Module):
