@@ -8,7 +8,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 import argparse
 import copy
 import csv
-import shlex
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import surgery
-from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 from benchmarks.erase_pretrained import KNOWN
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
@@ -301,12 +300,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
     options = parser.parse_args()
-    # The command without folders: tables name no place on a machine.
-    told = [(f"--{key.replace('_', '-')}", value) for key, value in vars(options).items() if key != "results"]
-    given = [(flag, value) for flag, value in told if value != parser.get_default(flag[2:].replace("-", "_"))]
-    words = [word for flag, value in given for word in (flag, *map(str, value if isinstance(value, list) else [value]))]
     torch.manual_seed(options.seed)
-    command = shlex.join(["python", "-m", "benchmarks.activations_pretrained", *words])
+    command = command_line(parser, options, "activations_pretrained")
     for part, rows in study(options):
         print(f"wrote {write(rows, part, options, command).name} and the .csv beside it", flush=True)
 

@@ -1,7 +1,9 @@
 """What a table of figures was measured with: command, date, versions, processor, seed; nothing else of the machine."""
 
+import argparse
 import datetime
 import platform
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,6 +13,16 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def command_line(parser: argparse.ArgumentParser, options: argparse.Namespace, benchmark: str) -> str:
+    """The command that was given, but for its folder of results: tables name no place on a machine."""
+    words = ["python", "-m", f"benchmarks.{benchmark}"]
+    for name, value in vars(options).items():
+        if name != "results" and value != parser.get_default(name):
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else map(str, value if isinstance(value, list | tuple) else [value])
+    return shlex.join(words)
 
 
 def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:

@@ -7,7 +7,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 
 import argparse
 import csv
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 import surgery
-from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
 from recipes.models import build
@@ -144,15 +143,9 @@ def main() -> None:
     parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
     options = parser.parse_args()
     options.shares = tuple(options.shares)
-    # The command without folders: tables name no place on a machine.
-    told = [(f"--{key.replace('_', '-')}", value) for key, value in vars(options).items() if key != "results"]
-    given = [(flag, value) for flag, value in told if value != parser.get_default(flag[2:].replace("-", "_"))]
-    words = [
-        word for flag, value in given for word in (flag, *map(str, value if isinstance(value, tuple) else [value]))
-    ]
     torch.manual_seed(options.seed)
     rows = study(options)
-    write(rows, options, shlex.join(["python", "-m", "benchmarks.erase_pretrained", *words]))
+    write(rows, options, command_line(parser, options, "erase_pretrained"))
     print(f"wrote erase_pretrained_resnet{options.depth}.md and .csv")
 
 

@@ -4,7 +4,6 @@ python -m benchmarks.finetune_speed
 """
 
 import argparse
-import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.bootstrap import told
-from benchmarks.conditions import RESULTS, conditions, markdown_table, paragraph
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
 from recipes.data import DEVIATION, MEAN, MemoryFeed, Pictures
 from recipes.data.feed import Look
 from recipes.finetune import finetune
@@ -112,9 +111,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write into")
     options = parser.parse_args()
-    given = [(f"--{key.replace('_', '-')}", value) for key, value in vars(options).items()
-             if value != parser.get_default(key) and key != "results"]  # fmt: skip
-    words = [word for flag, value in given for word in ([flag] if value is True else [flag, str(value)])]
     training = Finetune(epochs=1, batch_size=options.batch_size, channels_last=options.channels_last)
     times = measure(ways(training, options.images, options.device), options.rounds, options.device)
     first = next(iter(times.values()))
@@ -137,7 +133,7 @@ def main() -> None:
         "",
         *markdown_table(("way", "images/s", "ratio"), rows),
         "",
-        *conditions(shlex.join(["python", "-m", "benchmarks.finetune_speed", *words]), 0, options.device),
+        *conditions(command_line(parser, options, "finetune_speed"), 0, options.device),
         "",
     ]
     file = options.results / ("finetune_speed_gpu.md" if kind == "cuda" else "finetune_speed.md")

@@ -8,7 +8,6 @@ what lives beside it, here the masks, and is larger than what is measured.
 
 import argparse
 import os
-import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from benchmarks.bootstrap import interval
-from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 from pruning.masks import Masks
 
 PRUNED = 0.8
@@ -156,15 +155,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
     options = parser.parse_args()
-    told = [(f"--{key}", value) for key, value in vars(options).items() if key != "results"]
-    given = [(flag, value) for flag, value in told if value != parser.get_default(flag[2:])]
+    command = command_line(parser, options, "mask_overhead")
     gpu = options.device.startswith("cuda")
     for key, small, large in (("batch", 8, 64), ("side", 96, 224), ("rounds", 30, 60), ("steps", 2, 10)):
         if getattr(options, key) is None:
             setattr(options, key, large if gpu else small)
-    tunables = os.environ.get("GLIBC_TUNABLES")
-    command = f"GLIBC_TUNABLES={tunables} " if tunables else ""
-    command += shlex.join(["python", "-m", "benchmarks.mask_overhead", *(str(one) for pair in given for one in pair)])
+    if tunables := os.environ.get("GLIBC_TUNABLES"):
+        command = f"GLIBC_TUNABLES={tunables} {command}"
     times = measure(Training(options.device, options.batch, options.side, options.seed), options.rounds, options.steps)
     file = write(times, options, command)
     print(file.read_text(encoding="utf-8"))

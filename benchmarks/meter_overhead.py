@@ -4,7 +4,6 @@ python -m benchmarks.meter_overhead
 """
 
 import argparse
-import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models import resnet50
 
 from benchmarks.bootstrap import told
-from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 from pruning.meter import DeadNeuronMeter
 
 EVERY = 50
@@ -89,13 +88,8 @@ def main() -> None:
         (f"the mean step, every {EVERY}th looked into", told(times, ratio)),
     ]
     bare = statistics.median(one for one, *_ in times)
-    given = [
-        (f"--{key.replace('_', '-')}", str(value))
-        for key, value in vars(options).items()
-        if key != "results" and value != parser.get_default(key)
-    ]
     clock = "Time" if options.device.startswith("cuda") else "Processor time"
-    command = shlex.join(["python", "-m", "benchmarks.meter_overhead", *(word for pair in given for word in pair)])
+    command = command_line(parser, options, "meter_overhead")
     text = [
         "# Cost of the dead-neuron meter in the training of torchvision's ResNet-50",
         "",

@@ -6,7 +6,6 @@ python -m benchmarks.surgery_speed
 import argparse
 import contextlib
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from torchvision.models.resnet import Bottleneck
 
 import surgery
 from benchmarks.bootstrap import told
-from benchmarks.conditions import RESULTS, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 
 READ = {"layer1.0.relu_2": "first block", "fc": "logits"}  # what the feature extractor is asked to return
 
@@ -233,12 +232,7 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.rand(options.batch_size, 3, options.pixels, options.pixels)
     against = measure_ratios(images, options.pairs)
-    given = [
-        (f"--{key.replace('_', '-')}", str(value))
-        for key, value in vars(options).items()
-        if key not in ("results", "worker") and value != parser.get_default(key)
-    ]
-    command = shlex.join(["python", "-m", "benchmarks.surgery_speed", *(word for pair in given for word in pair)])
+    command = command_line(parser, options, "surgery_speed")
     text = [
         "# Speed of surgery on torchvision's ResNet-50",
         "",

@@ -1,0 +1,237 @@
+"""Exchange and erase the ReLU6 of a trained ImageNet network: what is lost without any training.
+
+Needs the folder that SURGERY_DATA names, with `weights/tf_efficientnet_lite0.safetensors` and 1,000 pictures, one of
+each class, in `data/imagenet1k/val.tar`. From the root of the repository:
+
+    SURGERY_DATA=FOLDER python -m benchmarks.imagenet_pretrained
+"""
+
+import argparse
+import copy
+import csv
+import math
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+
+import surgery
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
+from recipes.data import shared_folder
+from recipes.models import build
+from surgery import Site
+
+NAME = "tf_efficientnet_lite0"
+KNOWN = 438  # of the 500 pictures of even rank; anything else is a fault of the model or of the data path
+SAME = 1e-6  # of the largest score: what rounding leaves of an exact exchange
+COUNTS = (1, 2, 4)
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Half of the classes, one picture of each: to calibrate and choose on, or to report on."""
+
+    images: Tensor
+    labels: Tensor
+
+    def batches(self) -> list[Tensor]:
+        return list(self.images.split(50))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network: how many pictures it names rightly, the points lost to the untouched one, and how sure that is."""
+
+    what: str
+    repair: str
+    right: int
+    accuracy: float
+    lost: float
+    low: float
+    high: float
+    far: float
+
+
+class Reported:
+    """Measures networks on the pictures to report on, beside the untouched one."""
+
+    def __init__(self, model: nn.Module, pictures: Pictures) -> None:
+        self.pictures = pictures
+        self.untouched = scores(model, pictures)
+
+    def row(self, what: str, repair: str, model: nn.Module) -> Row:
+        """The row of one network, and what it is told from by: the pictures that only one of the two names rightly."""
+        found, labels = scores(model, self.pictures), self.pictures.labels
+        right, before = found.argmax(1) == labels, self.untouched.argmax(1) == labels
+        each = 100 * (before.double() - right.double())
+        half = 1.96 * float(each.std()) / math.sqrt(len(each))
+        far = float((found - self.untouched).abs().max() / self.untouched.abs().max())
+        lost = float(each.mean())
+        row = Row(what, repair, int(right.sum()), float(right.double().mean()), lost, lost - half, lost + half, far)
+        print(f"{what}, {repair}: {row.right} right, {lost:+.1f} points lost", flush=True)
+        return row
+
+
+@torch.no_grad()
+def scores(model: nn.Module, pictures: Pictures) -> Tensor:
+    model.eval()
+    return torch.cat([model(batch) for batch in pictures.batches()])
+
+
+def halves(model: nn.Module, limit: int | None) -> tuple[Pictures, Pictures]:
+    """The pictures of odd and of even rank, as the model takes them; a class is the rank of a file's name."""
+    transform = create_transform(**resolve_data_config(model=model))
+    with tarfile.open(shared_folder() / "data" / "imagenet1k" / "val.tar") as tar:
+        members = sorted((one for one in tar.getmembers() if one.isfile()), key=lambda one: one.name)[:limit]
+        images = torch.stack([transform(Image.open(tar.extractfile(one)).convert("RGB")) for one in members])  # type: ignore[arg-type]
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(len(members))
+    odd, even = (Pictures(images[start::2], labels[start::2]) for start in (1, 0))
+    return odd, even
+
+
+def mirrored(pictures: Pictures, seed: int) -> list[Tensor]:
+    """The pictures and their mirror images, shuffled: what the statistics of norms are estimated on."""
+    both = torch.cat([pictures.images, pictures.images.flip(3)])
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
+    return list(both[order].contiguous(memory_format=torch.channels_last).split(100))
+
+
+def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
+    """A copy with new statistics; the batches are shuffled, so they need no look beforehand."""
+    return surgery.recalibrate(copy.deepcopy(model), batches, force=True)
+
+
+def exchanged(model: nn.Module, odd: Pictures, batches: list[Tensor], reported: Reported) -> Iterator[Row]:
+    """All ReLU6 for learnable functions that begin as they are, or as near as they can."""
+    for name in ("pwlu", "prelu", "frelu"):
+        edited, _ = surgery.transform(model, surgery.swap(name), odd.images[:8])
+        row = reported.row(f"all {len(surgery.find_sites(edited, odd.images[:2]))} ReLU6 to {name}", "-", edited)
+        yield row
+        if name == "pwlu":
+            assert row.far <= SAME, f"PWLU is {row.far:.1e} of the largest score apart from ReLU6"
+        else:
+            yield reported.row(row.what, "recalibrated", recalibrated(edited, batches))
+        assert_kept(model, edited, reported)
+
+
+def erased(
+    model: nn.Module, chosen: list[Site], odd: Pictures, batches: list[Tensor], reported: Reported
+) -> Iterator[Row]:
+    """The first sites of a ranking, without their activation, and what repairs it."""
+    for count in COUNTS:
+        where, what = [str(site.module) for site in chosen[:count]], f"{count} erased"
+        bare, _ = surgery.transform(model, surgery.erase(module=where), odd.images[:8])
+        yield reported.row(what, "identity", bare)
+        yield reported.row(what, "identity, recalibrated", recalibrated(bare, batches))
+        lines = fitted(model, where, odd)
+        yield reported.row(what, "affine, fitted", lines)
+        yield reported.row(what, "affine, fitted, recalibrated", recalibrated(lines, batches))
+        assert_kept(model, lines, reported)
+
+
+def fitted(model: nn.Module, where: list[str], odd: Pictures) -> nn.Module:
+    lines, _ = surgery.transform(model, surgery.erase(module=where, stand_in="affine"), odd.images[:8])
+    return surgery.fit_affine(lines, odd.batches(), limit=100)
+
+
+def ranking(model: nn.Module, odd: Pictures, limit: int) -> list[tuple[Site, float]]:
+    """All sites by how far the predictions move (KL, nats) where a fitted line stands for one, least first."""
+    part = Pictures(odd.images[:limit], odd.labels[:limit])
+    before, found = scores(model, part).log_softmax(1), []
+    for site in surgery.find_sites(model, odd.images[:2]):
+        after = scores(fitted(model, [str(site.module)], odd), part).log_softmax(1)
+        found.append((site, float(F.kl_div(after, before, log_target=True, reduction="batchmean"))))
+        print(f"{site}: {found[-1][1]:.4f} nats", flush=True)
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def assert_kept(model: nn.Module, edited: nn.Module, reported: Reported) -> None:
+    """What was saved and loaded into a fresh network gives the same scores, bit for bit."""
+    fresh = build(f"timm/{NAME}").eval().to(memory_format=torch.channels_last)
+    part = Pictures(reported.pictures.images[:50], reported.pictures.labels[:50])
+    with tempfile.TemporaryDirectory() as folder:
+        surgery.save(edited, folder)
+        loaded = surgery.load(folder, model=fresh)
+    assert torch.equal(scores(loaded, part), scores(edited, part)), "the loaded network is another one"
+
+
+def study(options: argparse.Namespace) -> tuple[list[Row], list[tuple[Site, float]]]:
+    weights = shared_folder() / "weights" / f"{NAME}.safetensors"
+    model = build(f"timm/{NAME}", pretrained=weights).eval().to(memory_format=torch.channels_last)
+    odd, even = halves(model, options.images)
+    reported, batches = Reported(model, even), mirrored(odd, options.seed)
+    rows = [reported.row(UNTOUCHED, "-", model)]
+    if not options.images:
+        assert rows[0].right == KNOWN, f"{rows[0].right} of {len(even.labels)} are right, not {KNOWN}"
+    rows.append(reported.row(UNTOUCHED, "recalibrated", recalibrated(model, batches)))
+    rows += exchanged(model, odd, batches, reported)
+    ranked = ranking(model, odd, options.ranked_images)
+    rows += erased(model, [site for site, _ in ranked], odd, batches, reported)
+    return rows, ranked
+
+
+def write(rows: list[Row], ranked: list[tuple[Site, float]], options: argparse.Namespace, command: str) -> Path:
+    """Write the table as Markdown and as CSV; the path of the first."""
+    pictures = (options.images or 1000) // 2
+    cells = [
+        (row.what, row.repair, f"{row.accuracy:.1%}", f"{row.lost:+.1f} ({row.low:+.1f} to {row.high:+.1f})",
+         f"{row.far:.1e}")
+        for row in rows
+    ]  # fmt: skip
+    head = ("network", "repair", "accuracy", "points lost", "largest difference of scores / largest score")
+    text = [
+        "# A trained EfficientNet-Lite0 without training: other activations, and fewer",
+        "",
+        paragraph(
+            f"ImageNet, {pictures} pictures of even class rank, with 95 % intervals of the difference to the untouched "
+            f"network, paired by picture; sites chosen, lines fitted and norms recalibrated on the {pictures} of odd "
+            "rank. The pictures are probably training pictures of the network: accuracies, and differences to the "
+            "untouched network, are flattering. Every exchanged network, and every one with lines, was saved, loaded "
+            "into a fresh one, and gave the same scores bit for bit."
+        ),
+        "",
+        paragraph(
+            f"Erased are the sites whose fitted line moves the predictions on {options.ranked_images} pictures least: "
+            + ", ".join(f"`{site.module}` ({kl:.4f} nats)" for site, kl in ranked[: max(COUNTS)])
+            + f"; the worst of {len(ranked)} is `{ranked[-1][0].module}` ({ranked[-1][1]:.2f})."
+        ),
+        "",
+        *markdown_table(head, cells),
+        "",
+        *conditions(command, options.seed),
+        "",
+    ]
+    folder = Path(options.results)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"imagenet_pretrained_{NAME}.md"
+    file.write_text("\n".join(text), encoding="utf-8")
+    with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(Row.__dataclass_fields__)
+        writer.writerows([getattr(row, name) for name in Row.__dataclass_fields__] for row in rows)
+    return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, help="only the first so many (the known accuracy is not checked)")
+    parser.add_argument("--ranked-images", type=int, default=200, help="to rank the sites on (default: 200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    rows, ranked = study(options)
+    print(f"wrote {write(rows, ranked, options, command_line(parser, options, 'imagenet_pretrained')).name}")
+
+
+if __name__ == "__main__":
+    main()
