@@ -10,7 +10,7 @@ from torch import nn
 
 from surgery.errors import BadValue
 from surgery.history import resting_weights
-from surgery.kinds import activation_of_module
+from surgery.kinds import named_after_activation
 
 _OURS = "surgery.activations"
 
@@ -60,7 +60,7 @@ def parameter_groups(
 def is_activation(module: nn.Module) -> bool:
     """True for an activation, and for a module of this library that stands in for one (a fade, an affine map)."""
     ours = any(f"{kind.__module__}.".startswith(f"{_OURS}.") for kind in type(module).__mro__)
-    return ours or activation_of_module(module) is not None
+    return ours or named_after_activation(module)
 
 
 def _own_exemptions(model: nn.Module) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+from surgery.formulas import computes
 
 # The closed list. A name is what a user writes in a pattern; modules and functions below map to it.
 ACTIVATIONS = (
@@ -28,14 +31,16 @@ _TIMM_MODULES = {
     "Tanh": "tanh", "PReLU": "prelu", "GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu",
 }  # fmt: skip
 _TIMM_HOMES = ("timm.layers.activations", "timm.layers.activations_me", "timm.layers.activations_jit")
-# Classes of other libraries by the names they are known under; what they hold themselves are activations at most.
+# Classes of other libraries by the names they are known under. A name is a claim: what they compute is looked at.
 _FOREIGN_MODULES = {
     "swish": "silu", "memoryefficientswish": "silu", "siluactivation": "silu", "quickgelu": "quick_gelu",
     "quickgeluactivation": "quick_gelu", "newgeluactivation": "gelu_tanh", "fastgeluactivation": "gelu_tanh",
+    "accurategeluactivation": "gelu_tanh", "gelutanh": "gelu_tanh", "pytorchgelutanh": "gelu_tanh",
     "geluactivation": "gelu", "gelu": "gelu", "relusquaredactivation": "squared_relu", "relusquared": "squared_relu",
     "squaredrelu": "squared_relu", "hswish": "hardswish", "hardswish": "hardswish", "hsigmoid": "hardsigmoid",
     "hardsigmoid": "hardsigmoid", "mish": "mish", "mishactivation": "mish",
 }  # fmt: skip
+_RUNNING = ("forward", "__call__", "_call_impl", "_wrapped_call_impl")  # what a subclass may compute something else in
 
 _FUNCTIONS = {name: name for name in ACTIVATIONS if name not in ("gelu_tanh", "quick_gelu", "squared_relu")}
 _FUNCTIONS |= {"_prelu_kernel": "prelu"}
@@ -123,17 +128,43 @@ def works_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 
 def activation_of_module(module: nn.Module) -> str | None:
-    """The activation a module computes, None if it is none: torch's, timm's, ours, or a well-known foreign one."""
-    tagged = module.__dict__.get(TAG, getattr(type(module), TAG, None))
-    if tagged is not None:
-        return str(tagged) or None
-    for kind in type(module).__mro__:
-        if kind in _TORCH_MODULES:
-            return _refined(module, _TORCH_MODULES[kind])
-        if kind.__module__ in _TIMM_HOMES and kind.__name__ in _TIMM_MODULES:
-            return _TIMM_MODULES[kind.__name__]
-    name = _FOREIGN_MODULES.get(type(module).__name__.lower())
-    return name if name and all(activation_of_module(child) for child in module.children()) else None
+    """The activation a module computes, None if it is none: torch's, timm's, ours, or a well-known foreign one.
+
+    A subclass, or an object, with a forward of its own is not the activation it is derived from: it is a module like
+    others, and the calls it makes are looked at.
+    """
+    if "forward" in vars(module):
+        return None
+    if TAG in vars(module):
+        return str(vars(module)[TAG]) or None
+    known = _known_class(type(module))
+    if known is not None:
+        kind, name = known
+        if all(inspect.getattr_static(type(module), one) is inspect.getattr_static(kind, one) for one in _RUNNING):
+            return _refined(module, name) or None
+    name = _FOREIGN_MODULES.get(type(module).__name__.lower(), "")
+    return name if name and computes(module, name) else None
+
+
+def named_after_activation(module: nn.Module) -> bool:
+    """True if a module is an activation by its mark, its class or its name, whatever it makes of it."""
+    return (
+        TAG in vars(module)
+        or _known_class(type(module)) is not None
+        or type(module).__name__.lower() in _FOREIGN_MODULES
+    )
+
+
+def _known_class(kind: type) -> tuple[type, str] | None:
+    """The nearest class among a class and its parents that is an activation, with its name."""
+    for parent in kind.__mro__:
+        if TAG in vars(parent):
+            return parent, str(vars(parent)[TAG])
+        if parent in _TORCH_MODULES:
+            return parent, _TORCH_MODULES[parent]
+        if parent.__module__ in _TIMM_HOMES and parent.__name__ in _TIMM_MODULES:
+            return parent, _TIMM_MODULES[parent.__name__]
+    return None
 
 
 def _refined(module: nn.Module, name: str) -> str:

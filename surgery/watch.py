@@ -46,9 +46,11 @@ def listening(
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in model.modules():
-            if activation_of_module(module) is None:
+            activation = activation_of_module(module)
+            if activation is None:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
             else:
+                listener.activations[id(module)] = activation
                 handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(listener.leave, with_kwargs=True, always_call=True))
         torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
@@ -98,6 +100,7 @@ class _Listener(TorchFunctionMode):
         self.held = [*model.named_parameters(), *model.named_buffers()]  # one replaced in forward must keep its id
         for path, tensor in self.held:
             self.weights.setdefault(id(tensor), path)
+        self.activations: dict[int, str] = {}  # what modules compute, by their ids
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
 
     def __torch_function__(
@@ -191,7 +194,7 @@ class _Listener(TorchFunctionMode):
         sources = list(tensors_in((args, kwargs)))
         if self.inside or not sources or not isinstance(result, Tensor):
             return result
-        activation = activation_of_module(module) or ""
+        activation = self.activations[id(module)]
         # The disabled mode keeps our own bookkeeping out of the trace.
         with torch._C.DisableTorchFunction():
             op = self.trace.ops[0] if self.live else self._written_module(activation, sources[0], result)

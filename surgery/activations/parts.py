@@ -34,6 +34,8 @@ class SquaredReLU(nn.Module):
     Source: So et al. 2021, "Primer", section 4.
     """
 
+    surgery_activation = "squared_relu"
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the squared positive part of `input`, of any shape."""
         return F.relu(input).square()
@@ -44,6 +46,8 @@ class QuickGELU(nn.Module):
 
     Source: Hendrycks and Gimpel 2016, section 2.
     """
+
+    surgery_activation = "quick_gelu"
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the approximate GELU of `input`, of any shape."""

@@ -61,6 +61,8 @@ class PReLU(nn.PReLU):
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.1.
     """
 
+    surgery_activation = "prelu"
+
     def __init__(self, num_parameters: int = 1, init: float = 0.25, axis: int = 1) -> None:
         super().__init__(num_parameters, init)
         self.axis = axis

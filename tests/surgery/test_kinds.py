@@ -1,0 +1,121 @@
+"""Kinds: what is called an activation computes it; what only descends from one, or is named after it, does not."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.layers import activations as timm_activations
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import surgery
+from surgery.errors import CannotEdit, NothingPicked
+from surgery.groups import is_activation
+from surgery.kinds import activation_of_module
+from tests.asserts import assert_raises, assert_untouched
+
+GAIN = 1.75
+
+KINDS: dict[type[nn.Module], tuple[object, ...]] = {
+    nn.ReLU: (), nn.ReLU6: (), nn.LeakyReLU: (), nn.PReLU: (), nn.ELU: (), nn.SELU: (), nn.CELU: (), nn.GELU: (),
+    nn.SiLU: (), nn.Mish: (), nn.Hardswish: (), nn.Hardtanh: (), nn.Softplus: (), nn.Sigmoid: (), nn.Hardsigmoid: (),
+    nn.Tanh: (), timm_activations.Swish: (), timm_activations.PReLU: (), timm_activations.QuickGELU: (),
+    type(surgery.activations.build("smelu")): (), type(surgery.activations.build("prelu", 4)): (4,),
+}  # fmt: skip
+
+
+def heir(kind: type[nn.Module], **methods: Callable[..., object]) -> type[nn.Module]:
+    return type(f"Own{kind.__name__}", (kind,), methods)
+
+
+def gained(self: nn.Module, x: Tensor) -> Tensor:
+    parent = type(self).__mro__[1]
+    return parent.forward(self, x) * GAIN  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_heir_with_a_forward_of_its_own_is_not_its_parent(kind: type[nn.Module]) -> None:
+    plain, own, called = heir(kind), heir(kind, forward=gained), heir(kind, __call__=gained)
+    given = KINDS[kind]
+    assert activation_of_module(plain(*given)) == activation_of_module(kind(*given))
+    assert activation_of_module(own(*given)) is None
+    assert activation_of_module(called(*given)) is None
+    assert is_activation(own(*given))  # its slopes go without weight decay
+
+
+def test_an_object_with_a_forward_of_its_own_is_not_its_class() -> None:
+    act, tagged = nn.ReLU(), surgery.activations.build("pwlu", channels=4)
+    for module in (act, tagged):
+        assert activation_of_module(module) is not None
+        module.forward = types.MethodType(lambda self, x: x * GAIN, module)  # type: ignore[method-assign]
+        assert activation_of_module(module) is None
+
+
+class Gained(nn.ReLU):
+    """A ReLU with a gain, through its parent."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * GAIN
+
+
+class Written(nn.ReLU):
+    """A ReLU with a gain, written out."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(input) * GAIN
+
+
+class Clamped(nn.ReLU):
+    """No call of the closed list in it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.clamp(0, 1)
+
+
+class GELU(nn.Module):
+    """Named after GELU, and twice as large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x) * 2
+
+
+def net_with(act: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), act, nn.Linear(8, 4))
+
+
+ROWS = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_gain_behind_an_activation_stays_when_that_is_swapped() -> None:
+    for act, name, gain in ((Written(), "relu", GAIN), (GELU(), "gelu", 2.0)):
+        net = net_with(act)
+        (site,) = surgery.find_sites(net, ROWS)
+        assert (site.path, site.activation, site.module) == (f"1.{name}", name, None)
+        edited, _ = surgery.transform(net, surgery.swap("elu"), ROWS)
+        assert torch.equal(edited(ROWS), net[2](F.elu(net[0](ROWS)) * gain))
+        erased, _ = surgery.transform(net, surgery.erase(), ROWS)
+        assert torch.equal(erased(ROWS), net[2](net[0](ROWS) * gain))
+        assert torch.equal(surgery.undo(erased)(ROWS), net(ROWS))
+
+
+def test_what_only_the_parent_computes_is_refused_by_name() -> None:
+    net = net_with(Gained())
+    with assert_untouched(net):
+        assert_raises(CannotEdit, lambda: surgery.transform_(net, surgery.swap("relu"), ROWS), "1.relu", "super()")
+
+
+def test_a_forward_put_on_an_object_is_refused_by_name() -> None:
+    act = nn.ReLU()
+    act.forward = lambda input: F.relu(input) * GAIN  # type: ignore[method-assign]
+    net = net_with(act)
+    assert_raises(CannotEdit, lambda: surgery.transform_(net, surgery.swap("relu"), ROWS), "<lambda>()")
+
+
+def test_an_unknown_function_is_no_site() -> None:
+    net = net_with(Clamped())
+    assert len(surgery.find_sites(net, ROWS)) == 0
+    assert_raises(NothingPicked, lambda: surgery.transform_(net, surgery.erase(), ROWS))
