@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from pruning.hold import Pairs, moved_by, within
 from pruning.masks import Masks
 from surgery.errors import BadValue
-from surgery.twin import random_state_kept
+from surgery.rng import random_state_kept
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pruning.masks import Masks
 from pruning.prunable import owner_of, weights_of
 from pruning.under import host_masks
 from surgery.sites import Site
+from surgery.twin import read
 
 
 def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ def _feeding(model: nn.Module, site: Site) -> Iterator[str]:
 def _scale_of_norm(model: nn.Module, site: Site) -> Tensor:
     """The scale of the norm in front of a call (channels), ones where there is none."""
     norm = model.get_submodule(site.norm) if site.norm is not None else None
-    scale = getattr(norm, "weight", None)
+    scale = read(norm, "weight") if norm is not None else None
     if not isinstance(scale, Tensor) or scale.shape != (site.channels,):
         return torch.ones(site.channels)
     return scale.detach().cpu()

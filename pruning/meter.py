@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,14 +30,16 @@ class DeadNeuronMeter:
     what it sees until `meter.reset()`, and `meter.rates()` gives the numbers as `dead_neurons` does: a unit is silent
     if it never spoke on any sample looked at, by weights that moved meanwhile. Before the first look the calls of the
     model are found, once. Nothing of the model or of its training changes, and no hook is left at the end. Forwards of
-    a copy of the model that is made inside (an average of the weights) do not count.
+    a copy of the model that is made inside (an average of the weights) do not count, nor do those that begin in another
+    thread while one is being counted.
 
     Give it the plain model, also where a distributed wrapper of it is trained. A compiled forward cannot be looked
     into, and is not counted.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        BadValue: `every` is no whole number from 1, or another argument is out of its range.
+        BadValue: `every` is no whole number from 1, or another argument is out of its range; a meter that is measuring
+            is entered again.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class DeadNeuronMeter:
         self.model, self.every, self.threshold, self.role = model, every, threshold, role
         self._forwards = 0  # in train mode, so far
         self._depth = 0  # a forward may call its own model
+        self._thread = 0  # that runs the forward being looked into
         self._looking = ExitStack()
         self._hooks: list[Any] = []
         self._sites: dict[Key, Site] = {}
@@ -81,6 +85,12 @@ class DeadNeuronMeter:
         return dead_of(self.model, measured, living, threshold=self.threshold, mode="train")
 
     def __enter__(self) -> Self:
+        if self._hooks:
+            raise BadValue(
+                "This meter is measuring already.", asked="a second `with` inside its own",
+                try_="one `with` round the whole loop, or a second DeadNeuronMeter",
+            )  # fmt: skip
+
         # A copy of the model has these hooks too: as plain functions they are not copied, and know whom they look at.
         def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if model is self.model:
@@ -107,7 +117,9 @@ class DeadNeuronMeter:
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or not self.model.training:
             return
-        self._depth += 1
+        if self._depth and self._thread != get_ident():
+            return
+        self._depth, self._thread = self._depth + 1, get_ident()
         if self._depth > 1:
             return
         self._forwards += 1
@@ -122,7 +134,7 @@ class DeadNeuronMeter:
         self._looking.enter_context(observing(self.model, look))
 
     def _end(self) -> None:
-        if self._depth and not torch.compiler.is_compiling():
+        if self._depth and self._thread == get_ident() and not torch.compiler.is_compiling():
             self._depth -= 1
             if not self._depth:
                 self._looking.close()

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 
 from surgery.errors import BadValue, CannotLook, NothingPicked
 from surgery.find import check_plain
-from surgery.twin import copied, random_state_kept
+from surgery.rng import seeded
+from surgery.twin import copied
 
 Filter = Callable[[str, nn.Module], bool]
 
@@ -132,8 +133,7 @@ def _tried(layer: _ConvNd | nn.Linear, forward: Callable[..., Tensor]) -> bool:
         for one in (*tried.parameters(), *tried.buffers()):
             one.fill_(1)
     try:
-        with random_state_kept():
-            torch.manual_seed(0)
+        with seeded():
             return _linear(tried, forward) and _one_by_one(tried, forward)
     except _FAILED:
         return False  # nobody knows what it does

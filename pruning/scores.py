@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from pruning.prunable import owner_of, weights_of
 from pruning.round import Criterion, Round, Scores
 from surgery.errors import BadValue
+from surgery.twin import read
 
 _HOW = {
     "gradients": "run_rounds(..., gradients=...), which gathers them; or Round.of(model, before, gradients={...})",
@@ -278,6 +279,7 @@ def _scales(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         name = last.get(module, name)
         if isinstance(module, _BatchNorm) and name is not None and module.running_var is not None:
             scale = (module.running_var.double() + module.eps).rsqrt()
-            scale = scale if module.weight is None else scale * module.weight.detach().double().abs()
+            weight = read(module, "weight")
+            scale = scale if weight is None else scale * weight.detach().double().abs()
             found.setdefault(name, scale)
     return found

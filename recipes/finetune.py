@@ -24,6 +24,7 @@ from recipes.task import gathering, mixes, share_from_first
 from recipes.training import Training, training_of
 from surgery.errors import BadValue, SurgeryError
 from surgery.history import history_of
+from surgery.running import in_eval
 
 _READ = 10  # steps between two looks at the loss: each waits for the device
 
@@ -110,21 +111,19 @@ def finetune(
         kept.save(Parts(model), replace(now, progress=1.0, done=True))
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The share of images (0 to 1) that `model` names rightly in eval mode; its mode is put back afterwards.
+    """The share of images (0 to 1) that `model` names rightly in eval mode.
+
+    Modes and random generators are afterwards as they were, also after an exception.
 
     Raises:
         BadValue: there are no images.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     right, count = torch.zeros((), dtype=torch.long), 0
-    for images, labels in batches:
-        right = (model(images).argmax(dim=1) == labels).sum() + right.to(labels.device)
-        count += len(labels)
-    for module, mode in modes:
-        module.training = mode
+    with in_eval(model):
+        for images, labels in batches:
+            right = (model(images).argmax(dim=1) == labels).sum() + right.to(labels.device)
+            count += len(labels)
     if not count:
         raise BadValue("There are no images to name.")
     return int(right) / count

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import pruning
@@ -49,7 +50,8 @@ def measure(
 
     All batches are read for the accuracy, the first `few` once more each for the dead channels and the speed, after a
     first forward that does not count. Living is what `masks` say, else the masks of a host, else what is not zero. The
-    model is afterwards as it was. Where torch.distributed runs, every process must call this.
+    model is afterwards as it was, and so are the random generators, also where a loader shuffles. Where
+    torch.distributed runs, every process must call this.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
@@ -57,7 +59,8 @@ def measure(
     """
     check_plain(model)
     check_repeatable(batches)
-    images = [batch.images for batch in batches_of(islice(batches, max(few, 1)), model)]
+    with in_eval(model):
+        images = [batch.images for batch in batches_of(islice(batches, max(few, 1)), model)]
     right = accuracy(model, batches)
     dynamic, static = _dead(model, images, masks)
     with in_eval(model):
@@ -85,13 +88,9 @@ def _dead(
 
 def _flops(model: nn.Module, image: Tensor) -> int:
     counter = FlopCounterMode(display=False)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # torch's transformer layers in one kernel, which is not counted
-    try:
-        with counter:
-            model(image.clone())
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    # Where such a mode is on, torch's transformer layers do not run as one kernel, which is not counted.
+    with counter, BaseTorchFunctionMode():
+        model(image.clone())
     return counter.get_total_flops()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from recipes.settings import Finetune
 from recipes.task import Mixing, body_of, distribute, gathering, mixing_of, share_from_first, task_of, unsynced
 from surgery.errors import BadValue
 from surgery.groups import is_activation
+from surgery.running import in_eval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +140,7 @@ def training_of(
         ema = ModelEmaV3(model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup)
     optimizer = optimizer_of(model, options)
     body = body_of(model, options)
-    teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
+    teacher = deepcopy(teacher).eval().requires_grad_(False) if teacher is not None else None  # it may be the caller's
     mixing = mixing_of(options, _classes(model, images)) if images is not None else None
     model.train()
     body.train()
@@ -187,11 +189,7 @@ def schedule_of(optimizer: Optimizer, options: Finetune, steps: int) -> Any:
     return schedule
 
 
-@torch.no_grad()
 def _classes(model: nn.Module, images: Tensor) -> int:
     """How many classes the model tells apart."""
-    mode = model.training
-    model.eval()
-    count = model(images[:1]).shape[1]
-    model.train(mode)
-    return int(count)
+    with in_eval(model):
+        return int(model(images[:1]).shape[1])

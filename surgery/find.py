@@ -11,10 +11,11 @@ from torch import nn
 from surgery.errors import CannotLook
 from surgery.example import Example
 from surgery.facts import Facts
+from surgery.rng import random_state_kept
 from surgery.scores import scores_of
 from surgery.sites import Site, Sites
 from surgery.trace import Heard, Trace
-from surgery.twin import in_mode, random_state_kept, twin
+from surgery.twin import in_mode, twin
 from surgery.watch import hear
 
 MODES = ("eval", "train")

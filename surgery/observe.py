@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from surgery.activations.seen import Seen
 from surgery.example import Example
 from surgery.find import MODES, check_plain, home_of
+from surgery.rng import seeded
 from surgery.sites import Site
 from surgery.trace import Heard
-from surgery.twin import in_mode, random_state_kept, twin
+from surgery.twin import in_mode, read, twin
 from surgery.watch import hear, listening
 
 Key = tuple[str, str, str, int, int | None, int]  # of a `Site`
@@ -26,7 +26,8 @@ def observing(model: nn.Module, look: Callable[[Key, Tensor], None]) -> Iterator
     `look(key, output)` is called with the `key` of the call's `Site` (see `find_sites`) and with the numbers that the
     network goes on with, detached. They are not a copy: read them at once, the next operation may overwrite them. It
     works in eval and train mode, with and without gradients, and changes nothing: hooks, modes, random numbers and the
-    caller's tensors are left as they were, also after an exception. Not inside a compiled model.
+    caller's tensors are left as they were, also after an exception. Forwards that other threads run are not shown. Not
+    inside a compiled model.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
@@ -58,8 +59,7 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     for mode in MODES:  # some calls are made in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
             continue
-        with random_state_kept():
-            torch.manual_seed(0)
+        with seeded():
             solid = in_mode(twin(model, meta=False), mode)
             arguments = sample.on(home_of(model))
             hear(solid, arguments.args, arguments.kwargs, look)
@@ -73,7 +73,7 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
 def behind_norm(model: nn.Module, site: Site) -> Seen | None:
     """What the norm in front of a call lets through, None if there is none that scales."""
     norm = model.get_submodule(site.norm) if site.norm is not None else None
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    weight, bias = (read(norm, name) if norm is not None else None for name in ("weight", "bias"))
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.shape != (site.channels,):
         return None
     mean, deviation = bias.detach().float(), weight.detach().float().abs()

@@ -19,8 +19,9 @@ from surgery.find import MODES, home_of
 from surgery.plan import Edit
 from surgery.replacement import same_activation
 from surgery.rewrite import Splice, base_of, splices_of
+from surgery.rng import random_state_kept, seeded
 from surgery.trace import Heard, Trace
-from surgery.twin import in_mode, random_state_kept, twin
+from surgery.twin import in_mode, twin
 from surgery.watch import QuickNorms, hear, tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -210,8 +211,7 @@ def _stands_at(heard: Heard, splice: Splice) -> bool:
 
 def _run(module: nn.Module, arguments: Arguments, *, watch: bool) -> Trace:
     """One forward from a fixed random state: its result and, if watched, the calls that were heard."""
-    with random_state_kept(), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(), torch.no_grad():
         fresh = Example(*arguments).on(home_of(module))
         try:
             if watch:

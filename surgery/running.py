@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from surgery.errors import BadValue, SurgeryError
 from surgery.find import home_of
-from surgery.twin import random_state_kept
+from surgery.rng import random_state_kept
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
@@ -36,7 +36,7 @@ def check_repeatable(batches: Iterable[Any]) -> None:
     """
     if isinstance(batches, Tensor):
         raise BadValue("This is one batch.", there=f"a tensor {tuple(batches.shape)}", try_="[images], a list of it")
-    if not isinstance(batches, Iterable) or iter(batches) is batches:
+    if not isinstance(batches, Iterable) or isinstance(batches, Iterator):  # not by `iter`: it would start a loader
         raise BadValue(
             "The batches are gone through more than once.", there=f"{type(batches).__name__}, which can be read once",
             try_="a DataLoader, or list(...) of it",

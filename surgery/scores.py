@@ -37,13 +37,15 @@ def scores_of(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
         return None
     axis = len(maker.shape) - 1 if maker.kind == "linear" else 1
     call, locked = _summing(classifier)
+    # Not its weight, which may be computed, and another one whenever it is read.
+    learns = next(one for one in classifier.parameters() if one.is_floating_point())
     return Site(
         owner=path, method=call.method, callee=call.callee, ordinal=call.ordinal, iteration=None, run=1, runs=1,
         target="scores", turn=1, turns=1, owner_kind=type(classifier).__name__, module=None, activation=NO_CALL,
         inplace=False, role="head", block=None,
         block_kind=None, position=None, positions=None, joins_by=None, branch=None, fed_by=(maker.kind,),
         feeds=("output",), weights=maker.weights[:1], shape=maker.shape, channels=maker.shape[axis], channel_axis=axis,
-        dtype=str(classifier.weight.dtype).removeprefix("torch."), device=str(classifier.weight.device),
+        dtype=str(learns.dtype).removeprefix("torch."), device=str(learns.device),
         modes=tuple(traces), locked=locked,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ import io
 import itertools
 import linecache
 import opcode
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Method:
     ends: Mapping[End, Call]
 
 
+_turn = threading.RLock()
 _rewritten: dict[str, Mapping[End, Call]] = {}  # by file name, the calls in the texts that were published
 
 
@@ -142,8 +144,9 @@ def compiled(text: str, filename: str, flags: int = 0) -> Any:
         CannotEdit: it is not Python.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are its author's, and were given when it was imported
+        # Filters belong to the process: threads take turns. Warnings are its author's, and were given at its import.
+        with _turn, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return compile(text, filename, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         raise CannotEdit(f"{filename} does not compile: {error}.") from error

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotLook
+from surgery.rng import random_state_kept
 
 HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
 
@@ -81,6 +80,19 @@ def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
     return copied
 
 
+def read(module: nn.Module, name: str) -> Any:
+    """What stands under a name of a module, as in eval mode; None if nothing does.
+
+    What computes a weight may move on whenever it is read (the power iteration of `spectral_norm` does): it is read
+    off a copy.
+    """
+    if not is_parametrized(module, name):
+        return getattr(module, name, None)
+    computing = copy.deepcopy(module.parametrizations[name]).eval()  # type: ignore[index, union-attr]
+    with random_state_kept(), torch.no_grad():
+        return computing()
+
+
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
     """The model itself, in "eval" or "train" mode; not every model's own `train` returns it."""
     model.train(mode == "train")
@@ -110,16 +122,3 @@ def _cloned(value: Tensor) -> Tensor:
 
 def _computes_weights(hook: object) -> bool:
     return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn inside leaves the random generators of torch, numpy and Python as they were."""
-    python, array = random.getstate(), numpy.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(array)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -43,7 +44,6 @@ def listening(
     """
     listener = _Listener(model, look, after, live)
     handles = []
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in model.modules():
             activation = activation_of_module(module)
@@ -53,12 +53,11 @@ def listening(
                 listener.activations[id(module)] = activation
                 handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(listener.leave, with_kwargs=True, always_call=True))
-        torch.backends.mha.set_fastpath_enabled(False)  # it runs whole layers as one operation
-        # A line is no activation: its operations are part of the trace.
+        # A line is no activation: its operations are part of the trace. Torch's encoder layers, which can run as one
+        # operation, do not where a mode like the listener is on.
         with nullcontext() if live else only("closed", "affine"), listener:
             yield listener.trace
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
         listener.locator.forget()  # frames keep everything their locals hold alive
@@ -102,6 +101,7 @@ class _Listener(TorchFunctionMode):
             self.weights.setdefault(id(tensor), path)
         self.activations: dict[int, str] = {}  # what modules compute, by their ids
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
+        self.thread = get_ident()  # hooks are called by whoever runs the model
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -180,16 +180,20 @@ class _Listener(TorchFunctionMode):
         return 0 if source is None else source if source >= 0 else None
 
     def arrive(self, module: nn.Module, args: Any) -> None:
-        if not self.inside:
+        if not self.inside and get_ident() == self.thread:
             self.locator.arrive(sys._getframe(1), module)
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if get_ident() != self.thread:
+            return
         self.arrive(module, args)
         if not self.inside:
             self._keep(list(tensors_in((args, kwargs))))
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+        if get_ident() != self.thread:
+            return result
         self.inside -= 1
         sources = list(tensors_in((args, kwargs)))
         if self.inside or not sources or not isinstance(result, Tensor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -12,6 +13,8 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, nn
+
+from surgery.activations import forms
 
 HOOKS = (
     "_forward_hooks",
@@ -164,6 +167,13 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
         "gradient flags": {name: one.requires_grad for name, one in named},
         "gradients": {name: one.grad is None for name, one in named if one.is_leaf},
         "devices": {name: (one.device, one.dtype) for name, one in named},
+        **_process(),
+    }
+
+
+def _process() -> dict[str, Any]:
+    """Everything about the process that looking at a model must not change."""
+    return {
         "random state": _random_state(),
         "grad mode": torch.is_grad_enabled(),
         "default device": torch.get_default_device(),
@@ -171,6 +181,10 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
         "global hooks": _global_hooks(),
         "Module.__call__": nn.Module.__call__,
         "Module.__getattr__": nn.Module.__getattr__,
+        "fast path of attention": torch.backends.mha.get_fastpath_enabled(),
+        "forms of functions": forms._only,
+        "filters of warnings": list(warnings.filters),
+        "modes": torch.overrides._get_current_function_mode_stack(),
     }
 
 
@@ -192,8 +206,19 @@ def _global_hooks() -> list[list[int]]:
 
 
 @contextmanager
+def assert_process_untouched() -> Iterator[None]:
+    """Whatever happens inside (an exception too) leaves the process' random numbers and switches as they were."""
+    before = _process()
+    try:
+        yield
+    finally:
+        for what, value in _process().items():
+            assert value == before[what], f"{what} changed"
+
+
+@contextmanager
 def assert_untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside (an exception too) leaves no trace on the model, nor on the process' random numbers."""
+    """Whatever happens inside (an exception too) leaves no trace on the model, nor on the process."""
     before = _snapshot(model)
     numbers = [(name, one.detach().clone()) for name, one in model.state_dict().items()]
     try:

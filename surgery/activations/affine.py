@@ -11,6 +11,7 @@ from torch.fx import wrap
 
 from surgery.activations.forms import Function, apply
 from surgery.errors import BadValue
+from surgery.twin import read
 
 # Points over which a normal distribution is summed, in deviations. Evenly spaced ones are as good as Gauss-Hermite's
 # for smooth functions, and wrong by a square of their distance only at a kink, wherever it lies.
@@ -129,7 +130,7 @@ def _density(t: Tensor) -> Tensor:
 
 def _behind(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation (channels,) of what a norm hands on."""
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    weight, bias = read(norm, "weight"), read(norm, "bias")
     known = next((one for one in (weight, bias) if isinstance(one, Tensor)), torch.ones(channels))
     deviation = weight.detach().double().abs() if isinstance(weight, Tensor) else torch.ones_like(known).double()
     mean = bias.detach().double() if isinstance(bias, Tensor) else torch.zeros_like(known).double()

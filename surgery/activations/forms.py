@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from threading import Lock, get_ident
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,9 @@ _KERNELS = {
 # operators of torch.
 _SUMMED = ("pwlu",)
 _log = logging.getLogger(__name__)
-_only: tuple[str, tuple[str, ...]] | None = None  # a form, and the functions it is asked for, none for all
+_Asked = tuple[str, tuple[str, ...]]  # a form, and the functions it is asked for, none for all
+_only: dict[int, _Asked] | None = None  # by thread; no thread-local, which a compiler does not see into
+_guard = Lock()
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,10 @@ def form_of(function: Function, x: Tensor) -> str:
     closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is taken
     where there is one.
     """
-    if _only is not None and (not _only[1] or function.name in _only[1]):
-        return _only[0]
+    if _only is not None:
+        asked: str | None = _asked_for(function.name)
+        if asked is not None:
+            return asked
     if taken_apart():
         return "formula"
     if torch.compiler.is_compiling():
@@ -113,19 +118,37 @@ def taken_apart() -> bool:
 def only(form: str, *names: str) -> Iterator[None]:
     """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
 
-    It holds for the whole process, for all its threads.
+    It holds for the thread that asks, not for others.
 
     Raises:
         BadValue: there is no such form.
     """
-    global _only
     if form not in FORMS:
         raise BadValue("A function has three forms.", asked=repr(form), try_=", ".join(FORMS))
-    before, _only = _only, (form, names)
+    before = _ask((form, names))
     try:
         yield
     finally:
-        _only = before
+        _ask(before)
+
+
+def _ask(asked: _Asked | None) -> _Asked | None:
+    """Ask for this in this thread, and return what it asked for before."""
+    global _only
+    with _guard:
+        others = dict(_only or {})
+        before = others.pop(get_ident(), None)
+        if asked is not None:
+            others[get_ident()] = asked
+        _only = others or None
+    return before
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _asked_for(name: str) -> str | None:
+    """The form that this thread asks for, None for any."""
+    asked = (_only or {}).get(get_ident())
+    return asked[0] if asked is not None and (not asked[1] or name in asked[1]) else None
 
 
 @cache

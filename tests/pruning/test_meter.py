@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import pytest
@@ -269,3 +270,32 @@ def test_bad_input_is_refused_by_name() -> None:
     assert_raises(BadValue, lambda: DeadNeuronMeter(model, role="all"), "role='all'")
     assert_raises(CannotLook, lambda: DeadNeuronMeter(nn.DataParallel(model)), "model.module")
     assert_raises(BadValue, DeadNeuronMeter(model).rates, "No forward")
+
+
+def test_a_meter_that_measures_is_not_entered_again() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    meter = DeadNeuronMeter(model, every=1)
+    with assert_untouched(model), meter:
+        assert_raises(BadValue, meter.__enter__, "measuring already", "second")
+        model(torch.ones(3, 4))
+    with meter:  # but after it has ended
+        model(torch.ones(2, 4))
+    assert meter.rates().samples == 5
+
+
+def test_a_forward_that_begins_in_another_thread_meanwhile_does_not_count() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    own = model[0].forward
+
+    def meanwhile(x: Tensor) -> Tensor:
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=lambda: model(torch.randn(7, 4)))
+            other.start()
+            other.join()
+        return own(x)
+
+    with DeadNeuronMeter(model, every=1) as meter:
+        model[0].forward = meanwhile  # type: ignore[method-assign]
+        for _ in range(2):
+            model(torch.randn(3, 4))
+    assert meter.rates().samples == 6

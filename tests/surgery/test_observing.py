@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import surgery
 from surgery.example import Example
 from surgery.observe import Key
 from tests import models
-from tests.asserts import assert_raises, assert_untouched
+from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
 from tests.models import picture, randomise
 
 
@@ -224,3 +225,27 @@ def test_wrapped_models_are_refused() -> None:
             pass
 
     assert_raises(surgery.CannotLook, enter, "model.module")
+
+
+# Threads
+
+
+def test_what_other_threads_run_is_not_shown() -> None:
+    model = Mixed().eval()
+    mine, theirs = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    alone = [output for _, output in seen_by(model, lambda: model(mine))]
+    shown: list[Tensor] = []
+
+    def run_theirs(*_: Any) -> None:
+        thread = threading.Thread(target=lambda: seen_by(model, lambda: model(theirs)) and model(theirs))
+        thread.start()
+        thread.join()
+
+    def look(key: Key, output: Tensor) -> None:
+        shown.append(output.clone())
+        run_theirs()
+
+    with assert_untouched(model), surgery.observing(model, look):
+        run_theirs()
+        model(mine)
+    assert_bit_equal(shown, alone)

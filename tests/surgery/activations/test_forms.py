@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -110,6 +111,19 @@ def test_only_holds_inside_and_no_longer() -> None:
     with pytest.raises(KeyError), only("closed"):
         raise KeyError
     assert form_of(SWISH, X) == "fused"
+
+
+def test_only_in_the_thread_that_asks() -> None:
+    mine, theirs = only("formula"), only("closed")
+    with ThreadPoolExecutor(1) as other:
+        with mine:
+            assert other.submit(form_of, SWISH, X).result() == "fused"
+            other.submit(theirs.__enter__).result()
+            assert form_of(SWISH, X) == "formula"
+        assert form_of(SWISH, X) == "fused"
+        assert other.submit(form_of, SWISH, X).result() == "closed"
+        other.submit(theirs.__exit__, None, None, None).result()
+        assert other.submit(form_of, SWISH, X).result() == "fused"
 
 
 def test_only_for_some_functions() -> None:

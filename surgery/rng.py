@@ -1,0 +1,93 @@
+"""Random numbers: what is drawn while somebody's network is looked at, and the generators that do not feel it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy
+import torch
+
+_States = tuple[Any, ...]
+
+
+class _Inside(threading.local):
+    depth = 0
+
+
+# The generators belong to the process. Threads that are inside at the same time disturb each other's numbers, but the
+# last of them leaves behind what the first one found.
+_guard = threading.Lock()
+_inside = _Inside()
+_threads = 0
+_found: _States = ()
+_turn = threading.RLock()
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside leaves the random generators of torch, numpy and Python as they were.
+
+    That goes for a loader that shuffles and is read inside, too: read again afterwards, it gives the same order.
+    """
+    before = _enter()
+    try:
+        yield
+    finally:
+        _leave(before)
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Inside, torch draws the same numbers every time, one thread after the other; the generators are kept."""
+    with _turn, random_state_kept():
+        # Not `torch.manual_seed`: a device that nobody has used yet would begin with our seed, later on.
+        torch.default_generator.manual_seed(seed)
+        for accelerator in _in_use():
+            accelerator.manual_seed_all(seed)
+        if torch.backends.mps.is_available():
+            torch.mps.manual_seed(seed)
+        yield
+
+
+def _enter() -> _States:
+    global _threads, _found
+    with _guard:
+        if not _threads:
+            _found = _states()
+        _threads += not _inside.depth
+        _inside.depth += 1
+        return _found if _inside.depth == 1 else _states()
+
+
+def _leave(before: _States) -> None:
+    global _threads, _found
+    with _guard:
+        _put_back(before)
+        _inside.depth -= 1
+        _threads -= not _inside.depth
+        _found = _found if _threads else ()
+
+
+def _in_use() -> list[Any]:
+    return [one for one in (torch.cuda, torch.xpu) if one.is_initialized()]
+
+
+def _states() -> _States:
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    accelerators = [(one, one.get_rng_state_all()) for one in _in_use()]
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), accelerators, mps
+
+
+def _put_back(states: _States) -> None:
+    python, array, torchs, accelerators, mps = states
+    random.setstate(python)
+    numpy.random.set_state(array)
+    torch.set_rng_state(torchs)
+    for one, state in accelerators:
+        one.set_rng_state_all(state)
+    if mps is not None:
+        torch.mps.set_rng_state(mps)
