@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.errors import CannotLook
-from surgery.twin import in_mode, random_state_kept, twin
+from surgery.rng import random_state_kept
+from surgery.twin import in_mode, twin
 
 # What classes of other libraries may be named after.
 _FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
