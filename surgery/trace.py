@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from surgery.marks import Marks
+
 TRANSPARENT = ("shape",)  # kinds a reader of a network looks through
 SCALING = ("norm", "shape", "pool", "resize", "scale")
 
@@ -69,6 +71,7 @@ class Trace:
     heard: list[Heard] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     result: Any = None
+    marks: Marks = field(default_factory=Marks)
     overwritten: dict[int, list[tuple[Heard, Any]]] = field(default_factory=dict)  # memory: calls that wrote over it
 
     def consumers(self) -> list[list[int]]:

@@ -67,11 +67,12 @@ def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], look: 
     """Run a twin once on these arguments and return its trace; `look` is shown what entered each call."""
     with torch.no_grad(), listening(model, look) as trace:
         for value in tensors_in((args, kwargs)):
-            value._surgery_op = None  # type: ignore[attr-defined]
+            trace.marks.put(value, 0)
         trace.result = result = model(*args, **kwargs)
     for value in tensors_in(result):
         _tell_on_reader(trace, value)
-    trace.outputs = tuple(op for value in tensors_in(result) if (op := getattr(value, "_surgery_op", None)) is not None)
+    made = (trace.marks.of(value) for value in tensors_in(result))
+    trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
     return trace
 
 
@@ -131,7 +132,7 @@ class _Listener(TorchFunctionMode):
             self._show(heard, made[0])
             return self._handed_on(heard, result, sources[0])
         for value in made:
-            value._surgery_op = op.index  # type: ignore[attr-defined]
+            self.trace.marks.put(value, op.index)
         return result
 
     def _write(
@@ -176,8 +177,7 @@ class _Listener(TorchFunctionMode):
     def _source(self, value: Tensor) -> int | None:
         """The operation that made this tensor, None for a constant or a weight; tells on readers of lost inputs."""
         _tell_on_reader(self.trace, value)
-        source: int | None = getattr(value, "_surgery_op", -1)
-        return 0 if source is None else source if source >= 0 else None
+        return self.trace.marks.of(value)
 
     def arrive(self, module: nn.Module, args: Any) -> None:
         if not self.inside and get_ident() == self.thread:
@@ -238,14 +238,13 @@ class _Listener(TorchFunctionMode):
         """Mark the result; hand on an alias of an input that was overwritten."""
         if self.live or not isinstance(result, Tensor):
             return result
-        result._surgery_op = heard.op  # type: ignore[attr-defined]
+        self.trace.marks.put(result, heard.op, stale=result is source)
         if result is source:
             heard.inplace = True
             memory = result.untyped_storage()  # kept, so that no other gets its address
             self.trace.overwritten.setdefault(memory._cdata, []).append((heard, memory))
-            result._surgery_stale = True  # type: ignore[attr-defined]
             result = result.view_as(result)
-            result._surgery_op = heard.op
+            self.trace.marks.put(result, heard.op)
         return result
 
 
@@ -253,9 +252,9 @@ def _tell_on_reader(trace: Trace, value: Tensor) -> None:
     """Mark the calls that overwrote what this tensor held, if it is read otherwise than as their result."""
     if not trace.overwritten or value.layout is not torch.strided:
         return
-    made = getattr(value, "_surgery_op", None)
+    made = trace.marks.of(value)
     for heard, _ in trace.overwritten.get(value.untyped_storage()._cdata, ()):
-        if made is None or made < heard.op or getattr(value, "_surgery_stale", False):
+        if made is None or made < heard.op or trace.marks.is_stale(value):
             heard.overwrites = True
 
 
