@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 import surgery
 from recipes._start import check_torchvision
 from recipes.checkpoint import Moment, Parts, Saved, processes
+from recipes.layer_rates import layer_groups
 from recipes.settings import Finetune
 from recipes.task import Mixing, body_of, distribute, gathering, mixing_of, share_from_first, task_of, unsynced
 from surgery.errors import BadValue
-from surgery.groups import is_activation
 from surgery.running import in_eval
 
 
@@ -155,17 +155,11 @@ def training_of(
 def optimizer_of(model: nn.Module, options: Finetune) -> Optimizer:
     """timm's optimiser for these options; activations, biases and norms are not decayed."""
     check_torchvision()
-    from timm.optim import create_optimizer_v2, param_groups_layer_decay  # type: ignore[attr-defined]
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 
     groups: Any = partial(surgery.parameter_groups, weight_decay=options.weight_decay, biases_and_norms=True)
     if options.layer_decay is not None:
-        free = {id(one) for module in model.modules() if is_activation(module) for one in module.parameters()}
-        spared = {name for name, one in model.named_parameters() if id(one) in free}
-        own: set[str] = getattr(model, "no_weight_decay", set)()
-        groups = partial(
-            param_groups_layer_decay, weight_decay=options.weight_decay, layer_decay=options.layer_decay,
-            no_weight_decay_list=spared | set(own),
-        )  # fmt: skip
+        groups = partial(layer_groups, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
     still = options.opt == "sgd" and options.momentum == 0  # timm's sgd is Nesterov's, which torch refuses without any
     made: Optimizer = create_optimizer_v2(
         model, opt="momentum" if still else options.opt, lr=options.lr, weight_decay=options.weight_decay,

@@ -14,7 +14,7 @@ from recipes.training import optimizer_of, schedule_of
 
 
 class Deep(nn.Module):
-    """Three layers that know their order, and a parameter that wants no decay."""
+    """Two layers that know their order, and a parameter that wants no decay."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Deep(nn.Module):
         self.head, self.token = nn.Linear(64, 2), nn.Parameter(torch.zeros(1, 2))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return {"stem": r"^conv|^bn", "blocks": [(r"^act", None)]}
+        return {"stem": r"^conv|^bn"}
 
     def no_weight_decay(self) -> set[str]:
         return {"token"}
@@ -57,7 +57,7 @@ def test_layers_further_from_the_head_learn_more_slowly(sched: str) -> None:
     optimizer = optimizer_of(model, options)
     schedule_of(optimizer, options, steps=3).step_update(0)
     rate = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
-    assert [rate[id(one)] for one in (model.conv.weight, model.act.heights, model.head.weight)] == [0.25, 0.5, 1.0]
+    assert [rate[id(one)] for one in (model.conv.weight, model.act.heights, model.head.weight)] == [0.5, 0.5, 1.0]
 
 
 RATES: dict[str, tuple[dict[str, Any], list[float]]] = {
