@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.masks import Held
+from pruning.held import Holding
 from recipes.data import Pictures
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -33,7 +33,7 @@ def train(
     augment: Augment | None = None,
     prepare: Prepare | None = None,
     seed: int = 0,
-    held: Held | None = None,
+    held: Holding | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train `model` in place on `pictures`, which are on its device, and leave it in eval mode.

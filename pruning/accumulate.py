@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.hold import Pairs, moved_by, within
+from pruning.hold import Pairs
 from pruning.masks import Masks
+from pruning.optimizers import moved_by, stepping_in, within
 from surgery.errors import BadValue
 from surgery.rng import random_state_kept
 
 
 @contextmanager
 def accumulating(
-    weights: Mapping[str, nn.Parameter], optimizers: Iterable[Optimizer], into: dict[str, Tensor]
+    weights: Mapping[str, nn.Parameter], optimizers: Iterable[Any], into: dict[str, Tensor]
 ) -> Iterator[None]:
     """Inside, `into[name]` loses weight times gradient before every step of the optimisers, in place.
 
@@ -32,8 +34,8 @@ def accumulating(
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4.
     """
     # A wrapper round optimisers (timm's Lookahead) steps the innermost ones, which alone are seen.
-    every = {id(one): one for optimizer in optimizers for one in within(optimizer)}
-    inner = [one for one in every.values() if len(list(within(one))) == 1]
+    every = {id(one): one for optimizer in optimizers for one in stepping_in(optimizer)}
+    inner = [one for one in every.values() if len(within(one)) == 1]
     for name, weight in weights.items():
         if name in into and into[name].shape != weight.shape:
             raise BadValue(f"What was gathered about {name} is of another weight.", asked=f"{tuple(weight.shape)}",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.ap import Among, By, Choice, cut_by_ap
 from pruning.cut import check_share, count_of
 from pruning.hosts import commit
-from pruning.masks import Masks
+from pruning.masks import Masks, masks_in_force
 from pruning.prunable import Filter, prunable
 from pruning.round import Round, snapshot
 from surgery.errors import BadValue, WrongModel
@@ -23,8 +24,12 @@ class ActivateWhilePruning:
 
     `share`, in [0, 1], is of the weights that live when a round begins; what AP cuts comes on top of what the
     pipeline cuts, so give that the share less AP's. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
-    `prunable`. Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF) masks live,
-    without one those that are not zero.
+    `prunable`.
+
+    Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF) masks live, without one all
+    that AP has not cut: a layer that begins at zero learns. What else is pruned say the `masks`, or a function of the
+    model that returns them and is asked whenever AP looks. Give `masks=Masks.of`, which takes zeros for pruned, if your
+    pipeline sets weights to zero and keeps no masks.
 
         ap = ActivateWhilePruning(model, share=0.02)
         for _ in range(rounds):
@@ -35,7 +40,8 @@ class ActivateWhilePruning:
 
     Raises:
         CannotLook, NothingPicked: as `prunable`: a wrapped model, or one without such weights.
-        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches.
+        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches, `masks` that are none.
+        WrongModel: the masks are of another model.
 
     Source: Activate-while-Pruning, "lite" order.
     """
@@ -50,27 +56,31 @@ class ActivateWhilePruning:
         batches: Iterable[Any] | None = None,
         seed: int = 0,
         keep: Filter | None = None,
+        masks: Masks | Callable[[nn.Module], Masks] | None = None,
     ) -> None:
         check_share("share", share)
-        self.model, self.share, self.keep = model, share, keep
+        self.model, self.share, self.keep, self.masks = model, share, keep, masks
         self.choice = Choice(among, by, batches, seed)
         prunable(model, keep)
+        self._told()
         self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them lived
         self._uncut = Masks({})  # False where AP has cut
 
     def begin_round(self) -> None:
         """Note the weights as they are, on their device, and how many of them live.
 
-        After structural pruning the round begins anew: what AP cut of weights whose shape has changed counts as any
-        other zero.
+        After structural pruning the round begins anew: in weights that AP had cut and whose shape has changed, zeros
+        count as its cuts, unless there is nothing else.
 
         Raises:
             CannotLook, NothingPicked, BadValue: as `prunable`; a living weight is not finite.
         """
         before = snapshot(self.model, self.keep)
-        same = {name: one for name, one in self._uncut.items() if name in before and one.shape == before[name].shape}
-        alive = self._round(before, Masks(same)).masks.alive
-        self._began, self._uncut = (before, alive), Masks(same)
+        known = {name: mask for name, mask in self._uncut.items() if name in before}
+        uncut = Masks({name: mask if mask.shape == before[name].shape else _not_zero(before[name])
+                       for name, mask in known.items()})  # fmt: skip
+        alive = self._round(before, uncut).masks.alive
+        self._began, self._uncut = (before, alive), uncut
 
     def step(self) -> Masks:
         """Cut AP's count, of the weights living when the round began, from what lives now; returns what lives then.
@@ -99,7 +109,7 @@ class ActivateWhilePruning:
             WrongModel: weights have another shape or name than when AP cut.
         """
         self._check_same(self._uncut)
-        masks = Masks.of(self.model, self.keep) & self._uncut
+        masks = self._living() & self._uncut
         if self._uncut:
             commit(self.model, masks)
         return masks
@@ -109,19 +119,32 @@ class ActivateWhilePruning:
     ) -> AbstractContextManager[None]:
         """Inside, weights that are pruned now, by the pipeline or by AP, are exactly zero after every step.
 
-        As `Masks.held`: also what the optimiser keeps about them is cleared, and EMA copies given as `also`. Without a
-        host that masks, a weight that is zero now counts as pruned.
+        As `Masks.held`: also what the optimiser keeps about them is cleared, and EMA copies given as `also`.
 
         Raises:
             WrongModel: weights have another shape or name than when AP cut.
             BadValue: no optimiser moves any of these weights.
         """
         self._check_same(self._uncut)
-        masks = Masks.of(self.model, self.keep) & self._uncut
-        return masks.held(self.model, optimizer, also)
+        return (self._living() & self._uncut).held(self.model, optimizer, also)
 
     def _round(self, before: Mapping[str, Tensor], uncut: Masks) -> Round:
-        return Round.of(self.model, before, Masks.of(self.model, self.keep) & uncut, keep=self.keep)
+        return Round.of(self.model, before, self._living() & uncut, keep=self.keep)
+
+    def _living(self) -> Masks:
+        """What lives by the host and by what was told, whatever AP has cut."""
+        masks, told = masks_in_force(self.model, self.keep), self._told()
+        return masks & {name: mask for name, mask in told.items() if name in masks}
+
+    def _told(self) -> Masks:
+        told = self.masks(self.model) if callable(self.masks) else self.masks
+        if not isinstance(told, Masks | None):
+            raise BadValue("`masks` are no Masks.", there=type(told).__name__,
+                           try_="Masks, or a function of the model that returns them: Masks.of")  # fmt: skip
+        if told is None:
+            return Masks({})
+        told.pairs(self.model)
+        return told
 
     def _check_same(self, before: Mapping[str, Tensor], whole: bool = False) -> None:
         """Refuse weights that structural pruning or surgery has replaced since; of the `whole` model, new ones too."""
@@ -133,3 +156,8 @@ class ActivateWhilePruning:
                     f"{name} is not what it was.", asked=str(then.get(name, "no such weight, when AP looked last")),
                     there=str(now.get(name, "no such weight")), try_="begin_round() again, after structural changes",
                 )  # fmt: skip
+
+
+def _not_zero(weight: Tensor) -> Tensor:
+    """What is not zero in a weight that was cut; one of zeros alone is new."""
+    return weight != 0 if bool(weight.any()) else torch.ones_like(weight, dtype=torch.bool)

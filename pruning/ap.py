@@ -274,7 +274,8 @@ def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Te
     Source: close to Synaptic Stripping (2302.05818), which removes the connections that hold dead units down.
     """
     batches = choice.batches or ()
-    found = {name: dead for name, dead in dead_units(round.model, batches).items() if bool(dead.any())}
+    units = dead_units(round.model, batches, round.masks)
+    found = {name: dead for name, dead in units.items() if bool(dead.any())}
     names = [name for name in round.masks if name in found]
     means = mean_inputs(round.model, batches, names) if names else {}
     signs = _signs(round.model, batches) if means else {}

@@ -1,8 +1,8 @@
-"""Hold: pruned weights stay zero while an optimiser steps."""
+"""Hold: pruned weights stay zero while an optimiser steps, also one inside wrappers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,23 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning.optimizers import hooks_of, moved_by, stepping_in, within
 from surgery.errors import BadValue
 
 Pairs = Sequence[tuple[nn.Parameter, Tensor]]
 
 
 @contextmanager
-def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) -> Iterator[None]:
+def hold(weights: Pairs, optimizers: Sequence[Any], copies: Pairs = ()) -> Iterator[None]:
     """Inside, each weight is zero where its mask is False after every step of the optimisers.
 
     Weights, copies and what the optimisers keep about pruned weights are cleared on the way in and on the way out. A
-    step costs one multiplication of the weights, in one call for all of them.
+    step costs one multiplication of the weights, in one call for all of them. Wrappers are held through the optimisers
+    inside, whose steps these are.
 
     Raises:
-        BadValue: none of the optimisers moves any of the weights.
+        BadValue: none of the optimisers moves any of the weights, or the steps of one cannot be followed.
     """
     inner = list({id(one): one for optimizer in optimizers for one in within(optimizer)}.values())
-    moved = {key for one in inner for key in moved_by(one)}
+    stepping = [one for optimizer in optimizers for one in stepping_in(optimizer)]
+    moved = {key for one in stepping for key in moved_by(one)}
     if optimizers and not any(id(param) in moved for param, _ in weights):
         raise BadValue(
             "The optimiser moves none of the masked weights.", there=f"{len(moved)} parameters of something else",
@@ -34,7 +37,7 @@ def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) ->
         )  # fmt: skip
     _clear([*weights, *copies])
     _forget(weights, inner)
-    handles = [one.register_step_post_hook(_Keeper(one, weights)) for one in inner]
+    handles = [one.register_step_post_hook(_Keeper(one, weights)) for one in inner if hooks_of(one) is not None]
     try:
         yield
     finally:
@@ -44,13 +47,9 @@ def hold(weights: Pairs, optimizers: Sequence[Optimizer], copies: Pairs = ()) ->
         _forget(weights, inner)
 
 
-def is_held(optimizer: Optimizer) -> bool:
+def is_held(optimizer: Any) -> bool:
     """Whether an optimiser steps inside a `hold` now."""
-    return any(isinstance(hook, _Keeper) for one in within(optimizer) for hook in _hooks_of(one))
-
-
-def _hooks_of(optimizer: Optimizer) -> list[Any]:
-    return list(getattr(optimizer, "_optimizer_step_post_hooks", {}).values())
+    return any(isinstance(hook, _Keeper) for one in within(optimizer) for hook in (hooks_of(one) or {}).values())
 
 
 class _Keeper:
@@ -58,6 +57,7 @@ class _Keeper:
 
     def __init__(self, optimizer: Optimizer, weights: Pairs) -> None:
         self.weights = weights
+        self.swaps = all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
         self.moved = moved_by(optimizer)
         self.batches = _batched(weights, self.moved)
 
@@ -66,19 +66,8 @@ class _Keeper:
         if moved != self.moved:  # somebody added parameters: layers that thaw
             self.moved, self.batches = moved, _batched(self.weights, moved)
         _multiply(self.batches)
-
-
-def moved_by(optimizer: Optimizer) -> set[int]:
-    """The ids of the parameters that an optimiser moves."""
-    return {id(param) for group in optimizer.param_groups for param in group["params"]}
-
-
-def within(optimizer: Optimizer) -> list[Optimizer]:
-    """An optimiser and those it wraps, as Lookahead does: hooks of a wrapper may never be called."""
-    found = [optimizer]
-    for outer in found:  # it grows
-        found += [one for one in vars(outer).values() if isinstance(one, Optimizer) and one not in found]
-    return found
+        if self.swaps:  # as schedule-free ones: other copies of the weights come back in `optimizer.eval()`
+            _forget(self.weights, [optimizer])
 
 
 @torch.no_grad()
@@ -88,12 +77,13 @@ def _clear(pairs: Pairs) -> None:
 
 
 @torch.no_grad()
-def _forget(weights: Pairs, optimizers: Iterable[Optimizer]) -> None:
+def _forget(weights: Pairs, optimizers: Iterable[Any]) -> None:
     """Clear what the optimisers keep about pruned weights: momentum, moments, slow copies."""
     for optimizer in optimizers:
+        states = getattr(optimizer, "state", None)
+        states = states if isinstance(states, Mapping) else {}
         for param, mask in weights:
-            state: dict[str, Any] = optimizer.state.get(param, {})
-            for kept in state.values():
+            for kept in states.get(param, {}).values():
                 if isinstance(kept, Tensor) and kept.shape == param.shape:
                     kept.masked_fill_(~mask.to(kept.device), 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.hold import hold
+from pruning.optimizers import optimizers_in
 from pruning.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
 from pruning.under import host_masks
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
@@ -25,14 +26,12 @@ from surgery.sites import table
 
 FORMAT = "1"
 
-Held = Callable[..., AbstractContextManager[None]]  # held(optimizer, also=[ema.module])
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masks(Mapping[str, Tensor]):
     """Name -> boolean tensor, True where the weight lives. Prints as a table; values are replaced, not changed.
 
-    `Masks.full(model)` lets every prunable weight live, `Masks.of(model)` those that live now. Names are those of
+    `Masks.full(model)` lets every prunable weight live, `Masks.of(model)` takes zeros for pruned. Names are those of
     `prunable(model)`, the same for a copy of the model.
     """
 
@@ -56,7 +55,10 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def of(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
-        """The weights that live now: by the masks of a host where there are any, elsewhere those that are not zero.
+        """Takes zeros for pruned: by the masks of a host where there are any, elsewhere those live that are not zero.
+
+        For a network that was pruned elsewhere and came without masks. A layer that merely begins at zero counts as
+        pruned here, and would never learn.
 
         Raises:
             CannotLook, NothingPicked, BadValue: as `prunable`; and on the meta device, where weights have no values.
@@ -139,17 +141,18 @@ class Masks(Mapping[str, Tensor]):
         """Inside, weights that do not live are zero after every step of the optimiser (0.0 or -0.0).
 
         They are set to zero on the way in, in the model and in those given as `also` (EMA copies), together with what
-        the optimiser keeps about them (momentum, moments); it may be one optimiser or several. Enter it before the
-        first step, with the plain model also where a compiled or distributed wrapper of it is trained, and anew after
+        the optimiser keeps about them (momentum, moments); it may be one optimiser or several, and wrappers of such
+        (Accelerate, Lookahead, schedule-free ones, whose copies of the weights are held too). Enter it before the first
+        step, with the plain model also where a compiled or distributed wrapper of it is trained, and anew after
         the model has been moved or cut. Gradients are left whole: clipping by their norm counts pruned weights in.
 
         Raises:
             WrongModel: the masks are of another model. Nothing has changed.
-            BadValue: here, no optimiser moves any of these weights, or this is none; at the end, pruned weights came
-                back to life: something else moved them.
+            BadValue: here, no optimiser moves any of these weights, this is none, or its steps cannot be followed; at
+                the end, pruned weights came back to life: something else moved them.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else _listed(optimizer)
-        return self._held(model, hold(self.pairs(model), optimizers, [p for one in also for p in self.pairs(one)]))
+        optimizers, copies = optimizers_in(optimizer), [pair for one in also for pair in self.pairs(one)]
+        return self._held(model, hold(self.pairs(model), optimizers, copies))
 
     @contextmanager
     def _held(self, model: nn.Module, holding: AbstractContextManager[None]) -> Iterator[None]:
@@ -226,12 +229,15 @@ class Masks(Mapping[str, Tensor]):
         return "\n".join([*lines, f"{self.alive} of {self.size} weights live ({self.share:.2%})"])
 
 
-def _listed(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
-    listed = list(optimizers) if isinstance(optimizers, Iterable) else [optimizers]
-    if not listed or not all(isinstance(one, Optimizer) for one in listed):
-        raise BadValue("Masks are held while an optimiser steps.", asked=f"optimizer={optimizers!r}",
-                       try_="a torch.optim.Optimizer, or a list of them")  # fmt: skip
-    return listed
+def masks_in_force(model: nn.Module, keep: Filter | None = None) -> Masks:
+    """The masks of a host where it laid any; every other prunable weight lives, also one that merely is zero.
+
+    Raises:
+        CannotLook, NothingPicked, BadValue: as `prunable`.
+    """
+    hosts = host_masks(model)
+    return Masks({name: hosts[name].detach() != 0 if name in hosts else mask
+                  for name, mask in Masks.full(model, keep).items()})  # fmt: skip
 
 
 @torch.no_grad()

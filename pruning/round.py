@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pruning.masks import Masks
+from pruning.masks import Masks, masks_in_force
 from pruning.prunable import Filter, prunable
 from surgery.errors import BadValue, WrongModel
 
@@ -61,14 +61,14 @@ class Round:
     ) -> Round:
         """The round that ends now, of a model whose weights were `before` when it began (see `snapshot`).
 
-        Without masks, those weights live that live now, see `Masks.of`.
+        Without masks, those weights live that a host lets live, of others all.
 
         Raises:
             CannotLook, NothingPicked: as `prunable`.
             WrongModel: the snapshot or the masks are of another model.
             BadValue: a living weight is not finite.
         """
-        masks = Masks.of(model, keep) if masks is None else masks
+        masks = masks_in_force(model, keep) if masks is None else masks
         now = {name: param.detach() for (param, _), name in zip(masks.pairs(model), masks, strict=True)}
         for name, weight in now.items():
             if not bool(weight[masks[name].to(weight.device)].isfinite().all()):
@@ -80,7 +80,7 @@ class Round:
 
 def snapshot(model: nn.Module, keep: Filter | None = None) -> dict[str, Tensor]:
     """A copy of the prunable weights as they are now, zero where a mask of a host lies over them; on their device."""
-    masks = Masks.of(model, keep)
+    masks = masks_in_force(model, keep)
     with torch.no_grad():
         return {name: param.detach() * masks[name] for name, param in prunable(model, keep).items()}
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
 
-from pruning.accumulate import accumulating, gathered
+from pruning.accumulate import gathered
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
-from pruning.masks import Held, Masks
+from pruning.held import Held
+from pruning.masks import Masks
 from pruning.prunable import Filter, prunable
 from pruning.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
 from pruning.round import Pruner, Round, Staged, wants_of
@@ -59,7 +58,8 @@ def run_rounds(
     them, and the rewind is after the last.
 
     `train` is the whole training, with an optimiser of its own; its steps run inside `with held(optimizer):`, or
-    `held(optimizer, also=[ema.module])`, which keeps pruned weights at zero. Gradients are cleared before it.
+    `held(optimizer, also=[ema.module])`, which keeps pruned weights at zero; `held.masks` says which live. Gradients
+    are cleared before it.
 
     `rewind="init"` goes back to the model as it is given, a state dict to what that holds, None trains on. Parameters
     and buffers, norm statistics among them, are copied, so nothing that trains is shared; pruned weights are zero. A
@@ -68,7 +68,8 @@ def run_rounds(
     training first, round 1 begins where it cuts.
 
     `keep` says which weights are pruned, see `prunable`; `masks` says instead which of them live at the start, by
-    default `Masks.of(model)`: a layer that starts at zero needs `masks=Masks.full(model)`. A pruner that wants
+    default all, also those that merely are zero: a network that was pruned before needs its masks, or where there are
+    none `masks=Masks.of(model)`, which takes zeros for pruned. A pruner that wants
     gradients needs `gradients(model)`, which runs forward and backward on some batches and leaves gradients on the
     parameters; modes, buffers and random numbers are afterwards as before. A pruner that has `check(share)` can refuse
     the share there, before anything is trained.
@@ -119,7 +120,7 @@ def run_rounds(
         saved.restore(model)
         kept.tidy()
     else:
-        progress = run.start(Masks.of(model, keep) if masks is None else masks, train_first)
+        progress = run.start(Masks.full(model, keep) if masks is None else masks, train_first)
         progress.masks.lay_over(model)
         _keep(kept, run, progress)
     while progress.next != "done":
@@ -177,7 +178,7 @@ class _Run:
         movement = {name: one.clone() for name, one in now.movement.items()}
         self.model.zero_grad(set_to_none=True)
         wants = "movement" in wants_of(self.pruner)
-        self.train(self.model, partial(_held, self.model, now.masks, movement if wants else None))
+        self.train(self.model, Held(self.model, now.masks, movement if wants else None))
         now.masks.check_zero(self.model)
         if wants and not movement:
             raise BadValue("The pruner wants movement, and train() never entered `held`.", try_=_WITH)
@@ -202,22 +203,6 @@ class _Run:
 
 
 _WITH = "with held(optimizer): around the steps of train(model, held)"
-
-
-@contextmanager
-def _held(
-    model: nn.Module,
-    masks: Masks,
-    movement: dict[str, Tensor] | None,
-    optimizer: Optimizer | Iterable[Optimizer] = (),
-    also: Iterable[nn.Module] = (),
-) -> Iterator[None]:
-    """`masks.held` of one model, which also gathers the movement if that is wanted."""
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    weights = {name: param for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
-    watched = nullcontext() if movement is None else accumulating(weights, optimizers, movement)
-    with watched, masks.held(model, optimizers, also):
-        yield
 
 
 def _named(masks: Masks, name: str, _: nn.Module) -> bool:
@@ -286,7 +271,8 @@ def _check_no_host(model: nn.Module, weights: Iterable[str]) -> None:
         if name in hosts:
             raise BadValue(
                 f"{name} is under the masks of a host, which would not follow.", there="torch's own pruning, or NNCF's",
-                try_="pruning.hosts.torch_prune.finish(model) first; or ActivateWhilePruning, where the host cuts",
+                try_="masks=Masks.full(model) & pruning.hosts.torch_prune.finish(model), which ends the host's; or "
+                     "ActivateWhilePruning, where the host cuts",
             )  # fmt: skip
 
 

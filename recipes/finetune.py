@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import surgery
-from pruning.masks import Held, Masks
+from pruning.held import Held, Holding
 from pruning.rewind import digest_of, put_into, tensors_of
 from recipes.checkpoint import Checkpoint, Moment, Parts, check_together, gathered, processes
 from recipes.data import Feed
@@ -49,7 +49,7 @@ def finetune(
     *,
     test: Iterable[tuple[Tensor, Tensor]] | None = None,
     teacher: nn.Module | None = None,
-    held: Held | None = None,
+    held: Holding | None = None,
     settle: bool = True,
     seed: int = 0,
     folder: Path | None = None,
@@ -99,7 +99,7 @@ def finetune(
                 journal.begin(phase, options.epochs, steps, epoch=now.epoch, step=now.update - now.epoch * steps)
             for epoch in range(now.epoch, options.epochs):
                 now = _epoch(training, feed, now, journal, kept, every)
-                _close(training, now, journal, test, held is not None)
+                _close(training, now, journal, test, held)
                 now = replace(now, epoch=epoch + 1, batch=0, loss=0.0)
                 if kept is not None and now.epoch < options.epochs:
                     _save(kept, training.parts, now)
@@ -156,7 +156,11 @@ def _epoch(
 
 
 def _close(
-    training: Training, now: Moment, journal: Journal | None, test: Iterable[tuple[Tensor, Tensor]] | None, pruned: bool
+    training: Training,
+    now: Moment,
+    journal: Journal | None,
+    test: Iterable[tuple[Tensor, Tensor]] | None,
+    held: Holding | None,
 ) -> None:
     """The end of an epoch: the same norm statistics everywhere, and a line in the journal."""
     from timm.utils import distribute_bn  # type: ignore[attr-defined]
@@ -169,8 +173,8 @@ def _close(
     row = {"loss": now.loss * training.options.epochs / training.total, "lr": training.lr}
     if test is not None:
         row["top1"] = accuracy(training.model if training.average is None else training.average, test)
-    if pruned:
-        row["living"] = Masks.of(training.model).share
+    if isinstance(held, Held):
+        row["living"] = held.masks.share
     journal.epoch(row)
 
 

@@ -70,12 +70,19 @@ def finished(folder: Path) -> Outcome | None:
 
 
 def finish(
-    folder: Path, model: nn.Module, recipe: Recipe, outcome: Outcome, name: str, kwargs: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    masks: pruning.Masks | None,
+    recipe: Recipe,
+    outcome: Outcome,
+    name: str,
+    kwargs: Mapping[str, Any],
 ) -> None:
-    """Write the result: the model, the recipe as it was run, the figures, and a card; checkpoints are removed then."""
+    """Write the result: the model, its masks if it was ever pruned, the recipe as it was run, the figures, and a card;
+    checkpoints are removed then."""
     surgery.save(model, folder, name=name, kwargs=dict(kwargs))
-    if recipe.pruning is not None:
-        pruning.Masks.of(model).save(folder / MASKS)
+    if masks is not None:
+        masks.save(folder / MASKS)
     write_whole(folder / RECIPE, to_toml(recipe))
     write_whole(folder / RESULT, outcome.to_json())
     write_whole(folder / CARD, card(folder))  # now it is finished

@@ -14,6 +14,7 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import pruning
+from pruning.masks import masks_in_force
 from recipes.finetune import accuracy
 from surgery.errors import BadValue, CannotLook, NothingPicked
 from surgery.find import check_plain, home_of
@@ -49,7 +50,7 @@ def measure(
     """Measure a network on test batches (images, labels), in eval mode; they are on its device.
 
     All batches are read for the accuracy, the first `few` once more each for the dead channels and the speed, after a
-    first forward that does not count. Living is what `masks` say, else the masks of a host, else what is not zero. The
+    first forward that does not count. Living is what `masks` say, else the masks of a host, else every weight. The
     model is afterwards as it was, and so are the random generators, also where a loader shuffles. Where
     torch.distributed runs, every process must call this.
 
@@ -71,7 +72,7 @@ def measure(
 
 def _living(model: nn.Module, masks: Mapping[str, Tensor] | None) -> float | None:
     try:
-        return (pruning.Masks.of(model) if masks is None else pruning.Masks(masks)).share
+        return (masks_in_force(model) if masks is None else pruning.Masks(masks)).share
     except (NothingPicked, BadValue):
         return None  # no weight may be pruned, or a zero in it need not be a zero weight
 

@@ -14,9 +14,11 @@ import numpy
 import torch
 from torch import nn
 
+from pruning.masks import Masks
+from pruning.prunable import prunable
 from recipes import models
 from recipes.data import Data, open_data
-from recipes.folder import begin, claim, finish, finished, masks_in, release
+from recipes.folder import MASKS, begin, claim, finish, finished, masks_in, release
 from recipes.journal import Journal
 from recipes.measured import Measured, measure
 from recipes.outcome import Outcome
@@ -60,7 +62,8 @@ def run(
     ends of epochs. Under torchrun every process makes the same call; the first one writes and tells.
 
     Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
-    `masks.safetensors` if it was pruned. `recipes.load_model(output)` gives the model back.
+    `masks.safetensors` if it was ever pruned. `recipes.load_model(output)` gives the model back. A saved folder as the
+    `model` stays pruned by its masks; weights that merely are zero learn, and a line says so.
 
     Raises:
         SurgeryError: whatever is wrong with what was asked; nothing has been trained then.
@@ -86,36 +89,51 @@ def run(
     _seed(seed)
     network, kwargs = _built(model, pretrained, source, img_size, tell)
     network.to(place.device)
-    before = _measured(network, source, place)
+    masks = None if saved is None else masks_in(saved)
+    before = _measured(network, source, place, masks)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
+    if masks is None and (saved is not None or isinstance(pretrained, str | Path)):
+        _tell_of_zeros(network, tell)
     if place.first:
         claim(folder, asked)
     try:
         with closing(Journal(folder, trackers=trackers, say=tell)) as journal:
             stages = Stages(
                 recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, tell,
-                masks=None if saved is None else masks_in(saved),
+                masks=masks,
             )  # fmt: skip
-            report = stages.carry_out()
+            report, masks = stages.carry_out()
     except SurgeryError:
         if place.first:
             release(folder)
         raise
     seconds = time.perf_counter() - started
-    outcome = Outcome.of(name, recipe.name, source.name, before, _measured(network, source, place), report, seconds)
+    after = _measured(network, source, place, masks)
+    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds)
     if place.first:
-        finish(folder, network, recipe, outcome, name, kwargs)
+        finish(folder, network, masks, recipe, outcome, name, kwargs)
     return outcome
 
 
-def _measured(network: nn.Module, data: Data, place: Place) -> Measured:
+def _measured(network: nn.Module, data: Data, place: Place, masks: Masks | None) -> Measured:
     try:
-        return measure(network, data.testing(device=place.device))
+        return measure(network, data.testing(device=place.device), masks)
     except RuntimeError as error:
         raise CannotLook(
             f"{type(network).__name__} does not run on images of {data.size} pixels.", there=str(error).splitlines()[0],
             try_="--img-size, with a size that it takes",
         ) from error  # fmt: skip
+
+
+def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
+    """Say that weights which somebody may have pruned will learn."""
+    try:
+        weights = prunable(network).values()
+    except SurgeryError:
+        return  # who prunes it is told so
+    zeros, size = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
+    if zeros:
+        tell(f"{zeros:,} of {size:,} weights are zero, and no {MASKS} says that they were pruned: they will learn")
 
 
 def _built(

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import pruning
 import surgery
 from pruning.cut import count_of
-from pruning.masks import Held
+from pruning.held import Held
 from pruning.round import Pruner, Staged, wants_of
 from recipes.data import Data
 from recipes.finetune import finetune
@@ -49,8 +49,10 @@ class Stages:
     tell: Callable[[str], None]
     masks: pruning.Masks | None = None
 
-    def carry_out(self) -> surgery.Report | None:
-        """Carry out all stages on the network, in place; returns what the surgery did, None if there was none.
+    def carry_out(self) -> tuple[surgery.Report | None, pruning.Masks | None]:
+        """Carry out all stages on the network, in place; returns what the surgery did and which weights live.
+
+        The first is None if there was no surgery, the second if nothing was ever pruned.
 
         Whatever is random depends on the seed and the name of the stage alone, so that a stage that is entered again
         after a kill is the same one.
@@ -61,12 +63,13 @@ class Stages:
         report = self._operate(options) if self.rules else None
         start = _settled_state(self.network) if self.recipe.pruning else {}
         if self.recipe.finetune and (self.rules or not self.recipe.pruning):
-            train(self.network, None if self.masks is None else partial(self.masks.held, self.network), "fit")
-        if self.recipe.pruning:
-            masks = self._prune(self.recipe.pruning, options, start, teacher)
-            if self.recipe.finetune and options.epochs:
-                train(self.network, partial(masks.held, self.network), "final")
-        return report
+            train(self.network, None if self.masks is None else Held(self.network, self.masks), "fit")
+        if not self.recipe.pruning:
+            return report, self.masks
+        masks = self._prune(self.recipe.pruning, options, start, teacher)
+        if self.recipe.finetune and options.epochs:
+            train(self.network, Held(self.network, masks), "final")
+        return report, masks
 
     def _operate(self, options: Finetune) -> surgery.Report:
         report = surgery.transform_(self.network, self.rules, self._images(1, options)[0][:2])
@@ -86,8 +89,8 @@ class Stages:
         self, asked: Pruning, options: Finetune, start: dict[str, Tensor], teacher: nn.Module | None
     ) -> pruning.Masks:
         """The rounds, the trainings of which are named by how many weights live: a run may be killed in any of them."""
-        size = pruning.Masks.full(self.network).size
-        living = [pruning.Masks.of(self.network).alive]
+        masks = pruning.Masks.full(self.network) & (self.masks or {})
+        living = [masks.alive]
         for _ in range(asked.rounds):
             living.append(living[-1] - count_of(asked.share, living[-1]))
         short = replace(options, epochs=options.epochs if asked.epochs is None else asked.epochs)
@@ -95,13 +98,13 @@ class Stages:
         resumes = "movement" not in wants_of(pruner)  # which is gathered in one process
 
         def train(model: nn.Module, held: Held) -> None:
-            self._train(model, held, _name_of(pruning.Masks.of(model).alive, living), short, teacher, resumes)
+            self._train(model, held, _name_of(held.masks.alive, living), short, teacher, resumes)
 
         def after(number: int, masks: pruning.Masks) -> None:
-            self.tell(f"round {number} of {asked.rounds}: {masks.alive / size:.1%} of the weights live")
+            self.tell(f"round {number} of {asked.rounds}: {masks.share:.1%} of the weights live")
 
         return pruning.run_rounds(
-            self.network, train, pruner, asked.share, asked.rounds,
+            self.network, train, pruner, asked.share, asked.rounds, masks=masks,
             rewind=start if asked.rewind == "init" else None,
             gradients=lambda model: self._gradients(model, options),
             recalibrate=self._to_recalibrate(options),

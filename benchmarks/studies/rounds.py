@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, islice
 from statistics import fmean
 from typing import Any
@@ -23,8 +22,8 @@ from benchmarks.studies.results import Results, at
 from benchmarks.studies.spread import spread
 from pruning.ap import Choice, cut_by_ap
 from pruning.cut import count_of
+from pruning.held import Held
 from pruning.hosts.torch_pruning import step as structural_step
-from pruning.masks import Held
 from pruning.round import Pruner, Round, snapshot
 from recipes.data import open_data
 from recipes.finetune import accuracy, finetune
@@ -70,9 +69,9 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
         finetune(model, data.training(options, seed=100 * seed + round_, device=device), options, held=held, seed=seed)
         if arm.recalibrate:
             surgery.recalibrate(model, batches)
-        dead = pruning.dead_neurons(model, batches)
+        dead = pruning.dead_neurons(model, batches, held.masks)
         write({
-            "round": round_, "living": pruning.Masks.of(model).alive / size,
+            "round": round_, "living": held.masks.alive / size,
             "accuracy": accuracy(model, data.testing(device=device)), "dynamic": dead.dynamic_share,
             "static": dead.static_share, "dynamic_elements": dead.dynamic_element_share,
         })  # fmt: skip
@@ -109,12 +108,14 @@ def _structural_rounds(
         pruning_ratio=_channels_cut(rounds), iterative_steps=rounds,
         iterative_pruning_ratio_scheduler=lambda _, steps: [_channels_cut(k) for k in range(steps + 1)],
     )  # fmt: skip
+    masks = pruning.Masks.full(model)
     for number in range(rounds + 1):
         before = snapshot(model)
-        train(model, partial(pruning.Masks.of(model).held, model))
+        train(model, Held(model, masks))
         if number < rounds:
             survivors = structural_step(host, example=example)
-            round_ = Round.of(model, {name: survivors.of(name, one) for name, one in before.items()})
+            left = {name: survivors.of(name, one) for name, one in before.items()}
+            round_ = Round.of(model, left, survivors.masks(masks))
             if arm.ap is None:
                 masks = pruning.global_magnitude()(round_, AP_SHARE)
             else:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.hold import is_held, within
+from pruning.hold import is_held
 from pruning.hosts.survivors import Survivors
+from pruning.optimizers import moved_by, optimizers_in, stepping_in, within
 from surgery.errors import BadValue
 
 
@@ -22,15 +23,16 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
             the shape of the weight (as Adafactor does), so that nobody can say what of it survives; or one is inside
             `held`, whose masks are of the old shapes.
     """
-    listed = [given] if isinstance(given, Optimizer) else list(given)
+    listed = optimizers_in(given) if given != () else []
     ours = {id(param): name for name, param in model.named_parameters()}
     for one in listed:
-        if not any(id(param) in ours for group in one.param_groups for param in group["params"]):
+        if not any(ours.keys() & moved_by(inner) for inner in stepping_in(one)):
             raise BadValue(
                 "The optimiser moves no parameter of this model.", there=type(one).__name__,
                 try_="the optimiser that was made from model.parameters()",
             )  # fmt: skip
-    found = list({id(inner): inner for one in listed for inner in within(one)}.values())
+    inside = (inner for one in listed for inner in within(one) if isinstance(inner, Optimizer))
+    found = list({id(one): one for one in inside}.values())
     for one in found:
         if is_held(one):
             raise BadValue(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.ap import Choice, cut_by_ap
-from pruning.masks import Masks
+from pruning.masks import Masks, masks_in_force
 from pruning.prunable import Filter, convolutions_and_linear
 from pruning.round import Round
 from surgery.errors import BadValue
@@ -31,7 +31,7 @@ def own_cut(
         BadValue: `count` is no count, or more than AP may cut; a living weight is not finite. Nothing has changed.
     """
     wanted = keep or convolutions_and_linear
-    alive = Masks.of(model, lambda name, module: name in held and wanted(name, module))
+    alive = masks_in_force(model, lambda name, module: name in held and wanted(name, module))
     alive = alive & {name: held[name] != 0 for name in alive}
     now = Round.of(model, before, alive)
     after = cut_by_ap(now, checked_count(count), choice)

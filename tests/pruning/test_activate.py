@@ -125,7 +125,7 @@ def test_held_clears_what_the_optimiser_keeps_and_copies() -> None:
 
 def test_the_count_is_of_the_weights_living_when_the_round_began() -> None:
     model = net()
-    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude")
+    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude", masks=Masks.of)
     ap.begin_round()
     began = Masks.of(model).alive
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_what_comes_back_to_life_is_cut_again_on_demand() -> None:
 def test_only_aps_cuts_of_all_rounds_are_laid_again() -> None:
     model = net()
     start = {name: one.clone() for name, one in model.state_dict().items()}
-    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude")
+    ap = ActivateWhilePruning(model, 0.1, "any", "magnitude", masks=Masks.of)
     ap.begin_round()
     with torch.no_grad():
         model[4].weight[:6] = 0  # the host's, which may come back
@@ -215,6 +215,74 @@ def test_units_that_are_dead_on_batches() -> None:
     cut = new_zeros(before, model)
     assert len(cut) == int(0.02 * (162 + 648 + 48))
     assert all(name == "4.weight" and index < 3 * 54 and before[name].flatten()[index] < 0 for name, index in cut)
+
+
+# Zero is not pruned
+
+
+def test_a_head_that_begins_at_zero_learns() -> None:
+    model = net()
+    nn.init.zeros_(model[6].weight)
+    ap = ActivateWhilePruning(model, 0.1)
+    ap.begin_round()
+    with ap.held(optimizer := sgd(model)):
+        train(model, optimizer)
+        assert bool(model[6].weight.all())
+    assert ap.step().alive == 858 - int(0.1 * 858), "zeros counted as living when the round began"
+
+
+def test_a_host_that_lays_no_mask_over_a_head_of_zeros_lets_it_learn() -> None:
+    model = net()
+    nn.init.zeros_(model[6].weight)
+    prune.l1_unstructured(model[4], "weight", amount=100)
+    ap = ActivateWhilePruning(model, 0.1)
+    with ap.held(optimizer := sgd(model)):
+        train(model, optimizer)
+    assert bool(model[6].weight.all()) and count([~Masks.of(model)["4.weight"]]) == 100
+
+
+@pytest.mark.parametrize("of", [lambda masks: masks, lambda masks: lambda model: masks, lambda masks: Masks.of])
+def test_a_network_that_was_pruned_before_stays_pruned_by_its_masks(of) -> None:
+    model = net()
+    kept = Masks.of(net())
+    kept["4.weight"][:, ::2] = False
+    kept.lay_over(model)
+    ap = ActivateWhilePruning(model, 0.1, masks=of(kept))
+    ap.begin_round()
+    with ap.held(optimizer := sgd(model)):
+        train(model, optimizer)
+        assert not bool(model[4].weight[:, ::2].any())
+    assert kept.alive == 858 - 324 and ap.step().alive == kept.alive - int(0.1 * kept.alive)
+    with ap.held(optimizer):
+        train(model, optimizer)
+        assert not bool(model[4].weight[:, ::2].any())
+
+
+def test_masks_name_only_what_is_kept_and_are_of_this_model() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.5, "any", "magnitude", masks=Masks.of, keep=lambda name, _: name == "4.weight")
+    ap.begin_round()
+    assert list(ap.step()) == ["4.weight"]
+    assert_raises(WrongModel, lambda: ActivateWhilePruning(net(), 0.1, masks=Masks.full(nn.Linear(2, 2))), "weight")
+    for wrong in ({"4.weight": 1}, lambda model: list(model)):
+        assert_raises(BadValue, lambda w=wrong: ActivateWhilePruning(net(), 0.1, masks=w), "no Masks", "Masks.of")
+
+
+def test_what_ap_cut_stays_cut_when_channels_are_removed() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.3, "any", "magnitude")
+    ap.begin_round()
+    ap.step()
+    left = nn.Linear(54, 8)
+    left.weight = nn.Parameter(model[4].weight.detach()[:8].clone())
+    cut = left.weight == 0
+    model[4], model[6] = left, nn.Linear(8, 4)
+    nn.init.zeros_(model[6].weight)  # a new head
+    ap.begin_round()
+    assert bool(cut.any())
+    with ap.held(optimizer := sgd(model)):
+        train(model, optimizer)
+        assert torch.equal(left.weight == 0, cut) and bool(model[6].weight.all())
 
 
 # Refusals

@@ -316,7 +316,7 @@ def test_a_weight_is_weighed_with_its_own_input(layer, monkeypatch) -> None:
     units = layer(x).shape[1]
     for unit in range(units):
         dead = torch.arange(units) == unit
-        monkeypatch.setattr(ap_module, "dead_units", lambda model, batches, dead=dead: {"weight": dead})
+        monkeypatch.setattr(ap_module, "dead_units", lambda model, batches, masks, dead=dead: {"weight": dead})
         monkeypatch.setattr(ap_module, "mean_inputs", lambda model, batches, names: dict.fromkeys(names, means))
         round = Round.of(layer, snapshot(layer))
         choice = Choice("any", "dead", [x])

@@ -40,13 +40,13 @@ def test_a_snapshot_of_chosen_weights() -> None:
     assert list(snapshot(tiny_net(), keep=lambda name, module: isinstance(module, nn.Linear))) == ["4.weight"]
 
 
-def test_a_round_without_masks_takes_those_that_live() -> None:
+def test_a_round_without_masks_takes_the_weights_of_a_model() -> None:
     model = tiny_net()
     before = snapshot(model)
     masks = random_masks(model)
     masks.lay_over(model)
     found = Round.of(model, before)
-    assert found.masks == masks
+    assert found.masks == Masks.full(model), "zero is not pruned"
     assert found.before is before
     assert dict(found.gradients) == dict(found.movement) == {}
     for name, weight in weights(model, masks).items():
@@ -134,3 +134,12 @@ def test_what_a_pruner_wants() -> None:
 
     assert wants_of(plain) == frozenset()
     assert wants_of(Wanting()) == {"gradients", "movement"}
+
+
+def test_without_masks_those_of_a_host_say_what_lives() -> None:
+    model = tiny_net()
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    prune.l1_unstructured(model[4], "weight", amount=96)
+    masks = Round.of(model, snapshot(model)).masks
+    assert (int(masks["0.weight"].sum()), int(masks["4.weight"].sum())) == (72, 96)

@@ -132,6 +132,32 @@ def seeded(seed: int = 5) -> None:
     random.seed(seed)
 
 
+# Zero is not pruned
+
+
+@pytest.mark.parametrize("rewind", ["init", None])
+def test_a_head_that_begins_at_zero_learns(rewind: str | None) -> None:
+    model, held_masks = net(), []
+    nn.init.zeros_(model.conv2.weight)
+
+    def training(model: Net, held: Any) -> None:
+        held_masks.append(held.masks)
+        train(model, held)
+        assert torch.equal(model.conv2.weight != 0, held.masks["conv2.weight"]), "what lives has learned"
+
+    masks = run_rounds(model, training, magnitude, 0.2, 2, rewind=rewind)
+    assert [one.alive for one in held_masks] == counts(2, 180) and held_masks[-1] == masks
+    assert masks["conv2.weight"].any()
+
+
+def test_a_network_that_was_pruned_before_stays_pruned_by_its_masks() -> None:
+    masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
+    again = run_rounds(model, train, magnitude, 0.2, 1, masks=masks)
+    assert (masks.alive, again.alive) == (90, 72)
+    again.check_zero(model)
+    assert all(not (again[name] & ~masks[name]).any() for name in masks)
+
+
 # What happens, in order
 
 
@@ -376,8 +402,8 @@ def test_weights_under_the_masks_of_a_host_are_refused() -> None:
         refused(BadValue, model, "conv1.weight", masks=Masks.of(model))
     other = run_rounds(model, train, magnitude, 0.5, 1, keep=lambda name, _: name == "conv2.weight")
     assert other.alive == 36
-    finish(model)
-    assert run_rounds(model, train, magnitude, 0.5, 1).alive == 45
+    masks = Masks.full(model) & finish(model) & other
+    assert run_rounds(model, train, magnitude, 0.5, 1, masks=masks).alive == 45
     model.eval()(torch.randn(1, 3, 8, 8))
 
 

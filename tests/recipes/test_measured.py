@@ -50,11 +50,12 @@ def test_flops_of_attention_are_counted_whatever_computes_it() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_the_living_share_is_that_of_the_weights_that_are_not_zero() -> None:
+def test_the_living_share_is_that_of_the_masks_and_zero_is_not_pruned() -> None:
     model = tiny_net()
     with torch.no_grad():
         model[0].weight[0] = 0  # 18 of 72 + 192
-    assert measure(model, batches()).living == 246 / 264
+    assert measure(model, batches()).living == 1.0
+    assert measure(model, batches(), Masks.of(model)).living == 246 / 264
     masks = Masks.full(model)
     masks = Masks(dict(masks) | {"4.weight": torch.zeros_like(masks["4.weight"])})
     assert measure(model, batches(), masks).living == 72 / 264

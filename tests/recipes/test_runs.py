@@ -142,6 +142,39 @@ def test_a_pruned_network_stays_pruned(whole: tuple[Path, Outcome, list[str]], t
     assert not torch.equal(weights["conv1.0.weight"], learned["conv1.0.weight"]), "it was trained"
 
 
+def test_a_pruned_network_is_pruned_further_from_where_it_was(
+    whole: tuple[Path, Outcome, list[str]], tmp_path: Path
+) -> None:
+    folder, outcome, _ = whole
+    recipe = Recipe("further", (), pruning=Pruning(share=0.5, rounds=1), finetune=SHORT)
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": lambda _: None}
+    further = recipes.run(recipe, str(folder), "digits", tmp_path / "pruned", **options)
+    assert further.before.living == outcome.after.living
+    assert further.after.living == pytest.approx(0.32, abs=1e-3)
+    former, masks = (pruning.Masks.load(one / "masks.safetensors") for one in (folder, tmp_path / "pruned"))
+    assert all(not (masks[name] & ~former[name]).any() for name in former), "what was pruned stays so"
+    recipes.run(Recipe("more", (), finetune=SHORT), str(tmp_path / "pruned"), "digits", tmp_path / "tuned", **options)
+    assert pruning.Masks.load(tmp_path / "tuned" / "masks.safetensors") == masks, "and is told on"
+    masks.check_zero(recipes.load_model(tmp_path / "tuned"))
+
+
+def test_a_head_that_begins_at_zero_learns_while_the_network_is_pruned(tmp_path: Path) -> None:
+    model = recipes.build(MODEL, num_classes=10)
+    torch.nn.init.zeros_(model.fc.weight)
+    surgery.save(model, tmp_path / "zeros", name=MODEL, kwargs={"num_classes": 10})
+    said: list[str] = []
+    asked = Pruning(criterion="layer_magnitude", share=0.2, rounds=1)
+    recipe = Recipe("prune", (), pruning=asked, finetune=SHORT)
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": said.append}
+    outcome = recipes.run(recipe, str(tmp_path / "zeros"), "digits", tmp_path / "out", **options)
+    assert (outcome.before.living, outcome.after.living) == (1.0, pytest.approx(0.8, abs=1e-3))
+    head, masks = recipes.load_model(tmp_path / "out").fc, pruning.Masks.load(tmp_path / "out" / "masks.safetensors")
+    assert torch.equal(head.weight != 0, masks["fc.weight"]) and masks["fc.weight"].any()
+    told = [line for line in said if "weights are zero" in line]
+    assert len(told) == 1 and told[0].startswith(f"{head.weight.numel():,} of {masks.size:,}")
+    assert "will learn" in told[0]
+
+
 def test_a_size_that_a_model_does_not_take_is_refused(tmp_path: Path) -> None:
     recipe = Recipe("none", (), finetune=replace(SHORT, epochs=0))
     options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "img_size": 16}

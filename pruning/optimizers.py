@@ -1,0 +1,75 @@
+"""Optimizers: those inside a wrapper, whose steps hooks can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from surgery.errors import BadValue
+
+
+def moved_by(optimizer: Optimizer) -> set[int]:
+    """The ids of the parameters that an optimiser moves."""
+    return {id(param) for group in optimizer.param_groups for param in group["params"]}
+
+
+def optimizers_in(given: Any) -> list[Any]:
+    """The optimisers that somebody gives, one or several; what wraps an optimiser is one, too.
+
+    Raises:
+        BadValue: there are none, or one is something else.
+    """
+    alone = isinstance(given, Optimizer) or not isinstance(given, Iterable)
+    listed = [given] if alone else list(given)
+    if not listed or not all(any(isinstance(inner, Optimizer) for inner in within(one)) for one in listed):
+        raise BadValue("This is no optimiser.", asked=f"optimizer={given!r}",
+                       try_="a torch.optim.Optimizer, a wrapper of one, or a list of them")  # fmt: skip
+    return listed
+
+
+def within(optimizer: Any) -> list[Any]:
+    """An optimiser and those it wraps, as Lookahead and Accelerate do: hooks of a wrapper may never be called."""
+    found = [optimizer]
+    for outer in found:  # it grows
+        parts = [part for one in getattr(outer, "__dict__", {}).values() for part in _parts(one)]
+        found += [one for one in parts if _is_optimizer(one) and not any(one is other for other in found)]
+    return found
+
+
+def stepping_in(optimizer: Any) -> list[Optimizer]:
+    """The optimisers inside, or itself, that call hooks around their steps.
+
+    Raises:
+        BadValue: there are none, so that nobody can see it step.
+    """
+    found = [one for one in within(optimizer) if hooks_of(one) is not None and _calls_hooks(one)]
+    if not found:
+        raise BadValue(
+            f"The steps of {type(optimizer).__name__} cannot be followed: no optimiser in it calls hooks.",
+            there="one that never called torch.optim.Optimizer.__init__",
+            try_="the torch optimiser that it wraps, or super().__init__(params, defaults) in its class",
+        )  # fmt: skip
+    return found
+
+
+def hooks_of(optimizer: Any) -> dict[int, Any] | None:
+    """The hooks behind its steps, None where it has no place for such."""
+    return getattr(optimizer, "_optimizer_step_post_hooks", None)
+
+
+def _calls_hooks(optimizer: Any) -> bool:
+    return bool(getattr(type(optimizer).step, "hooked", False))  # set by Optimizer.__init__
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else list(value.values()) if isinstance(value, dict) else [value]
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether it is an optimiser, or a wrapper that torch does not know as one."""
+    if isinstance(value, nn.Module):
+        return False
+    return isinstance(value, Optimizer) or all(hasattr(type(value), name) for name in ("step", "zero_grad"))
