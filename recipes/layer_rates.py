@@ -45,7 +45,7 @@ def layers_of(model: nn.Module) -> dict[str, int]:
     named = [name for name, _ in model.named_parameters()]
     kept = [name for name in named if name not in in_front]
     if not hasattr(model, "group_matcher"):
-        layers: dict[str, int] = auto_group_layers(_with_names(model, kept))
+        layers: dict[str, int] = auto_group_layers(_with_names(model, kept))  # type: ignore[no-untyped-call]
         return layers | {name: layers[layer] for name, layer in in_front.items()}
     matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
     layers = group_parameters(_with_names(model, kept), matcher, reverse=True)

@@ -14,7 +14,8 @@ from surgery.example import Example
 from surgery.find import home_of
 from surgery.groups import is_activation
 from surgery.history import history_of
-from surgery.twin import in_mode, random_state_kept, twin
+from surgery.rng import random_state_kept
+from surgery.twin import in_mode, twin
 
 
 def layers_in_front(model: nn.Module, example: Any = None) -> dict[str, str]:
