@@ -15,7 +15,7 @@ from torch.utils.data import SequentialSampler
 
 from surgery.errors import BadValue, NothingPicked
 from surgery.find import check_plain
-from surgery.running import batches_of, check_repeatable, in_eval
+from surgery.running import check_repeatable, in_eval, run_through
 
 FEW = 1000  # images below which the statistics are noisy
 _ONE_CLASS = 32  # images of one and the same class that are no accident
@@ -31,10 +31,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, force: bool = False
     """Estimate the statistics of all batch norms anew, from images and without gradients, in place; returns the model.
 
     An edit that changes what enters a batch norm leaves it with means and variances of another network. Here they
-    become the plain mean over all batches (each counts the same), the norms alone in train mode: dropout and dropped
-    paths are off. Modes, momenta and the numbers of batches seen are as before; a norm with momentum None, which
-    averages over all it ever saw, goes on from the new batches. Norms without statistics, and those that no forward
-    reaches, stay as they are.
+    become the mean over all batches, each counted by how many values of a channel it holds, so that a small last batch
+    weighs little: means are those of all images at once, variances the mean of those inside the batches. The norms
+    alone are in train mode: dropout and dropped paths are off. Modes, momenta and the numbers of batches seen are as
+    before; a norm with momentum None, which averages over all it ever saw, goes on from the new batches. Norms without
+    statistics, and those that no forward reaches, stay as they are.
 
     `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image". What they should be: at least
     1,000 images in random order, in batches of 100 or more, with the augmentation of the training. Images sorted by
@@ -50,8 +51,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, force: bool = False
 
     Raises:
         NothingPicked: the model has no batch norm with statistics, or none is reached.
-        BadValue: the images are sorted; the batches can be read once only, hold no images, or make statistics that are
-            not finite.
+        BadValue: the images are sorted; the batches can be read once only, hold no images, do not go through the model
+            (as one value per channel, of which there is no variance), or make statistics that are not finite.
     """
     check_plain(model)
     check_repeatable(batches)
@@ -84,14 +85,27 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, force: bool = False
 
 def _estimate(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> int:
     """Run the batches with the norms in train mode, and return how many images there were."""
-    images = 0
     for norm in norms:
-        norm.training, norm.momentum = True, None  # None: the mean over all batches
+        norm.training, norm.momentum = True, None  # None, until a weight is set: the mean over all batches
         norm.reset_running_stats()
-    for batch in batches_of(batches, model):
-        model(batch.images)
-        images += len(batch.images)
-    return images
+    handles = [norm.register_forward_pre_hook(_Weigh()) for norm in norms]
+    try:
+        return sum(len(batch.images) for batch in run_through(model, batches))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Weigh:
+    """Lets what enters a norm weigh as many values as it holds of a channel, beside all that entered before."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def __call__(self, norm: nn.Module, args: tuple[Any, ...]) -> None:
+        values = args[0].numel() // max(args[0].shape[1], 1) if args[0].dim() > 1 else 0
+        self.total += values
+        norm.momentum = values / self.total if values else None  # type: ignore[assignment]
 
 
 def _statistics(norm: _BatchNorm) -> Iterator[tuple[tuple[int, str], Tensor]]:
@@ -126,8 +140,7 @@ def _refuse_sorted(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[
     spread, labels = _Spread(), []
     handles = [norm.register_forward_pre_hook(lambda _, args: spread.hear(args[0])) for norm in norms]
     try:
-        for batch in batches_of(batches, model):
-            model(batch.images)
+        for batch in run_through(model, batches):
             spread.end_batch()
             if batch.labels is not None:
                 labels.append(batch.labels)

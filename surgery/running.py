@@ -85,6 +85,18 @@ def batch_errors(number: int, model: nn.Module, images: Tensor) -> Iterator[None
         ) from error
 
 
+def run_through(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
+    """Run the model on the batches, and hand on each of them when it has gone through.
+
+    Raises:
+        BadValue: there are no batches, one is something else, or the model refuses one.
+    """
+    for number, batch in enumerate(batches_of(batches, model), 1):
+        with batch_errors(number, model, batch.images):
+            model(batch.images)
+        yield batch
+
+
 def _parts(one: Any) -> tuple[Any, Any]:
     if isinstance(one, dict):
         images, labels = (next((one[key] for key in keys if key in one), None) for keys in (_IMAGES, _LABELS))

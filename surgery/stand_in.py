@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from surgery.activations.affine import Affine, evaluated
 from surgery.errors import BadValue, NothingPicked
 from surgery.find import check_plain
-from surgery.running import batches_of, check_repeatable, in_eval
+from surgery.running import check_repeatable, in_eval, run_through
 
 _AT_ONCE = 1 << 22  # numbers that are held in float64 at a time
 _CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
@@ -36,8 +36,8 @@ def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 
 
     Raises:
         NothingPicked: the model has no affine stand-in, or none is reached.
-        BadValue: the batches can be read once only, hold no images, or make something that is not finite; or a line
-            was never told what it stands for.
+        BadValue: the batches can be read once only, hold no images, do not go through the model, or make something that
+            is not finite; or a line was never told what it stands for.
     """
     check_plain(model)
     check_repeatable(batches)
@@ -73,7 +73,7 @@ def _in_order(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any]
     path_of = {id(line): path for path, line in lines.items()}
     reached: dict[str, None] = {}
     with _hearing(list(lines.values()), lambda line, _: reached.setdefault(path_of[id(line)])):
-        model(next(batches_of(batches, model)).images)
+        next(run_through(model, batches))
     if not reached:
         raise NothingPicked("No affine stand-in is reached in eval mode.", there=", ".join(list(lines)[:3]))
     return list(reached)
@@ -83,8 +83,7 @@ def _fit(model: nn.Module, path: str, line: Affine, batches: Iterable[Any], limi
     assert line.replaced is not None
     sums, images = _Sums(line), 0
     with _hearing([line], lambda _, x: sums.add(x)):
-        for batch in batches_of(batches, model):
-            model(batch.images)
+        for batch in run_through(model, batches):
             images += len(batch.images)
             if limit is not None and images >= limit:
                 break

@@ -181,9 +181,11 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_has_changed() -> None:
         (["image"], "Batch 1 holds no images"),
         ([{"picture": batches[0]}], "Batch 1 holds no images"),
         ([batches[0], batches[1] * float("nan")], "What enters before is not finite"),
-        ([batches[0], torch.randn(2, 7)], None),
+        ([batches[0], torch.randn(2, 7)], "Batch 2 does not go through Twice"),
+        ([batches[0].half()], "Batch 1 does not go through Twice"),
+        ([batches[0][:, :2]], "Batch 1 does not go through Twice"),
     ]:
-        with pytest.raises(SurgeryError if message else RuntimeError, match=message):
+        with pytest.raises(SurgeryError, match=message):
             fit_affine(model, bad)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert not any(one._forward_pre_hooks for one in model.modules())
@@ -242,6 +244,37 @@ def test_statistics_become_the_mean_over_batches_with_dropout_off() -> None:
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{norm}.running_{what}" for norm in ("norm", "last") for what in ("mean", "var")}
     assert not any(one._forward_pre_hooks for one in model.modules())
+
+
+def test_a_small_last_batch_weighs_little() -> None:
+    images = torch.cat([*random_batches(2, 32), random_batches(1, 1)[0] + 100.0])
+    parts, whole = Normed().eval(), Normed().eval()
+    whole.load_state_dict(parts.state_dict())
+    with few():
+        recalibrate(parts, list(images.split(32)), force=True)
+    with few():
+        recalibrate(whole, [images], force=True)
+    torch.testing.assert_close(parts.norm.running_mean, whole.norm.running_mean)
+    with torch.no_grad():
+        inside = torch.stack([parts.conv(x).var((0, 2, 3)) for x in images.split(32)])
+    expected = (torch.tensor([32.0, 32.0, 1.0]).unsqueeze(1) * inside).sum(0) / 65
+    torch.testing.assert_close(parts.norm.running_var, expected)
+
+
+def test_a_norm_that_is_called_twice_counts_both_calls_by_their_values() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x).mean() + self.norm(x[..., :2] + 6.0).mean()
+
+    model, (images,) = Shared(), random_batches(1, 16, 3, 4, 4)
+    with few():
+        recalibrate(model, [images])
+    expected = torch.cat((images.flatten(2), images[..., :2].flatten(2) + 6.0), 2).mean((0, 2))
+    torch.testing.assert_close(model.norm.running_mean, expected)
 
 
 def test_a_norm_that_averages_over_all_it_saw_goes_on_from_the_new_batches() -> None:
@@ -337,13 +370,17 @@ def test_what_cannot_be_recalibrated_is_refused_and_nothing_has_changed() -> Non
         (once(), "gone through more than once"),
         ([], "no batches"),
         ([batches[0], batches[1] * float("inf")], "infinite or NaN"),
-        ([batches[0], torch.randn(2, 7)], None),
+        ([batches[0], torch.randn(2, 7)], "Batch 2 does not go through Normed"),
+        ([batches[0].double()], "Batch 1 does not go through Normed"),
+        ([batches[0][:, :2]], "Batch 1 does not go through Normed"),
+        ([batches[0], torch.randn(1, 3, 3, 3)], "Batch 2 does not go through Normed"),  # one value per channel
     ]:
         for force in (False, True):
-            with pytest.raises(SurgeryError if message else RuntimeError, match=message):
+            with pytest.raises(SurgeryError, match=message):
                 recalibrate(model, bad, force=force)
             assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
             assert model.training and model.norm.momentum == 0.1
+            assert not any(one._forward_pre_hooks for one in model.modules())
     with pytest.raises(NothingPicked, match="no batch norm that keeps statistics"):
         recalibrate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), batches)
 

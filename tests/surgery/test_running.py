@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import BadValue, CannotLook
-from surgery.running import batch_errors
+from surgery.running import batch_errors, run_through
 from tests.asserts import assert_raises
 
 HALVES = torch.ones(4, 3, dtype=torch.half)
@@ -53,3 +53,10 @@ def test_every_kind_of_refusal(error: Exception) -> None:
 @pytest.mark.parametrize("error", [CannotLook("scripted"), OSError("disk"), StopIteration()])
 def test_errors_of_ours_and_what_is_no_refusal_pass(error: Exception) -> None:
     assert assert_raises(type(error), lambda: forward(failing(error), HALVES)) is error
+
+
+def test_batches_are_handed_on_when_they_have_gone_through() -> None:
+    through, seen = run_through(nn.Linear(3, 2), [torch.ones(2, 3), (torch.ones(4, 3), torch.arange(4)), HALVES]), []
+    seen += [next(through), next(through)]
+    assert [tuple(one.images.shape) for one in seen] == [(2, 3), (4, 3)] and seen[1].labels is not None
+    assert_raises(BadValue, lambda: next(through), "Batch 3 does not go through Linear", "float16")
