@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pruning.beside import checked_host, host_cut, name_of
+from pruning.beside import checked_host, host_cut
 from pruning.cut import candidates_of, check_share, count_of, cut_lowest
 from pruning.dead import dead_units, mean_inputs
+from pruning.factories import name_of
 from pruning.incoming import by_input, by_output, signs_behind_norms
 from pruning.masks import Masks
 from pruning.pruners import Constraint

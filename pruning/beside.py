@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 
+from pruning.factories import check_pruner, name_of
 from pruning.masks import Masks
 from pruning.round import Pruner, Round
 from surgery.errors import BadValue
@@ -14,35 +14,12 @@ def checked_host(pruner: Pruner) -> Pruner:
     """The pruner, if AP can go beside it.
 
     Raises:
-        BadValue: it makes several cuts, or takes no (round, share).
+        BadValue: it makes several cuts, or is no pruner, see `check_pruner`.
     """
-    if hasattr(pruner, "stages"):
+    if hasattr(pruner, "stages") and not isinstance(pruner, type):
         raise BadValue("AP goes beside a pruner of one cut.", asked=repr(pruner), try_="the pruner inside it")
-    if not callable(pruner) or isinstance(pruner, type):
-        raise BadValue("This is no pruner.", asked=repr(pruner), try_="what a factory returns: global_magnitude()")
-    if not _takes_round_and_share(pruner):
-        raise BadValue(
-            "A pruner takes (round, share).", asked=name_of(pruner), there=str(inspect.signature(pruner)),
-            try_="what a factory returns: global_magnitude()",
-        )  # fmt: skip
+    check_pruner(pruner)
     return pruner
-
-
-def _takes_round_and_share(pruner: Pruner) -> bool:
-    try:
-        signature = inspect.signature(pruner)
-    except ValueError:  # it does not say what it takes
-        return True
-    try:
-        signature.bind(None, 0.0)
-    except TypeError:
-        return False
-    return True
-
-
-def name_of(pruner: Pruner) -> str:
-    """What messages call a pruner."""
-    return getattr(pruner, "__name__", None) or repr(pruner)
 
 
 def host_cut(pruner: Pruner, count: int, round: Round) -> Masks:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pruning import scores
 from pruning.cut import candidates_of, check_share, count_of, cut_lowest
+from pruning.factories import check_function
 from pruning.masks import Masks
 from pruning.round import Criterion, Round, Scores, wants_of
 from surgery.errors import BadValue
@@ -32,7 +33,8 @@ class Lowest:
     remainders, the first of equal ones. `within` says which weights may be cut at all.
 
     Raises:
-        BadValue: `per` is neither "model" nor "layer"; or, when called: the share is not in [0, 1], a living weight
+        BadValue: `per` is neither "model" nor "layer", the criterion or `within` is no such function (a factory that
+            was not called); or, when called: the share is not in [0, 1], a living weight
             has no score or none that is a number, or fewer weights may be cut. Nothing has changed.
     """
 
@@ -44,9 +46,9 @@ class Lowest:
         if self.per not in _PER:
             raise BadValue("Scores are compared over the model or in each layer.", asked=f"per={self.per!r}",
                            try_=" or ".join(_PER))  # fmt: skip
-        for what, one in (("criterion", self.criterion), ("within", self.within)):
-            if not callable(one) and (one is not None or what == "criterion"):
-                raise BadValue(f"`{what}` is a function.", asked=f"{what}={one!r}")
+        check_function("A criterion is a function of a round.", "criterion", self.criterion, takes=1)
+        if self.within is not None:
+            check_function("`within` is a function of scores and masks.", "within", self.within, takes=2)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -80,7 +82,7 @@ def lowest(criterion: Criterion, per: str = "model", within: Constraint | None =
     gradients or movement says so in an attribute `wants`, a set of "gradients" and "movement".
 
     Raises:
-        BadValue: `per` is neither "model" nor "layer".
+        BadValue: `per` is neither "model" nor "layer", or one of the two is no such function.
     """
     return Lowest(criterion, per, within)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.accumulate import gathered
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
+from pruning.factories import check_pruner
 from pruning.held import Held
 from pruning.masks import Masks
 from pruning.prunable import Filter, prunable
@@ -276,25 +276,8 @@ def _check_no_host(model: nn.Module, weights: Iterable[str]) -> None:
             )  # fmt: skip
 
 
-def _takes_round_and_share(pruner: object) -> bool:
-    if not callable(pruner) or isinstance(pruner, type):
-        return not isinstance(pruner, type) and hasattr(pruner, "stages")
-    if inspect.isfunction(pruner) and pruner.__module__.partition(".")[0] == __package__:
-        return False  # the plain functions of this package are factories, some of two arguments
-    try:
-        signature = inspect.signature(pruner)
-    except (ValueError, TypeError):
-        return True  # nobody can tell
-    try:
-        signature.bind(None, 0.0)
-    except TypeError:
-        return False
-    return True
-
-
 def _check_wants(pruner: object, train_first: bool, gradients: object) -> None:
-    if not _takes_round_and_share(pruner):
-        raise BadValue("This is no pruner.", there=repr(pruner), try_="what a factory returns: global_magnitude()")
+    check_pruner(pruner)
     wants = wants_of(pruner)
     if unknown := wants - _WANTS:
         raise BadValue("The pruner wants what no round has.", asked=", ".join(sorted(unknown)), try_=str(_WANTS))

@@ -9,6 +9,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from pruning.factories import check_function
 from surgery.errors import BadValue, WrongModel
 
 _MAKING = (
@@ -29,7 +30,7 @@ class DeadNeuronImportance:
     Raises:
         WrongModel: a name is of no weight of this model.
         BadValue: an entry is no row of booleans, or of another number of channels than the layer (after a step: measure
-            again). The latter from the call.
+            again), which comes from the call; or `base` is no such function, as a class that was not called.
     """
 
     def __init__(self, model: nn.Module, dead_units: Mapping[str, Tensor], base: Any = None) -> None:
@@ -39,6 +40,8 @@ class DeadNeuronImportance:
                 raise WrongModel(f"The model has no weight {name}.", there=type(model).__name__)
             if dead.dtype != torch.bool or dead.dim() != 1:
                 raise BadValue(f"{name} needs a boolean per output channel.", there=f"{dead.dtype} {tuple(dead.shape)}")
+        if base is not None:
+            check_function("An importance is a function of a group.", "base", base, takes=1)
         self._names = {id(one): f"{path}.weight" if path else "weight" for path, one in model.named_modules()}
         self._dead: dict[str, list[bool]] = {name: dead.tolist() for name, dead in dead_units.items()}
         self._base = base if base is not None else torch_pruning.importance.GroupMagnitudeImportance()

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from pruning.ap import with_ap
-from pruning.beside import checked_host, host_cut, name_of
+from pruning.beside import checked_host, host_cut
 from pruning.cut import cut_lowest
 from pruning.masks import Masks
-from pruning.pruners import global_magnitude, lowest
+from pruning.pruners import global_magnitude
 from pruning.round import Round, snapshot
 from surgery.errors import BadValue
 from tests.asserts import assert_raises, assert_untouched
@@ -67,4 +67,3 @@ def test_who_is_a_host() -> None:
             assert_raises(BadValue, lambda wrong=wrong: checked_host(wrong), "(round, share)", word)
     assert checked_host(max) is max  # it does not say what it takes
     assert_raises(BadValue, lambda: checked_host(0.5), "no pruner")
-    assert name_of(lowest) == "lowest" and name_of(global_magnitude()) == repr(global_magnitude())

@@ -544,7 +544,7 @@ def never(*_: object) -> None:
 )  # fmt: skip
 def test_a_pruner_that_does_not_take_a_round_and_a_share_is_refused(pruner: Any) -> None:
     with assert_untouched(model := net()):
-        refused(BadValue, model, "This is no pruner", "global_magnitude()", pruner=pruner)
+        refused(BadValue, model, "This is no pruner", "pruning.", pruner=pruner)
 
 
 def test_a_pruner_whose_signature_nobody_knows_is_tried() -> None:

@@ -348,6 +348,11 @@ def test_what_is_no_pruner_is_refused(net: Net) -> None:
     assert_raises(BadValue, lambda: host.step(net), "no pruner", "Net")
 
 
+def test_an_importance_that_was_not_called_is_refused(net: Net) -> None:
+    kind = tp.importance.GroupMagnitudeImportance
+    assert_raises(BadValue, lambda: host.DeadNeuronImportance(net, {}, kind), "call it: GroupMagnitudeImportance()")
+
+
 def test_an_example_the_model_cannot_take_changes_nothing(net: Net) -> None:
     pruner, other = pruner_of(net), torch.zeros(2, 5, 8, 8)
     with assert_untouched(net):
