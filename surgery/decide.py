@@ -97,6 +97,8 @@ def _slot(
     module = _module(model, site)
     callers = dict(by_module[id(module)])
     names = tuple(path for path, one in model.named_modules(remove_duplicate=False) if one is module)
+    if any(caller.by_reference for caller in callers.values()):
+        return None  # the module stays where it is: what calls it past its name must find it
     by_this_name = {place for place, caller in callers.items() if caller.module == site.module}
 
     def one_will_do(places: set[Place]) -> bool:
@@ -126,7 +128,12 @@ def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit
 def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
     owner = model.get_submodule(site.owner)
     if site.locked is not None:
-        raise CannotEdit(f"{site} cannot get a call of its own: {site.locked}.", asked=str(decision.edit))
+        held = f"the code does not take it from {site.module}, but from another place that holds it"
+        raise CannotEdit(
+            f"{site} cannot get a call of its own: {site.locked}.",
+            asked=str(decision.edit), there=held if site.by_reference else "",
+            try_="an nn.ModuleList or nn.ModuleDict instead of a list or dict" if site.by_reference else "",
+        )  # fmt: skip
     if isinstance(owner, fx.GraphModule):
         return
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from surgery.groups import is_activation
 from surgery.history import History, histories_of
 from surgery.plan import Edit
 from surgery.rewrite import Splice, base_of, rewritten, splices_of
-from surgery.twin import HISTORY, HOOKS
+from surgery.twin import HISTORY, HOOKS, shallow
 
 _CHANGING = ("pwlu", "frelu")  # functions that change while they learn
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
@@ -262,22 +261,10 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
             (id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child
         ]
         if len(slots) > 1:
-            child = _shallow(child)
+            child = shallow(child)
             _put_child(changes, module, name, child)
         module = child
     return module
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    """Another module object with the same class, children, parameters and buffers."""
-    made: nn.Module = module.__class__.__new__(module.__class__)
-    made.__dict__.update(module.__dict__)
-    for key, value in module.__dict__.items():
-        if isinstance(value, dict | OrderedDict):
-            made.__dict__[key] = copy.copy(value)
-    if isinstance(made, fx.GraphModule):
-        made.recompile()  # its forward is a method of the class, and every graph has a class of its own
-    return made
 
 
 def fold_children(model: nn.Module, paths: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from surgery.errors import CannotLook
 from surgery.example import Example
 from surgery.facts import Facts
+from surgery.references import reseated
 from surgery.rng import random_state_kept
 from surgery.scores import scores_of
 from surgery.sites import Site, Sites
@@ -93,20 +95,32 @@ def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[t
 
 
 def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
+    home = home_of(model)
     with random_state_kept():
         try:
-            meta = in_mode(twin(model, meta=True), mode)
-            arguments = sample.on(torch.device("meta"))
-            with torch.device("meta"):
-                return hear(meta, arguments.args, arguments.kwargs)
+            return _heard(model, sample, mode, torch.device("meta"))
         except Exception:
             # Values decide something in this model, or an operation has no meta version: look at a real run.
-            home = home_of(model)
             if home.type == "meta":
                 raise
-            real = in_mode(twin(model, meta=False), mode)
-            arguments = sample.on(home)
-            return hear(real, arguments.args, arguments.kwargs)
+        try:
+            return _heard(model, sample, mode, home)
+        except Exception:
+            # Its code may know activations by themselves, as keys of a dict: then each must stay where it is.
+            trace = _heard(model, sample, mode, home, reseat=False)
+    for heard in trace.heard:
+        heard.by_reference = heard.module is not None
+    return trace
+
+
+def _heard(model: nn.Module, sample: Example, mode: str, device: torch.device, *, reseat: bool = True) -> Trace:
+    """The trace of one run of a twin, on the meta device or where the model is."""
+    on_meta = device.type == "meta"
+    look = in_mode(twin(model, meta=on_meta), mode)
+    references = reseated(look) if reseat else ()
+    arguments = sample.on(device)
+    with device if on_meta else nullcontext():
+        return hear(look, arguments.args, arguments.kwargs, references=references)
 
 
 def home_of(model: nn.Module) -> torch.device:
@@ -163,7 +177,9 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
             modes=modes_of[key],
             options=heard.options,
             overwrites=heard.overwrites,
-            locked=None if alone else heard.locked,  # the slot of a module called once can always be filled
+            # The slot of a module called once can always be filled.
+            locked=None if alone and not heard.by_reference else heard.locked,
+            by_reference=heard.by_reference,
             **told,
         )
         sites.append(site)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 from collections import ChainMap
-from collections.abc import Callable
-from types import CodeType, FrameType
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import CodeType, FrameType, MethodType
 from typing import Any
 
 from torch import fx, nn
 
 from surgery.errors import CannotEdit
+from surgery.kinds import activation_of_module
+from surgery.references import References
 from surgery.rewrite import owns
 from surgery.source import COMPREHENSIONS, Call, assigned_name, call_at
 from surgery.trace import Heard
@@ -23,10 +26,15 @@ _MODULE_FILE = nn.Module.__call__.__code__.co_filename
 class Locator:
     """Answers, from the frames of a running forward, whose code calls and from where."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, activations: Mapping[int, str] | None = None, references: References = ()
+    ) -> None:
+        self.activations = {} if activations is None else activations  # what modules compute, by their ids
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
+        self.unseated = {id(old) for old, _ in references}
+        self.paths |= {id(old): self.paths[id(new)] for old, new in references}
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
         self.keys: set[tuple[Any, ...]] = set()
@@ -60,6 +68,12 @@ class Locator:
         function_name = getattr(func, "__name__", "").rstrip("_")
         heard.target = heard.callee = function_name
         found = self._owner(frame, module)
+        direct = module is None
+        if found is not None and direct and self.activations.get(id(found[0])) == heard.activation:
+            # Somebody calls the forward of an activation: without its hooks, but the module is what is called.
+            module = found[0]
+            found = self._owner(frame, module)
+            heard.by_reference = True
         if found is None:
             heard.locked = "no module's own Python code makes this call"
             heard.module = self.paths[id(module)][0] if module is not None else None
@@ -81,8 +95,8 @@ class Locator:
             heard.method, heard.callee, heard.ordinal = call.method, call.callee, call.ordinal
             if call.looped:
                 key = (id(method_frame), call.callee, call.ordinal)
-                heard.iteration = self._pass(method_frame, call) if module is None else self.passes[key]
-            heard.locked = call.locked or self._not_the_activation(call, call_frame, between, module, func)
+                heard.iteration = self._pass(method_frame, call) if direct else self.passes[key]
+            heard.locked = call.locked or self._not_the_activation(call, call_frame, between, heard, module, func)
             if isinstance(owner, fx.GraphModule):
                 heard.callee, heard.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
                 heard.locked = _not_a_node(owner, heard.callee, module, func)
@@ -94,6 +108,7 @@ class Locator:
                 )
         if module is not None:
             heard.module, heard.target = self._target(module, heard, owner)
+            heard.by_reference |= id(module) in self.unseated
 
     def tell_apart(self, heard: Heard) -> None:
         """Give no two calls one key: number those of one call expression, or of code that cannot be read."""
@@ -169,32 +184,42 @@ class Locator:
         call: Call,
         frame: FrameType,
         between: list[FrameType],
+        heard: Heard,
         module: nn.Module | None,
         func: Callable[..., Any] | None,
     ) -> str | None:
         """Why the call expression is more than the activation itself, None if it is just that."""
-        if between:
-            return f"it is called inside the function {between[0].f_code.co_name}()"
-        if call.callee.startswith(".") or call.child is not None:
+        spelt = not call.callee.startswith(".") and call.child is None
+        called: Any = module
+        reason = None
+        if spelt:
+            try:
+                called = _behind_partial(_looked_up(ast.parse(call.callee, mode="eval").body, frame))
+            except (AttributeError, LookupError, TypeError):
+                reason = f"{call.callee} cannot be looked up without running code"
+        around = [one for one in between if _self_of(one) is None or _self_of(one) not in (module, called)]
+        if around:
+            return f"it is called inside the function {around[0].f_code.co_name}()"
+        if not spelt:
             return None
         if not call.expression_is_plain:
             return f"{call.callee}(...) is not a plain name"
-        try:
-            called = _looked_up(ast.parse(call.callee, mode="eval").body, frame)
-        except (AttributeError, LookupError, TypeError):
-            return f"{call.callee} cannot be looked up without running code"
+        if reason is not None:
+            return reason
         if module is not None:
-            return None if called is module else f"{call.callee}(...) does more than call the activation"
-        if getattr(func, "__name__", "") in ("prelu", "_prelu_kernel"):
+            same = called is module or (_is_bound_forward(called) and called.__self__ is module)
+        elif getattr(func, "__name__", "") in ("prelu", "_prelu_kernel"):
             return f"{call.callee}(...) takes its slope from the model"
-        if call.looped and call.callee in frame.f_locals:
+        elif call.looped and call.callee in frame.f_locals:
             return f"{call.callee} is another function in other passes of its loop"
-        same_name = getattr(called, "__name__", "").rstrip("_") == getattr(func, "__name__", "").rstrip("_")
-        home = getattr(called, "__module__", None) or ""
-        thin = home.startswith("timm.layers.activations")
-        if called is func or thin or (same_name and not isinstance(called, nn.Module) and not _written_elsewhere(home)):
-            return None
-        return f"{call.callee}(...) does more than call the activation"
+        elif isinstance(called, nn.Module):  # one that the model does not have among its own
+            same = activation_of_module(called) == heard.activation
+        else:
+            home = getattr(called, "__module__", None) or ""
+            named = getattr(called, "__name__", "").rstrip("_") == getattr(func, "__name__", "").rstrip("_")
+            same = called is func or home.startswith("timm.layers.activations")
+            same |= named and not _written_elsewhere(home)
+        return None if same else f"{call.callee}(...) does more than call the activation"
 
 
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
@@ -240,6 +265,18 @@ def _looked_up(node: ast.expr, frame: FrameType) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     raise TypeError
+
+
+def _behind_partial(called: Any) -> Any:
+    """What a functools.partial calls with the call's own arguments in front; its options were heard with the call."""
+    while isinstance(called, partial) and not called.args:
+        called = called.func
+    return called
+
+
+def _is_bound_forward(called: Any) -> bool:
+    """True for the forward of a module, or its __call__, that was taken from the module."""
+    return isinstance(called, MethodType) and called.__func__.__name__ in ("forward", "__call__", "_wrapped_call_impl")
 
 
 def _written_elsewhere(home: str) -> bool:

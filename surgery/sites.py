@@ -28,6 +28,8 @@ class Site:
 
     For people it is the `turn`-th of `turns` calls of `target` (the child's name, or the function's) in one run of
     the owner, whose class is `owner_kind`. `module` is the path of the module that was called, None for a function.
+    `by_reference`: the code has the module from elsewhere than from that path (a plain list, a bound method), so
+    another module put there would not be called.
 
     `activation` is what it computes, a name of the closed list or of the catalogue, with the numbers in `options`.
     `inplace`: it overwrites its input; `overwrites`: somebody reads that input afterwards.
@@ -87,6 +89,7 @@ class Site:
     options: tuple[tuple[str, float], ...] = ()
     overwrites: bool = False
     locked: str | None = None
+    by_reference: bool = False
     norm: str | None = None
 
     @property

@@ -55,6 +55,7 @@ class Heard:
     run: int = 1
     target: str = ""
     module: str | None = None
+    by_reference: bool = False
     locked: str | None = None
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotLook
@@ -91,6 +91,18 @@ def read(module: nn.Module, name: str) -> Any:
     computing = copy.deepcopy(module.parametrizations[name]).eval()  # type: ignore[index, union-attr]
     with random_state_kept(), torch.no_grad():
         return computing()
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """Another module object with the same class, children, parameters and buffers."""
+    made: nn.Module = module.__class__.__new__(module.__class__)
+    made.__dict__.update(module.__dict__)
+    for key, value in module.__dict__.items():
+        if isinstance(value, dict | OrderedDict):
+            made.__dict__[key] = copy.copy(value)
+    if isinstance(made, fx.GraphModule):
+        made.recompile()  # its forward is a method of the class, and every graph has a class of its own
+    return made
 
 
 def in_mode(model: nn.Module, mode: str) -> nn.Module:

@@ -26,6 +26,7 @@ from surgery.kinds import (
     works_in_place,
 )
 from surgery.locate import Locator
+from surgery.references import References
 from surgery.trace import Heard, Op, Trace
 
 Look = Callable[[Heard, Tensor], None]
@@ -33,19 +34,25 @@ Look = Callable[[Heard, Tensor], None]
 
 @contextmanager
 def listening(
-    model: nn.Module, look: Look | None = None, *, after: Look | None = None, live: bool = False
+    model: nn.Module,
+    look: Look | None = None,
+    *,
+    after: Look | None = None,
+    live: bool = False,
+    references: References = (),
 ) -> Iterator[Trace]:
     """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
 
     `look` is shown what entered each activation call, `after` what it returned. In-place activations hand on an alias
     of their result, so that a later reader of the overwritten input is told from a reader of the result. Use it on a
     twin: it marks tensors and needs the model to itself. `live` is for somebody's own model: nothing is marked or
-    replaced, and the trace has no operations, only the calls.
+    replaced, and the trace has no operations, only the calls. Calls of what `references` say was `reseated` are heard
+    as those of the module that has its place now.
     """
-    listener = _Listener(model, look, after, live)
+    listener = _Listener(model, look, after, live, references)
     handles = []
     try:
-        for module in model.modules():
+        for module in (*model.modules(), *(old for old, _ in references)):
             activation = activation_of_module(module)
             if activation is None:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
@@ -63,9 +70,15 @@ def listening(
         listener.locator.forget()  # frames keep everything their locals hold alive
 
 
-def hear(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], look: Look | None = None) -> Trace:
-    """Run a twin once on these arguments and return its trace; `look` is shown what entered each call."""
-    with torch.no_grad(), listening(model, look) as trace:
+def hear(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    look: Look | None = None,
+    references: References = (),
+) -> Trace:
+    """Run a twin once on these arguments and return its trace; see `listening`."""
+    with torch.no_grad(), listening(model, look, references=references) as trace:
         for value in tensors_in((args, kwargs)):
             trace.marks.put(value, 0)
         trace.result = result = model(*args, **kwargs)
@@ -89,18 +102,20 @@ class QuickNorms(TorchFunctionMode):
 class _Listener(TorchFunctionMode):
     """The torch-function mode and the module hooks of `listening`, writing one trace."""
 
-    def __init__(self, model: nn.Module, look: Look | None, after: Look | None, live: bool) -> None:
+    def __init__(
+        self, model: nn.Module, look: Look | None, after: Look | None, live: bool, references: References
+    ) -> None:
         super().__init__()
         self.look, self.after, self.live = look, after, live
         self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
         self.trace = Trace()
         self.trace.ops.append(Op(0, "input", "input"))
-        self.locator = Locator(model)
+        self.activations: dict[int, str] = {}  # what modules compute, by their ids
+        self.locator = Locator(model, self.activations, references)
         self.weights: dict[int, str] = {}
         self.held = [*model.named_parameters(), *model.named_buffers()]  # one replaced in forward must keep its id
         for path, tensor in self.held:
             self.weights.setdefault(id(tensor), path)
-        self.activations: dict[int, str] = {}  # what modules compute, by their ids
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
         self.thread = get_ident()  # hooks are called by whoever runs the model
 
@@ -183,8 +198,12 @@ class _Listener(TorchFunctionMode):
         if not self.inside and get_ident() == self.thread:
             self.locator.arrive(sys._getframe(1), module)
 
+    def _unheard(self, module: nn.Module) -> bool:
+        """True in another thread, and for a module that was replaced: it has its hooks in common with what came."""
+        return get_ident() != self.thread or id(module) not in self.activations
+
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if get_ident() != self.thread:
+        if self._unheard(module):
             return
         self.arrive(module, args)
         if not self.inside:
@@ -192,7 +211,7 @@ class _Listener(TorchFunctionMode):
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
-        if get_ident() != self.thread:
+        if self._unheard(module):
             return result
         self.inside -= 1
         sources = list(tensors_in((args, kwargs)))

@@ -39,6 +39,8 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.rewrite": {"_with_inner_code", "_copied", "_restored"},
     "surgery.activations.catalogue": {"build"},
     "surgery.proof": {"solid_twin"},
+    "surgery.references": {"reseated"},
+    "surgery.twin": {"shallow"},
     "surgery.replacement": {"_kept"},
     "surgery.example": {"mapped"},
 }

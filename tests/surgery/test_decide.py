@@ -138,15 +138,6 @@ class Decorated(Shared):
         return self.act(self.conv2(self.act(self.conv1(x))))
 
 
-class PartialFunction(Shared):
-    def __init__(self) -> None:
-        super().__init__()
-        self.function = functools.partial(F.leaky_relu, negative_slope=0.2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self.conv1(x))
-
-
 class Mapped(Shared):
     def forward(self, x: Tensor) -> Tensor:
         one, two = list(map(self.act, (self.conv1(x), self.conv2(x))))
@@ -227,7 +218,6 @@ def no_source() -> nn.Module:
         (LambdaForward, surgery.erase(site="block.act 2/2"), ("lambda",)),
         (SuperForward, surgery.erase(site="block.act 2/2"), ("super()",)),
         (Decorated, surgery.erase(site="block.act 2/2"), ("forward()",)),
-        (PartialFunction, surgery.erase(), ("self.function",)),
         (Mapped, surgery.erase(site="block.act 2/2"), ("list(...) does more",)),
         (ThrownAway, surgery.erase(), ("thrown away",)),
         (Keyword, surgery.erase(), ("keyword",)),

@@ -119,3 +119,29 @@ def test_an_unknown_function_is_no_site() -> None:
     net = net_with(Clamped())
     assert len(surgery.find_sites(net, ROWS)) == 0
     assert_raises(NothingPicked, lambda: surgery.transform_(net, surgery.erase(), ROWS))
+
+
+# What transformers calls its activations, and what they are: its own classes, by the functions they compute.
+OF_TRANSFORMERS = {
+    "gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_python_tanh": "gelu_tanh", "gelu_accurate": "gelu_tanh",
+    "hardswish": "hardswish", "leaky_relu": "leaky_relu", "mish": "mish", "quick_gelu": "quick_gelu", "relu": "relu",
+    "relu2": "squared_relu", "relu6": "relu6", "sigmoid": "sigmoid", "silu": "silu", "swish": "silu", "tanh": "tanh",
+    "prelu": "prelu", "gelu_10": None, "laplace": None, "linear": None, "sqrtsoftplus": None, "xielu": None,
+}  # fmt: skip
+
+
+def test_the_activations_of_transformers_are_what_they_compute() -> None:
+    named = pytest.importorskip("transformers.activations")
+    found = {name: activation_of_module(named.ACT2FN[name]) for name in OF_TRANSFORMERS if name in named.ACT2CLS}
+    assert found == {name: OF_TRANSFORMERS[name] for name in found}
+    assert found.keys() >= {"gelu_pytorch_tanh", "gelu_10", "quick_gelu"}
+
+
+def test_a_clipped_gelu_keeps_its_clip() -> None:
+    named = pytest.importorskip("transformers.activations")
+    net = net_with(named.ClippedGELUActivation(-0.125, 0.5))
+    (site,) = surgery.find_sites(net, ROWS)
+    assert (site.path, site.activation) == ("1.gelu", "gelu")
+    edited, _ = surgery.transform(net, surgery.swap("elu"), ROWS)
+    assert torch.equal(edited(ROWS), net[2](F.elu(net[0](ROWS)).clip(-0.125, 0.5)))
