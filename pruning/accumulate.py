@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from pruning.hold import Pairs
 from pruning.masks import Masks
 from pruning.optimizers import moved_by, stepping_in, within
-from surgery.errors import BadValue
+from surgery.errors import BadValue, SurgeryError, cause_of
 from surgery.rng import random_state_kept
+from surgery.running import FAILURES
 
 
 @contextmanager
@@ -87,18 +88,28 @@ def _gather(optimizer: Optimizer, pairs: Pairs) -> None:
         torch._foreach_sub_(totals, products)
 
 
+def _called(gradients: Callable[[nn.Module], object], model: nn.Module) -> None:
+    try:
+        gradients(model)
+    except SurgeryError:
+        raise
+    except FAILURES as error:
+        raise BadValue(f"`gradients` fails on {type(model).__name__}.", there=cause_of(error),
+                       try_="forward and backward of this model, on batches that it takes") from error  # fmt: skip
+
+
 def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], object]) -> dict[str, Tensor]:
     """What the forward and backward of the caller leave on the weights under the masks; else the model is as before.
 
     Raises:
-        BadValue: they leave no gradient on one of them, which would make it worth nothing.
+        BadValue: they leave no gradient on one of them, which would make it worth nothing; or they fail on the model.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.zero_grad(set_to_none=True)
     try:
         with random_state_kept(), torch.enable_grad():
-            gradients(model)
+            _called(gradients, model)
         left = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
         found = {name: one.detach().clone() for name, one in left.items() if one is not None}
         if not found:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.accumulate import gathered
+from pruning.agree import agreed, averaged
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
 from pruning.factories import check_pruner
@@ -22,7 +23,7 @@ from pruning.prunable import Filter, prunable
 from pruning.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
 from pruning.round import Pruner, Round, Staged, wants_of
 from pruning.under import host_masks
-from surgery.errors import BadValue, NothingPicked, WrongModel
+from surgery.errors import BadValue, NothingPicked, WrongModel, cause_of
 from surgery.recalibrate import recalibrate as estimate_norms
 from surgery.running import check_repeatable
 from surgery.twin import copied
@@ -69,10 +70,11 @@ def run_rounds(
 
     `keep` says which weights are pruned, see `prunable`; `masks` says instead which of them live at the start, by
     default all, also those that merely are zero: a network that was pruned before needs its masks, or where there are
-    none `masks=Masks.of(model)`, which takes zeros for pruned. A pruner that wants
-    gradients needs `gradients(model)`, which runs forward and backward on some batches and leaves gradients on the
-    parameters; modes, buffers and random numbers are afterwards as before. A pruner that has `check(share)` can refuse
-    the share there, before anything is trained.
+    none `masks=Masks.of(model)`, which takes zeros for pruned. A pruner that wants gradients needs `gradients(model)`,
+    which runs forward and backward on some batches and leaves gradients on the parameters; modes, buffers and random
+    numbers are afterwards as before. A pruner that has `check(share)` can refuse the share there, before anything is
+    trained. Where torch.distributed runs, every process makes the same call: gradients and movement are averaged over
+    all, and masks that differ are refused before they are laid over anything.
 
     With a `folder`, what is done is kept there after every training and every cut, and the same call goes on from
     there, also in another process. If `train` depends on nothing but the model and the random generators of torch,
@@ -87,8 +89,9 @@ def run_rounds(
         BadValue: a share outside [0, 1], rounds below 0, weights that are not finite or under the masks of a host, a
             pruner that takes no round and share (a factory that was not called) or wants what is not there, batches
             for `recalibrate` that the model does not take. Only when it happens: the pruner returns something else
-            than a cut, pruned weights came back to life in training, weights are not finite, or one of them has no
-            gradient, or no movement, where the pruner wants that.
+            than a cut, or other masks than in another process, `gradients` fails, pruned weights came back to life in
+            training, weights are not finite, or one of them has no gradient, or no movement, where the pruner wants
+            that.
         WrongModel: `masks`, the state in `rewind` or the `folder` are of another model, the folder of another call.
         BadFile: the folder is damaged.
 
@@ -117,10 +120,13 @@ def run_rounds(
     if kept is not None and saved is not None:
         progress = _beside(saved.progress, weights)
         run = run if saved.rewind is None else replace(run, rewind=saved.rewind)
+    else:
+        progress = run.start(Masks.full(model, keep) if masks is None else masks, train_first)
+    agreed(lambda: progress.masks, (progress.next, progress.number, progress.stage))
+    if kept is not None and saved is not None:
         saved.restore(model)
         kept.tidy()
     else:
-        progress = run.start(Masks.full(model, keep) if masks is None else masks, train_first)
         progress.masks.lay_over(model)
         _keep(kept, run, progress)
     while progress.next != "done":
@@ -178,7 +184,11 @@ class _Run:
         movement = {name: one.clone() for name, one in now.movement.items()}
         self.model.zero_grad(set_to_none=True)
         wants = "movement" in wants_of(self.pruner)
-        self.train(self.model, Held(self.model, now.masks, movement if wants else None))
+        try:
+            self.train(self.model, Held(self.model, now.masks, movement if wants else None))
+        except Exception as error:
+            error.add_note(f"In a training of run_rounds: {_where(now)}.")
+            raise
         now.masks.check_zero(self.model)
         if wants and not movement:
             raise BadValue("The pruner wants movement, and train() never entered `held`.", try_=_WITH)
@@ -189,10 +199,12 @@ class _Run:
 
     def _cut(self, now: Progress) -> Progress:
         cuts = self._cuts(now.alive)
-        round = Round.of(self.model, now.before, now.masks, movement=now.movement)
-        if "gradients" in wants_of(self.pruner) and self.gradients is not None:
-            round = replace(round, gradients=gathered(self.model, now.masks, self.gradients))
-        masks = _checked(cuts[now.stage](round), now.masks, self.pruner)
+        movement = averaged(lambda: now.movement) if "movement" in wants_of(self.pruner) else {}
+        round = Round.of(self.model, now.before, now.masks, movement=movement)
+        if (gradients := self.gradients) is not None and "gradients" in wants_of(self.pruner):
+            told = averaged(lambda: gathered(self.model, now.masks, gradients))
+            round = replace(round, gradients=told)
+        masks = agreed(lambda: _checked(cuts[now.stage](round), now.masks, self.pruner))
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
         if last := now.stage == len(cuts):
             put_into(self.model, self.rewind or {})
@@ -200,6 +212,13 @@ class _Run:
         if self.recalibrate is not None:
             estimate_norms(self.model, self.recalibrate)
         return replace(now, before=_weights(self.model, masks), movement={}) if last else now
+
+
+def _where(now: Progress) -> str:
+    """Which training it is, for messages."""
+    if not now.number:
+        return "before the first cut"
+    return f"round {now.number}, after its cut {now.stage}"
 
 
 _WITH = "with held(optimizer): around the steps of train(model, held)"
@@ -301,8 +320,7 @@ def _rehearse(model: nn.Module, batches: Iterable[Any]) -> None:
         raise NothingPicked("The model has no batch norm to estimate.", asked="recalibrate=", try_="recalibrate=None")
     try:
         estimate_norms(copied(model), batches)
-    except BadValue:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise BadValue("The model does not run on the batches for `recalibrate`.",
-                       there=f"{type(error).__name__}: {error}".splitlines()[0]) from error  # fmt: skip
+    except BadValue as error:
+        cause = f" {cause_of(error.__cause__)}" if error.__cause__ is not None else ""
+        raise BadValue("Norms cannot be estimated on the batches for `recalibrate`.",
+                       there=f"{str(error).splitlines()[0]}{cause}") from error  # fmt: skip

@@ -131,7 +131,7 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def told_by_all(mine: Any, failure: SurgeryError | None = None) -> list[Any]:
+def told_by_all(mine: Any, failure: SurgeryError | None = None, doing: str = "measure") -> list[Any]:
     """What each process has to tell, in their order; all must come here, also one that failed.
 
     Raises:
@@ -143,7 +143,7 @@ def told_by_all(mine: Any, failure: SurgeryError | None = None) -> list[Any]:
         raise failure
     for rank, (problem, _) in enumerate(told):
         if problem is not None:
-            raise BadValue(f"Process {rank} could not measure.", there=problem.splitlines()[0])
+            raise BadValue(f"Process {rank} could not {doing}.", there=problem.splitlines()[0])
     return [one for _, one in told]
 
 

@@ -26,6 +26,7 @@ from recipes.journal import Journal
 from recipes.place import Place
 from recipes.recipe import Recipe
 from recipes.settings import Finetune, Pruning
+from surgery.running import batch_errors
 
 _LOOKED_AT = 8  # batches that criteria with gradients, and AP by dead units, see
 
@@ -136,8 +137,9 @@ class Stages:
         )  # fmt: skip
 
     def _gradients(self, model: nn.Module, options: Finetune) -> None:
-        for images, labels in self._batches(_LOOKED_AT, options):
-            F.cross_entropy(model(images), labels).backward()
+        for number, (images, labels) in enumerate(self._batches(_LOOKED_AT, options), 1):
+            with batch_errors(number, model, images):
+                F.cross_entropy(model(images), labels).backward()
 
     def _images(self, count: int, options: Finetune) -> list[Tensor]:
         return [images for images, _ in self._batches(count, options)]

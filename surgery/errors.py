@@ -63,3 +63,8 @@ class BadFile(SurgeryError):
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     """The names most like `name`, best first, joined for a message ("" if none is close)."""
     return ", ".join(get_close_matches(name, sorted(set(names)), n=count, cutoff=0.5))
+
+
+def cause_of(error: BaseException) -> str:
+    """Somebody else's error in one line, for a message: its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.errors import BadValue, SurgeryError
+from surgery.errors import BadValue, SurgeryError, cause_of
 from surgery.find import home_of
 from surgery.rng import random_state_kept
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
 # What a forward refuses its input with.
-_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
+FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,12 +76,11 @@ def batch_errors(number: int, model: nn.Module, images: Tensor) -> Iterator[None
         yield
     except SurgeryError:
         raise
-    except _FAILURES as error:
-        told = str(error).strip().splitlines()
+    except FAILURES as error:
         raise BadValue(
             f"Batch {number} does not go through {type(model).__name__}.",
             asked=f"forward({images.dtype} {tuple(images.shape)})",
-            there=f"{type(error).__name__}: {told[0] if told else 'no message'}",
+            there=cause_of(error),
         ) from error
 
 

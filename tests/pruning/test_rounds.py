@@ -424,6 +424,29 @@ def test_a_weight_without_a_gradient_is_refused_by_name() -> None:
     assert_raises(BadValue, lambda: run_rounds(net(), *asked, gradients=lambda _: None), "leaves no gradient")
 
 
+def test_gradients_and_trainings_that_fail_say_where() -> None:
+    def gradients(model: nn.Module) -> None:
+        model(torch.zeros(2, 5, 8, 8)).sum().backward()
+
+    model = net()
+    asked = (train, Spy("gradients"), 0.2, 1)
+    words = ("`gradients` fails on Net", "RuntimeError", "5 channels")
+    error = assert_raises(BadValue, lambda: run_rounds(model, *asked, gradients=gradients), *words)
+    assert isinstance(error.__cause__, RuntimeError)
+    assert all(param.grad is None for param in model.parameters()) and model.training
+
+    class Stopped(Exception):
+        pass
+
+    def training(model: nn.Module, held: Any) -> None:
+        if held.masks.share < 0.7:
+            raise Stopped("enough")
+        train(model, held)
+
+    stopped = assert_raises(Stopped, lambda: run_rounds(net(), training, magnitude, 0.2, 3), "enough")
+    assert stopped.__notes__ == ["In a training of run_rounds: round 2, after its cut 1."]
+
+
 def test_a_weight_that_no_optimiser_moves_has_no_movement() -> None:
     def training(model: nn.Module, held: Held) -> None:
         assert isinstance(model, Net)
