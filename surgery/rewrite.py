@@ -220,12 +220,12 @@ def _walk(code: CodeType) -> str | None:
     """The attribute of the first argument through which this method goes over all children, if it does."""
     me = code.co_varnames[0] if code.co_argcount else None
     for one in codes_in(code):
-        before: object = None
+        held: object = None  # what the next step may take an attribute of
         for step in dis.get_instructions(one):
-            held = before[-1] if isinstance(before, tuple) else before  # 3.13 loads two variables at once
-            if held == me and step.argval in _WALKS:
+            if held is not None and held == me and step.argval in _WALKS:
                 return str(step.argval)
-            before = step.argval
+            names = None if step.opcode in dis.hasconst else step.argval  # a constant is no variable
+            held = names[-1] if isinstance(names, tuple) else names  # 3.13 loads two variables at once
     return None
 
 

@@ -712,6 +712,16 @@ class NotIterating(Owner):
         return self.act(x)
 
 
+class Constants(Owner):
+    """Constants that are tuples: an empty one, and one that ends in the name of the first argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gathered: tuple[Tensor, ...] = ()
+        for name in ("other", "self"):
+            gathered += (self.act(x) * len(name),)
+        return sum(gathered)  # type: ignore[return-value]
+
+
 class Fused(Twice):
     def fuse_model(self) -> None: ...
 
@@ -758,8 +768,9 @@ def test_a_forward_set_on_the_instance_is_refused() -> None:
         check_instance(model, FORWARD)
 
 
-def test_looking_at_children_elsewhere_does_no_harm() -> None:
-    check_instance(NotIterating(), FORWARD)
+@pytest.mark.parametrize("module", [NotIterating(), Constants()])
+def test_looking_at_children_elsewhere_does_no_harm(module: nn.Module) -> None:
+    check_instance(module, FORWARD)
 
 
 # -- copies and pickles -----------------------------------------------------------------------------------------------
