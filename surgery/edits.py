@@ -189,7 +189,7 @@ def _fill_slots(
         if old is not None:
             _keep_hooks(old, made, shared=not slot.alone)
         _put_child(changes, parent, name, made)
-        _no_fast_path(changes, parent)
+        _no_fast_path(changes, model, parent)
 
 
 def _give_own_call(
@@ -210,7 +210,7 @@ def _give_own_call(
             # Not the class itself: one of ours cannot be pickled, what it is made of can.
             changes.append(Change("class", owner, "", (base_of(type(owner)), splices_of(type(owner)))))
             owner.__class__ = kind
-        _no_fast_path(changes, owner)
+        _no_fast_path(changes, model, owner)
 
 
 def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:
@@ -244,11 +244,25 @@ def _edit_graph(changes: list[Change], owner: fx.GraphModule, splice: Splice) ->
     owner.graph = graph
 
 
-def _no_fast_path(changes: list[Change], module: nn.Module) -> None:
-    """torch's encoder layer runs as one fused operation that knows ReLU and GELU only, and never calls its child."""
-    if isinstance(module, nn.TransformerEncoderLayer) and module.activation_relu_or_gelu:
-        changes.append(Change("attribute", module, "activation_relu_or_gelu", module.activation_relu_or_gelu))
-        module.activation_relu_or_gelu = 0
+def _no_fast_path(changes: list[Change], model: nn.Module, module: nn.Module) -> None:
+    """Let an edited encoder layer of torch run its children, and get tensors that these can read.
+
+    The layer runs as one fused operation that knows ReLU and GELU only, and never calls its child. An encoder that
+    was built of such layers packs a padded batch into a nested tensor, which nothing but that operation takes.
+    """
+    if not isinstance(module, nn.TransformerEncoderLayer):
+        return
+    _switch_off(changes, module, "activation_relu_or_gelu", 0)
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and any(one is module for one in encoder.modules()):
+            _switch_off(changes, encoder, "use_nested_tensor", False)
+
+
+def _switch_off(changes: list[Change], module: nn.Module, name: str, off: int) -> None:
+    before = module.__dict__.get(name)
+    if before:
+        changes.append(Change("attribute", module, name, before))
+        setattr(module, name, off)
 
 
 def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:

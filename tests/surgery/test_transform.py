@@ -6,6 +6,7 @@ import copy
 import functools
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -558,6 +559,28 @@ def test_an_encoder_of_several_layers(activation: str) -> None:
     by_hand.layers[1].activation, by_hand.layers[1].activation_relu_or_gelu = nn.Identity(), 0
     with torch.no_grad():
         assert_bit_equal([edited(example)], [by_hand(example)])
+
+
+@pytest.mark.parametrize("activation", [F.gelu, nn.ReLU()], ids=["function", "module"])
+@pytest.mark.parametrize("owner", ["layers.0", "layers.1", "*"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_takes_padded_batches_after_an_edit(activation: Any, owner: str, tmp_path: Path) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation=activation, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2)).eval()
+    rows, padding = torch.rand(3, 5, 8), torch.tensor([[False, False, False, True, True]] * 3)
+    edited = transformed(model, surgery.swap("prelu", owner=f"0.{owner}"), rows).eval()
+    surgery.save(edited, tmp_path / "edited")
+    loaded = surgery.load(tmp_path / "edited", model=copy.deepcopy(model)).eval()
+    slow = edited[0](rows, src_key_padding_mask=padding)
+    for copied in (edited, loaded, copy.deepcopy(edited)):
+        with torch.no_grad():
+            fast = copied[0](rows, src_key_padding_mask=padding)
+        assert torch.allclose(fast[:, :3], slow[:, :3], atol=1e-6)
+    surgery.undo(edited)
+    assert edited[0].use_nested_tensor is True
+    with torch.no_grad():
+        padded = (one[0](rows, src_key_padding_mask=padding) for one in (edited, model))
+        assert_bit_equal([next(padded)], [next(padded)])
 
 
 # Graphs
