@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,28 +13,54 @@ from torch import nn
 
 from surgery import activations
 from surgery.activations.seen import Seen, set_parameters, start
+from surgery.errors import BadValue, CannotEdit
 from surgery.find import home_of
+from surgery.layout import Layout, same_code, widths_in_words
 from surgery.plan import Edit
 from surgery.sites import Site
 from surgery.twin import HOOKS
 
 
 def new_activation(
-    model: nn.Module, edit: Edit, seen: Mapping[Site, Seen] | None = None, far: dict[Site, float] | None = None
+    model: nn.Module,
+    edit: Edit,
+    seen: Mapping[Site, Seen] | None = None,
+    far: dict[Site, float] | None = None,
+    sites: Iterable[Site] = (),
 ) -> nn.Module:
     """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to.
 
     What was `seen` to enter lets it begin as what it replaces; how far it is from that then is written into `far`.
+    All calls among `sites` that the same code makes get this module: where they differ in channels, its parameters
+    are shared by all channels.
+
+    Raises:
+        CannotEdit: they cannot be shared.
     """
     site = edit.site
+    calls = same_code(site, sites)
+    layout = Layout.of(calls)
+    if layout.channels is None and dict(edit.params).get("per") == "channel":
+        raise CannotEdit(
+            f"{site.path} is called at {widths_in_words(calls)} by the same code: no parameters per channel fit all.",
+            asked=str(edit), try_="per='layer'",
+        )  # fmt: skip
     old = model.get_submodule(site.module) if site.module is not None else None
     made: nn.Module
     if edit.make == "identity":
         made = nn.Identity() if site.inplace else activations.Copy()
     else:
-        made = _built(model, edit, _kept(old, edit), seen or {}, far if far is not None else {})
+        try:
+            made = _built(model, edit, layout, _kept(old, edit), seen or {}, far if far is not None else {})
+        except BadValue as error:
+            if layout.channels is not None:
+                raise
+            raise CannotEdit(
+                f"{site.path} is called at {widths_in_words(calls)} by the same code, and {edit.make} has no parameters"
+                f" that they could share. {error}", asked=str(edit), try_="a function without parameters",
+            ) from error  # fmt: skip
     if edit.fade:
-        before = _kept(old, edit) if edit.start != "affine" else _line(model, site, _kept(old, edit))
+        before = _kept(old, edit) if edit.start != "affine" else _line(model, site, layout, _kept(old, edit))
         made = activations.Fade(before, made, edit.fade if isinstance(edit.fade, tuple) else (0.0, 1.0))
     owner = model.get_submodule(site.owner)
     dtype = _dtype_at(model, owner, site)
@@ -51,14 +77,14 @@ def new_activation(
 
 
 def _built(
-    model: nn.Module, edit: Edit, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
+    model: nn.Module, edit: Edit, layout: Layout, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
 ) -> nn.Module:
     """A function of the catalogue in the place of `old`, which is ours to use."""
     site, row = edit.site, activations.row_of(edit.make)
     if edit.make == "affine" and edit.start != "own":
-        return _line(model, site, old, **dict(edit.params))
+        return _line(model, site, layout, old, **dict(edit.params))
     like = None if any(True for _ in old.parameters()) else old
-    made = activations.build(edit.make, site.channels, axis=_axis(site), like=like, **dict(edit.params))
+    made = activations.build(edit.make, layout.channels, axis=layout.axis, like=like, **dict(edit.params))
     if isinstance(made, activations.Affine):
         made.stand_for(old)
     elif site in seen:
@@ -74,20 +100,15 @@ def _built(
     return made
 
 
-def _line(model: nn.Module, site: Site, old: nn.Module, **params: Any) -> activations.Affine:
+def _line(model: nn.Module, site: Site, layout: Layout, old: nn.Module, **params: Any) -> activations.Affine:
     """The affine stand-in of `old`: the best one behind a norm, elsewhere the identity until it is fitted."""
-    line = activations.build("affine", site.channels, axis=_axis(site), **params)
+    line = activations.build("affine", layout.channels, axis=layout.axis, **params)
     assert isinstance(line, activations.Affine)
     line.stand_for(old)
     if site.norm is not None and home_of(model).type != "meta":
         line.start_behind(model.get_submodule(site.norm), old)
         set_parameters(line, params)
     return line
-
-
-def _axis(site: Site) -> int:
-    """The channel axis as a module keeps it: counted from the end where channels stand last."""
-    return -1 if site.channel_axis == len(site.shape) - 1 else site.channel_axis
 
 
 def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:

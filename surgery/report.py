@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from surgery.activations import row_of
 from surgery.errors import NotProved
+from surgery.layout import Layout, same_code, widths_in_words
 from surgery.plan import Edit, Plan, left_out_line
 from surgery.sites import NO_CALL, Site, Sites, table
 
@@ -50,6 +52,7 @@ class Report:
         lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
         lines += [f"  {line}" for line in self._beginnings()]
         lines += [f"  {line}" for line in self._blind()]
+        lines += [f"  {line}" for line in self._shared()]
         named = (("new parameters", self.added), ("parameters gone", self.removed))
         changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
         lines += changed or ["  parameters unchanged"]
@@ -62,6 +65,15 @@ class Report:
         if not blind:
             return []
         return [f"{len(blind)} of {len(lines)} affine stand-ins have no norm in front: the identity until fit_affine"]
+
+    def _shared(self) -> list[str]:
+        """Which functions have no parameters per channel, because one piece of code calls them at several widths."""
+        alike = {edit.site.path: (edit, same_code(edit.site, self.plan.sites)) for edit in self.plan.edits}
+        return [
+            f"{path} is called at {widths_in_words(calls)}: its {edit.make} has parameters that all channels share"
+            for path, (edit, calls) in alike.items()
+            if row_of(edit.make).learns and Layout.of(calls).channels is None
+        ]
 
     def _beginnings(self) -> list[str]:
         """How the new functions begin, a line for each pair of old and new."""

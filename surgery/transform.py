@@ -95,7 +95,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
         else {}
     )
     far: dict[Site, float] = {}
-    changes = carry_out(model, decisions, partial(new_activation, seen=seen, far=far))
+    changes = carry_out(model, decisions, partial(new_activation, seen=seen, far=far, sites=plan.sites))
     try:
         after = find_sites(model, sample)
         check_outcome(plan, after)

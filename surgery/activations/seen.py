@@ -44,9 +44,11 @@ class Seen:
 
     @classmethod
     def pooled(cls, parts: Sequence[Seen]) -> Seen:
-        """What several calls saw, each counting the same, whose channels are alike."""
+        """What several calls saw, each counting the same: per channel, or of all together if their numbers differ."""
         if len(parts) == 1:
             return parts[0]
+        if len({len(one.mean) for one in parts}) > 1:
+            parts = [one.shared() for one in parts]
         mean = torch.stack([one.mean for one in parts]).mean(0)
         square = torch.stack([one.deviation.square() + one.mean.square() for one in parts]).mean(0)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
