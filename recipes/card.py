@@ -8,7 +8,7 @@ from typing import Any
 
 from recipes.outcome import Outcome
 from surgery.errors import BadFile
-from surgery.keep import read_steps
+from surgery.folder import read_steps
 
 MARK = "library_name: activation-surgery"
 HEADER = f"""---

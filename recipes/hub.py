@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surgery.errors import BadFile, BadValue, SurgeryError
-from surgery.keep import STEPS, WEIGHTS, read_steps
+from surgery.folder import STEPS, WEIGHTS, read_steps
 
 CARD = "README.md"
 # Nothing else goes there, nor comes from there.

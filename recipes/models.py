@@ -14,7 +14,7 @@ from recipes.hub import pull
 from recipes.weights import NewHead as NewHead
 from recipes.weights import classes_of, first_line, load_body, load_weights, misfit, read_weights, weights_only
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, nearest
-from surgery.keep import STEPS, read_steps
+from surgery.folder import STEPS, read_steps
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import BadFile, WrongModel
-from surgery.keep import EDITED
+from surgery.folder import EDITED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

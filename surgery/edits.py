@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
@@ -279,6 +279,22 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
             _put_child(changes, module, name, child)
         module = child
     return module
+
+
+def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give modules buffers of these names, which somebody gave the saved model, such as the counters of a profiler."""
+    for name, value in values.items():
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        near = next(module.parameters(recurse=False), next(model.parameters(), value))
+        module.register_buffer(last, value.to(near.device))
+
+
+def drop_buffers(model: nn.Module, names: Iterable[str]) -> None:
+    """Take buffers away again."""
+    for name in names:
+        path, _, last = name.rpartition(".")
+        model.get_submodule(path)._buffers.pop(last, None)
 
 
 def fold_children(model: nn.Module, paths: Iterable[str]) -> None:

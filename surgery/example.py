@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.errors import CannotLook
+from surgery.errors import BadFile, CannotLook
 
 BATCH = 2  # batch norm in training needs more than one
 IMAGE_CHANNELS = 4  # the most an image usually has
+KEPT_VALUES = 1024  # the most numbers of a tensor whose values are written to a file, since they may decide something
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,19 +45,27 @@ class Example:
         kwargs = {key: mapped(one, lambda t: _moved(t, device, draw)) for key, one in self.kwargs.items()}
         return Example(args, kwargs, self.given)
 
-    def shapes(self) -> dict[str, Any]:
-        """The shapes and dtypes as plain data, to be written to a file."""
+    def to_data(self) -> dict[str, Any]:
+        """Shapes, dtypes, and the values of small tensors as plain data, to be written to a file."""
         plain = {"args": [_plain(one) for one in self.args]}
         return plain | {"kwargs": {key: _plain(one) for key, one in self.kwargs.items()}} if self.kwargs else plain
 
     @classmethod
-    def from_shapes(cls, plain: dict[str, Any]) -> Example:
-        """The example a saved file describes, on the meta device."""
-        kwargs = {key: _unplain(one) for key, one in plain.get("kwargs", {}).items()}
-        return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
+    def from_data(cls, plain: dict[str, Any]) -> Example:
+        """The example a saved file describes; tensors whose values it does not hold are on the meta device.
+
+        Raises:
+            BadFile: it describes none.
+        """
+        try:
+            kwargs = {key: _unplain(one) for key, one in plain.get("kwargs", {}).items()}
+            return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise BadFile("The file describes no example that can be made.", there=str(plain)[:200]) from error
 
     def __str__(self) -> str:
-        return str(self.shapes()["args"]) + (f" {self.shapes()['kwargs']}" if self.kwargs else "")
+        shapes = Example(*mapped((self.args, self.kwargs), lambda tensor: tensor.detach().to("meta"))).to_data()
+        return str(shapes["args"]) + (f" {shapes['kwargs']}" if self.kwargs else "")
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -137,7 +146,8 @@ def unwritten(shapes: dict[str, Any]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        plain = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        return plain | {"values": _numbers(value)} if _are_kept(value) else plain
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
@@ -147,11 +157,27 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else {"other": type(value).__name__}
 
 
+def _are_kept(value: Tensor) -> bool:
+    real = not value.is_meta and value.layout is torch.strided and not value.is_quantized and not value.is_complex()
+    return real and value.numel() <= KEPT_VALUES
+
+
+def _numbers(value: Tensor) -> str:
+    """The numbers of a tensor in one line; read back they are the same to the bit."""
+    exact = value.detach().cpu().flatten()
+    exact = exact.double() if exact.is_floating_point() else exact.long()
+    return " ".join(map(repr, exact.tolist()))
+
+
 def _unplain(value: Any) -> Any:
     if isinstance(value, list):
         return [_unplain(one) for one in value]
     if isinstance(value, dict) and "shape" in value:
-        return torch.empty(value["shape"], dtype=getattr(torch, value["dtype"]), device="meta")
+        dtype = getattr(torch, value["dtype"])
+        if "values" not in value:
+            return torch.empty(value["shape"], dtype=dtype, device="meta")
+        read = float if dtype.is_floating_point else int
+        return torch.tensor([read(one) for one in value["values"].split()], dtype=dtype).reshape(value["shape"])
     if isinstance(value, dict) and "tuple" in value:
         return tuple(_unplain(one) for one in value["tuple"])
     if isinstance(value, dict):

@@ -17,7 +17,7 @@ from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.example import Example
 from surgery.find import check_plain, dtype_of, find_sites, traced
 from surgery.history import Step, histories_of, history_of
-from surgery.steps import fingerprint, register_step
+from surgery.steps import ended, fingerprint, forget_where_changed, register_step
 from surgery.trace import Op, Trace
 
 # What may hand on channels that can be scaled, each on the first axis of its weight.
@@ -79,6 +79,7 @@ def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
     for one in reasons:
         _log.info("not folded: %s", one)
     paths = [fold.path for fold in folds]
+    forget_where_changed(model)
     step = Step("fold", {"folded": paths}, fingerprint(model, find_sites(model, sample)), [], dtype_of(model))
     with torch.no_grad():
         for fold in folds:
@@ -149,7 +150,7 @@ def _chain(trace: Trace, first: Op, last: Op) -> Iterator[Op]:
 
 def _remember(model: nn.Module, step: Step) -> None:
     history = histories_of(model)[0]
-    keep_history(model, replace(history, steps=[*history.steps, step]))
+    keep_history(model, replace(history, steps=[*history.steps, ended(step, model)]))
 
 
 def _replay_fold(model: nn.Module, step: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from surgery.twin import HISTORY
 class Step:
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
-    `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time.
+    `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time,
+    `left` and `buffers` are the parameters, by names and shapes, and the names of the buffers that the step left.
     """
 
     kind: str
@@ -23,6 +24,8 @@ class Step:
     fingerprint: str | None
     changes: list[Any] = field(default_factory=list)
     dtype: torch.dtype | None = None
+    left: list[Any] | None = None
+    buffers: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)

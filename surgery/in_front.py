@@ -63,7 +63,7 @@ def _first(module: nn.Module, held: dict[int, str]) -> nn.Parameter | None:
 def _last_entered(model: nn.Module, activations: list[str], layers: list[str], example: Any) -> dict[str, str]:
     """The layer that a forward enters last before it first calls each activation, both by path."""
     steps = [step.data["example"] for step in history_of(model) if step.kind == "surgery"]
-    given = Example.from_shapes(steps[-1]) if example is None and steps else example
+    given = Example.from_data(steps[-1]) if example is None and steps else example
     # Where values decide something in the model, or an operation has no meta version, it is run on numbers.
     for device in dict.fromkeys((torch.device("meta"), home_of(model))):
         try:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from surgery.errors import BadFile, WrongModel, nearest
+from surgery.history import Step, history_of
 from surgery.plan import Edit, Plan
 from surgery.rules import Rule
 from surgery.sites import Site, Sites
@@ -69,9 +70,30 @@ def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
 
 def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:
     """What tells this model from others: its activation calls in order, and its parameters' names and shapes."""
-    calls = [(site.owner, site.method, site.target, site.turn, site.run, site.activation) for site in sites]
-    weights = [(name, list(value.shape)) for name, value in model.named_parameters()]
-    return hashlib.sha256(json.dumps([calls, weights]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([calls_of(sites), layout(model)]).encode()).hexdigest()
+
+
+def calls_of(sites: Iterable[Site]) -> list[tuple[str | int, ...]]:
+    """The activation calls in order: where they stand in the code, and last what they compute."""
+    return [(site.owner, site.method, site.target, site.turn, site.run, site.activation) for site in sites]
+
+
+def layout(model: nn.Module) -> list[Any]:
+    """The names and shapes of the parameters."""
+    return [(name, list(value.shape)) for name, value in model.named_parameters()]
+
+
+def ended(step: Step, model: nn.Module) -> Step:
+    """The step, with what it left: whatever is found changed later was changed by others."""
+    return replace(step, left=layout(model), buffers=frozenset(name for name, _ in model.named_buffers()))
+
+
+def forget_where_changed(model: nn.Module) -> None:
+    """If others changed the model since its last step, what its steps were made on can be told no more."""
+    steps = history_of(model)
+    if steps and steps[-1].left != layout(model):
+        for step in steps:
+            step.fingerprint = None
 
 
 def asked_of(rule: Rule) -> str:
@@ -90,7 +112,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
         for edit in plan.edits
     ]  # fmt: skip
     return {
-        "example": plan.sites.example.shapes(),
+        "example": plan.sites.example.to_data(),
         "rules": [str(rule) for rule in plan.rules],
         "asked": [asked_of(rule) for number, rule in enumerate(plan.rules, 1) if number in because],
         "edits": edits,

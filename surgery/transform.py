@@ -23,7 +23,7 @@ from surgery.replacement import new_activation
 from surgery.report import Report, check_outcome
 from surgery.rules import Rule
 from surgery.sites import Site
-from surgery.steps import asked_of, fingerprint, plan_to_data
+from surgery.steps import asked_of, ended, fingerprint, plan_to_data
 from surgery.twin import copied
 
 
@@ -104,7 +104,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
         take_back(changes)
         raise
     step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
-    _remember(model, (*history_of(model), step))
+    _remember(model, (*history_of(model), ended(step, model)))
     now = dict(model.named_parameters())
     added = tuple(name for name in now if now[name] is not weights.get(name))
     removed = tuple(name for name in weights if weights[name] is not now.get(name))

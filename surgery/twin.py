@@ -23,11 +23,11 @@ HOOKS = (
 )  # fmt: skip
 
 
-def twin(model: nn.Module, *, meta: bool) -> nn.Module:
+def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
     """A copy of `model` to experiment on, on the meta device or with copies of the weights.
 
     Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
-    weights (pruning, weight norm) come along.
+    weights (pruning, weight norm) come along. With `history` it can be undone as the model itself can.
 
     Raises:
         CannotLook: the model cannot be copied.
@@ -47,9 +47,9 @@ def twin(model: nn.Module, *, meta: bool) -> nn.Module:
             hooks = module.__dict__.get(name)
             if isinstance(hooks, dict):
                 memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if _computes_weights(h))
-        history = module.__dict__.get(HISTORY)
-        if history is not None:
-            memo[id(history)] = None
+        steps = module.__dict__.get(HISTORY)
+        if steps is not None and not history:
+            memo[id(steps)] = None
         alive.append(module)
     try:
         return _another(copy.deepcopy(model, memo), model)

@@ -15,7 +15,7 @@ from surgery.example import Example, unwritten
 from surgery.find import dtype_of, find_sites, home_of
 from surgery.history import History, Step, histories_of, history_of
 from surgery.running import in_eval
-from surgery.steps import fingerprint, register_step
+from surgery.steps import ended, fingerprint, forget_where_changed, register_step
 
 KIND = "torch_pruning"
 PACKAGE = "pruning.hosts.torch_pruning"
@@ -29,10 +29,11 @@ def step_before(pruner: Any, model: nn.Module, example: Any) -> Step:
         BadValue: the example is no plain data.
     """
     sample = Example.of(example, model)
-    shapes = sample.shapes()
+    shapes = sample.to_data()
     if kinds := unwritten(shapes):
         raise BadValue("Only an example of plain data can be written down.", there=", ".join(kinds),
                        try_="tensors, numbers, strings, lists, tuples, dicts")  # fmt: skip
+    forget_where_changed(model)
     names = {id(param): name for name, param in model.named_parameters()}
     graph = pruner.DG
     nodes = {names[id(one)]: node for one, node in graph.module2node.items() if isinstance(one, nn.Parameter)}
@@ -56,14 +57,14 @@ def remember(model: nn.Module, done: Step) -> None:
     histories, steps = histories_of(model), history_of(model)
     if steps or not histories:
         history = histories[0] if steps else History()
-        keep_history(model, replace(history, steps=[*history.steps, done]))
+        keep_history(model, replace(history, steps=[*history.steps, ended(done, model)]))
 
 
 def _replay(model: nn.Module, step: dict[str, Any]) -> None:
     """Cut a fresh model as the saved one was cut."""
     data = step["data"]
     _check_data(data)
-    sample = Example.from_shapes(data["example"])
+    sample = step.get("example") or Example.from_data(data["example"])
     if step["fingerprint"] is not None and fingerprint(model, find_sites(model, sample)) != step["fingerprint"]:
         raise WrongModel(
             f"This {type(model).__name__} is not the model that was pruned: other calls, or other weights.",

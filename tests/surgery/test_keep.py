@@ -27,8 +27,8 @@ import surgery
 from pruning import Masks, prunable
 from surgery.edits import keep_history
 from surgery.example import Example
+from surgery.folder import STEPS, WEIGHTS
 from surgery.history import History, Step
-from surgery.keep import STEPS, WEIGHTS
 from tests.asserts import (
     assert_bit_equal,
     assert_raises,
@@ -275,7 +275,7 @@ def test_a_settled_fade_stays_settled_when_a_later_step_is_undone(tmp_path: Path
 def test_the_file_says_which_model_to_build(tmp_path: Path) -> None:
     model = edited(CASES["residual blocks"])
     surgery.save(model, tmp_path, name="timm/resnet18", kwargs={"num_classes": 10, "sizes": (1, 2)})
-    assert surgery.keep.read_steps(tmp_path)["model"] == {
+    assert surgery.folder.read_steps(tmp_path)["model"] == {
         "name": "timm/resnet18",
         "kwargs": {"num_classes": 10, "sizes": [1, 2]},
     }
@@ -330,7 +330,7 @@ def test_an_unedited_model_is_not_saved(tmp_path: Path) -> None:
 def test_a_named_model_is_saved_as_it_is(tmp_path: Path) -> None:
     model = randomise(Tied())
     surgery.save(model, tmp_path, name="mine/tied", kwargs={"width": 4})
-    data = surgery.keep.read_steps(tmp_path)
+    data = surgery.folder.read_steps(tmp_path)
     assert (data["model"], data["steps"]) == ({"name": "mine/tied", "kwargs": {"width": 4}}, [])
     fresh = surgery.load(tmp_path, randomise(Tied()))
     assert fresh.fc1.weight is fresh.fc2.weight and not surgery.history_of(fresh)
@@ -388,7 +388,7 @@ def test_a_save_that_fails_leaves_what_was_there(file: str, folder: Path, monkey
         raise OSError("no space left on device")
 
     if file == WEIGHTS:
-        monkeypatch.setattr("surgery.keep.save_model", full)
+        monkeypatch.setattr("surgery.weights.save_file", full)
     else:
         monkeypatch.setattr(Path, "write_text", full)
     model = edited(CASES["two steps at one owner"])
@@ -479,14 +479,14 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, forge: 
     change(data)
     (folder / STEPS).write_text(json.dumps(data))
     if forge:
-        save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"surgery": surgery.keep._digest(data)})
+        save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {"surgery": surgery.folder._digest(data)})
 
 
 def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     """Edit the weights, and let them say that they belong to the steps."""
     weights = load_file(folder / WEIGHTS)
     change(weights)
-    save_file(weights, folder / WEIGHTS, {"surgery": surgery.keep._digest(json.loads((folder / STEPS).read_text()))})
+    save_file(weights, folder / WEIGHTS, {"surgery": surgery.folder._digest(json.loads((folder / STEPS).read_text()))})
 
 
 def wider() -> nn.Module:
@@ -724,7 +724,7 @@ def test_an_example_keeps_its_tuples(tmp_path: Path) -> None:
     surgery.save(model, tmp_path)
     fresh = surgery.load(tmp_path, Asked())
     assert surgery.history_of(fresh)[0].data == surgery.history_of(model)[0].data
-    read = Example.from_shapes(json.loads((tmp_path / STEPS).read_text())["steps"][0]["data"]["example"])
+    read = Example.from_data(json.loads((tmp_path / STEPS).read_text())["steps"][0]["data"]["example"])
     assert read.args[1] == example[1]
 
 
