@@ -202,7 +202,7 @@ def _run(
         raise BadValue("These are not several batches.", there=there, try_="[images], or a DataLoader")
     if home_of(model).type == "meta":
         raise BadValue(f"{type(model).__name__} has no numbers: it is on the meta device.", try_="a model with weights")
-    with in_eval(model), _buffers_kept(model):
+    with in_eval(model), buffers_kept(model):
         for count, batch in enumerate(batches_of(_with_numbers(batches), model), 1):
             if not batch.images.numel():
                 raise BadValue(f"Batch {count} is empty.", there=str(tuple(batch.images.shape)))
@@ -229,7 +229,7 @@ def _forward(model: nn.Module, images: Tensor, count: int) -> None:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(model: nn.Module) -> Iterator[None]:
     """What a forward writes into the buffers of a model, also in eval mode, is gone afterwards."""
     before = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
     try:

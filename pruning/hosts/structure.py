@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -72,11 +74,10 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )
     named = dict(model.named_parameters())
-    frozen = {name for name, param in named.items() if not param.requires_grad}
     if unknown := sorted({*data["unwrapped"], *data["ignored"]} - named.keys()):
         raise WrongModel("The saved model had other parameters.", asked=", ".join(unknown))
     done = Step(KIND, data, step["fingerprint"], [], dtype_of(model))
-    with in_eval(model), torch.enable_grad():
+    with in_eval(model), _nothing_frozen(model), torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
             model, sample.on(home_of(model)), forward_fn=lambda one, given: one(*given.args, **given.kwargs),
             unwrapped_parameters=[(named[name], axis) for name, axis in data["unwrapped"].items()],
@@ -86,9 +87,20 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
             graph.load_pruning_history(data["history"])
         except (AttributeError, ValueError, AssertionError, IndexError) as error:
             raise WrongModel("The saved model was pruned in other places.", there=str(error)) from error
-    for name, param in model.named_parameters():
-        param.requires_grad_(name not in frozen)
     remember(model, done)
+
+
+@contextmanager
+def _nothing_frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, every parameter learns, as Torch-Pruning sees no frozen one; then each is as it was, also if cut anew."""
+    frozen = {name for name, param in model.named_parameters() if not param.requires_grad}
+    try:
+        for _, param in model.named_parameters():
+            param.requires_grad_(param.is_floating_point() or param.is_complex())
+        yield
+    finally:
+        for name, param in model.named_parameters():
+            param.requires_grad_(name not in frozen)
 
 
 def _check_data(data: dict[str, Any]) -> None:

@@ -25,8 +25,10 @@ from pruning.hosts.dead_first import DeadNeuronImportance
 from pruning.hosts.follow import follow, optimizers_of
 from pruning.hosts.structure import plain, remember, step_before
 from pruning.hosts.survivors import Places, Survivors
+from pruning.hosts.traced import check_plain_numbers, check_traced
 from pruning.masks import Masks
 from surgery.errors import BadValue, CannotEdit
+from surgery.example import Example
 from surgery.find import check_plain
 from surgery.groups import is_activation
 
@@ -41,24 +43,27 @@ def step(pruner: Any, optimizer: Optimizer | Iterable[Optimizer] = (), example: 
     """Remove the channels that a pruner of Torch-Pruning chooses for its next step, and let the optimiser follow.
 
     In place of `pruner.step()`. The optimiser (or several) moves the new parameters in the groups of the old ones, and
-    keeps what it knew about the entries that are left; schedulers stay attached. Frozen parameters stay frozen. The
-    result says which entries these are, and cuts masks the same way. `example` is what the pruner was given, see
-    `find_sites`: it is written into the history of the model with the step, so that `surgery.save` and `surgery.load`
-    work (customised pruners cannot be written; of a model of which only a part was edited, nothing is written).
+    keeps what it knew about the entries that are left; schedulers stay attached. Frozen parameters stay frozen, but
+    freeze them after the pruner is made, which does not see frozen layers. The result says which entries these are, and
+    cuts masks the same way. `example` is what the pruner was given, see `find_sites`: it is written into the history of
+    the model with the step, so that `surgery.save` and `surgery.load` work (customised pruners cannot be written; of a
+    model of which only a part was edited, nothing is written).
 
     Should Torch-Pruning break off halfway, optimiser and history have followed as far as it went. Any other error
     comes before anything changes.
 
     Raises:
         CannotLook: the model is wrapped, or does not run on the example.
-        CannotEdit: masks, parametrisations, tied weights, or activations of ours stand in the way; the message says
-            what removes them.
+        CannotEdit: masks, parametrisations, tied weights, parameters that are no plain numbers, or activations of ours
+            stand in the way, or layers that the pruner has not seen, since they were frozen as it was made; the message
+            says what removes them.
         BadValue: this is no pruner, the example is no plain data, or an optimiser cannot follow, as one
             inside `held` whose masks are of the old shapes.
     """
     model = _checked(pruner)
     optimizers = optimizers_of(optimizer, model)
     done = step_before(pruner, model, example)
+    check_traced(pruner, model, Example.of(example, model))
     before, frozen = dict(model.named_parameters()), {n for n, p in model.named_parameters() if not p.requires_grad}
     places, count, turn = Places(model), len(pruner.pruning_history()), pruner.current_step
     try:
@@ -93,6 +98,7 @@ def soft(pruner: Any) -> Masks:
         CannotEdit: as `step`.
     """
     model = _checked(pruner)
+    check_traced(pruner, model)
     masks = Masks.full(model)
     heads, channels = dict(pruner.num_heads), dict(pruner.out_channel_groups)
     for group in pruner.step(interactive=True):
@@ -126,6 +132,7 @@ def _checked(pruner: Any) -> nn.Module:
                        try_="torch_pruning.pruner.BasePruner(model, example_inputs, importance)")  # fmt: skip
     model: nn.Module = pruner.model
     check_plain(model)
+    check_plain_numbers(model)
     for path, module in model.named_modules():
         for call in _in_the_way(path, module):
             raise CannotEdit(
