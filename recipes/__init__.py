@@ -11,7 +11,7 @@ _HOMES = {
     "build": "models", "load_model": "models",
     "names": "shelf", "load": "shelf", "describe": "shelf",
     "Recipe": "recipe", "Pruning": "settings", "Finetune": "settings",
-    "run": "runs",
+    "run": "runs", "preprocessing_of": "preprocessing",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recipes.data.preprocessing import Preprocessing
 from recipes.outcome import Outcome
 from surgery.errors import BadFile
 from surgery.folder import read_steps
@@ -40,6 +41,8 @@ def card(folder: str | Path) -> str:
     parts = [HEADER + f"# {model}" + (f", {outcome.recipe}" if outcome else ""), "\n".join(_done(saved, outcome))]
     if outcome:
         parts += ["## Measured", f"On the test images of {outcome.data}:", outcome.to_markdown()]
+    if outcome and outcome.preprocessing:
+        parts += ["## Input", f"Pictures as it was fed: {Preprocessing().changed(outcome.preprocessing)}."]
     parts += ["## Load", _how_to_load(saved)]
     if saved["steps"]:
         parts += [TRAP]

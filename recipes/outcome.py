@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
+from recipes.data.preprocessing import Preprocessing
 from recipes.measured import Measured
 from recipes.measured import measure as measure
 from recipes.parse import versions as installed
 from surgery import Report
 from surgery.activations import row_of
-from surgery.errors import BadFile
+from surgery.errors import BadFile, SurgeryError
 from surgery.sites import NO_CALL, table
 
 FORMAT = 1
@@ -25,7 +26,8 @@ class Outcome:
 
     `model` is its full name, `recipe` and `data` the names of what was done to it and on what. `erased` calls have no
     activation now, `swapped` ones another, `added` are activations where none was called. `versions` are those of what
-    it was measured with, `seconds` how long the run took.
+    it was measured with, `preprocessing` how its pictures were made (see `recipes.data.Preprocessing`; empty where that
+    was not recorded), `seconds` how long the run took.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Outcome:
     added: int = 0
     seconds: float = 0.0
     versions: Mapping[str, str | int] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class Outcome:
         after: Measured,
         report: Report | None,
         seconds: float,
+        preprocessing: Preprocessing | None = None,
     ) -> Outcome:
         """The outcome of a run that did the surgery of `report` (None: no surgery), and ended what changes gradually.
 
@@ -56,7 +60,8 @@ class Outcome:
         """
         model, recipe, data = map(_without_folders, (model, recipe, data))
         erased, swapped, added = _counts(report)
-        return cls(model, recipe, data, before, after, erased, swapped, added, seconds, installed())
+        fed = {} if preprocessing is None else preprocessing.facts()
+        return cls(model, recipe, data, before, after, erased, swapped, added, seconds, installed(), fed)
 
     def facts(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -77,9 +82,11 @@ class Outcome:
             given = json.loads(text)
             if given.pop("format") != FORMAT:
                 raise ValueError(f"a format that is not {FORMAT}")
+            given.setdefault("preprocessing", {})  # which version 0.1 did not record
             before, after = (_checked(Measured, given.pop(name)) for name in ("before", "after"))
             made: Outcome = _checked(cls, given | {"before": before, "after": after})
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            Preprocessing().changed(made.preprocessing)
+        except (SurgeryError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise BadFile(
                 "This is no outcome of a run.", there=f"{type(error).__name__}: {error}", try_="another result.json"
             ) from error
@@ -147,6 +154,7 @@ def _many(value: float) -> str:
 
 _KINDS = {
     "float": ("float", "int"), "float | None": ("float", "int", "NoneType"), "Mapping[str, str | int]": ("dict",),
+    "Mapping[str, Any]": ("dict",),
 }  # fmt: skip
 _LINES: dict[str, tuple[str, Any]] = {
     "accuracy": ("accuracy", _share),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from recipes.measured import Measured, measure
 from recipes.outcome import Outcome
 from recipes.parse import to_toml
 from recipes.place import Place, place_of
+from recipes.preprocessing import preprocessing_of
 from recipes.recipe import Recipe
 from recipes.shelf import load
 from recipes.stages import Stages
@@ -39,6 +40,7 @@ def run(
     pretrained: bool | str | Path = False,
     data_dir: str | Path | None = None,
     img_size: int | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     train_num_samples: int | None = None,
     val_num_samples: int | None = None,
     workers: int = 2,
@@ -56,10 +58,12 @@ def run(
     the first training only, one without rules not the first.
 
     `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
-    `recipes.data.open_data`; the classes of the data decide the classifier. `output` is a new folder; with `resume` a
-    run that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit as it would have), and a
-    finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many steps to those at the
-    ends of epochs. Under torchrun every process makes the same call; the first one writes and tells.
+    `recipes.data.open_data`; the classes of the data decide the classifier. Pictures are preprocessed as the model asks
+    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise. `output` is a new
+    folder; with `resume` a run that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit
+    as it would have), and a finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many
+    steps to those at the ends of epochs. Under torchrun every process makes the same call; the first one writes and
+    tells.
 
     Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
     `masks.safetensors` if it was ever pruned. `recipes.load_model(output)` gives the model back. A saved folder as the
@@ -74,17 +78,21 @@ def run(
     _check(recipe, trained=pretrained is not False or saved is not None)
     place, name, folder = place_of(device), models.full_name(model), Path(output)
     tell = say if place.first else _silent
-    asked = {
+    asked: dict[str, Any] = {
         "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
         "data_dir": str(data_dir), "img_size": img_size, "train_num_samples": train_num_samples,
         "val_num_samples": val_num_samples, "seed": seed, "processes": place.world,
     }  # fmt: skip
+    if preprocessing:
+        asked["preprocessing"] = dict(preprocessing)
     begin(folder, asked, resume)
     if (outcome := finished(folder)) is not None:
         return outcome
+    own = preprocessing_of(model)
     source = open_data(
-        data, data_dir=data_dir, size=img_size or models.input_size(model), train_num_samples=train_num_samples,
-        val_num_samples=val_num_samples, workers=workers,
+        data, data_dir=data_dir, size=img_size or models.input_size(model),
+        preprocessing={**(own.facts() if own else {}), **(preprocessing or {})},
+        train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
     )  # fmt: skip
     _seed(seed)
     network, kwargs = _built(model, pretrained, source, img_size, tell)
@@ -109,7 +117,7 @@ def run(
         raise
     seconds = time.perf_counter() - started
     after = _measured(network, source, place, masks)
-    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds)
+    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds, source.preprocessing)
     if place.first:
         finish(folder, network, masks, recipe, outcome, name, kwargs)
     return outcome

@@ -15,6 +15,9 @@ OPTIMIZERS = (
 )  # fmt: skip
 POLICIES = ("none", "original", "v0", "3a", "rand-m7-mstd0.5-inc1", "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2")
 
+INTERPOLATIONS = ("bilinear", "bicubic")  # how pictures are resized, and large ones cropped, in timm's words
+CROP_MODES = ("center", "squash", "border")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:

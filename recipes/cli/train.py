@@ -19,7 +19,7 @@ from recipes.cli.flags import (
     say_for,
 )
 from recipes.cli.flags import settings_given as given
-from recipes.settings import Finetune, Pruning
+from recipes.settings import CROP_MODES, INTERPOLATIONS, Finetune, Pruning
 
 if TYPE_CHECKING:
     from recipes.recipe import Recipe
@@ -72,6 +72,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output", metavar="DIR", required=True, help="a new folder for everything the run writes")
     group.add_argument("--resume", action="store_true", help="go on with the run that --output holds")
     group.add_argument("--img-size", type=positive, metavar="N", help="pixels of a side as the model is fed")
+    group.add_argument("--mean", type=float, nargs=3, metavar="X", help="of the pixels, not that of the model")
+    group.add_argument("--std", type=float, nargs=3, metavar="X", help="their standard deviation, not the model's")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="how pictures are resized, not as for the model")
+    group.add_argument("--crop-pct", type=float, metavar="X", help="share of large pictures that is kept, to test")
+    group.add_argument("--crop-mode", choices=CROP_MODES, help="how it is cut out of them")
     group.add_argument("--train-num-samples", type=positive, metavar="N", help="train on so many random images")
     group.add_argument("--val-num-samples", type=positive, metavar="N", help="test on so many random images")
     group.add_argument("-j", "--workers", type=count, default=2, metavar="N", help="processes that load large images")
@@ -129,8 +134,9 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
         check_repo(options.push_to_hub)
     outcome = run(
         recipe, options.model, options.data, options.output, pretrained=options.weights or options.pretrained,
-        data_dir=options.data_dir, img_size=options.img_size, train_num_samples=options.train_num_samples,
-        val_num_samples=options.val_num_samples, workers=options.workers, device=options.device, seed=options.seed,
+        data_dir=options.data_dir, img_size=options.img_size, preprocessing=_preprocessing(options),
+        train_num_samples=options.train_num_samples, val_num_samples=options.val_num_samples, workers=options.workers,
+        device=options.device, seed=options.seed,
         resume=options.resume, recovery_interval=options.recovery_interval, trackers=trackers, say=say,
     )  # fmt: skip
     if not place_of(options.device).first:
@@ -139,6 +145,12 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
     say(f"saved in {options.output}")
     if options.push_to_hub:
         say(f"pushed to {push_to_hub(options.output, options.push_to_hub)}")
+
+
+def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
+    """What is to be otherwise than the model asks for."""
+    given = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from recipes.data.feed import Feed, MemoryFeed
 from recipes.data.known import cifar10, digits, shared_folder
 from recipes.data.opened import Data
 from recipes.data.pictures import ImageSet, Pictures
+from recipes.data.preprocessing import Preprocessing
 from recipes.data.sets import open_data
 from recipes.data.tar import read_tar
 
@@ -16,6 +17,7 @@ __all__ = [
     "ImageSet",
     "MemoryFeed",
     "Pictures",
+    "Preprocessing",
     "cifar10",
     "crop_and_flip",
     "cutout",

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MEAN = (0.485, 0.456, 0.406)
-DEVIATION = (0.229, 0.224, 0.225)
+Colour = tuple[float, float, float]
+
+MEAN: Colour = (0.485, 0.456, 0.406)
+DEVIATION: Colour = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,20 +35,27 @@ def generator_for(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Turn uint8 images (N, 3, H, W) into the floats that networks for ImageNet and our CIFAR networks are fed."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    deviation = torch.tensor(DEVIATION, device=images.device).view(1, 3, 1, 1)
-    return (images.to(torch.float32) / 255.0 - mean) / deviation
+def normalise(images: Tensor, mean: Colour = MEAN, std: Colour = DEVIATION) -> Tensor:
+    """Turn images (N, 3 or 1, H, W), uint8 or floats from 0 to 1, into the floats (N, 3, H, W) that networks are fed.
+
+    `mean` and `std` (standard deviation) are those of ImageNet, which our CIFAR networks are fed with, too.
+    """
+    scaled = images.to(torch.float32) / 255.0 if images.dtype == torch.uint8 else images
+    centre, spread = (torch.tensor(one, device=images.device).view(1, 3, 1, 1) for one in (mean, std))
+    return (scaled - centre) / spread
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Float images (N, C, H, W) as squares of `size` pixels, bilinearly; smoothed first where they shrink."""
+def resized(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
+    """Float images (N, C, H, W) as squares of `size` pixels, "bilinear" or "bicubic"; smoothed first where they shrink.
+
+    Bicubic ones are those of PIL but for rounding; they reach beyond the range of their pixels, which PIL cuts off.
+    """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
-    shrinks = size < height or size < width
-    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+    # Enlarged with it, too, bicubic weights are PIL's; bilinear ones are those with and without.
+    smoothed = size < height or size < width or interpolation == "bicubic"
+    return F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False, antialias=smoothed)
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Tensor:

@@ -9,7 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recipes.data.augment import cut, draw_centres, draw_moves, generator_for, moved, normalise, resized
+from recipes.data.augment import (
+    DEVIATION,
+    MEAN,
+    Colour,
+    cut,
+    draw_centres,
+    draw_moves,
+    generator_for,
+    moved,
+    normalise,
+    resized,
+)
 from recipes.data.pictures import Pictures
 from recipes.settings import Finetune
 from surgery.errors import BadValue
@@ -92,36 +103,45 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How stored small pictures become what a model is fed: squares of `size` pixels, three channels.
+    """How stored small pictures become what a model is fed: squares of `size` pixels, three channels, normalised.
 
     `enlarge_first`: they are resized before they are augmented, so that shifts and cut-outs are in pixels as fed.
     """
 
     size: int
-    normalised: bool = True  # uint8, to be scaled and normalised; else floats that are fed as they are
-    enlarge_first: bool = False
+    mean: Colour = MEAN
+    std: Colour = DEVIATION
+    interpolation: str = "bilinear"
+    enlarge_first: bool = False  # of floats only
     most_shift: int | None = None  # pixels
     mirrored: bool = True  # whether a mirrored picture still is of its class
 
     def plain(self, images: Tensor) -> Tensor:
         """A batch without augmentation."""
-        return _in_colour(resized(normalise(images) if self.normalised else images, self.size))
+        return self._fed(normalise(images, self.mean, self.std))
 
     def augmented(self, images: Tensor, mine: slice, whole: int, options: Finetune, draws: torch.Generator) -> Tensor:
         """A batch, shifted, mirrored and cut; `images` are the slice `mine` of the `whole` that `draws` is for."""
         crop = options.crop if self.most_shift is None else min(options.crop, self.most_shift)
         hflip = options.hflip if self.mirrored else 0.0
         if self.enlarge_first:
-            images = resized(images, self.size)
+            images = resized(images, self.size, self.interpolation).clamp(0.0, 1.0)
         moves = draw_moves(whole, draws, crop, hflip)
         if crop or hflip:
             images = moved(images, moves.part(mine))
-        if self.normalised:
-            images = normalise(images)
+        images = normalise(images, self.mean, self.std)
         if options.cutout:
             centres = draw_centres(torch.Size((whole, *images.shape[1:])), draws)
             images = cut(images, centres[:, mine], options.cutout)
-        return _in_colour(resized(images, self.size))
+        return self._fed(images)
+
+    def _fed(self, images: Tensor) -> Tensor:
+        """Normalised images in the size that is asked for, within the range of pixels."""
+        fed = resized(images, self.size, self.interpolation)
+        if fed is images or self.interpolation != "bicubic":
+            return fed
+        black, white = normalise(torch.tensor([0.0, 1.0], device=images.device).view(2, 1, 1, 1), self.mean, self.std)
+        return fed.clamp(black, white)
 
 
 class MemoryFeed:
@@ -178,7 +198,3 @@ class MemoryBatches:
     def __iter__(self) -> Iterator[Batch]:
         parts = self._pictures.images.split(self._batch_size), self._pictures.labels.split(self._batch_size)
         return ((self._look.plain(images), labels) for images, labels in zip(*parts, strict=True))
-
-
-def _in_colour(images: Tensor) -> Tensor:
-    return images.expand(-1, 3, -1, -1).contiguous() if images.shape[1] == 1 else images

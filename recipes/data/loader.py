@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from recipes.data.augment import DEVIATION, MEAN, generator_for
+from recipes.data.augment import Colour, generator_for
 from recipes.data.feed import Batch, Share
 from recipes.data.files import PictureFile
+from recipes.data.preprocessing import Preprocessing
 from recipes.settings import Finetune
 from surgery.errors import BadFile
 
@@ -79,7 +80,7 @@ class LoaderFeed:
     def __init__(
         self,
         pictures: Labelled,
-        size: int,
+        preprocessing: Preprocessing,
         options: Finetune,
         *,
         seed: int,
@@ -89,7 +90,8 @@ class LoaderFeed:
         world: int = 1,
     ) -> None:
         self._pictures = pictures
-        self._transform = _transform(size, device, options)
+        self._transform = _transform(preprocessing, device, options)
+        self._colour = preprocessing.mean, preprocessing.std
         self._erased = options.reprob
         self._seed = seed
         self._device = device
@@ -109,14 +111,17 @@ class LoaderFeed:
         batches = self._share.batches(self._seed, number, start)
         mine = [order[self._share.mine].tolist() for _, order in batches]
         seen = _Seen(self._pictures, self._transform, (self._seed, number))
-        return _loaded(seen, mine, self._device, self._workers, self._erased)
+        return _loaded(seen, mine, self._device, self._workers, self._colour, self._erased)
 
 
 class LoaderBatches:
     """Pictures decoded by worker processes, all of them, in their order; can be gone through again."""
 
-    def __init__(self, pictures: Labelled, size: int, batch_size: int, *, device: torch.device, workers: int) -> None:
-        self._seen = _Seen(pictures, _transform(size, device), None)
+    def __init__(
+        self, pictures: Labelled, preprocessing: Preprocessing, batch_size: int, *, device: torch.device, workers: int
+    ) -> None:
+        self._seen = _Seen(pictures, _transform(preprocessing, device), None)
+        self._colour = preprocessing.mean, preprocessing.std
         self._batches = _in_parts(len(pictures), batch_size)
         self._device = device
         self._workers = workers
@@ -125,7 +130,7 @@ class LoaderBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _loaded(self._seen, self._batches, self._device, self._workers)
+        return _loaded(self._seen, self._batches, self._device, self._workers, self._colour)
 
 
 class StreamFeed:
@@ -135,11 +140,18 @@ class StreamFeed:
     """
 
     def __init__(
-        self, dataset: Any, size: int, options: Finetune, *, device: torch.device, workers: int, most: int | None
+        self,
+        dataset: Any,
+        preprocessing: Preprocessing,
+        options: Finetune,
+        *,
+        device: torch.device,
+        workers: int,
+        most: int | None,
     ) -> None:
         self._dataset = dataset
         self._device = device
-        self._loader = _stream_loader(dataset, size, options.batch_size, device, workers, options)
+        self._loader = _stream_loader(dataset, preprocessing, options.batch_size, device, workers, options)
         self._steps = _limited(len(self._loader), most, options.batch_size)
 
     @property
@@ -156,10 +168,17 @@ class StreamBatches:
     """A test part that timm reads as a stream; can be gone through again."""
 
     def __init__(
-        self, dataset: Any, size: int, batch_size: int, *, device: torch.device, workers: int, most: int | None
+        self,
+        dataset: Any,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        *,
+        device: torch.device,
+        workers: int,
+        most: int | None,
     ) -> None:
         self._device = device
-        self._loader = _stream_loader(dataset, size, batch_size, device, workers)
+        self._loader = _stream_loader(dataset, preprocessing, batch_size, device, workers)
         self._steps = _limited(len(self._loader), most, batch_size)
 
     def __len__(self) -> int:
@@ -214,7 +233,12 @@ def _drawing(*numbers: int) -> Iterator[None]:
 
 
 def _loaded(
-    seen: _Seen, batches: Sequence[list[int]], device: torch.device, workers: int, erased: float = 0.0
+    seen: _Seen,
+    batches: Sequence[list[int]],
+    device: torch.device,
+    workers: int,
+    colour: tuple[Colour, Colour],
+    erased: float = 0.0,
 ) -> Iterator[Batch]:
     from timm.data.loader import PrefetchLoader, fast_collate
 
@@ -232,7 +256,7 @@ def _loaded(
         )
     )
     if prefetched:
-        loader = PrefetchLoader(loader, MEAN, DEVIATION, device=device, re_prob=erased, re_mode=_ERASED_WITH)
+        loader = PrefetchLoader(loader, *colour, device=device, re_prob=erased, re_mode=_ERASED_WITH)
     yield from _on(device, loader)
 
 
@@ -256,38 +280,47 @@ def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
 
 
 def _stream_loader(
-    dataset: Any, size: int, batch_size: int, device: torch.device, workers: int, options: Finetune | None = None
+    dataset: Any,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    options: Finetune | None = None,
 ) -> Any:
     from timm.data.loader import create_loader
 
     return create_loader(
         dataset,
-        (3, size, size),
+        (3, preprocessing.size, preprocessing.size),
         batch_size,
         num_workers=workers,
         device=device,
         pin_memory=device.type == "cuda",
         persistent_workers=False,
-        **_settings(device, options),
+        **_settings(preprocessing, device, options),
     )
 
 
-def _transform(size: int, device: torch.device, options: Finetune | None = None) -> Callable[[Image.Image], Tensor]:
+def _transform(
+    preprocessing: Preprocessing, device: torch.device, options: Finetune | None = None
+) -> Callable[[Image.Image], Tensor]:
     from timm.data.transforms_factory import create_transform
 
-    made: Callable[[Image.Image], Tensor] = create_transform(size, **_settings(device, options))
+    settings = _settings(preprocessing, device, options)
+    made: Callable[[Image.Image], Tensor] = create_transform(preprocessing.size, **settings)
     return made
 
 
-def _settings(device: torch.device, options: Finetune | None) -> dict[str, Any]:
+def _settings(preprocessing: Preprocessing, device: torch.device, options: Finetune | None) -> dict[str, Any]:
     """What timm's transforms and loaders are told: how to augment, without options not at all."""
-    common = {"mean": MEAN, "std": DEVIATION, "use_prefetcher": _prefetched(device)}
+    common = {"mean": preprocessing.mean, "std": preprocessing.std, "use_prefetcher": _prefetched(device)}
     if options is None:
-        return {**common, "is_training": False, "interpolation": "bilinear"}
+        whole = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
+        return {**common, **whole, "is_training": False, "interpolation": preprocessing.interpolation}
     return {
         **common,
         "is_training": True,
-        "interpolation": "random",
+        "interpolation": "random",  # as timm's train.py: part of the augmentation
         "hflip": options.hflip,
         "auto_augment": None if options.aa == "none" else options.aa,
         "re_prob": options.reprob,

@@ -13,6 +13,7 @@ from recipes._start import check_torchvision
 from recipes.data.feed import Batch, Feed, Look, MemoryBatches, MemoryFeed
 from recipes.data.loader import Labelled, LoaderBatches, LoaderFeed
 from recipes.data.pictures import Pictures
+from recipes.data.preprocessing import Preprocessing
 from recipes.settings import Finetune
 from surgery.errors import BadValue
 
@@ -27,12 +28,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """An image set to train and to test on: its name, its classes by name, pixels of a side as a model is fed."""
+    """An image set to train and to test on: its name, its classes by name, how its pictures are preprocessed."""
 
     name: str
     classes: tuple[str, ...]
-    size: int
+    preprocessing: Preprocessing
     source: Source = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side, as a model is fed."""
+        return self.preprocessing.size
 
     def training(
         self,
@@ -85,15 +91,16 @@ class Decoding:
 
     train: Labelled
     test: Labelled
-    size: int
+    preprocessing: Preprocessing
     workers: int
 
     def training(self, options: Finetune, seed: int, device: torch.device, rank: int, world: int) -> Feed:
         check_torchvision()
         return LoaderFeed(
-            self.train, self.size, options, seed=seed, device=device, workers=self.workers, rank=rank, world=world
-        )
+            self.train, self.preprocessing, options, seed=seed, device=device, workers=self.workers, rank=rank,
+            world=world,
+        )  # fmt: skip
 
     def testing(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
         check_torchvision()
-        return LoaderBatches(self.test, self.size, batch_size, device=device, workers=self.workers)
+        return LoaderBatches(self.test, self.preprocessing, batch_size, device=device, workers=self.workers)

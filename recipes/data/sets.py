@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from recipes.data.known import digits, shared_folder, torchvision_cifar
 from recipes.data.loader import Files
 from recipes.data.opened import Data, Decoding, InMemory
 from recipes.data.pictures import ImageSet, Pictures, sample
+from recipes.data.preprocessing import Preprocessing
 from recipes.data.tar import list_tar
 from recipes.data.timm_sets import PREFIXES, open_timm
 from surgery.errors import BadFile, BadValue, UnknownName, nearest
@@ -22,7 +25,6 @@ KNOWN = {"digits": 10, "cifar10": 10, "cifar100": 100}  # how many classes
 _TEST_NAMES = ("test", "val", "validation")
 _SMALL_SIDE = 96  # pixels
 _SMALL_SET = 1 << 30  # bytes of pixels
-_LARGE_SIZE = 224  # pixels that large pictures are fed with unless another size is asked for
 
 Counts = tuple[int | None, int | None]  # images to train and to test on; None is all
 Parts = tuple[list[PictureFile], list[PictureFile]]
@@ -33,6 +35,7 @@ def open_data(
     *,
     data_dir: str | Path | None = None,
     size: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     train_num_samples: int | None = None,
     val_num_samples: int | None = None,
     workers: int = 2,
@@ -48,8 +51,10 @@ def open_data(
     Square pictures of one size, up to 96 pixels a side and 1 GiB in all, are decoded once, live on the device and are
     augmented there in batch; others go through timm's transforms in `workers` processes.
 
-    `size` is how many pixels a side the model is fed: without it, that of small pictures, 32 for the digits, else
-    224. `train_num_samples` and `val_num_samples` take so many of each part, the same every time.
+    `preprocessing` is that of the model, see `recipes.preprocessing_of`, or a table with some of its settings; what it
+    does not say is as for ImageNet, but the digits are not normalised. `size` is how many pixels a side the model is
+    fed: without it, that of small pictures, 32 for the digits, else that of the preprocessing. `train_num_samples` and
+    `val_num_samples` take so many of each part, the same every time.
 
     Raises:
         UnknownName: no set and no folder of that name, or a part of it that is not there.
@@ -60,16 +65,19 @@ def open_data(
     _at_least(0, workers=workers)
     _at_least(1, size=size, train_num_samples=train_num_samples, val_num_samples=val_num_samples)
     counts = train_num_samples, val_num_samples
+    given = preprocessing.facts() if isinstance(preprocessing, Preprocessing) else preprocessing or {}
     if name == "digits":
         if data_dir is not None:
             raise BadValue("the digits come with scikit-learn, not from a folder.", asked=f"data_dir={data_dir}")
-        look = Look(size or 32, normalised=False, enlarge_first=True, most_shift=2, mirrored=False)
+        asked = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).changed(given)
+        look = Look(size or 32, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
         return _in_memory(digits(), counts, look)
+    asked = Preprocessing().changed(given)
     if name.partition("/")[0].lower() in PREFIXES and "/" in name:
-        return open_timm(name, data_dir, size or _LARGE_SIZE, counts, workers)
+        return open_timm(name, data_dir, _of_size(asked, size), counts, workers)
     if name in KNOWN:
         place = Path(data_dir).expanduser() if data_dir else shared_folder() / "data" / name
-        return _cifar(name, place, size, counts, workers)
+        return _cifar(name, place, asked, size, counts, workers)
     place = Path(data_dir or "", name).expanduser()
     if not place.exists():
         beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
@@ -79,19 +87,19 @@ def open_data(
             there=", ".join([*KNOWN, *(f"{prefix}/NAME" for prefix in PREFIXES)]),
             try_=nearest(place.name, [*KNOWN, *beside]),
         )
-    return _files(place.resolve().name, _parts(place), size, counts, workers)
+    return _files(place.resolve().name, _parts(place), asked, size, counts, workers)
 
 
-def _cifar(name: str, place: Path, size: int | None, counts: Counts, workers: int) -> Data:
+def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
     if not place.is_dir():
         raise UnknownName(f"there is no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
     if whole := torchvision_cifar(name, place):
-        return _in_memory(whole, counts, Look(size or 32))
+        return _in_memory(whole, counts, _look(asked, size or 32))
     parts = _parts(place)
     classes = sorted({file.label for part in parts for file in part})
     if len(classes) != KNOWN[name]:
         raise BadFile(f"{name} has {KNOWN[name]} classes, {place} has {len(classes)}.", there=", ".join(classes))
-    return _files(name, parts, size, counts, workers)
+    return _files(name, parts, asked, size, counts, workers)
 
 
 def _in_memory(whole: ImageSet, counts: Counts, look: Look) -> Data:
@@ -100,10 +108,10 @@ def _in_memory(whole: ImageSet, counts: Counts, look: Look) -> Data:
         part if count is None else part.picked(torch.tensor(sample(len(part), count)))
         for part, count in zip((whole.train, whole.test), counts, strict=True)
     )
-    return Data(whole.name, whole.classes, look.size, InMemory(train, test, look))
+    return Data(whole.name, whole.classes, _whole(look), InMemory(train, test, look))
 
 
-def _files(name: str, parts: Parts, size: int | None, counts: Counts, workers: int) -> Data:
+def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
     """A set of picture files, decoded now if it is small."""
     classes = tuple(sorted({file.label for file in parts[0]}))
     if unknown := sorted({file.label for file in parts[1]} - set(classes)):
@@ -121,11 +129,26 @@ def _files(name: str, parts: Parts, size: int | None, counts: Counts, workers: i
             number = {label: index for index, label in enumerate(classes)}
             labels = torch.tensor([number[file.label] for file in (*train, *test)])
             cut = len(train)
-            look = Look(size or images.shape[-1])
+            look = _look(asked, size or images.shape[-1])
             kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), look)
-            return Data(name, classes, look.size, kept)
-    size = size or _LARGE_SIZE
-    return Data(name, classes, size, Decoding(Files(train, classes), Files(test, classes), size, workers))
+            return Data(name, classes, _whole(look), kept)
+    asked = _of_size(asked, size)
+    return Data(name, classes, asked, Decoding(Files(train, classes), Files(test, classes), asked, workers))
+
+
+def _of_size(asked: Preprocessing, size: int | None) -> Preprocessing:
+    return asked if size is None else replace(asked, size=size)
+
+
+def _look(asked: Preprocessing, size: int) -> Look:
+    return Look(size, asked.mean, asked.std, asked.interpolation)
+
+
+def _whole(look: Look) -> Preprocessing:
+    """The preprocessing of small pictures, which are fed whole."""
+    return Preprocessing(
+        size=look.size, mean=look.mean, std=look.std, interpolation=look.interpolation, crop_pct=1.0
+    )  # fmt: skip
 
 
 def _may_be_small(*parts: Sequence[PictureFile]) -> bool:

@@ -14,6 +14,7 @@ from recipes.data.feed import Batch, Feed
 from recipes.data.loader import Labelled, Some, StreamBatches, StreamFeed
 from recipes.data.opened import Data, Decoding
 from recipes.data.pictures import sample
+from recipes.data.preprocessing import Preprocessing
 from recipes.settings import Finetune
 from surgery.errors import BadFile, SurgeryError, UnknownName
 
@@ -24,7 +25,11 @@ _TEST_SPLITS = ("validation", "test", "val")
 
 
 def open_timm(
-    name: str, root: str | Path | None, size: int, counts: tuple[int | None, int | None], workers: int
+    name: str,
+    root: str | Path | None,
+    preprocessing: Preprocessing,
+    counts: tuple[int | None, int | None],
+    workers: int,
 ) -> Data:
     """Open `PREFIX/NAME` with timm's `create_dataset`: the split `train`, and `validation`, `test` or `val`.
 
@@ -42,9 +47,9 @@ def open_timm(
     if not classes:
         raise BadFile(f"{name} does not name its classes, so that a model cannot be made for them.")
     if name.partition("/")[0].lower() in _STREAMED:
-        return Data(name, classes, size, Streamed(name, root, size, counts, workers))
-    kept = Decoding(_some(train, counts[0]), _some(test, counts[1]), size, workers)
-    return Data(name, classes, size, kept)
+        return Data(name, classes, preprocessing, Streamed(name, root, preprocessing, counts, workers))
+    kept = Decoding(_some(train, counts[0]), _some(test, counts[1]), preprocessing, workers)
+    return Data(name, classes, preprocessing, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +58,20 @@ class Streamed:
 
     name: str
     root: str | Path | None
-    size: int
+    preprocessing: Preprocessing
     counts: tuple[int | None, int | None]
     workers: int
 
     def training(self, options: Finetune, seed: int, device: torch.device, rank: int, world: int) -> Feed:
         stream = _dataset(self.name, self.root, ("train",), is_training=True, batch_size=options.batch_size, seed=seed)
         most = None if self.counts[0] is None else self.counts[0] // world
-        return StreamFeed(stream, self.size, options, device=device, workers=self.workers, most=most)
+        return StreamFeed(stream, self.preprocessing, options, device=device, workers=self.workers, most=most)
 
     def testing(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
         stream = _dataset(self.name, self.root, _TEST_SPLITS, batch_size=batch_size)
-        return StreamBatches(stream, self.size, batch_size, device=device, workers=self.workers, most=self.counts[1])
+        return StreamBatches(
+            stream, self.preprocessing, batch_size, device=device, workers=self.workers, most=self.counts[1]
+        )
 
 
 def _dataset(name: str, root: str | Path | None, splits: tuple[str, ...], **settings: Any) -> Any:

@@ -13,6 +13,7 @@ from surgery.errors import BadValue
 from tests.asserts import assert_raises
 
 PLAIN = Finetune(batch_size=8, crop=0, hflip=0.0)
+AS_IT_IS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation of what is not normalised
 ALL_ON = Finetune(batch_size=8, crop=2, hflip=0.5, cutout=3)
 
 
@@ -127,7 +128,7 @@ def test_shares_of_the_options_are_used() -> None:
 
 def test_a_set_that_must_not_be_mirrored_is_not_and_shifts_little() -> None:
     grey = Pictures(torch.rand(8, 1, 4, 4), torch.arange(8))
-    look = Look(8, normalised=False, enlarge_first=True, most_shift=1, mirrored=False)
+    look = Look(8, *AS_IT_IS, enlarge_first=True, most_shift=1, mirrored=False)
     images, which = next(iter(MemoryFeed(grey, look, Finetune(batch_size=8, crop=4, hflip=1.0)).epoch(0)))
     assert images.shape == (8, 3, 8, 8) and torch.equal(images[:, 0], images[:, 2]) and images.is_contiguous()
     plain = torch.cat([fed for fed, _ in MemoryBatches(grey, look, 3)])[which]
@@ -142,7 +143,7 @@ def test_a_set_that_must_not_be_mirrored_is_not_and_shifts_little() -> None:
 def test_a_gpu_sees_what_the_processor_sees() -> None:
     for pictures, look in (
         (numbered(48), Look(9)),
-        (Pictures(torch.rand(48, 1, 4, 4), torch.arange(48)), Look(9, normalised=False, enlarge_first=True)),
+        (Pictures(torch.rand(48, 1, 4, 4), torch.arange(48)), Look(9, *AS_IT_IS, enlarge_first=True)),
     ):
         here, there = (MemoryFeed(pictures.to(device), look, ALL_ON).epoch(0) for device in ("cpu", "cuda"))
         for (images, which), (others, of) in zip(here, there, strict=True):
