@@ -99,7 +99,7 @@ def check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
     """Refuse a weight from which its layer computes another one, so that a zero there need not be a zero weight.
 
     Raises:
-        BadValue: naming the weight.
+        BadValue: naming the weight; also one whose tensor is of a class of its own.
     """
     reason = None
     if parametrize.is_parametrized(module, own):
@@ -113,6 +113,12 @@ def check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
         raise BadValue(
             f"{name} is not the weight that its layer uses.", there=reason,
             try_="keep=lambda name, module: ..., without such layers",
+        )  # fmt: skip
+    param = module._parameters.get(own, module._parameters.get(f"{own}_orig"))
+    if param is not None and type(param.data) is not Tensor:
+        raise BadValue(
+            f"{name} is no plain tensor: its numbers are kept in another way.", there=type(param.data).__name__,
+            try_="the model before it is quantised or distributed, or keep=lambda name, module: ..., without it",
         )  # fmt: skip
 
 

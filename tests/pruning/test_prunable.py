@@ -17,6 +17,7 @@ from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from pruning.masks import Masks
 from pruning.prunable import owner_of, prunable, weights_of
 from surgery.errors import BadValue, CannotLook, NothingPicked
 from tests.asserts import assert_raises, assert_untouched
@@ -173,6 +174,19 @@ def test_standardised_networks_of_timm_are_refused(model: str) -> None:
     with torch.device("meta"):
         built = timm.create_model(model)
     assert_raises(BadValue, lambda: prunable(built), "stem.conv", "StdConv2d.forward()")
+
+
+def test_tensors_of_a_class_of_their_own_are_refused_by_name() -> None:
+    class Packed(Tensor):
+        """As quantised and distributed tensors are."""
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    masks = Masks.full(model)
+    model[1].weight = nn.Parameter(model[1].weight.detach().as_subclass(Packed))
+    for look in (prunable, Masks.full, Masks.of, masks.lay_over):
+        with assert_untouched(model):
+            assert_raises(BadValue, lambda look=look: look(model), "1.weight", "Packed", "keep=")  # type: ignore[misc, operator]
+    assert list(prunable(model, keep=lambda name, _: name == "0.weight")) == ["0.weight"]
 
 
 def test_keep_decides() -> None:
