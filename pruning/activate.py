@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from pruning.ap import Among, By, Choice, cut_by_ap
 from pruning.cut import check_share, count_of
 from pruning.hosts import commit
-from pruning.masks import Masks, masks_in_force
+from pruning.masks import Masks, masks_in_force, warn_of_zeros
 from pruning.prunable import Filter, prunable
 from pruning.round import Round, snapshot
 from surgery.errors import BadValue, WrongModel
@@ -29,7 +29,7 @@ class ActivateWhilePruning:
     Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF) masks live, without one all
     that AP has not cut: a layer that begins at zero learns. What else is pruned say the `masks`, or a function of the
     model that returns them and is asked whenever AP looks. Give `masks=Masks.of`, which takes zeros for pruned, if your
-    pipeline sets weights to zero and keeps no masks.
+    pipeline sets weights to zero and keeps no masks; without it, weights that are zero in part are warned of.
 
         ap = ActivateWhilePruning(model, share=0.02)
         for _ in range(rounds):
@@ -79,8 +79,9 @@ class ActivateWhilePruning:
         known = {name: mask for name, mask in self._uncut.items() if name in before}
         uncut = Masks({name: mask if mask.shape == before[name].shape else _not_zero(before[name])
                        for name, mask in known.items()})  # fmt: skip
-        alive = self._round(before, uncut).masks.alive
-        self._began, self._uncut = (before, alive), uncut
+        masks = self._round(before, uncut).masks
+        self._warn(masks)
+        self._began, self._uncut = (before, masks.alive), uncut
 
     def step(self) -> Masks:
         """Cut AP's count, of the weights living when the round began, from what lives now; returns what lives then.
@@ -126,7 +127,9 @@ class ActivateWhilePruning:
             BadValue: no optimiser moves any of these weights.
         """
         self._check_same(self._uncut)
-        return (self._living() & self._uncut).held(self.model, optimizer, also)
+        masks = self._living() & self._uncut
+        self._warn(masks)
+        return masks.held(self.model, optimizer, also)
 
     def _round(self, before: Mapping[str, Tensor], uncut: Masks) -> Round:
         return Round.of(self.model, before, self._living() & uncut, keep=self.keep)
@@ -135,6 +138,10 @@ class ActivateWhilePruning:
         """What lives by the host and by what was told, whatever AP has cut."""
         masks, told = masks_in_force(self.model, self.keep), self._told()
         return masks & {name: mask for name, mask in told.items() if name in masks}
+
+    def _warn(self, masks: Masks) -> None:
+        if self.masks is None:
+            warn_of_zeros(self.model, masks, stacklevel=3)
 
     def _told(self) -> Masks:
         told = self.masks(self.model) if callable(self.masks) else self.masks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from surgery.find import check_plain
 from surgery.sites import table
 
 FORMAT = "1"
+
+_SOME = 0.01  # the share of a weight up to which zeros are an accident
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,6 +241,22 @@ def masks_in_force(model: nn.Module, keep: Filter | None = None) -> Masks:
     hosts = host_masks(model)
     return Masks({name: hosts[name].detach() != 0 if name in hosts else mask
                   for name, mask in Masks.full(model, keep).items()})  # fmt: skip
+
+
+def warn_of_zeros(model: nn.Module, masks: Masks, stacklevel: int) -> None:
+    """Warn of weights that will learn though somebody seems to have pruned them: zeros among others that are not zero.
+
+    A weight of zeros alone is one that begins so.
+    """
+    for name, (param, mask) in zip(masks, masks.pairs(model), strict=True):
+        living = mask.to(param.device)
+        zeros, count = int(((param == 0) & living).sum()), int(living.sum())
+        if _SOME * count < zeros < count:
+            warnings.warn(
+                f"{zeros} of {count} living weights of {name} are zero, and will learn: if they were pruned, give their"
+                " masks, or masks=Masks.of(model).", stacklevel=stacklevel + 1,
+            )  # fmt: skip
+            return
 
 
 @torch.no_grad()

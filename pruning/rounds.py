@@ -18,7 +18,7 @@ from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
 from pruning.factories import check_pruner
 from pruning.held import Held
-from pruning.masks import Masks
+from pruning.masks import Masks, warn_of_zeros
 from pruning.prunable import Filter, prunable
 from pruning.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
 from pruning.round import Pruner, Round, Staged, wants_of
@@ -70,11 +70,11 @@ def run_rounds(
 
     `keep` says which weights are pruned, see `prunable`; `masks` says instead which of them live at the start, by
     default all, also those that merely are zero: a network that was pruned before needs its masks, or where there are
-    none `masks=Masks.of(model)`, which takes zeros for pruned. A pruner that wants gradients needs `gradients(model)`,
-    which runs forward and backward on some batches and leaves gradients on the parameters; modes, buffers and random
-    numbers are afterwards as before. A pruner that has `check(share)` can refuse the share there, before anything is
-    trained. Where torch.distributed runs, every process makes the same call: gradients and movement are averaged over
-    all, and masks that differ are refused before they are laid over anything.
+    none `masks=Masks.of(model)`, which takes zeros for pruned (weights that are zero in part are warned of). A pruner
+    that wants gradients needs `gradients(model)`, which runs forward and backward on some batches and leaves gradients
+    on the parameters; modes, buffers and random numbers are afterwards as before. A pruner that has `check(share)` can
+    refuse the share there, before anything is trained. Where torch.distributed runs, every process makes the same call:
+    gradients and movement are averaged over all, and masks that differ are refused before they are laid over anything.
 
     With a `folder`, what is done is kept there after every training and every cut, and the same call goes on from
     there, also in another process. If `train` depends on nothing but the model and the random generators of torch,
@@ -122,6 +122,8 @@ def run_rounds(
         run = run if saved.rewind is None else replace(run, rewind=saved.rewind)
     else:
         progress = run.start(Masks.full(model, keep) if masks is None else masks, train_first)
+        if masks is None:
+            warn_of_zeros(model, progress.masks, stacklevel=2)
     agreed(lambda: progress.masks, (progress.next, progress.number, progress.stage))
     if kept is not None and saved is not None:
         saved.restore(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import partial
 
@@ -283,6 +284,23 @@ def test_what_ap_cut_stays_cut_when_channels_are_removed() -> None:
     with ap.held(optimizer := sgd(model)):
         train(model, optimizer)
         assert torch.equal(left.weight == 0, cut) and bool(model[6].weight.all())
+
+
+def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
+    model = net()
+    nn.init.zeros_(model[6].weight)  # begins so: nothing is said
+    ap = ActivateWhilePruning(model, 0.3, "any", "magnitude")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ap.begin_round()
+        ap.step()  # nor of what AP cuts
+        ap.begin_round()
+    with torch.no_grad():
+        model[4].weight[:6] = 0
+    for look in (ap.begin_round, lambda: ap.held(sgd(model)).__enter__()):
+        with pytest.warns(UserWarning, match=r"living weights of 4.weight are zero.*Masks.of") as caught:
+            look()
+        assert [one.filename for one in caught] == [__file__]
 
 
 # Refusals

@@ -158,6 +158,15 @@ def test_a_network_that_was_pruned_before_stays_pruned_by_its_masks() -> None:
     assert all(not (again[name] & ~masks[name]).any() for name in masks)
 
 
+def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
+    masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
+    with pytest.warns(UserWarning, match="will learn: if they were pruned, give their masks") as caught:
+        again = run_rounds(model, train, magnitude, 0.2, 1)
+    assert [one.filename for one in caught] == [__file__]
+    assert again.alive == 144, "all lived, as the warning says"
+    assert masks.alive == 90
+
+
 # What happens, in order
 
 
