@@ -152,6 +152,31 @@ def test_places_are_exact_beyond_what_float32_can_count() -> None:
     assert int(survivors["1.weight"][-1, -1]) == side * side - 1
 
 
+def test_an_optimiser_inside_a_wrapper_follows(net: Net) -> None:
+    class Prepared:
+        """No torch optimiser, but one inside, as Accelerate and apex have it."""
+
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+        def step(self) -> None:
+            self.optimizer.step()
+
+        def zero_grad(self) -> None:
+            self.optimizer.zero_grad()
+
+    inner = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    optimizer: Any = Prepared(inner)
+    train(net, optimizer)
+    pruner = pruner_of(net)
+    host.step(pruner, optimizer, IMAGES)
+    assert {id(one) for one in inner.param_groups[0]["params"]} == {id(one) for one in net.parameters()}
+    assert inner.state[net.body.weight]["momentum_buffer"].shape == net.body.weight.shape == (4, 4, 3, 3)
+    before = net.body.weight.detach().clone()
+    train(net, optimizer)
+    assert not torch.equal(net.body.weight, before)
+
+
 class Slopes(nn.Module):
     """Learned slopes behind two convolutions."""
 
