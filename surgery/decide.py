@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from surgery.errors import CannotEdit, UnknownName
+from surgery.errors import CannotEdit, UnknownName, about
 from surgery.plan import Edit, Plan
 from surgery.rewrite import Splice, check_instance
 from surgery.sites import NO_CALL, Site
@@ -53,6 +53,9 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
     for site in plan.sites:
         if site.module is not None:
             by_module.setdefault(id(_module(model, site)), []).append((_place(site), site))
+    runs: dict[Place, list[Site]] = {}
+    for site in plan.sites.places:
+        runs.setdefault(_place(site), []).append(site)
     decisions: list[Decision] = []
     done: set[Place] = set()
     for place, edit in chosen.items():
@@ -60,15 +63,13 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
             continue
         decision, covered = _slot(model, edit, by_module, chosen) or _own_call(model, edit, plan, chosen)
         done |= covered
-        if isinstance(decision, OwnCall):
-            _check_own_call(model, edit.site, decision)
-        if edit.site.module is not None:
-            _check_bare(_module(model, edit.site), edit)
-        if edit.site.overwrites and (edit.make != "identity" or edit.fade) and edit.site.inplace:
-            raise CannotEdit(
-                f"{edit.site} overwrites its input, and the overwritten input is read again afterwards.",
-                asked=str(edit), try_="erase the call instead, or make the model's activation out of place",
-            )  # fmt: skip
+        sites = [site for place in covered for site in runs[place]]
+        with about(sites):
+            if isinstance(decision, OwnCall):
+                _check_own_call(model, edit.site, decision)
+            if edit.site.module is not None:
+                _check_bare(_module(model, edit.site), edit)
+            _check_overwritten(sites, edit)
         decisions.append(decision)
     return _named(model, decisions)
 
@@ -81,10 +82,11 @@ def _places(model: nn.Module, plan: Plan) -> dict[Place, Edit | None]:
         place, edit = _place(site), edits.get(site)
         before = places.setdefault(place, edit)
         if (edit is None) != (before is None) or (edit and before and edit.same != before.same):
-            raise CannotEdit(
-                f"{site.path} runs {site.runs} times in one forward, by the same code; its runs cannot differ.",
-                asked=str(edit or before), try_="pick all of its runs, or none",
-            )  # fmt: skip
+            with about(run for run in plan.sites.places if _place(run) == place):
+                raise CannotEdit(
+                    f"{site.path} runs {site.runs} times in one forward, by the same code; its runs cannot differ.",
+                    asked=str(edit or before), try_="pick all of its runs, or none",
+                )  # fmt: skip
     return places
 
 
@@ -140,6 +142,16 @@ def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
         check_instance(owner, (decision.splice,))
     except CannotEdit as reason:
         raise CannotEdit(f"{site} cannot get a call of its own: {reason}") from reason
+
+
+def _check_overwritten(sites: Iterable[Site], edit: Edit) -> None:
+    """Refuse to put something out of place where what was written over the input is read."""
+    for site in sites:
+        if site.overwrites and site.inplace and (edit.make != "identity" or edit.fade):
+            raise CannotEdit(
+                f"{site} overwrites its input, and the overwritten input is read again afterwards.",
+                asked=str(edit), try_="erase the call instead, or make the model's activation out of place",
+            )  # fmt: skip
 
 
 def _check_bare(module: nn.Module, edit: Edit) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
-from surgery.errors import CannotEdit
+from surgery.errors import CannotEdit, about
 from surgery.groups import is_activation
 from surgery.history import History, histories_of
 from surgery.plan import Edit
@@ -44,10 +44,11 @@ def carry_out(
     changes: list[Change] = []
     try:
         for decision in decisions:
-            if isinstance(decision, Slot):
-                _fill_slots(changes, model, decision, new)
-            else:
-                _give_own_call(changes, model, decision, new)
+            with about([decision.edit.site]):
+                if isinstance(decision, Slot):
+                    _fill_slots(changes, model, decision, new)
+                else:
+                    _give_own_call(changes, model, decision, new)
     except BaseException:
         take_back(changes)
         raise

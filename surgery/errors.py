@@ -1,15 +1,25 @@
 """The errors of the library: one family, each says what was asked, what is there, what to try."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surgery.sites import Site
 
 
 class SurgeryError(Exception):
     """Any refusal of this library. A call that raises it has changed nothing.
 
     The message is one sentence, followed by up to three short lines:
-    what was `asked` for, what is `there`, and what to `try_` instead.
+    what was `asked` for, what is `there`, and what to `try_` instead. `sites` are the activation calls that cannot be
+    edited, none where the refusal is of something else.
     """
+
+    sites: tuple[Site, ...] = ()
 
     def __init__(self, problem: str, *, asked: str = "", there: str = "", try_: str = "") -> None:
         facts = [("asked for", asked), ("there is", there), ("try", try_)]
@@ -58,6 +68,16 @@ class WrongModel(SurgeryError):
 
 class BadFile(SurgeryError):
     """A saved folder or a recipe file that is incomplete, altered or not ours."""
+
+
+@contextmanager
+def about(sites: Iterable[Site]) -> Iterator[None]:
+    """A refusal raised inside is of these sites, unless it says itself which ones cannot be edited."""
+    try:
+        yield
+    except SurgeryError as refusal:
+        refusal.sites = refusal.sites or tuple(sites)
+        raise
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:

@@ -68,7 +68,7 @@ class Example:
         return str(shapes["args"]) + (f" {shapes['kwargs']}" if self.kwargs else "")
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """The same nest of tuples, lists and dicts, with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from surgery.activations import row_of
@@ -56,7 +56,8 @@ class Edit:
 class Plan:
     """What will be edited and what will be left alone, on the sites as they are now. Prints as a list.
 
-    `left_out` names the parts of a recipe that are no surgery: a plan does not do them.
+    `left_out` names the parts of a recipe that are no surgery: a plan does not do them. With `skip_uneditable`,
+    `apply_plan` leaves alone what it cannot edit; the report holds the plan that was carried out.
     """
 
     sites: Sites
@@ -64,6 +65,7 @@ class Plan:
     edits: tuple[Edit, ...]
     kept: tuple[tuple[Site, str], ...]
     left_out: tuple[str, ...] = ()
+    skip_uneditable: bool = False
 
     def __str__(self) -> str:
         calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
@@ -79,13 +81,17 @@ def left_out_line(parts: tuple[str, ...]) -> list[str]:
     return [f"  left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
 
 
-def make_plan(sites: Sites, rules: Rules) -> Plan:
+def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> Plan:
     """Decide, site by site, what rules change; the model is not needed.
 
     `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever the rules before do.
 
+    With `skip_uneditable`, calls that cannot be edited are left alone instead of stopping everything, each with its
+    reason in `kept`: here those of which the sites say so, in `apply_plan` all others. Shares, positions and `expect`
+    still count all that the rules pick.
+
     Raises:
-        NothingPicked: a rule picks no site, and is neither optional nor expects none.
+        NothingPicked: a rule picks no site, and is neither optional nor expects none; or all it picks is uneditable.
         CountChanged: a rule picks another number than it expects.
         RuleConflict: two rules pick one site, and the second does not say `remaining=True`.
     """
@@ -107,7 +113,34 @@ def make_plan(sites: Sites, rules: Rules) -> Plan:
             taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
         why = {site: reason for site, reason in (reasons | why).items()}
     kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
-    return Plan(sites, listed, tuple(taken[site] for site in sites.places if site in taken), kept, _left_out(rules))
+    edits = tuple(taken[site] for site in sites.places if site in taken)
+    plan = Plan(sites, listed, edits, kept, _left_out(rules), skip_uneditable)
+    for site in (edit.site for edit in edits if skip_uneditable):
+        # The slot of a module may be filled even where its calls are locked; functions have none.
+        if site.locked and (site.module is None or site.by_reference):
+            plan = without(plan, [site], f"{site}: {site.locked}")
+    return plan
+
+
+def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
+    """The plan that leaves these sites alone, with all runs of their code, because they cannot be edited.
+
+    Raises:
+        NothingPicked: nothing is left of what a rule picked, and it is not optional.
+    """
+    places = {site.key[:-1] for site in sites}
+    dropped = [edit for edit in plan.edits if edit.site.key[:-1] in places]
+    edits = tuple(edit for edit in plan.edits if edit not in dropped)
+    kept = (*plan.kept, *((edit.site, f"cannot be edited: {reason}") for edit in dropped))
+    for number in {edit.because for edit in dropped} - {edit.because for edit in edits}:
+        if not plan.rules[number - 1].optional:
+            why = [reason for site, reason in kept if site.key[:-1] in places]
+            raise NothingPicked(
+                f"Nothing that rule {number} picks can be edited.", asked=str(plan.rules[number - 1]),
+                there="; ".join(dict.fromkeys(why)), try_="other sites, or optional=True if this is right",
+            )  # fmt: skip
+    order = {site: place for place, site in enumerate(plan.sites.places)}
+    return replace(plan, edits=edits, kept=tuple(sorted(kept, key=lambda pair: order[pair[0]])))
 
 
 def as_rules(rules: Rules) -> tuple[Rule, ...]:

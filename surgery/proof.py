@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 
 from surgery.decide import Decision, OwnCall
 from surgery.edits import carry_out
-from surgery.errors import NotProved
+from surgery.errors import NotProved, SurgeryError, about
 from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
+from surgery.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.plan import Edit
 from surgery.replacement import same_activation
-from surgery.rewrite import Splice, base_of, splices_of
+from surgery.rewrite import Splice
 from surgery.rng import random_state_kept, seeded
 from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, twin
 from surgery.watch import QuickNorms, hear, tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-
-# What was proved once holds: by class, the specification, mode and signature. Rewritten classes must not live on here.
-_proved: WeakKeyDictionary[type, set[tuple[Any, ...]]] = WeakKeyDictionary()
+Proved = set[Hashable]  # what holds already, with all that it depends on
 
 
-def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Example) -> None:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the module at the path `at` was called with, in one mode.
+
+    `steered`: the mode cannot be run without numbers, so those in tensors may decide what the code does.
+    """
+
+    at: str
+    arguments: Arguments
+    steered: bool
+
+
+def prove_rewrites(
+    model: nn.Module, decisions: Iterable[Decision], sample: Example, proved: Proved | None = None
+) -> None:
     """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not touched.
 
     Every edited call is routed to a fresh equal activation. In eval and in train mode the results and the buffers
     must be bit-equal, and the activation calls the same in the same order.
+
+    What holds for an owner holds for others that the same code cannot tell from it (see `likeness`). It is written
+    down in `proved`, which is good as long as nobody changes the code or the model.
 
     Raises:
         NotProved: naming the owner and what differs.
@@ -45,22 +61,22 @@ def prove_rewrites(model: nn.Module, decisions: Iterable[Decision], sample: Exam
             by_owner.setdefault(decision.owners[0], []).append(decision)
     if not by_owner:
         return
-    recorded = recorded_arguments(model, sample, by_owner)
-    for path, calls in by_owner.items():
-        owner = model.get_submodule(path)
-        splices = (*splices_of(type(owner)), *(call.splice for call in calls))
-        at, runs = recorded[path]
-        for mode, arguments in runs.items():
-            what = tuple((call.edit.site.activation, call.edit.site.options) for call in calls)
-            key = (splices, what, path.removeprefix(at), mode, _signature(arguments))
-            known = _proved.setdefault(base_of(type(owner)), set())
-            if key not in known:
-                _prove(model, path, at, calls, mode, arguments)
-                known.add(key)
+    alike = _Alike(model)
+    proved = set() if proved is None else proved
+    seen_in = {path: [call.edit.site.modes for call in calls] for path, calls in by_owner.items()}
+    for (path, mode), given in recorded_arguments(model, sample, seen_in).items():
+        calls = by_owner[path]
+        sites = [call.edit.site for call in calls]
+        what = [(call.splice, site.activation, site.options) for call, site in zip(calls, sites, strict=True)]
+        key = ("rewrites", mode, *what, *(alike.at(site.module) for site in sites), alike.run(path, given))
+        if key not in proved:
+            with about(call.edit.site for call in _culprits(calls, partial(_prove, model, path, given, mode))):
+                _prove(model, path, given, mode, calls)
+            proved.add(key)
 
 
-def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) -> None:
-    """Prove that an edited model computes the same whether or not it is watched.
+def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, proved: Proved | None = None) -> None:
+    """Prove that an edited model computes the same whether or not it is watched; see `prove_rewrites` for `proved`.
 
     torch's encoder layer, for one, skips its children in eval mode where nobody has hooks on them.
 
@@ -72,61 +88,101 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example) 
     by_owner: dict[str, list[Edit]] = {}
     for edit in plan_edits:
         by_owner.setdefault(edit.site.owner, []).append(edit)
-    recorded = recorded_arguments(model, sample, by_owner, modes=("eval",))
-    for path, edits in by_owner.items():
-        owner = model.get_submodule(path)
-        at, runs = recorded[path]
-        what = tuple((*edit.site.key[1:5], *edit.same) for edit in edits)
-        for mode, arguments in runs.items():
-            key = (what, path.removeprefix(at), mode, _signature(arguments))
-            known = _proved.setdefault(type(owner), set())
-            if key in known:
-                continue
-            with random_state_kept():
-                solid = solid_twin(model.get_submodule(at), mode)
-            again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
-            watched, alone = _run(solid, arguments, watch=True), _run(again, arguments, watch=False)
-            if not _close(watched.result, alone.result):
+    alike = _Alike(model)
+    proved = set() if proved is None else proved
+    seen_in = {path: [edit.site.modes for edit in edits] for path, edits in by_owner.items()}
+    for (path, mode), given in recorded_arguments(model, sample, seen_in, modes=("eval",)).items():
+        edits = by_owner[path]
+        key = ("effect", mode, *((*edit.site.key[1:5], *edit.same) for edit in edits), alike.run(path, given))
+        if key in proved:
+            continue
+        with random_state_kept():
+            solid = solid_twin(model.get_submodule(given.at), mode)
+        again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
+        watched, alone = _run(solid, given.arguments, watch=True), _run(again, given.arguments, watch=False)
+        if not _close(watched.result, alone.result):
+            owner = type(model.get_submodule(path)).__name__
+            with about(edit.site for edit in edits):
                 raise NotProved(
-                    f"{type(owner).__name__} at {path or 'the top'} takes another way when nobody watches it.",
+                    f"{owner} at {path or 'the top'} takes another way when nobody watches it.",
                     asked="; ".join(str(edit) for edit in edits),
                     try_="switch its fast path off, or leave its activations alone",
                 )
-            known.add(key)
+        proved.add(key)
+
+
+class _Alike:
+    """What tells the modules of one model from each other, as long as nobody changes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.known: dict[str | None, Hashable] = {None: None}
+
+    def at(self, path: str | None) -> Hashable:
+        """What is equal for modules that the same code treats alike."""
+        if path not in self.known:
+            self.known[path] = likeness(self.model.get_submodule(path or ""))
+        return self.known[path]
+
+    def run(self, path: str, given: Given) -> Hashable:
+        """What a run that proves something of the module at `path` depends on."""
+        inside = path.removeprefix(given.at)
+        alone = Same(self.model.get_submodule(path)) if given.steered else None
+        return (inside, self.at(given.at), likeness(mapped(given.arguments, shaped)), alone)
+
+
+def _culprits(calls: list[OwnCall], prove: Callable[[list[OwnCall]], None]) -> Iterator[OwnCall]:
+    """Those calls of an owner that cannot stand alone even without the others; all, if each of them can."""
+    guilty = []
+    for call in calls if len(calls) > 1 else ():
+        try:
+            prove([call])
+        except SurgeryError:
+            guilty.append(call)
+    yield from guilty or calls
 
 
 def recorded_arguments(
-    model: nn.Module, sample: Example, paths: Iterable[str], modes: Iterable[str] = MODES
-) -> dict[str, tuple[str, dict[str, Arguments]]]:
-    """For each module, what it is first called with in each mode, and its path.
+    model: nn.Module, sample: Example, seen_in: Mapping[str, Iterable[Sequence[str]]], modes: Sequence[str] = MODES
+) -> dict[tuple[str, str], Given]:
+    """For each path and mode, what to run to see all that the module at the path does there.
 
-    Where it is not called itself, but another method of it is, the nearest module around it that is called stands in.
+    That is the module itself, if what it is first called with can be given again. If it cannot, or another method of
+    the module is called, the nearest module around it stands in, or the model. `seen_in` tells, by path, the modes
+    in which calls of the module were seen.
     """
-    around = {path: [path, *_parents(path)] for path in paths}
-    recorded: dict[str, dict[str, Arguments]] = {path: {} for chain in around.values() for path in chain}
+    found: dict[tuple[str, str], Given] = {}
+    around = {path: [path, *_parents(path)] for path in seen_in}
+    paths = {path for chain in around.values() for path in chain}
     for mode in modes:
         for meta in (True, False):
             try:
-                first = _first_arguments(model, sample, mode, recorded, meta=meta)
+                first = _first_arguments(model, sample, mode, paths, meta=meta)
             except Exception:  # a mode that cannot run was reported when the sites were found
                 continue
-            for path, arguments in first.items():
-                recorded[path][mode] = arguments
+            for path, chain in around.items():
+                called = any(mode in seen for seen in seen_in[path])
+                at = next((one for one in (chain if called else chain[:1]) if one in first), None)
+                if at is not None:
+                    found[path, mode] = Given(at, first[at], steered=not meta)
             break
-    return {path: next((at, recorded[at]) for at in chain if recorded[at] or not at) for path, chain in around.items()}
+    return found
 
 
 def _first_arguments(
     model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
 ) -> dict[str, Arguments]:
-    first: dict[str, Arguments] = {}
+    """What the modules at these paths are first called with, where that can be given again."""
+    first: dict[str, Arguments | None] = {}
     look = in_mode(twin(model, meta=meta), mode)
     with random_state_kept():
         arguments = sample.on(torch.device("meta") if meta else home_of(model))
     for path in paths:
 
         def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-            first.setdefault(path, mapped((args, kwargs), lambda tensor: tensor.detach().clone()))
+            if path not in first:
+                again = can_be_given_again((args, kwargs))
+                first[path] = mapped((args, kwargs), lambda tensor: tensor.detach().clone()) if again else None
 
         look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
     with random_state_kept(), torch.no_grad():
@@ -135,7 +191,8 @@ def _first_arguments(
                 look(*arguments.args, **arguments.kwargs)
         else:
             look(*arguments.args, **arguments.kwargs)
-    return first
+    given = {path: one for path, one in first.items() if one is not None}
+    return given | {"": (sample.args, sample.kwargs)}
 
 
 def _parents(path: str) -> list[str]:
@@ -165,8 +222,9 @@ def _alike(value: Tensor) -> bool:
     return value.numel() > 1 and bool((value == value.flatten()[0]).all())
 
 
-def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str, arguments: Arguments) -> None:
-    """Prove it for the owner at `path`, by running the module at `at` around it."""
+def _prove(model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall]) -> None:
+    """Prove it for the owner at `path`, by running the module that is given something around it."""
+    at = given.at
     with random_state_kept():
         plain = solid_twin(model.get_submodule(at), mode)
     edited = in_mode(twin(plain, meta=False), mode)
@@ -179,7 +237,7 @@ def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str
 
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
-    before, after = _run(plain, arguments, watch=True), _run(edited, arguments, watch=True)
+    before, after = _run(plain, given.arguments, watch=True), _run(edited, given.arguments, watch=True)
     owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
     moved = []
     for call in calls:
@@ -197,7 +255,7 @@ def _prove(model: nn.Module, path: str, at: str, calls: list[OwnCall], mode: str
     )  # fmt: skip
     if differs:
         raise NotProved(
-            f"{type(plain).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
+            f"{type(owner).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
             asked="; ".join(str(edit) for edit in moved or [call.edit for call in calls]),
             there=f"calls {', '.join(calls_before)} became {', '.join(calls_after)}",
             try_="leave this call alone, or give it a module of its own in the model's source",
@@ -247,16 +305,3 @@ def _rounded(one: Tensor, two: Tensor) -> bool:
         return _same(one, two)
     spread = 64 * torch.finfo(one.dtype).eps * one.nan_to_num().abs().max()
     return torch.allclose(one, two, rtol=0.0, atol=float(spread), equal_nan=True)
-
-
-def _signature(arguments: Arguments) -> tuple[Any, ...]:
-    """What a proof depends on besides the code: shapes, dtypes, and the other arguments as they print."""
-    parts: list[Any] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        parts.append((tuple(tensor.shape), tensor.dtype))
-        return tensor
-
-    rest = mapped(arguments, note)
-    plain = mapped(rest, lambda tensor: torch.empty(0, device="meta"))
-    return (*parts, repr(plain))

@@ -17,8 +17,9 @@ from surgery.errors import BadValue, CannotEdit
 from surgery.find import home_of
 from surgery.layout import Layout, same_code, widths_in_words
 from surgery.plan import Edit
+from surgery.rng import random_state_kept
 from surgery.sites import Site
-from surgery.twin import HOOKS
+from surgery.twin import HOOKS, twin
 
 
 def new_activation(
@@ -76,6 +77,17 @@ def new_activation(
     return made.requires_grad_(False) if frozen else made
 
 
+def fits(made: nn.Module, site: Site) -> bool:
+    """True if what was made takes the tensor that enters the call, and returns one of its shape."""
+    entering = torch.ones(site.shape, dtype=getattr(torch, site.dtype), device=site.device)
+    try:
+        with torch.no_grad(), random_state_kept():
+            returned = twin(made, meta=False)(entering)
+    except Exception:  # whatever a forward may raise
+        return False
+    return isinstance(returned, torch.Tensor) and returned.shape == entering.shape
+
+
 def _built(
     model: nn.Module, edit: Edit, layout: Layout, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
 ) -> nn.Module:
@@ -94,7 +106,7 @@ def _built(
         made.to(dtype=dtype if dtype.is_floating_point else None)
         asked = {key: value for key, value in edit.params if key in row.starts}
         own = edit.start == "own" or (bool(asked) and not row.apart) or (bool(row.starts) and not row.fits)
-        with suppress(RuntimeError):  # a function that such tensors do not suit: looking again will say so
+        with suppress(RuntimeError, ValueError):  # a function that such tensors do not suit: looking again will say so
             difference = start(made.eval(), old, seen[site].on("cpu"), own=own, asked=asked)
             far |= {run: difference for run in seen if run.key[:-1] == site.key[:-1]}
     return made

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from surgery.activations import row_of
-from surgery.errors import NotProved
+from surgery.errors import NotProved, about
 from surgery.layout import Layout, same_code, widths_in_words
 from surgery.plan import Edit, Plan, left_out_line
 from surgery.sites import NO_CALL, Site, Sites, table
@@ -115,10 +115,14 @@ def check_outcome(plan: Plan, after: Sites) -> None:
         wanted += [(edit.site.owner, edit.make) for edit in plan.edits if edit.site.activation == NO_CALL]
         found = [(site.owner, site.activation) for site in after if mode in site.modes]
         if wanted != found:
-            first = next((k for k, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), len(found))
-            raise NotProved(
-                f"Looking again in {mode} mode found other activation calls than the plan says; everything was undone.",
-                asked=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
-                there=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
-                try_="make the plan on the sites of this model as it is now",
-            )
+            same = min(len(wanted), len(found))
+            first = next((k for k in range(same) if wanted[k] != found[k]), same)
+            owners = {owner for owner, _ in (*wanted[first : first + 1], *found[first : first + 1])}
+            with about(edit.site for edit in plan.edits if edit.site.owner in owners):
+                raise NotProved(
+                    f"Looking again in {mode} mode found other activation calls than the plan says; "
+                    "everything was undone.",
+                    asked=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
+                    there=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
+                    try_="make the plan on the sites of this model as it is now",
+                )  # fmt: skip

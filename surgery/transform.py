@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +11,14 @@ from torch import nn
 
 from surgery.decide import decide
 from surgery.edits import carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
-from surgery.errors import CannotEdit, NotEdited
+from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
 from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, dtype_of, find_sites, home_of
 from surgery.history import History, Step, history_of
 from surgery.observe import seen_at
-from surgery.plan import Plan, Rules, as_rules, make_plan
-from surgery.proof import prove_effect, prove_rewrites
-from surgery.replacement import new_activation
+from surgery.plan import Edit, Plan, Rules, as_rules, make_plan, without
+from surgery.proof import Proved, prove_effect, prove_rewrites
+from surgery.replacement import fits, new_activation
 from surgery.report import Report, check_outcome
 from surgery.rules import Rule
 from surgery.sites import Site
@@ -35,11 +34,14 @@ def _plain_torch() -> Iterator[None]:
 
 
 @_plain_torch()
-def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.Module, Report]:
+def transform(
+    model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False
+) -> tuple[nn.Module, Report]:
     """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
 
     `rules` is one rule, several, or a recipe. The copy keeps the class, the methods, the hooks and all weight names.
-    See `find_sites` for `example`, and `transform_` to edit the model itself.
+    See `find_sites` for `example`, and `transform_` to edit the model itself. With `skip_uneditable`, a call that
+    cannot be edited is left alone, and the report says why; see `make_plan`.
 
     Raises:
         SurgeryError: nothing picked, a site that cannot be edited, an edit that could not be proved.
@@ -55,17 +57,17 @@ def transform(model: nn.Module, rules: Rules, example: Any = None) -> tuple[nn.M
             f"{type(model).__name__} cannot be copied.", there=str(error).splitlines()[0],
             try_="surgery.transform_, which edits the model itself",
         ) from error  # fmt: skip
-    return edited, transform_(edited, rules, example)
+    return edited, transform_(edited, rules, example, skip_uneditable=skip_uneditable)
 
 
 @_plain_torch()
-def transform_(model: nn.Module, rules: Rules, example: Any = None) -> Report:
+def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> Report:
     """Edit a model in place by rules, and tell what was done.
 
     As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
     """
     _check_new(model, as_rules(rules))
-    return apply_plan(model, make_plan(find_sites(model, example), rules))
+    return apply_plan(model, make_plan(find_sites(model, example), rules, skip_uneditable=skip_uneditable))
 
 
 @_plain_torch()
@@ -74,7 +76,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
 
     Rewritten calls are proved on twins first; then the edits are written; then the model is looked at again. If
     anything fails on the way, the model is as it was before. `look` lets new functions begin as what they replace; it
-    is of no use where weights are loaded afterwards.
+    is of no use where weights are loaded afterwards. A plan made with `skip_uneditable` loses the edits that are
+    refused, until the rest can be carried out.
 
     Raises:
         CannotEdit: a site cannot be edited without touching something else.
@@ -82,12 +85,24 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """
     check_plain(model)
     _check_new(model, plan.rules)
+    proved: Proved = set()
+    while True:
+        try:
+            return _carried_out(model, plan, proved, look=look)
+        except SurgeryError as refusal:
+            if not plan.skip_uneditable or not {edit.site for edit in plan.edits} & set(refusal.sites):
+                raise
+            plan = without(plan, refusal.sites, str(refusal).partition("\n")[0])
+
+
+def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) -> Report:
+    """Carry out all edits of a plan, or none."""
     if not plan.edits:
         return Report(plan, plan.sites, plan.sites)
     decisions = decide(model, plan)
     sample = plan.sites.example
     before = fingerprint(model, plan.sites)
-    prove_rewrites(model, decisions, sample)
+    prove_rewrites(model, decisions, sample, proved)
     weights = dict(model.named_parameters())
     seen = (
         seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
@@ -95,11 +110,17 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
         else {}
     )
     far: dict[Site, float] = {}
-    changes = carry_out(model, decisions, partial(new_activation, seen=seen, far=far, sites=plan.sites))
+    made: dict[Site, nn.Module] = {}
+
+    def new(model: nn.Module, edit: Edit) -> nn.Module:
+        return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
+
+    changes = carry_out(model, decisions, new)
     try:
-        after = find_sites(model, sample)
+        with about(site for site, module in made.items() if not fits(module, site)):
+            after = find_sites(model, sample)
         check_outcome(plan, after)
-        prove_effect(model, plan.edits, sample)
+        prove_effect(model, plan.edits, sample, proved)
     except BaseException:
         take_back(changes)
         raise

@@ -46,7 +46,7 @@ def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
         for name in HOOKS:
             hooks = module.__dict__.get(name)
             if isinstance(hooks, dict):
-                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if _computes_weights(h))
+                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if computes_weights(h))
         steps = module.__dict__.get(HISTORY)
         if steps is not None and not history:
             memo[id(steps)] = None
@@ -132,5 +132,6 @@ def _cloned(value: Tensor) -> Tensor:
     return nn.Parameter(clone, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else clone
 
 
-def _computes_weights(hook: object) -> bool:
+def computes_weights(hook: object) -> bool:
+    """True for torch's hooks that make a weight out of others (a mask, a norm), without which a module does not run."""
     return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)

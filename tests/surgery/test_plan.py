@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 import surgery
 from surgery.plan import as_rules
@@ -230,3 +235,40 @@ def test_a_plan_fits_another_object_of_the_same_model() -> None:
     for _ in range(2):
         report = surgery.apply_plan(models.ResidualNet(), plan)
         assert len(report.after) == 3
+
+
+# What cannot be edited is left alone
+
+
+class HalfLocked(nn.Module):
+    """Three ReLUs, the second inside a lambda: no call of its method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.fc(x))
+        x = (lambda y: functional.relu(y - 1.0))(x)
+        return functional.relu(self.fc(x))
+
+
+def test_a_locked_call_is_left_alone_by_a_plan_that_skips() -> None:
+    sites = surgery.find_sites(HalfLocked(), torch.rand(2, 4))
+    plan = surgery.make_plan(sites, surgery.swap("silu", expect=3), skip_uneditable=True)
+    assert [edit.site for edit in plan.edits] == [sites[0], sites[2]]
+    assert plan.kept == ((sites[1], f"cannot be edited: {sites[1]}: {sites[1].locked}"),)
+    assert f"left alone: 1 cannot be edited: {sites[1]}" in str(plan)
+    assert len(surgery.make_plan(sites, surgery.swap("silu")).edits) == 3
+
+
+def test_a_rule_of_which_nothing_can_be_edited_picks_nothing() -> None:
+    sites = surgery.find_sites(HalfLocked(), torch.rand(2, 4))
+    rule = surgery.swap("silu", site=str(sites[1]))
+    assert_raises(
+        surgery.NothingPicked,
+        functools.partial(surgery.make_plan, sites, rule, skip_uneditable=True),
+        "Nothing that rule 1 picks can be edited", str(sites[1].locked),
+    )  # fmt: skip
+    plan = surgery.make_plan(sites, dataclasses.replace(rule, optional=True), skip_uneditable=True)
+    assert plan.edits == () and len(plan.kept) == 3

@@ -759,3 +759,114 @@ def test_a_rule_that_changed_nothing_may_come_again() -> None:
     surgery.transform_(model, [surgery.swap("gelu", position=1, activation="relu"), later], picture())
     surgery.transform_(model, later, picture())
     assert isinstance(model.body[0].act1, nn.ELU)
+
+
+# What cannot be edited is left alone
+
+
+class Counting(nn.Module):
+    """Goes another way once it has a child named `relu_1`: its second call cannot stand alone, its first one can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(4, 4, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv(x)) + 0.5
+        return self.relu(x * 2.0 if hasattr(self, "relu_1") else x)
+
+
+class Unwatched(nn.Module):
+    """Calls its activation only where somebody has hooks on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x) if self.relu._forward_pre_hooks else x.clamp(min=0.0)
+
+
+class Computed(nn.Module):
+    """A PReLU whose weight is computed from another: replacing it would lose that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.PReLU(4)
+        nn.utils.parametrize.register_parametrization(self.act, "weight", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+class Difficult(nn.Module):
+    """One block of each kind that refuses, and an activation on rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.counting, self.unwatched, self.computed = (
+            nn.Conv2d(3, 4, 1),
+            Counting(),
+            Unwatched(),
+            Computed(),
+        )
+        self.fc, self.act = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.computed(self.unwatched(self.counting(self.stem(x))))
+        return self.act(self.fc(x.mean((2, 3))))
+
+
+def test_what_cannot_be_edited_is_left_alone_and_reported() -> None:
+    model = Difficult()
+    with assert_untouched(model):
+        assert_raises(surgery.SurgeryError, lambda: surgery.transform(model, surgery.swap("silu"), picture()))
+        edited, report = surgery.transform(model, surgery.swap("silu"), picture(), skip_uneditable=True)
+    assert [str(edit.site) for edit in report.plan.edits] == ["counting.relu 1/2", "act"]
+    assert [site.activation for site in report.after] == ["silu", "relu", "relu", "prelu", "silu"]
+    reasons = {str(site): reason for site, reason in report.plan.kept}
+    assert list(reasons) == ["counting.relu 2/2", "unwatched.relu", "computed.act"]
+    assert all(reason.startswith("cannot be edited: ") for reason in reasons.values())
+    assert "other results in eval mode" in reasons["counting.relu 2/2"]
+    assert "when nobody watches it" in reasons["unwatched.relu"]
+    assert "computed.act carries a parametrization" in reasons["computed.act"]
+    for reason in reasons.values():
+        assert f"kept: 1 {reason}" in str(report)
+    assert_same_function(surgery.undo(edited), model, picture())
+
+
+def test_a_function_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surgery.activations.catalogue, "_BY_NAME", dict(surgery.activations.catalogue._BY_NAME))
+    surgery.activations.register("pictures", lambda: nn.InstanceNorm2d(4))
+    report = surgery.transform_(Difficult(), surgery.swap("pictures"), picture(), skip_uneditable=True)
+    assert [str(edit.site) for edit in report.plan.edits] == ["counting.relu 1/2"]
+
+
+def test_a_share_is_counted_on_all_sites_whatever_can_be_edited() -> None:
+    model = nn.Sequential(*(models.blocks.BasicBlock(4, 4) for _ in range(4)))
+    model[3].forward = model[3].forward  # a method of its own: not rewritten
+    example = torch.rand(2, 4, 8, 8)
+    report = surgery.transform_(model, surgery.erase_relu(share=0.5, order="back"), example, skip_uneditable=True)
+    assert [edit.site.owner for edit in report.plan.edits] == ["2"]
+
+
+def test_a_rule_whose_sites_all_refuse_picks_nothing() -> None:
+    model = Difficult()
+    rules = [surgery.swap("silu", site="act"), surgery.swap("silu", site="computed.act")]
+    with assert_untouched(model):
+        assert_raises(
+            surgery.NothingPicked,
+            lambda: surgery.transform_(model, rules, picture(), skip_uneditable=True),
+            "Nothing that rule 2 picks can be edited", "computed.act carries a parametrization",
+        )  # fmt: skip
+    rules[1] = surgery.swap("silu", site="computed.act", optional=True)
+    report = surgery.transform_(model, rules, picture(), skip_uneditable=True)
+    assert [str(edit.site) for edit in report.plan.edits] == ["act"]
+
+
+def test_a_model_of_which_parts_were_left_alone_is_saved_and_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Difficult()
+    edited, _ = surgery.transform(model, surgery.swap("silu"), picture(), skip_uneditable=True)
+    surgery.save(edited, tmp_path)
+    assert_same_function(surgery.load(tmp_path, Difficult()), edited, picture())
