@@ -26,6 +26,7 @@ from surgery.errors import BadFile, nearest
 
 CATALOGUES = ("timm", "torchvision", "cifar")
 MOST_TEXT = 4000  # characters of one text
+MOST_IN_A_FILE = 2**20  # characters of a recipe
 VERSIONED = ("torch", "torchvision", "timm")
 
 _KEYS = ("format", "about", "source", "models", "rule", "pruning", "finetune", "result")
@@ -45,6 +46,8 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
         BadFile: everything wrong with it: the table, the key, what was found, what is allowed.
     """
     if isinstance(given, str):
+        if len(given) > MOST_IN_A_FILE:
+            raise BadFile(f"{name} is too long.", there=f"{len(given)} characters", try_=f"at most {MOST_IN_A_FILE}")
         try:
             given = tomllib.loads(given)
         except (ValueError, RecursionError) as error:

@@ -25,12 +25,12 @@ class Pruning:
 
     criterion: str = option("global_magnitude", "what is cut first: a pruner of the package pruning", choices=CRITERIA)
     share: float = option(0.2, "share of the living weights that a round cuts", least=0, most=1)
-    rounds: int = option(5, "how many rounds", least=0)
+    rounds: int = option(5, "how many rounds", least=0, most=1000)
     rewind: str = option(
         "init", "after a cut go back to the weights before any training, or not", choices=("init", "none")
     )
     epochs: int | None = option(
-        None, "epochs of each training in the rounds (those of fine-tuning if unset)", kind=int, least=0
+        None, "epochs of each training in the rounds (those of fine-tuning if unset)", kind=int, least=0, most=100_000
     )
     ap_share: float = option(0.0, "part of the share, also of the living weights, that AP cuts", least=0, most=1)
     among: str = option("negative", "which weights AP cuts", choices=("negative", "positive", "any"))
@@ -47,8 +47,8 @@ class Pruning:
 class Finetune:
     """How a network is trained; names and meanings are those of timm's train.py where it has them."""
 
-    epochs: int = option(10, "passes over the training images", least=0)
-    batch_size: int = option(128, "images a step and process", least=1)
+    epochs: int = option(10, "passes over the training images", least=0, most=100_000)
+    batch_size: int = option(128, "images a step and process", least=1, most=2**20)
     opt: str = option("sgd", "optimiser", choices=OPTIMIZERS)
     lr: float = option(0.02, "highest learning rate", least=0)
     momentum: float = option(0.9, "momentum of the optimiser", least=0, most=1)
@@ -58,7 +58,7 @@ class Finetune:
     )
     clip_grad: float | None = option(None, "largest norm of the gradient", kind=float, least=0)
     sched: str = option("cosine", "schedule of the learning rate", choices=("cosine", "tanh", "poly", "step", "none"))
-    warmup_epochs: int = option(0, "epochs of linear rise at the start", least=0)
+    warmup_epochs: int = option(0, "epochs of linear rise at the start", least=0, most=100_000)
     warmup_lr: float = option(1e-5, "learning rate at the start of the rise", least=0)
     min_lr: float = option(0.0, "learning rate at the end", least=0)
     decay_epochs: float = option(30.0, "epochs between drops of the schedule `step`", least=0)
@@ -66,16 +66,16 @@ class Finetune:
     smoothing: float = option(0.0, "label smoothing", least=0, most=1)
     mixup: float = option(0.0, "alpha of mixup; 0 is off", least=0)
     cutmix: float = option(0.0, "alpha of cutmix; 0 is off", least=0)
-    crop: int = option(4, "pixels that small images are shifted by at most; 0 is off", least=0)
+    crop: int = option(4, "pixels that small images are shifted by at most; 0 is off", least=0, most=256)
     hflip: float = option(0.5, "share of the images that is mirrored", least=0, most=1)
-    cutout: int = option(0, "side of the square that is cut out of small images; 0 is off", least=0)
+    cutout: int = option(0, "side of the square that is cut out of small images; 0 is off", least=0, most=256)
     aa: str = option("none", "timm's augmentation policy for large images", choices=POLICIES)
     reprob: float = option(0.0, "share of large images with a random patch erased", least=0, most=1)
     amp: bool = option(False, "mixed precision")
     amp_dtype: str = option("bfloat16", "its lower precision", choices=("bfloat16", "float16"))
     channels_last: bool = option(False, "memory layout NHWC")
     torchcompile: bool = option(False, "compile the model")
-    grad_accum_steps: int = option(1, "batches whose gradients make one step", least=1)
+    grad_accum_steps: int = option(1, "batches whose gradients make one step", least=1, most=2**20)
     model_ema: bool = option(False, "train an average of the weights; it is the result")
     model_ema_decay: float = option(0.9998, "what the average keeps at each step", least=0, most=1)
     model_ema_warmup: bool = option(False, "let the average begin faster")
@@ -84,8 +84,10 @@ class Finetune:
     kd_temperature: float = option(4.0, "temperature of its logits", least=0.01)
     task_loss_weight: float = option(1.0, "weight of the loss of the labels beside a teacher", least=0)
     distill_loss_weight: float = option(1.0, "weight of the loss of the teacher", least=0)
-    fit_affine: int = option(0, "batches to fit affine stand-ins on, right after surgery", least=0)
-    recalibrate: int = option(0, "batches to estimate batch norms on, after surgery and after every cut", least=0)
+    fit_affine: int = option(0, "batches to fit affine stand-ins on, right after surgery", least=0, most=2**20)
+    recalibrate: int = option(
+        0, "batches to estimate batch norms on, after surgery and after every cut", least=0, most=2**20
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from surgery.errors import BadFile, CannotLook
 
 BATCH = 2  # batch norm in training needs more than one
 IMAGE_CHANNELS = 4  # the most an image usually has
+MOST_NUMBERS = 2**26  # of all tensors that a file describes: they may have to be made
 KEPT_VALUES = 1024  # the most numbers of a tensor whose values are written to a file, since they may decide something
 
 
@@ -58,10 +60,13 @@ class Example:
             BadFile: it describes none.
         """
         try:
+            _check_size(plain)
             kwargs = {key: _unplain(one) for key, one in plain.get("kwargs", {}).items()}
             return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise BadFile("The file describes no example that can be made.", there=str(plain)[:200]) from error
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+            raise BadFile(
+                "The file describes no example that can be made.", there=str(error) or type(error).__name__
+            ) from error
 
     def __str__(self) -> str:
         shapes = Example(*mapped((self.args, self.kwargs), lambda tensor: tensor.detach().to("meta"))).to_data()
@@ -131,17 +136,33 @@ def _moved(value: Tensor, device: torch.device, draw: bool) -> Tensor:
     return value.detach().clone().to(device)  # a forward may write into its input
 
 
-def unwritten(shapes: dict[str, Any]) -> list[str]:
-    """The kinds of values in an example, given as its `shapes`, that no file can hold."""
-    todo, kinds = [*shapes["args"], *shapes.get("kwargs", {}).values()], []
+def unwritten(plain: dict[str, Any]) -> list[str]:
+    """The kinds of values in an example, given as plain data, that no file can hold."""
+    return [one["other"] for one in _inside(plain) if "other" in one]
+
+
+def _check_size(plain: dict[str, Any]) -> None:
+    """Refuse what could not be made, before anything is.
+
+    Raises:
+        BadFile: the tensors have more numbers than `MOST_NUMBERS`.
+    """
+    count = sum(math.prod(one["shape"]) for one in _inside(plain) if "shape" in one)
+    if count > MOST_NUMBERS:
+        raise BadFile("The file describes an example that is too large.", there=f"{count} numbers",
+                      try_=f"at most {MOST_NUMBERS}")  # fmt: skip
+
+
+def _inside(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The tables that describe the tensors, tuples and dicts of an example."""
+    todo: list[Any] = [*plain["args"], *plain.get("kwargs", {}).values()]
     while todo:
-        plain = todo.pop(0)
-        if isinstance(plain, list):
-            todo += plain
-        elif isinstance(plain, dict):
-            todo += [*plain.get("tuple", ()), *plain.get("dict", {}).values()]
-            kinds += [plain["other"]] if "other" in plain else []
-    return kinds
+        one = todo.pop(0)
+        if isinstance(one, list):
+            todo += one
+        elif isinstance(one, dict):
+            yield one
+            todo += [*one.get("tuple", ()), *one.get("dict", {}).values()]
 
 
 def _plain(value: Any) -> Any:

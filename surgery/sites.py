@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, overload
+
+import regex
 
 from surgery.errors import BadValue, UnknownName, nearest
 
 Pattern = str | int | bool | tuple[str | None, ...] | list[str] | None
 
 NO_CALL = "none"  # what stands for the activation where none is called
+
+LONGEST_PATTERN = 1000  # characters
+PATIENCE = 0.1  # seconds for one pattern on one text: some patterns would take years
 
 _PATTERNS = ("site", "owner", "module", "block")
 
@@ -115,7 +119,7 @@ def matches(pattern: Pattern, value: object) -> bool:
     matched. None is what is not there: `block=None` means outside any block.
 
     Raises:
-        BadValue: a text after "re:" that is no regular expression.
+        BadValue: a text after "re:" that is no regular expression, or takes too long.
     """
     if isinstance(pattern, tuple | list):
         return any(matches(one, value) for one in pattern)
@@ -123,16 +127,24 @@ def matches(pattern: Pattern, value: object) -> bool:
         return any(matches(pattern, one) for one in value)
     if isinstance(pattern, str) and isinstance(value, str):
         if pattern.startswith("re:"):
-            return _expression(pattern).fullmatch(value) is not None
+            return _fits(pattern, value)
         return pattern == value or fnmatchcase(value, pattern)
     return pattern == value
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
+def _fits(pattern: str, value: str) -> bool:
+    simpler = "a simpler one, or a pattern with * and ?"
+    if len(pattern) > LONGEST_PATTERN:
+        raise BadValue("This regular expression is too long.", there=f"{len(pattern)} characters", try_=simpler)
     try:
-        return re.compile(pattern.removeprefix("re:"))
-    except re.error as error:
+        return regex.fullmatch(pattern.removeprefix("re:"), value, timeout=PATIENCE) is not None
+    except (regex.error, RecursionError, OverflowError) as error:
         raise BadValue("This is no regular expression.", asked=repr(pattern), there=str(error)) from error
+    except TimeoutError as error:
+        raise BadValue(
+            "This regular expression takes too long.", asked=repr(pattern), there=f"{PATIENCE} seconds on {value!r}",
+            try_=simpler,
+        ) from error  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,8 @@ from surgery.sites import Site, Sites
 Replay = Callable[[nn.Module, dict[str, Any]], None]
 _replays: dict[str, Replay] = {}
 
+MOST_STEPS = 256  # each is a look at the whole model
+
 # What a file must hold; the last one is the key of a site.
 _STEP = {"kind": str, "fingerprint": str | None, "data": dict}
 _DATA = {"example": dict, "rules": list, "asked": list, "edits": list}
@@ -46,15 +48,19 @@ def replay_of(kind: str, package: str) -> Replay:
 
 
 def check_steps(steps: list[Any]) -> None:
-    """See that steps read from a file have the parts that steps have.
+    """See that steps read from a file have the parts that steps have, and are no more than anybody makes.
 
     Raises:
         BadFile: naming the first part that is missing or is of another kind.
     """
+    if len(steps) > MOST_STEPS:
+        raise BadFile("The file has too many steps.", there=f"{len(steps)} steps", try_=f"at most {MOST_STEPS}")
     for number, step in enumerate(steps, 1):
         _check(step, _STEP, f"step {number}")
         if step["kind"] == "surgery":
             _check(step["data"], _DATA, f"step {number}")
+            if not step["data"]["edits"]:
+                raise BadFile(f"Step {number} edits nothing.")
             for edit in step["data"]["edits"]:
                 _check(edit, _EDIT, f"an edit of step {number}")
                 _check(dict(enumerate(edit["site"])), dict(enumerate(_KEY)), f"a site of step {number}")
@@ -62,10 +68,16 @@ def check_steps(steps: list[Any]) -> None:
 
 def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
     if not isinstance(value, dict):
-        raise BadFile(f"The file has {value!r} for {what}.")
+        raise BadFile(f"The file has {_short(value)} for {what}.")
     for name, kind in parts.items():
         if not isinstance(value.get(name, ...), kind):
-            raise BadFile(f"In {what}, {name!r} is missing or of another kind.", there=repr(value.get(name, "nothing")))
+            there = _short(value.get(name, "nothing"))
+            raise BadFile(f"In {what}, {name!r} is missing or of another kind.", there=there)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:

@@ -68,6 +68,7 @@ def test_requirements_are_the_agreed_ones(wheel: zipfile.ZipFile) -> None:
         "timm>=1.0.23",
         "torch-pruning",
         "numpy",
+        "regex",
         "safetensors",
         "pillow",
         "tqdm",

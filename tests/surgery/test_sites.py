@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from surgery.errors import BadValue, SurgeryError, UnknownName
 from surgery.sites import Site, Sites, matches, table
+from tests.asserts import assert_raises
 
 RELU = Site(
     owner="layer1.0",
@@ -252,3 +253,15 @@ def test_none_asks_for_what_has_no_such_fact(sites: Sites) -> None:
     blocks = {site.block for site in sites if site.block is not None}
     assert sites.where(block=(None, *blocks)).items == sites.items
     assert sites.where(block=None).where(block=None).items == outside
+
+
+def test_a_pattern_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "re:(a?){12}(a|aa){9}b"  # harmless: some milliseconds on this text
+    assert not matches(slow, "a" * 18)
+    monkeypatch.setattr("surgery.sites.PATIENCE", 1e-9)
+    assert_raises(BadValue, lambda: matches(slow, "a" * 18), "takes too long", "aaaa", "simpler")
+
+
+def test_a_pattern_that_is_too_long_is_refused() -> None:
+    assert matches("re:" + "a" * 997, "a" * 997)
+    assert_raises(BadValue, lambda: matches("re:" + "a" * 998, "a"), "too long", "1001 characters")

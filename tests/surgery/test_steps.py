@@ -114,3 +114,21 @@ def test_a_plan_as_data_says_what_took_effect_was_asked_for() -> None:
     data = plan_to_data(surgery.make_plan(surgery.find_sites(ResidualNet(), ResidualNet.example), rules))
     assert data["rules"] == [str(rule) for rule in rules]
     assert data["asked"] == [str(surgery.erase_relu())]
+
+
+def test_more_steps_than_anybody_makes_are_refused() -> None:
+    step = {"kind": "other", "fingerprint": None, "data": {}}
+    check_steps([step] * 256)
+    assert_raises(BadFile, lambda: check_steps([step] * 257), "257 steps", "at most 256")
+
+
+def test_a_step_that_edits_nothing_is_refused() -> None:
+    data: dict[str, Any] = {"example": {"args": []}, "rules": [], "asked": [], "edits": []}
+    assert_raises(
+        BadFile, lambda: check_steps([{"kind": "surgery", "fingerprint": None, "data": data}]), "edits nothing"
+    )
+
+
+def test_what_is_wrong_in_a_file_is_shown_in_short() -> None:
+    error = assert_raises(BadFile, lambda: check_steps([{"kind": ["x" * 10**5]}]))
+    assert len(str(error)) < 400
