@@ -16,16 +16,17 @@ from surgery.errors import CannotEdit, about
 from surgery.groups import is_activation
 from surgery.history import History, histories_of
 from surgery.plan import Edit
-from surgery.rewrite import Splice, base_of, rewritten, splices_of
+from surgery.rewrite import base_of, rewritten, splices_of
 from surgery.twin import HISTORY, HOOKS, shallow
 
 _CHANGING = ("pwlu", "frelu")  # functions that change while they learn
+_MODES = ("train", "eval")
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """One write, with what stood there before: a child, the class, an attribute or the graph of `module`.
+    """One write, with what stood there before: a child, the class, an attribute or a graph of `module`.
 
     `put` is the child that was put in.
     """
@@ -69,7 +70,7 @@ def take_back(changes: Iterable[Change]) -> None:
         elif change.what == "class":
             module.__class__ = rewritten(*before)
         elif change.what == "graph":
-            module.graph = before
+            _put_graph(module, name, before)
         else:
             setattr(module, name, before)
 
@@ -78,8 +79,15 @@ def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
     """See that what changes put in, oldest first, is still there, so that taking them back loses nothing.
 
     Raises:
-        CannotEdit: somebody else put something there since.
+        CannotEdit: somebody else put something there since, or this is a copy that kept other modules than these.
     """
+    changes, here = list(changes), {id(module) for module in model.modules()}
+    rebuilt = any(_graphs_of(module, _MODES) != ["graph"] for module in model.modules())
+    if rebuilt and any(id(change.module) not in here for change in changes):
+        raise CannotEdit(
+            "A copy of a graph with one part for each mode is built anew, and cannot be taken back to what it was.",
+            there=type(model).__name__, try_="the model it was copied from, or a fresh one",
+        )  # fmt: skip
     last = {(id(change.module), change.name): change for change in changes if change.what == "child"}
     paths = {id(module): path for path, module in model.named_modules()}
     for change in last.values():
@@ -108,10 +116,11 @@ def keep_history(model: nn.Module, history: History | None) -> None:
     else:
         model.__dict__[HISTORY] = history
     if isinstance(model, fx.GraphModule):  # copying one keeps, of its plain attributes, what `meta` names
-        kept = dict(model.meta.pop(_KEPT_BY_GRAPHS, {}))
+        meta = model.__dict__.setdefault("meta", {})
+        kept = dict(meta.pop(_KEPT_BY_GRAPHS, {}))
         kept.pop(HISTORY, None)
         if kept := kept | ({HISTORY: history} if history is not None else {}):
-            model.meta[_KEPT_BY_GRAPHS] = kept
+            meta[_KEPT_BY_GRAPHS] = kept
 
 
 def keep_progress(model: nn.Module, progress: float, step: int) -> None:
@@ -205,7 +214,7 @@ def _give_own_call(
         seen.add(id(owner))
         _put_child(changes, owner, decision.splice.child, made)
         if isinstance(owner, fx.GraphModule):
-            _edit_graph(changes, owner, decision.splice)
+            _edit_graphs(changes, owner, decision)
         else:
             kind = rewritten(base_of(type(owner)), (*splices_of(type(owner)), decision.splice))
             # Not the class itself: one of ours cannot be pickled, what it is made of can.
@@ -233,16 +242,34 @@ def _same_slot(one: Change, other: Change) -> bool:
     return other.what == "child" and one.module is other.module and one.name == other.name
 
 
-def _edit_graph(changes: list[Change], owner: fx.GraphModule, splice: Splice) -> None:
-    """Let the node named like the call's result call the new child."""
-    graph = copy.deepcopy(owner.graph)
-    node = next(node for node in graph.nodes if node.name == splice.callee)
-    with graph.inserting_after(node):
-        call = graph.call_module(splice.child, (node.args[0],))
-    node.replace_all_uses_with(call)
-    graph.erase_node(node)
-    changes.append(Change("graph", owner, "", owner.graph))
-    owner.graph = graph
+def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall) -> None:
+    """Let the node named like the call's result call the new child, in every graph that runs in a mode of the call."""
+    for name in _graphs_of(owner, decision.edit.site.modes):
+        before = getattr(owner, name)
+        graph = copy.deepcopy(before)
+        node = next((node for node in graph.nodes if node.name == decision.splice.callee), None)
+        if node is None:
+            raise CannotEdit(f"{decision.edit.site} has no node {decision.splice.callee} in the {name}.")
+        with graph.inserting_after(node):
+            call = graph.call_module(decision.splice.child, (node.args[0],))
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+        changes.append(Change("graph", owner, name, before))
+        _put_graph(owner, name, graph)
+
+
+def _graphs_of(owner: nn.Module, modes: Iterable[str]) -> list[str]:
+    """The attributes that hold the graphs for these modes: torchvision's feature extractors have one for each."""
+    own = [f"{mode}_graph" for mode in modes]
+    return own if all(isinstance(owner.__dict__.get(name), fx.Graph) for name in own) else ["graph"]
+
+
+def _put_graph(owner: Any, name: str, graph: fx.Graph) -> None:
+    """Exchange one of the graphs, and run it from now on if it is the one for the present mode."""
+    if name == "graph" or name == ("train_graph" if owner.training else "eval_graph"):
+        owner.graph = graph
+    if name != "graph":
+        setattr(owner, name, graph)
 
 
 def _no_fast_path(changes: list[Change], model: nn.Module, module: nn.Module) -> None:

@@ -52,6 +52,7 @@ def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
             memo[id(steps)] = None
         alive.append(module)
     try:
+        _copy_whole(model, memo)
         return _another(copy.deepcopy(model, memo), model)
     except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
         raise CannotLook(
@@ -65,18 +66,32 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy, also of weights that hooks compute (pruning, weight norm), which copy.deepcopy refuses."""
     computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    _copy_whole(model, memo)
     return _another(copy.deepcopy(model, memo), model)
+
+
+def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy into `memo` what copies itself in part: a graph for each mode keeps only the children its nodes call."""
+    for module in model.modules():
+        if isinstance(module, fx.GraphModule) and isinstance(module.__dict__.get("train_graph"), fx.Graph):
+            made: fx.GraphModule = type(module).__new__(type(module))
+            memo[id(module)] = made
+            made.__dict__.update(copy.deepcopy(module.__dict__, memo))
+            made.graph = made.__dict__["_graph"]
 
 
 def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
     """The copy, if it is one: a module may say in `__deepcopy__` that it is its own copy."""
-    own = {id(module) for module in model.modules()}
-    shared = next((path or "the model itself" for path, module in copied.named_modules() if id(module) in own), None)
+    own, theirs = {id(module) for module in model.modules()}, dict(copied.named_modules())
+    shared = next((path or "the model itself" for path, module in theirs.items() if id(module) in own), None)
     if shared is not None:
         raise CannotLook(
             f"{type(model).__name__} cannot be copied: {shared} returns itself as its copy.",
             try_="remove its __deepcopy__",
         )
+    for path, module in model.named_modules():  # a __deepcopy__ may build its object anew, in training mode
+        if path in theirs and theirs[path].training != module.training:
+            theirs[path].train(module.training)
     return copied
 
 

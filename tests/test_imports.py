@@ -41,7 +41,7 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.activations.catalogue": {"build"},
     "surgery.proof": {"solid_twin"},
     "surgery.references": {"reseated"},
-    "surgery.twin": {"shallow"},
+    "surgery.twin": {"_copy_whole", "shallow"},
     "surgery.replacement": {"_kept"},
     "surgery.example": {"mapped"},
 }
