@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from surgery.activations.seen import Seen
@@ -54,7 +56,7 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     def look(heard: Heard, entered: Tensor) -> None:
         site = wanted.get(heard.key)
         if site is not None and heard.key not in found and entered.numel():
-            found[heard.key] = Seen.of(entered, site.channel_axis)
+            found[heard.key] = _seen(entered, site.channel_axis)
 
     for mode in MODES:  # some calls are made in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
@@ -68,6 +70,18 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
         runs.setdefault(key[:-1], []).append(seen)
     pooled = {place: Seen.pooled(parts) for place, parts in runs.items()}
     return {wanted[key]: pooled[key[:-1]] for key in found if pooled[key[:-1]].finite}
+
+
+def _seen(entered: Tensor, axis: int) -> Seen:
+    """What entered a call; under `torch.vmap` the numbers of the whole batch, in tensors such as the call is given."""
+    whole, dims = entered, entered.dim()
+    while torch._C._functorch.is_batchedtensor(whole):
+        batch = torch._C._functorch.maybe_get_bdim(whole)
+        whole = torch._C._functorch.get_unwrapped(whole).movedim(batch, 0)
+    if whole is entered:
+        return Seen.of(entered, axis)
+    rows = whole.flatten() if dims < 2 else whole.movedim(axis % dims - dims, -1).flatten(0, -2)
+    return replace(Seen.of(rows, 1), dims=dims, axis=axis)
 
 
 def behind_norm(model: nn.Module, site: Site) -> Seen | None:

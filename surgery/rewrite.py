@@ -21,6 +21,8 @@ from surgery.source import forget, read
 from surgery.splice import codes_in, splice
 
 _WALKS = ("children", "named_children", "modules", "named_modules", "_modules")
+# Their __init_subclass__ gives the new class what it inherits anyway, and tells nobody else.
+_HARMLESS = (("transformers.modeling_utils", "PreTrainedModel"),)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -139,7 +141,9 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
 def _minds_subclasses(kind: type) -> bool:
     """True if making a subclass runs code of the user's, such as one that enters it into a registry."""
     hooked = (one for one in kind.__mro__ if "__init_subclass__" in vars(one) and one is not object)
-    return type(kind) not in (type, ABCMeta) or any(one.__module__ != "typing" for one in hooked)
+    return type(kind) not in (type, ABCMeta) or any(
+        one.__module__ != "typing" and (one.__module__, one.__name__) not in _HARMLESS for one in hooked
+    )
 
 
 def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], filename: str) -> FunctionType:

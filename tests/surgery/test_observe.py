@@ -241,3 +241,31 @@ def test_half_precision_is_seen_in_full() -> None:
     assert first.mean.dtype is torch.float32
     with torch.no_grad():
         assert_seen(first, model.conv1(x).float(), 1)  # type: ignore[operator]
+
+
+class Mapped(nn.Module):
+    """A method mapped over the batch, or over batch and places."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.fc, self.times = nn.Linear(8, 4), times
+
+    def one(self, x: Tensor) -> Tensor:
+        return torch.relu(self.fc(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped = torch.vmap(self.one) if self.times == 1 else torch.vmap(torch.vmap(self.one), in_dims=1, out_dims=1)
+        return mapped(x)
+
+
+@pytest.mark.parametrize(("times", "shape"), [(1, (2, 5, 8)), (1, (2, 8)), (2, (2, 5, 3, 8))])
+def test_what_enters_under_vmap_is_seen_whole(times: int, shape: tuple[int, ...]) -> None:
+    model, x = Mapped(times), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sites = surgery.find_sites(model, x)
+    (seen,) = seen_at(model, sites, sites.example).values()
+    entered = model.fc(x).detach().flatten(0, -2) if len(shape) - times > 1 else model.fc(x).detach().view(-1, 1)
+    assert torch.allclose(seen.mean, entered.mean(0), atol=1e-6)
+    assert torch.equal(seen.low, entered.amin(0)) and torch.equal(seen.high, entered.amax(0))
+    for name, function in (("leaky_relu", nn.functional.leaky_relu), ("prelu", torch.relu)):
+        edited, _ = surgery.transform(model, surgery.swap(name), x)
+        assert torch.equal(edited(x), function(model.fc(x)))

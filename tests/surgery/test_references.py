@@ -272,3 +272,52 @@ def test_what_is_kept_and_does_more_than_an_activation_is_refused(kept: Any, wor
         assert_raises(
             CannotEdit, lambda: surgery.transform_(model, surgery.erase(role=("nonlinearity", "gate")), ROWS), word
         )
+
+
+class Spelt(Held):
+    """Calls its activation the way `spelling` says."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.spelling, self.acts = spelling, {"leaky": functools.partial(F.leaky_relu, negative_slope=0.25)}
+
+    def hold(self) -> Any:
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.spelling == "getattr":
+            x = getattr(self, "act", nn.ReLU())(x)
+        elif self.spelling == "choice":
+            x = (self.act if self.spelling else self.b)(x)
+        elif self.spelling == "key":
+            x = self.acts["leaky"](x)
+        elif self.spelling == "functions":
+            x = (F.relu if self.spelling else F.gelu)(x)
+        else:
+            x = (act := F.relu)(x) + 0 * act(x)
+        return self.b(x)
+
+
+class FromTable(Held):
+    """Takes its activation from torch's own table of children."""
+
+    def hold(self) -> Any:
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self._modules["act"](self.a(x)))
+
+
+@pytest.mark.parametrize("spelling", ["getattr", "choice", "key", "table"])
+def test_other_spellings_of_what_is_called_are_editable(spelling: str) -> None:
+    model = FromTable() if spelling == "table" else Spelt(spelling)
+    swapped, _ = surgery.transform(model, surgery.swap("silu"), ROWS)
+    assert torch.equal(swapped(ROWS), model.b(F.silu(model.a(ROWS))))
+
+
+@pytest.mark.parametrize(("spelling", "word"), [("functions", "F.relu if"), ("walrus", "define something")])
+def test_a_choice_of_functions_is_refused_by_name(spelling: str, word: str) -> None:
+    model = Spelt(spelling)
+    with assert_untouched(model):
+        assert_raises(CannotEdit, lambda: surgery.transform_(model, surgery.swap("silu"), ROWS), word)

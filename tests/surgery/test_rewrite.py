@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+import surgery
 from surgery.errors import CannotEdit
 from surgery.rewrite import Splice, base_of, check_instance, owns, rewritten, splices_of
 from surgery.source import Call, call_at
@@ -1051,3 +1052,24 @@ def test_real_owners_are_rewritten_bit_for_bit(build: Callable[[], nn.Module]) -
     before = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(model, *inputs)]
     after = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(twin, *inputs)]
     assert before == after
+
+
+def test_a_subclass_hook_that_tells_nobody_is_no_reason_to_refuse() -> None:
+    modeling = pytest.importorskip("transformers.modeling_utils")
+    configuration = pytest.importorskip("transformers.configuration_utils")
+
+    class Pretrained(modeling.PreTrainedModel):  # type: ignore[name-defined, misc]
+        config_class = configuration.PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.fc(x))
+
+    model, x = Pretrained(configuration.PretrainedConfig()), torch.rand(2, 8) - 0.5
+    edited, _ = surgery.transform(model, surgery.swap("silu"), x)
+    assert torch.equal(edited(x), F.silu(model.fc(x)))
+    assert isinstance(edited, Pretrained) and type(edited).config_class is Pretrained.config_class
+    assert type(surgery.undo(edited)) is Pretrained
