@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 import surgery
 from pruning.held import Held, Holding
 from pruning.rewind import digest_of, put_into, tensors_of
+from recipes.before import check_options
 from recipes.checkpoint import Checkpoint, Moment, Parts, check_together, gathered, processes
 from recipes.data import Feed
 from recipes.settings import Finetune
@@ -243,10 +244,7 @@ def _check(feed: Feed, options: Finetune, teacher: nn.Module | None) -> None:
         raise BadValue("There is nothing to train on.", there=f"{feed.steps} batches", try_="a smaller batch_size")
     if options.distill and teacher is None:
         raise BadValue("There is no teacher to learn from.", asked="distill", try_="teacher=, the unchanged network")
-    if mixes(options) and options.batch_size % 2:
-        raise BadValue("Images are mixed in pairs.", asked=f"batch_size={options.batch_size}", try_="an even number")
-    if options.sched == "step" and options.decay_epochs == 0:
-        raise BadValue("The learning rate drops after some time.", asked="decay_epochs=0", try_="more than 0")
+    check_options(options)
 
 
 def _start(

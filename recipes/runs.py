@@ -17,6 +17,7 @@ from torch import nn
 from pruning.masks import Masks
 from pruning.prunable import prunable
 from recipes import models
+from recipes.before import check_before
 from recipes.data import Data, open_data
 from recipes.folder import MASKS, begin, claim, finish, finished, masks_in, release
 from recipes.journal import Journal
@@ -98,6 +99,7 @@ def run(
     network, kwargs = _built(model, pretrained, source, img_size, tell)
     network.to(place.device)
     masks = None if saved is None else masks_in(saved)
+    check_before(recipe, recipe.rules_for(name), network, source, place.world)
     before = _measured(network, source, place, masks)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
     if masks is None and (saved is not None or isinstance(pretrained, str | Path)):

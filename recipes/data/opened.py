@@ -40,6 +40,13 @@ class Data:
         """Pixels of a side, as a model is fed."""
         return self.preprocessing.size
 
+    @property
+    def counts(self) -> tuple[int | None, int | None]:
+        """How many images there are to train and to test on; None where they come as a stream."""
+        parts = (getattr(self.source, part, None) for part in ("train", "test"))
+        train, test = (None if part is None else len(part) for part in parts)
+        return train, test
+
     def training(
         self,
         options: Finetune,

@@ -237,7 +237,7 @@ def test_a_result_with_another_preprocessing_is_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path) -> None:
-    """EfficientNet-Lite0 on a picture of each class of ImageNet; with the usual colours it is 8 points worse."""
+    """EfficientNet-Lite0 on a picture of each class of ImageNet; with the usual colours it is ten points worse."""
     from recipes.data.files import PictureFile
     from recipes.data.loader import Files
     from recipes.data.opened import Data, Decoding
@@ -258,5 +258,5 @@ def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path
         pictures = Files(files, classes)
         data = Data("imagenet", classes, one, Decoding(pictures, pictures, one, 0))
         right[name] = accuracy(model, data.testing(50))
-    assert right["own"] == pytest.approx(0.874, abs=0.003)
-    assert 0.06 < right["own"] - right["usual"] < 0.10
+    assert right["own"] == pytest.approx(0.873, abs=0.004)
+    assert 0.08 < right["own"] - right["usual"] < 0.13

@@ -19,9 +19,13 @@ from safetensors.torch import load_file
 import pruning
 import recipes
 import surgery
+from recipes.before import check_before
+from recipes.data import Data, Pictures, Preprocessing
+from recipes.data.feed import Look
+from recipes.data.opened import InMemory
 from recipes.outcome import Outcome
 from recipes.recipe import Finetune, Pruning, Recipe
-from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, UnknownName, WrongModel
+from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, WrongModel
 from tests.asserts import assert_raises
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
@@ -110,6 +114,43 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
     assert_raises(BadFile, lambda: small_run(FADE, tmp_path / "other", resume=True), "not empty")
+
+
+@pytest.mark.parametrize(
+    "change, options, says",
+    [
+        ({"batch_size": 1}, {}, ("one image at a time", "more than 1 value", "--batch-size")),
+        ({}, {"train_num_samples": 1}, ("one image at a time", "more than 1 value")),
+        ({"mixup": 0.2}, {"train_num_samples": 5}, ("pairs", "batches of 5")),
+        ({"sched": "step", "decay_epochs": 0.0}, {}, ("decay_epochs=0",)),
+    ],
+)
+def test_what_can_be_known_is_refused_before_the_first_image(
+    change: dict[str, Any], options: dict[str, Any], says: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Data, "testing", None)  # nothing is read
+    recipe = replace(FADE, finetune=replace(SHORT, **change))
+    assert_raises(BadValue, lambda: small_run(recipe, tmp_path / "out", **options), *says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rules_are_planned_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Data, "testing", None)
+    recipe = replace(FADE, rules=(surgery.swap("prelu", block="nowhere"),))
+    assert_raises(SurgeryError, lambda: small_run(recipe, tmp_path / "out"), "nowhere")
+
+
+def test_one_class_and_no_images_are_refused() -> None:
+    pictures = Pictures(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    network = torch.nn.Linear(1, 1)
+    for classes, train, test, says in (
+        (("ant",), 4, 4, "nothing to tell apart"), (("ant", "bee"), 0, 4, "no images to train on"),
+        (("ant", "bee"), 4, 0, "no images to test on"),
+    ):  # fmt: skip
+        source = InMemory(pictures.first(train), pictures.first(test), Look(8))
+        data = Data("mine", classes, Preprocessing(size=8), source)
+        assert_raises(BadValue, lambda data=data: check_before(FADE, (), network, data, 1), says)  # type: ignore[misc]
 
 
 def test_pruning_alone_is_kept_and_reloads(tmp_path: Path) -> None:
