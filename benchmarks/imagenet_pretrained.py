@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 import surgery
@@ -29,6 +30,7 @@ from recipes.models import build
 from surgery import Site
 
 NAME = "tf_efficientnet_lite0"
+SHORT = 256  # pixels of the short side: 224 over timm's crop fraction of 0.875
 KNOWN = 438  # of the 500 pictures of even rank; anything else is a fault of the model or of the data path
 SAME = 1e-6  # of the largest score: what rounding leaves of an exact exchange
 COUNTS = (1, 2, 4)
@@ -88,14 +90,23 @@ def scores(model: nn.Module, pictures: Pictures) -> Tensor:
 
 def halves(model: nn.Module, limit: int | None) -> tuple[Pictures, Pictures]:
     """The pictures of odd and of even rank, as the model takes them; a class is the rank of a file's name."""
-    transform = create_transform(**resolve_data_config(model=model))
+    config = resolve_data_config(model=model)
+    side, mean, deviation = config["input_size"][-1], *(torch.tensor(config[key]) for key in ("mean", "std"))
     with tarfile.open(shared_folder() / "data" / "imagenet1k" / "val.tar") as tar:
         members = sorted((one for one in tar.getmembers() if one.isfile()), key=lambda one: one.name)[:limit]
-        images = torch.stack([transform(Image.open(tar.extractfile(one)).convert("RGB")) for one in members])  # type: ignore[arg-type]
-    images = images.contiguous(memory_format=torch.channels_last)
+        pictures = [central(Image.open(tar.extractfile(one)).convert("RGB"), side) for one in members]  # type: ignore[arg-type]
+    pixels = torch.stack([torch.from_numpy(numpy.array(one)) for one in pictures]) / 255
+    images = ((pixels - mean) / deviation).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(len(members))
     odd, even = (Pictures(images[start::2], labels[start::2]) for start in (1, 0))
     return odd, even
+
+
+def central(picture: Image.Image, side: int) -> Image.Image:
+    """The central square of a picture that has the size it is cropped from, its corner rounded down."""
+    assert min(picture.size) == SHORT, f"the short side is {min(picture.size)} pixels"
+    left, top = ((length - side) // 2 for length in picture.size)
+    return picture.crop((left, top, left + side, top + side))
 
 
 def mirrored(pictures: Pictures, seed: int) -> list[Tensor]:
@@ -196,7 +207,8 @@ def write(rows: list[Row], ranked: list[tuple[Site, float]], options: argparse.N
             f"network, paired by picture; sites chosen, lines fitted and norms recalibrated on the {pictures} of odd "
             "rank. The pictures are probably training pictures of the network: accuracies, and differences to the "
             "untouched network, are flattering. Every exchanged network, and every one with lines, was saved, loaded "
-            "into a fresh one, and gave the same scores bit for bit."
+            "into a fresh one, and gave the same scores bit for bit. The central crop has its corner rounded down; "
+            "torchvision's `CenterCrop`, which timm uses, rounds halves to even, and one picture less is named rightly."
         ),
         "",
         paragraph(
