@@ -17,12 +17,12 @@ from pruning.tally import Tally, check_numbers, several_processes, taking_down, 
 from surgery.errors import BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, nearest
 from surgery.example import Example, mapped
 from surgery.find import check_plain, find_sites, home_of
+from surgery.flow import tensors_in
 from surgery.observe import Key, observing
 from surgery.running import batch_errors, batches_of, in_eval
 from surgery.sites import Site
-from surgery.watch import tensors_in
 
-ROLES = ("nonlinearity", "gate", "head")
+ROLES = ("nonlinearity", "gate", "head", "weight", "unknown")
 
 _FEW = 2  # samples that the calls are found with
 

@@ -18,9 +18,9 @@ from pruning.tally import Tally, taking_down
 from surgery.errors import BadValue
 from surgery.example import Example
 from surgery.find import check_plain
+from surgery.flow import tensors_in
 from surgery.observe import Key, observing
 from surgery.sites import Site
-from surgery.watch import tensors_in
 
 
 class DeadNeuronMeter:

@@ -163,7 +163,11 @@ def _gains(model: nn.Module, sites: list[Site]) -> dict[int, float]:
     gains: dict[int, float] = {}
     for site in sites:
         squashes = site.role != "nonlinearity" and site.activation in SQUASHING
-        if squashes or (site.module and isinstance(model.get_submodule(site.module), RectifiedScores)):
+        if (
+            squashes
+            or site.fed_by == ("weight",)
+            or (site.module and isinstance(model.get_submodule(site.module), RectifiedScores))
+        ):
             continue
         fed = [id(parameters[path]) for path in site.weights if path in parameters]
         if all(one in gains for one in fed):

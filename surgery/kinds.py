@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from surgery.formulas import computes
 
@@ -16,6 +16,7 @@ ACTIVATIONS = (
     "hardswish", "hardtanh", "softplus", "squared_relu", "sigmoid", "hardsigmoid", "tanh",
 )  # fmt: skip
 SQUASHING = ("sigmoid", "hardsigmoid", "tanh", "softplus")
+SCORES = ("sigmoid", "hardsigmoid")
 RECTIFIED = "rectified_scores"  # ours, behind a classifier
 
 _TORCH_MODULES: dict[type[nn.Module], str] = {
@@ -49,7 +50,8 @@ _OPERATIONS = {
     "conv": "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d deform_conv2d",
     "linear": "linear bilinear addmm baddbmm",
     "norm": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize sync_batch_norm",
-    "add": "add add_ __add__ __iadd__ __radd__ sub sub_ __sub__ __isub__ __rsub__",
+    "add": "add add_ __add__ __iadd__ __radd__ sub sub_ __sub__ __isub__ __rsub__ index_add index_add_ scatter_add"
+    " scatter_add_",
     "mul": "mul mul_ __mul__ __imul__ __rmul__ multiply div div_ __truediv__ __itruediv__ true_divide",
     "concat": "cat concat concatenate stack hstack vstack dstack",
     "matmul": "matmul __matmul__ __rmatmul__ bmm mm einsum",
@@ -58,6 +60,9 @@ _OPERATIONS = {
     "pool": "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices "
     "boolean_dispatch lp_pool1d lp_pool2d mean amax max",
+    # Values put into a part of others: a join if both are data, else only where they stand.
+    "paste": "copy_ __setitem__ index_put index_put_ index_copy index_copy_ scatter scatter_ masked_scatter"
+    " masked_scatter_ slice_scatter select_scatter diagonal_scatter as_strided_scatter",
     "resize": "interpolate upsample pixel_shuffle pixel_unshuffle grid_sample",
     # Values pass, perhaps rearranged: looking through these is what a reader of the network would do.
     "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t"
@@ -76,6 +81,29 @@ _OPTIONS: dict[str, tuple[tuple[str, float], ...]] = {
     "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
     "softplus": (("beta", 1.0), ("threshold", 20.0)),
 }
+
+_IN_PLACE = (
+    "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ifloordiv__", "__imod__", "__ipow__", "__iand__",
+    "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__",
+)  # fmt: skip
+# What these change is how a tensor is read, no number.
+_NOT_WRITING = (
+    "requires_grad_", "detach_", "squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "resize_",
+    "rename_", "set_",
+)  # fmt: skip
+# Nothing is left of what these overwrite.
+_OVERWRITING = (
+    "copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "cauchy_", "geometric_",
+)  # fmt: skip
+# These write into some places only.
+_SCATTERING = ("__setitem__", "index_put_", "index_copy_", "scatter_", "masked_scatter_")
+# With these, numbers leave for Python, where nobody follows them.
+LEAVING = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__complex__", "__dlpack__")
+# These make tensors of numbers that come from there.
+ARRIVING = (
+    "tensor", "as_tensor", "asarray", "from_numpy", "from_dlpack", "frombuffer", "scalar_tensor", "new_tensor", "full",
+    "new_full", "full_like", "fill_",
+)  # fmt: skip
 
 # Attribute of a module, or of its class, that this library built: the catalogue name it stands for.
 TAG = "surgery_activation"
@@ -125,6 +153,25 @@ def works_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         return True
     # Positional `inplace` is always the last option of torch's functional activations, and the only boolean.
     return any(value is True for value in args[1:])
+
+
+def written_by(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a torch function of this name overwrites, as its name and arguments say."""
+    if "out" in kwargs:
+        out = kwargs["out"]
+        return [one for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)]
+    in_place = name == "__setitem__" or name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+    if (in_place and name not in _NOT_WRITING) or kwargs.get("inplace"):
+        first = args[0] if args else kwargs.get("input")
+        return [first] if isinstance(first, Tensor) else []
+    return []
+
+
+def how_written(name: str, kwargs: dict[str, Any]) -> str:
+    """What a function leaves of what it writes into: "nothing", the "rest" round it, or "all", in its result."""
+    if "out" in kwargs or name in _OVERWRITING:
+        return "nothing"
+    return "rest" if name in _SCATTERING else "all"
 
 
 def activation_of_module(module: nn.Module) -> str | None:

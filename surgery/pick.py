@@ -11,6 +11,9 @@ from surgery.sites import Site, Sites, matches
 
 Unit = list[Site]  # the sites to edit in one basic module
 
+_UNTOLD = "perhaps a gate: what enters it, or what becomes of it, cannot be traced; name it by site, owner or module"
+_ROLES = {"gate": "a gate", "head": "a head", "weight": "an activation of weights", "unknown": _UNTOLD}
+
 
 def pick(rule: Rule, sites: Sites) -> tuple[list[Site], dict[Site, str]]:
     """The sites a rule picks, in order, and for sites it looked at and left alone the reason."""
@@ -18,10 +21,12 @@ def pick(rule: Rule, sites: Sites) -> tuple[list[Site], dict[Site, str]]:
 
 
 def pick_facts(sites: Sites, **facts: Any) -> tuple[list[Site], dict[Site, str]]:
-    """`swap`: the sites with these facts."""
-    picked = list(sites.where(**facts))
+    """`swap`: the sites with these facts. To name an owner or a module is to vouch for what is unknown there."""
+    vouched = facts.get("role") == "nonlinearity" and ("owner" in facts or "module" in facts)
+    picked = list(sites.where(**facts | ({"role": ("nonlinearity", "unknown")} if vouched else {})))
     wanted = ", ".join(f"{key}={value!r}" for key, value in facts.items())
-    return picked, {site: f"not {wanted}" for site in sites if site not in set(picked)}
+    kept = [site for site in sites if site not in set(picked)]
+    return picked, {site: _UNTOLD if site.role == "unknown" else f"not {wanted}" for site in kept}
 
 
 def pick_erased(
@@ -65,7 +70,7 @@ def pick_erased(
 
 def _no_relu(site: Site, activation: Any) -> str | None:
     if site.role != "nonlinearity":
-        return f"a {site.role}"
+        return _ROLES[site.role]
     return None if matches(activation, site.activation) else f"a {site.activation}"
 
 

@@ -179,7 +179,8 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
                 f"{sites.model_kind} does not return the result of one linear layer or convolution as it is.",
                 asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
             )  # fmt: skip
-        because = Counter(reason for site, reason in reasons.items() if site.role == "nonlinearity").most_common(2)
+        told = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
+        because = Counter(told).most_common(2)
         hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
         raise NothingPicked(
             f"Rule {number} picks no site"

@@ -16,6 +16,7 @@ from surgery.edits import carry_out
 from surgery.errors import NotProved, SurgeryError, about
 from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
+from surgery.flow import tensors_in
 from surgery.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.plan import Edit
 from surgery.replacement import same_activation
@@ -23,7 +24,7 @@ from surgery.rewrite import Splice
 from surgery.rng import random_state_kept, seeded
 from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, twin
-from surgery.watch import QuickNorms, hear, tensors_in
+from surgery.watch import QuickNorms, hear
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Proved = set[Hashable]  # what holds already, with all that it depends on

@@ -39,7 +39,10 @@ class Site:
     `inplace`: it overwrites its input; `overwrites`: somebody reads that input afterwards.
 
     `role` is "gate" (the output only multiplies other data, or leads to nothing but gates), "head" (a squashing
-    function whose result the model returns), else "nonlinearity".
+    function whose result the model returns, also after the best are taken, or that ranks and filters what it returns),
+    "weight" (its input does not depend on the model's: it is made of parameters and constants), "unknown" (a squashing
+    function that may be a gate: what enters it, or what becomes of it, cannot be traced; and what leads to nothing
+    else), or else "nonlinearity".
 
     `block` is the smallest module, never the whole model, whose own forward joins paths of data; in a transformer
     layer its child that holds the call; without any join the convolutions between two pools, "features#2"; None
@@ -49,8 +52,11 @@ class Site:
     to, None if it is none or several.
 
     `fed_by` and `feeds` are the kinds of the nearest producers and consumers ("conv", "norm", "add", "activation",
-    "input", "output", ...). They look through shape operations, dropout, and products or sums with constants or
-    weights. `weights` are the parameters of the convolutions and linear layers that feed the call, also through
+    "input", "output", "choice" for what makes masks or indices, ...). They look through shape operations, dropout,
+    copies into parts of other tensors, and products or sums with constants or weights. `fed_by` has "unknown" where
+    the input cannot be traced back to the model's (it was in numpy or in Python, or an operation that torch does not
+    know made it), and is "weight" for a bare parameter; `feeds` has "unknown" where the result goes out of sight.
+    `weights` are the parameters of the convolutions and linear layers that feed the call, also through
     norms, joins, pools and scalings; `norm` is the path of the norm whose result enters the call as it is, None if
     something else does.
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from surgery.marks import Marks
-
 TRANSPARENT = ("shape",)  # kinds a reader of a network looks through
 SCALING = ("norm", "shape", "pool", "resize", "scale")
 
@@ -18,8 +16,8 @@ SCALING = ("norm", "shape", "pool", "resize", "scale")
 class Op:
     """One operation. `inputs` are the operations that made its tensors, `weights` the parameters it reads itself.
 
-    `place` is the path of the module whose code ran it (joins and attention only); `data` says whether the result
-    depends on the model's input.
+    `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
+    more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
     """
 
     index: int
@@ -31,6 +29,7 @@ class Op:
     shape: tuple[int, ...] = ()
     axis: int | None = None
     place: str | None = None
+    traced: bool = False
 
 
 @dataclass(slots=True)
@@ -72,15 +71,14 @@ class Trace:
     heard: list[Heard] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     result: Any = None
-    marks: Marks = field(default_factory=Marks)
-    overwritten: dict[int, list[tuple[Heard, Any]]] = field(default_factory=dict)  # memory: calls that wrote over it
 
     def consumers(self) -> list[list[int]]:
-        """For every operation, the operations that read its result."""
+        """For every operation, the operations that read its result; to read its shape alone is none of that."""
         readers: list[list[int]] = [[] for _ in self.ops]
         for op in self.ops:
             for source in op.inputs:
-                readers[source].append(op.index)
+                if op.data or not self.ops[source].data:
+                    readers[source].append(op.index)
         return readers
 
     def back(self, start: int, through: Callable[[Op], bool]) -> Iterator[Op]:

@@ -6,7 +6,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
 from threading import get_ident
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from surgery.activations.forms import only
-from surgery.axes import channel_axis
+from surgery.flow import Call, Flow, held_in, tensors_in
 from surgery.kinds import (
     activation_of_function,
     activation_of_module,
@@ -45,10 +44,22 @@ def listening(
 
     `look` is shown what entered each activation call, `after` what it returned. In-place activations hand on an alias
     of their result, so that a later reader of the overwritten input is told from a reader of the result. Use it on a
-    twin: it marks tensors and needs the model to itself. `live` is for somebody's own model: nothing is marked or
-    replaced, and the trace has no operations, only the calls. Calls of what `references` say was `reseated` are heard
+    twin: it needs the model to itself. `live` is for somebody's own model: nothing is replaced, and the trace has no
+    operations, only the calls. Calls of what `references` say was `reseated` are heard
     as those of the module that has its place now.
     """
+    with _listened(model, look, after, live, references) as listener:
+        yield listener.trace
+
+
+@contextmanager
+def _listened(
+    model: nn.Module,
+    look: Look | None = None,
+    after: Look | None = None,
+    live: bool = False,
+    references: References = (),
+) -> Iterator[_Listener]:
     listener = _Listener(model, look, after, live, references)
     handles = []
     try:
@@ -63,7 +74,7 @@ def listening(
         # A line is no activation: its operations are part of the trace. Torch's encoder layers, which can run as one
         # operation, do not where a mode like the listener is on.
         with nullcontext() if live else only("closed", "affine"), listener:
-            yield listener.trace
+            yield listener
     finally:
         for handle in handles:
             handle.remove()
@@ -78,15 +89,12 @@ def hear(
     references: References = (),
 ) -> Trace:
     """Run a twin once on these arguments and return its trace; see `listening`."""
-    with torch.no_grad(), listening(model, look, references=references) as trace:
-        for value in tensors_in((args, kwargs)):
-            trace.marks.put(value, 0)
-        trace.result = result = model(*args, **kwargs)
-    for value in tensors_in(result):
-        _tell_on_reader(trace, value)
-    made = (trace.marks.of(value) for value in tensors_in(result))
-    trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
-    return trace
+    with torch.no_grad(), _listened(model, look, references=references) as listener:
+        listener.flow.enter(held_in((args, kwargs)))
+        listener.trace.result = result = model(*args, **kwargs)
+    made = [listener.flow.source(value)[0] for value in held_in(result)]
+    listener.trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
+    return listener.trace
 
 
 class QuickNorms(TorchFunctionMode):
@@ -109,13 +117,9 @@ class _Listener(TorchFunctionMode):
         self.look, self.after, self.live = look, after, live
         self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
         self.trace = Trace()
-        self.trace.ops.append(Op(0, "input", "input"))
         self.activations: dict[int, str] = {}  # what modules compute, by their ids
         self.locator = Locator(model, self.activations, references)
-        self.weights: dict[int, str] = {}
-        self.held = [*model.named_parameters(), *model.named_buffers()]  # one replaced in forward must keep its id
-        for path, tensor in self.held:
-            self.weights.setdefault(id(tensor), path)
+        self.flow = Flow(model, self.trace, self.locator.place_of)
         self.inside = 0  # depth of activation modules being run: what they do inside is theirs
         self.thread = get_ident()  # hooks are called by whoever runs the model
 
@@ -126,73 +130,26 @@ class _Listener(TorchFunctionMode):
         kind = operation_of(func)
         if self.inside or (self.live and kind != "activation"):
             return func(*args, **kwargs)
-        sources = [value for value in tensors_in((args, kwargs))]
-        shapes = [tuple(value.shape) for value in sources[:1]]
+        call = Call.of(kind, getattr(func, "__name__", type(func).__name__), args, kwargs)
         if kind == "activation":
-            self._keep(sources)
+            self._keep(call.sources)
         result = norm_on_meta(func, args, kwargs)
         if result is None:
             result = func(*args, **kwargs)
-        made = [value for value in tensors_in(result) if id(value) not in self.weights]
-        if not made:
-            return result
-        before = shapes[0] if shapes else ()
-        op = self.trace.ops[0] if self.live else self._write(kind, func, sources, before, made[0], args, kwargs)
-        if kind == "activation":
-            activation = activation_of_function(func, args, kwargs)
+        # The disabled mode keeps our own bookkeeping out of the trace.
+        with torch._C.DisableTorchFunction():
+            op = None if self.live else self.flow.note(call, result, sys._getframe(1))
+            if kind != "activation" or not isinstance(result, Tensor):
+                return result
+            activation, source = activation_of_function(func, args, kwargs), call.sources[0]
             inplace = works_in_place(func, args, kwargs)
-            heard = self._heard(op, activation, inplace, sources[0], options_of_function(activation, args, kwargs))
+            heard = self._heard(
+                op or self.trace.ops[0], activation, inplace, source, options_of_function(activation, args, kwargs)
+            )
             self.locator.locate(heard, sys._getframe(1), None, func)
             self.locator.tell_apart(heard)
-            self._show(heard, made[0])
-            return self._handed_on(heard, result, sources[0])
-        for value in made:
-            self.trace.marks.put(value, op.index)
-        return result
-
-    def _write(
-        self,
-        kind: str,
-        func: Callable[..., Any],
-        sources: list[Tensor],
-        before: tuple[int, ...],
-        made: Tensor,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Op:
-        """Append the operation that made `made` from `sources`."""
-        name = getattr(func, "__name__", type(func).__name__)
-        inputs, weights = [], []
-        for value in sources:
-            source = self._source(value)
-            if source is not None:
-                inputs.append(source)
-            elif id(value) in self.weights:
-                weights.append(self.weights[id(value)])
-        data = [source for source in inputs if self.trace.ops[source].data]
-        if name.startswith(("new_", "empty", "zeros", "ones", "rand", "full")) or name.endswith("_like"):
-            data = []
-        if kind in ("add", "mul") and len(data) < 2:
-            kind = "scale"
-        elif kind == "matmul" and len(data) < 2:
-            kind = "linear"
-        elif kind == "concat" and len(data) < len(sources):
-            kind = "shape"  # a class token put in front joins no paths; a list of one still does
-        elif kind == "other" and name == "__get__":
-            kind = "shape"
-        after = tuple(made.shape)
-        first = self.trace.ops[data[0]] if data else None
-        axis = channel_axis(kind, name, args, kwargs or {}, first.shape or before, first.axis, after) if first else None
-        op = Op(len(self.trace.ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
-        if kind in ("add", "concat", "attention", "softmax"):
-            op.place = self.locator.place_of(sys._getframe(1))
-        self.trace.ops.append(op)
-        return op
-
-    def _source(self, value: Tensor) -> int | None:
-        """The operation that made this tensor, None for a constant or a weight; tells on readers of lost inputs."""
-        _tell_on_reader(self.trace, value)
-        return self.trace.marks.of(value)
+            self._show(heard, result)
+            return self._handed_on(heard, result, source)
 
     def arrive(self, module: nn.Module, args: Any) -> None:
         if not self.inside and get_ident() == self.thread:
@@ -218,20 +175,17 @@ class _Listener(TorchFunctionMode):
         if self.inside or not sources or not isinstance(result, Tensor):
             return result
         activation = self.activations[id(module)]
-        # The disabled mode keeps our own bookkeeping out of the trace.
         with torch._C.DisableTorchFunction():
-            op = self.trace.ops[0] if self.live else self._written_module(activation, sources[0], result)
+            call = Call.of("activation", activation, (sources[0],), {})
+            op = None if self.live else self.flow.note(call, result, sys._getframe(1))
             inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
-            heard = self._heard(op, activation, inplace, sources[0], options_of_module(activation, module))
+            heard = self._heard(
+                op or self.trace.ops[0], activation, inplace, sources[0], options_of_module(activation, module)
+            )
             self.locator.locate(heard, sys._getframe(1), module, None)
             self.locator.tell_apart(heard)
             self._show(heard, result)
             return self._handed_on(heard, result, sources[0])
-
-    def _written_module(self, activation: str, source: Tensor, result: Tensor) -> Op:
-        op = self._write("activation", lambda: None, [source], tuple(source.shape), result)
-        op.name = activation
-        return op
 
     def _keep(self, sources: list[Tensor]) -> None:
         if self.look is not None and sources:
@@ -253,28 +207,15 @@ class _Listener(TorchFunctionMode):
         self.trace.heard.append(heard)
         return heard
 
-    def _handed_on(self, heard: Heard, result: Any, source: Tensor) -> Any:
-        """Mark the result; hand on an alias of an input that was overwritten."""
-        if self.live or not isinstance(result, Tensor):
+    def _handed_on(self, heard: Heard, result: Tensor, source: Tensor) -> Tensor:
+        """The result, or an alias of an input that was overwritten."""
+        if self.live or result is not source:
             return result
-        self.trace.marks.put(result, heard.op, stale=result is source)
-        if result is source:
-            heard.inplace = True
-            memory = result.untyped_storage()  # kept, so that no other gets its address
-            self.trace.overwritten.setdefault(memory._cdata, []).append((heard, memory))
-            result = result.view_as(result)
-            self.trace.marks.put(result, heard.op)
-        return result
-
-
-def _tell_on_reader(trace: Trace, value: Tensor) -> None:
-    """Mark the calls that overwrote what this tensor held, if it is read otherwise than as their result."""
-    if not trace.overwritten or value.layout is not torch.strided:
-        return
-    made = trace.marks.of(value)
-    for heard, _ in trace.overwritten.get(value.untyped_storage()._cdata, ()):
-        if made is None or made < heard.op or trace.marks.is_stale(value):
-            heard.overwrites = True
+        heard.inplace = True
+        self.flow.lose(result, heard)
+        alias: Tensor = result.view_as(result)
+        self.flow.mark(alias, heard.op)
+        return alias
 
 
 def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -290,18 +231,3 @@ def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     if any(value.shape != (channels,) for value in statistics) or (training and batch * math.prod(space) < 2):
         return None
     return torch.empty_like(args[0])
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from tensors_in(one)
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from tensors_in(one)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for part in fields(value):
-            yield from tensors_in(getattr(value, part.name))
