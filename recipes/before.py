@@ -49,7 +49,8 @@ def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Modu
         _try(network, "train", min(batch, 2), data.size)
     if rules:
         example = torch.empty(2, 3, data.size, data.size, device="meta")
-        surgery.make_plan(surgery.find_sites(network, example), list(rules))
+        sites = surgery.find_sites(network, example)
+        surgery.make_plan(sites, list(rules), skip_uneditable=recipe.skip_uneditable)
 
 
 def check_options(options: Finetune) -> None:

@@ -104,7 +104,7 @@ def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
     problem = ""
     if rules and not any(one.problem for one in picked):
         try:
-            surgery.make_plan(found, list(rules))
+            surgery.make_plan(found, list(rules), skip_uneditable=recipe.skip_uneditable)
         except SurgeryError as error:
             problem = _told(error)
     return Check(recipe, model, found, tuple(picked), problem)

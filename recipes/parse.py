@@ -29,7 +29,7 @@ MOST_TEXT = 4000  # characters of one text
 MOST_IN_A_FILE = 2**20  # characters of a recipe
 VERSIONED = ("torch", "torchvision", "timm")
 
-_KEYS = ("format", "about", "source", "models", "rule", "pruning", "finetune", "result")
+_KEYS = ("format", "about", "source", "models", "skip_uneditable", "rule", "pruning", "finetune", "result")
 
 Problem = tuple[str, str]  # the table, and the key with what was found and what is allowed
 
@@ -40,7 +40,8 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
     Nothing is imported, run, read or written. In `[[rule]]` tables `use` names a rule function of `surgery`, every
     other key one of its arguments; lists are read as tuples, and `false` as "not there" where a fact of a site may be
     absent (`block = false`: outside any block). `expect` is a number of sites, or a table of them by the full names of
-    models. `[pruning]` and `[finetune]` hold options of `Pruning` and `Finetune`, `[result]` what somebody measured.
+    models. `skip_uneditable = true` leaves calls alone that cannot be edited. `[pruning]` and `[finetune]` hold options
+    of `Pruning` and `Finetune`, `[result]` what somebody measured.
 
     Raises:
         BadFile: everything wrong with it: the table, the key, what was found, what is allowed.
@@ -101,6 +102,7 @@ def _recipe(given: Mapping[str, Any], name: str) -> Recipe:
         expects if any(expects) else (),
         Pruning(**given["pruning"]) if "pruning" in given else None,
         Finetune(**given["finetune"]) if "finetune" in given else None,
+        given.get("skip_uneditable", False),
     )
 
 
@@ -131,6 +133,8 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
     for key in ("about", "source"):
         if not isinstance(given.get(key, ""), str):
             yield top, f"{key} is a text, not {given[key]!r}"
+    if not isinstance(given.get("skip_uneditable", False), bool):
+        yield top, f"skip_uneditable is true or false, not {given['skip_uneditable']!r}"
     models = given.get("models", [])
     if not isinstance(models, list | tuple):
         yield top, f"models is a list of full names such as timm/resnet50, not {models!r}"

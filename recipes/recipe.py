@@ -14,12 +14,14 @@ from recipes.settings import Pruning as Pruning
 class Recipe(surgery.Recipe):
     """A surgery recipe with what may follow: pruning and fine-tuning.
 
-    `expects` says, per rule and by the full name of a model, how many sites the rule picks there.
+    `expects` says, per rule and by the full name of a model, how many sites the rule picks there. With
+    `skip_uneditable`, calls that cannot be edited are left alone and reported, as in `surgery.transform`.
     """
 
     expects: tuple[Mapping[str, int], ...] = ()
     pruning: Pruning | None = None
     finetune: Finetune | None = None
+    skip_uneditable: bool = False
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def run(
     workers: int = 2,
     device: str | None = None,
     seed: int = 0,
+    skip_uneditable: bool = False,
     resume: bool = False,
     recovery_interval: int = 0,
     trackers: Sequence[str] = (),
@@ -60,7 +62,8 @@ def run(
 
     `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
     `recipes.data.open_data`; the classes of the data decide the classifier. Pictures are preprocessed as the model asks
-    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise. `output` is a new
+    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise. With
+    `skip_uneditable`, or a recipe that says so, calls that cannot be edited are left alone and told. `output` is a new
     folder; with `resume` a run that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit
     as it would have), and a finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many
     steps to those at the ends of epochs. Under torchrun every process makes the same call; the first one writes and
@@ -75,6 +78,8 @@ def run(
     """
     started = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
+    if skip_uneditable:
+        recipe = replace(recipe, skip_uneditable=True)
     saved = models.saved_folder(model)
     _check(recipe, trained=pretrained is not False or saved is not None)
     place, name, folder = place_of(device), models.full_name(model), Path(output)

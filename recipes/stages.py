@@ -73,7 +73,9 @@ class Stages:
         return report, masks
 
     def _operate(self, options: Finetune) -> surgery.Report:
-        report = surgery.transform_(self.network, self.rules, self._images(1, options)[0][:2])
+        report = surgery.transform_(
+            self.network, self.rules, self._images(1, options)[0][:2], skip_uneditable=self.recipe.skip_uneditable
+        )
         self.tell(f"\n{report}\n")
         if options.fit_affine:
             surgery.fit_affine(self.network, self._images(options.fit_affine, options))

@@ -25,6 +25,8 @@ def written(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> 
     for key in ("about", "source", "models"):
         if value := getattr(recipe, key):
             lines.append(f"{key} = {_written(value)}")
+    if getattr(recipe, "skip_uneditable", False):
+        lines.append("skip_uneditable = true")
     expects: Sequence[Mapping[str, int]] = getattr(recipe, "expects", ()) or ({},) * len(recipe.rules)
     for rule, expected in zip(recipe.rules, expects, strict=True):
         lines += ["", "[[rule]]", *_lines(rule_table(rule, expected))]

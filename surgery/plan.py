@@ -86,9 +86,9 @@ def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> P
 
     `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever the rules before do.
 
-    With `skip_uneditable`, calls that cannot be edited are left alone instead of stopping everything, each with its
-    reason in `kept`: here those of which the sites say so, in `apply_plan` all others. Shares, positions and `expect`
-    still count all that the rules pick.
+    With `skip_uneditable`, or a recipe that says so, calls that cannot be edited are left alone instead of stopping
+    everything, each with its reason in `kept`: here those of which the sites say so, in `apply_plan` all others.
+    Shares, positions and `expect` still count all that the rules pick.
 
     Raises:
         NothingPicked: a rule picks no site, and is neither optional nor expects none; or all it picks is uneditable.
@@ -96,6 +96,7 @@ def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> P
         RuleConflict: two rules pick one site, and the second does not say `remaining=True`.
     """
     listed = as_rules(rules)
+    skip_uneditable = skip_uneditable or bool(getattr(rules, "skip_uneditable", False))
     taken: dict[Site, Edit] = {}
     why: dict[Site, str] = {}
     for number, rule in enumerate(listed, 1):

@@ -67,6 +67,13 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         help="erase_relu:location=last,share=0.5 or swap:to=silu,block=layer3.* or erase:position=1 (repeatable)",
     )
     rules.add_argument("--recipe", metavar="NAME|FILE", help="the rules of this recipe")
+    add_skip(parser)
+
+
+def add_skip(parser: argparse.ArgumentParser) -> None:
+    """What becomes of calls that cannot be edited."""
+    about = "leave calls alone that cannot be edited, and say why, instead of stopping"
+    parser.add_argument("--skip-uneditable", action="store_true", help=about)
 
 
 def add_weights(parser: argparse._ActionsContainer) -> None:
@@ -107,6 +114,14 @@ def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
     if options.recipe:
         return load(options.recipe).rules_for(full_name(options.model))
     return tuple(rule_from_text(text) for text in options.rule)
+
+
+def skips(options: argparse.Namespace) -> bool:
+    """Whether calls that cannot be edited are left alone: the flag, or the recipe that the rules are from, says so."""
+    from recipes.shelf import load
+
+    recipe = getattr(options, "recipe", None)
+    return bool(options.skip_uneditable or (recipe and load(recipe).skip_uneditable))
 
 
 def example_of(options: argparse.Namespace) -> Tensor | None:

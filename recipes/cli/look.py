@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.flags import Commands, add_model, add_rules, add_weights, command, example_of, rules_of
+from recipes.cli.flags import Commands, add_model, add_rules, add_weights, command, example_of, rules_of, skips
 
 
 def add_commands(commands: Commands[Any]) -> None:
@@ -54,7 +54,7 @@ def _transform(options: argparse.Namespace) -> None:
     if options.save and Path(options.save).is_dir() and any(Path(options.save).iterdir()):
         raise BadFile(f"{options.save} is not empty.", try_="another --save")
     model = build(options.model, pretrained=options.weights or options.pretrained)
-    report = surgery.transform_(model, rules, example_of(options))
+    report = surgery.transform_(model, rules, example_of(options), skip_uneditable=skips(options))
     if options.save:
         kwargs = saved_kwargs(options.model) if saved_folder(options.model) else {}
         surgery.save(model, options.save, name=full_name(options.model), kwargs=kwargs)

@@ -11,12 +11,14 @@ from recipes.cli.flags import (
     Commands,
     add_rules,
     add_settings,
+    add_skip,
     add_weights,
     command,
     count,
     positive,
     rules_of,
     say_for,
+    skips,
 )
 from recipes.cli.flags import settings_given as given
 from recipes.settings import CROP_MODES, INTERPOLATIONS, Finetune, Pruning
@@ -31,6 +33,7 @@ def add_commands(commands: Commands[Any]) -> None:
     run = command(commands, "run", _run, "edit, prune and fine-tune a model as a recipe says", example)
     run.add_argument("recipe", metavar="RECIPE", help="a name of `surgery recipes ls`, or a file that ends in .toml")
     run.add_argument("--model", required=True, help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
+    add_skip(run)
     _add_run(run)
     _add_pruning(run)
 
@@ -136,8 +139,8 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
         recipe, options.model, options.data, options.output, pretrained=options.weights or options.pretrained,
         data_dir=options.data_dir, img_size=options.img_size, preprocessing=_preprocessing(options),
         train_num_samples=options.train_num_samples, val_num_samples=options.val_num_samples, workers=options.workers,
-        device=options.device, seed=options.seed,
-        resume=options.resume, recovery_interval=options.recovery_interval, trackers=trackers, say=say,
+        device=options.device, seed=options.seed, skip_uneditable=skips(options), resume=options.resume,
+        recovery_interval=options.recovery_interval, trackers=trackers, say=say,
     )  # fmt: skip
     if not place_of(options.device).first:
         return

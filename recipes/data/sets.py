@@ -15,7 +15,7 @@ from recipes.data.known import digits, shared_folder, torchvision_cifar
 from recipes.data.loader import Files
 from recipes.data.opened import Data, Decoding, InMemory
 from recipes.data.pictures import ImageSet, Pictures, sample
-from recipes.data.preprocessing import Preprocessing
+from recipes.data.preprocessing import LARGEST_SIDE, Preprocessing
 from recipes.data.tar import list_tar
 from recipes.data.timm_sets import PREFIXES, open_timm
 from surgery.errors import BadFile, BadValue, UnknownName, nearest
@@ -23,6 +23,7 @@ from surgery.errors import BadFile, BadValue, UnknownName, nearest
 KNOWN = {"digits": 10, "cifar10": 10, "cifar100": 100}  # how many classes
 
 _TEST_NAMES = ("test", "val", "validation")
+_MOST_WORKERS = 1024
 _SMALL_SIDE = 96  # pixels
 _SMALL_SET = 1 << 30  # bytes of pixels
 
@@ -63,6 +64,9 @@ def open_data(
         SurgeryError: what the set needs is not installed, or SURGERY_DATA is not set.
     """
     _at_least(0, workers=workers)
+    if workers > _MOST_WORKERS or (size or 0) > LARGEST_SIDE:
+        problem = f"there are at most {_MOST_WORKERS} workers, and pictures of {LARGEST_SIDE} pixels a side."
+        raise BadValue(problem, asked=f"workers={workers}, size={size}")
     _at_least(1, size=size, train_num_samples=train_num_samples, val_num_samples=val_num_samples)
     counts = train_num_samples, val_num_samples
     given = preprocessing.facts() if isinstance(preprocessing, Preprocessing) else preprocessing or {}

@@ -115,6 +115,8 @@ def test_so_many_of_each_part_the_same_every_time(tmp_path: Path) -> None:
     assert set(some[0]) < set(more[0]) and more[1] == TEST
     assert_raises(BadValue, lambda: open_data(place, train_num_samples=13), "fewer images", "13", "12")
     assert_raises(BadValue, lambda: open_data(place, val_num_samples=0), "val_num_samples is at least 1")
+    assert_raises(BadValue, lambda: open_data(place, size=10**9), "at most", "size=1000000000")
+    assert_raises(BadValue, lambda: open_data(place, workers=10**6), "at most 1024 workers")
 
 
 def test_another_size_is_made_in_batch(tmp_path: Path) -> None:
