@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -104,6 +104,8 @@ def default_input(model: nn.Module) -> Tensor:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     settings = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     configured = settings.get("input_size") if isinstance(settings, dict) else settings.input_size
+    if configured is None and isinstance(first, nn.Conv2d):
+        configured = _configured(model, first.in_channels)
     if isinstance(first, nn.Conv2d) or configured is not None:
         # A stem that rearranges pixels before its first convolution shows it more channels than the image has.
         shown = first.in_channels if isinstance(first, nn.Conv2d) else IMAGE_CHANNELS + 1
@@ -115,6 +117,22 @@ def default_input(model: nn.Module) -> Tensor:
         f"No default input is known for {type(model).__name__}: it has neither a 2-d convolution nor a linear layer.",
         try_="pass example=: a tensor, a tuple of arguments, or a dict of keywords",
     )
+
+
+def _configured(model: nn.Module, channels: int) -> tuple[int, int, int] | None:
+    """Channels, height and width as the configuration of a transformers model says, or its part for pictures."""
+    config = getattr(model, "config", None)
+    for part in (config, _named(config, "vision_config")):
+        size, named = _named(part, "image_size"), _named(part, "num_channels")
+        sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+        if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
+            return named if type(named) is int and named > 0 else channels, sides[0], sides[1]
+    return None
+
+
+def _named(config: Any, name: str) -> Any:
+    """An entry of a configuration that may be an object or a mapping, or anything else; None if it has none."""
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _image_size(model: nn.Module, configured: Any) -> tuple[int, int]:

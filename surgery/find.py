@@ -152,7 +152,7 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
     for key, heard in zip(order, heards, strict=True):
         turn[_called(heard)] += 1
         told = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
-        axis = heard.axis if heard.axis is not None else _usual_axis(len(heard.shape))
+        elsewhere = [traces[mode].heard[calls[mode][key]] for mode in modes_of[key][1:]]
         alone = heard.module is not None and once[id(model.get_submodule(heard.module))] == 1
         site = Site(
             owner=heard.owner,
@@ -170,8 +170,8 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
             activation=heard.activation,
             inplace=heard.inplace,
             shape=heard.shape,
-            channels=heard.shape[axis] if heard.shape else 1,
-            channel_axis=axis,
+            channels=_channels(heard),
+            channel_axis=_axis(heard),
             dtype=str(heard.dtype).removeprefix("torch."),
             device=str(next((devices[path] for path in told["weights"] if path in devices), home_of(model))),
             modes=modes_of[key],
@@ -180,6 +180,7 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
             # The slot of a module called once can always be filled.
             locked=None if alone and not heard.by_reference else heard.locked,
             by_reference=heard.by_reference,
+            other_channels=tuple(sorted({_channels(one) for one in elsewhere} - {_channels(heard)})),
             **told,
         )
         sites.append(site)
@@ -203,6 +204,16 @@ def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
             known.add(key)
             place += 1
     return merged
+
+
+def _channels(heard: Heard) -> int:
+    """How many channels the input of a call has. The only axis of one number per sample is the batch."""
+    none = not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
+    return 1 if none else heard.shape[_axis(heard)]
+
+
+def _axis(heard: Heard) -> int:
+    return heard.axis if heard.axis is not None else _usual_axis(len(heard.shape))
 
 
 def _usual_axis(dims: int) -> int:

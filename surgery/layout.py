@@ -22,7 +22,7 @@ class Layout:
     @classmethod
     def of(cls, sites: Sequence[Site]) -> Layout:
         """The layout that suits all these calls."""
-        widths = {site.channels for site in sites}
+        widths = {width for site in sites for width in (site.channels, *site.other_channels)}
         common = set.intersection(*({site.channel_axis, site.channel_axis - len(site.shape)} for site in sites))
         first = sites[0].channel_axis
         last = -1 in common or (not common and first == len(sites[0].shape) - 1)
@@ -37,7 +37,7 @@ def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:
 
 def widths_in_words(sites: Iterable[Site]) -> str:
     """At how many channels these calls are made: "4 and 8 channels", or where the channels stand."""
-    widths = sorted({site.channels for site in sites})
+    widths = sorted({width for site in sites for width in (site.channels, *site.other_channels)})
     if len(widths) > 1:
         return f"{', '.join(map(str, widths[:-1]))} and {widths[-1]} channels"
     axes = sorted({f"axis {site.channel_axis} of {len(site.shape)}" for site in sites})

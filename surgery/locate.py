@@ -101,8 +101,11 @@ class Locator:
                 heard.callee, heard.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
                 heard.locked = _not_a_node(owner, heard.callee, module, func)
             elif not owns(type(owner), call.method, method_frame.f_code):
+                static = _is_static(owner, call.method)
                 heard.locked = f"the call stands in a {call.method}() that is not {heard.owner_kind}'s own: " + (
-                    "it reaches it through super(), a decorator or its own attribute"
+                    "it is static, and has no self whose child it could call"
+                    if static
+                    else "it reaches it through super(), a decorator or its own attribute"
                     if hasattr(type(owner), call.method)
                     else "a function that is given the module"
                 )
@@ -133,8 +136,13 @@ class Locator:
         between: list[FrameType] = []
         while frame is not None:
             module = _self_of(frame)
-            ours = frame.f_code.co_filename == _MODULE_FILE or type(module).__name__ in lent
-            if module is not None and id(module) in self.paths and module is not skip and not ours:
+            torchs = frame.f_code.co_filename == _MODULE_FILE
+            ours = torchs or _of_the_library(frame) or type(module).__name__ in lent
+            if module is None or id(module) not in self.paths or module is skip:
+                pass
+            elif torchs and between and _is_static(module, between[-1].f_code.co_name):
+                return module, self._path(module, frame), between[-1], between[-1], between[:-1]
+            elif not ours:
                 inner = [one for one in between if one.f_code.co_name in COMPREHENSIONS]
                 call_frame = inner[0] if inner and inner == between[-len(inner) :] else frame
                 functions = [one for one in between if one not in inner and not _thin(one)]
@@ -290,6 +298,16 @@ def _self_of(frame: FrameType) -> nn.Module | None:
         return None
     first = frame.f_locals.get(code.co_varnames[0])
     return first if isinstance(first, nn.Module) else None
+
+
+def _is_static(module: nn.Module, method: str) -> bool:
+    return isinstance(inspect.getattr_static(type(module), method, None), staticmethod)
+
+
+def _of_the_library(frame: FrameType) -> bool:
+    """True for what runs somebody's model; our activations are parts of models like others."""
+    name = str(frame.f_globals.get("__name__", ""))
+    return name.startswith("surgery.") and not name.startswith("surgery.activations")
 
 
 def _thin(frame: FrameType) -> bool:

@@ -61,7 +61,9 @@ class Site:
     something else does.
 
     `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the tensor that enters the call, as seen on the
-    example: the batch included, axes counted from 0. `modes` are those the call was seen in, "eval" and "train".
+    example, in eval mode if it runs there: the batch included, axes counted from 0; one number per sample is one
+    channel. `other_channels` are the numbers of channels that enter it in train mode, where these differ. `modes` are
+    those the call was seen in, "eval" and "train".
     `locked` says why this call cannot get a module of its own, None if it can.
     """
 
@@ -100,6 +102,7 @@ class Site:
     overwrites: bool = False
     locked: str | None = None
     by_reference: bool = False
+    other_channels: tuple[int, ...] = ()
     norm: str | None = None
 
     @property

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +258,36 @@ def test_the_default_size_follows_timm_and_torchvision() -> None:
     stem = surgery.find_sites(inception)[0]
     assert stem.shape == (2, 32, 149, 149)
     assert surgery.find_sites(sized)[0].shape == (2, 5, 3072)
+
+
+class Configured(nn.Module):
+    """A model with a configuration, as transformers' have one."""
+
+    def __init__(self, config: Any, channels: int = 3) -> None:
+        super().__init__()
+        self.config = config
+        self.conv, self.act = nn.Conv2d(channels, 4, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        (SimpleNamespace(image_size=32, num_channels=3), (32, 32)),
+        (SimpleNamespace(image_size=(32, 48)), (32, 48)),
+        ({"image_size": [32, 48], "num_channels": 3}, (32, 48)),
+        (SimpleNamespace(vision_config=SimpleNamespace(image_size=64, num_channels=3)), (64, 64)),
+        (SimpleNamespace(image_size=None, num_channels="many"), (224, 224)),
+        (SimpleNamespace(image_size={"height": 32}), (224, 224)),
+        ("a name", (224, 224)),
+        (None, (224, 224)),
+    ],
+)
+def test_the_default_size_follows_the_configuration_of_transformers(config: Any, size: tuple[int, int]) -> None:
+    [site] = surgery.find_sites(Configured(config))
+    assert site.shape == (2, 4, *size)
 
 
 def test_an_example_that_does_not_fit_is_refused_with_its_shape() -> None:

@@ -246,3 +246,47 @@ def test_activations_of_weights_are_left_alone() -> None:
     assert edited(picture).shape == (2, 4, 8, 8)
     for named in ({"role": "weight"}, {"site": "relu"}):
         assert [edit.site for edit in surgery.make_plan(sites, surgery.swap("softplus", **named)).edits] == [of_weights]
+
+
+# Channels
+
+
+class OtherWidths(nn.Module):
+    """One call, at 6 channels in eval and at 4 in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.act = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act((self.a if self.training else self.b)(x)).mean(1)
+
+
+def test_a_call_at_other_widths_in_train_mode_shares_its_parameters() -> None:
+    model, picture = OtherWidths(), models.picture()
+    [site] = surgery.find_sites(model, picture)
+    assert (site.channels, site.other_channels) == (6, (4,))
+    edited, _ = surgery.transform(model, surgery.swap("prelu"), picture)
+    assert [tuple(one.shape) for one in edited.act.parameters()] == [(1,)]
+    for mode in (True, False):
+        assert edited.train(mode)(picture).shape == (2, 8, 8)
+    with pytest.raises(surgery.SurgeryError, match="act is called at 4 and 6 channels"):
+        surgery.transform(model, surgery.swap("pwlu", per="channel"), picture)
+
+
+class OneNumber(nn.Module):
+    """One number per sample is rectified: its only axis is the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act, self.b = nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.act(self.a(x).squeeze(-1)).unsqueeze(-1))
+
+
+@pytest.mark.parametrize("to", ["prelu", "pwlu", "npwlu", "frelu", "affine"])
+def test_one_number_per_sample_is_one_channel(to: str) -> None:
+    edited, _ = surgery.transform(OneNumber(), surgery.swap(to), torch.rand(3, 4))
+    assert {one.shape[-1] for one in edited.act.parameters()} == {1}
+    assert edited(torch.rand(5, 4)).shape == (5, 2)  # any other batch

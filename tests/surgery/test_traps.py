@@ -222,3 +222,20 @@ class ReplacesItsBuffer(nn.Module):
 def test_a_buffer_replaced_in_forward_hides_no_call() -> None:
     model = ReplacesItsBuffer()
     assert {len(surgery.find_sites(model, torch.rand(2, 4))) for _ in range(20)} == {50}
+
+
+class Static(nn.Module):
+    """A forward without a self."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
+@pytest.mark.parametrize("model", [Static(), nn.Sequential(nn.Linear(4, 4), Static())], ids=["whole", "part"])
+def test_a_static_forward_is_refused_as_what_it_is(model: nn.Module) -> None:
+    rows = torch.rand(2, 4)
+    [site] = surgery.find_sites(model, rows)
+    assert (site.owner_kind, site.method) == ("Static", "forward")
+    with assert_untouched(model):
+        assert_raises(CannotEdit, lambda: surgery.transform_(model, surgery.erase(), rows), "static")
