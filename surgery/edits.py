@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,10 +15,14 @@ from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
 from surgery.errors import CannotEdit, about
 from surgery.groups import is_activation
-from surgery.history import History, histories_of
+from surgery.history import History, Step, histories_of
 from surgery.plan import Edit
 from surgery.rewrite import base_of, rewritten, splices_of
+from surgery.snapshot import Snapshot, snapshot
 from surgery.twin import HISTORY, HOOKS, shallow
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CHANGING = ("pwlu", "frelu")  # functions that change while they learn
 _MODES = ("train", "eval")
@@ -38,21 +43,84 @@ class Change:
     put: nn.Module | None = None
 
 
+def all_or_nothing(
+    written: Callable[..., Iterable[Tensor]] | None = None, *, progress_only: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates what changes its first argument, a model: if it fails, however far it got, the model is as it was.
+
+    `written` says, of the same arguments, into which tensors numbers are written. See `snapshot` for `progress_only`.
+    """
+
+    def decorate(verb: Callable[P, R]) -> Callable[P, R]:
+        @wraps(verb)
+        def verb_or_nothing(*args: P.args, **kwargs: P.kwargs) -> R:
+            model = args[0] if args else kwargs.get("model")
+            before = None
+            if isinstance(model, nn.Module):
+                tensors = written(*args, **kwargs) if written is not None else ()
+                before = snapshot(model, tensors, progress_only=progress_only)
+            try:
+                return verb(*args, **kwargs)
+            except BaseException:
+                if before is not None:
+                    put_back(before)
+                raise
+
+        return verb_or_nothing
+
+    return decorate
+
+
+@torch.no_grad()
+def put_back(before: Snapshot) -> None:
+    """Make a model what it was: its modules, their classes and attributes, its tensors, its history."""
+    for one in before.modules:
+        module = one.module
+        if isinstance(module, fx.GraphModule) and module.graph is not one.attributes["_graph"]:
+            module.graph = one.attributes["_graph"]  # makes the code of its forward again
+        if type(module) is not one.kind:
+            module.__class__ = one.kind
+        vars(module).clear()
+        vars(module).update(one.attributes)
+        for name, held in one.held.items():
+            _refill(vars(module)[name], held)
+    for told in before.tensors:
+        tensor = told.tensor
+        if tensor.is_leaf:
+            tensor.requires_grad_(told.learns)
+            tensor.grad = told.grad
+        if told.numbers is not None and (tensor.is_inference() or tensor._version != told.version):
+            tensor.copy_(told.numbers)
+    for history, then in before.histories:
+        _become(history, then)
+    for step, then_step in before.steps:
+        _become(step, then_step)
+
+
+def _become(now: History | Step, then: History | Step) -> None:
+    for part in fields(now):
+        setattr(now, part.name, getattr(then, part.name))
+
+
+def _refill(container: Any, held: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(held)
+    else:
+        container.update(held)
+
+
 def carry_out(
     model: nn.Module, decisions: Iterable[Decision], new: Callable[[nn.Module, Edit], nn.Module]
 ) -> list[Change]:
     """Write the decisions into the model, and return the changes in order. `new` builds what is put in."""
     changes: list[Change] = []
-    try:
-        for decision in decisions:
-            with about([decision.edit.site]):
-                if isinstance(decision, Slot):
-                    _fill_slots(changes, model, decision, new)
-                else:
-                    _give_own_call(changes, model, decision, new)
-    except BaseException:
-        take_back(changes)
-        raise
+    for decision in decisions:
+        with about([decision.edit.site]):
+            if isinstance(decision, Slot):
+                _fill_slots(changes, model, decision, new)
+            else:
+                _give_own_call(changes, model, decision, new)
     return changes
 
 

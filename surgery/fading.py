@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from surgery.activations import Fade
-from surgery.edits import keep_progress, rest_weights, settle_children
+from surgery.edits import all_or_nothing, keep_progress, rest_weights, settle_children
 from surgery.errors import BadValue
 from surgery.history import histories_of
 
@@ -29,6 +29,7 @@ class Finishing(Protocol):
         """Stay as it is from now on."""
 
 
+@all_or_nothing(progress_only=True)
 def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
     """Tell every fading activation of a model how far training has come, from 0 to 1; `step` counts training steps.
 
@@ -57,6 +58,7 @@ def progress_of(model: nn.Module) -> tuple[float, int] | None:
     return next((history.progress for history in histories_of(model)), None)
 
 
+@all_or_nothing()
 def settle(model: nn.Module) -> nn.Module:
     """Put the final form of everything that fades in its place, in place; returns the model.
 

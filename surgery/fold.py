@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgery.activations.affine import Affine
-from surgery.edits import fold_children, keep_history
+from surgery.edits import all_or_nothing, fold_children, keep_history
 from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.example import Example
 from surgery.find import check_plain, dtype_of, find_sites, traced
@@ -78,7 +78,12 @@ def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
         raise NothingPicked("No affine stand-in can be folded exactly.", there="; ".join(reasons[:3]))
     for one in reasons:
         _log.info("not folded: %s", one)
-    paths = [fold.path for fold in folds]
+    return _write(model, folds, sample)
+
+
+@all_or_nothing(lambda model, folds, sample: [tensor for fold in folds for tensor, _ in fold.values])
+def _write(model: nn.Module, folds: list[_Fold], sample: Example) -> nn.Module:
+    paths, steps = [fold.path for fold in folds], history_of(model)
     forget_where_changed(model)
     step = Step("fold", {"folded": paths}, fingerprint(model, find_sites(model, sample)), [], dtype_of(model))
     with torch.no_grad():

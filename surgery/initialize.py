@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from surgery.activations import build
 from surgery.activations.classifier import RectifiedScores
+from surgery.edits import all_or_nothing
 from surgery.errors import BadValue
 from surgery.find import find_sites
 from surgery.groups import is_activation
@@ -54,10 +55,14 @@ def initialize(
     if fan not in FANS:
         raise BadValue("Variance is kept forward or backward.", asked=f"fan={fan!r}", try_="'in' or 'out'")
     sites = find_sites(model, example)
+    _check_weights(model, _parts(model)[0])
+    return _draw(model, _gains(model, list(sites)), fan, generator)
+
+
+@all_or_nothing(lambda model, *_: (*model.parameters(), *model.buffers()))
+def _draw(model: nn.Module, gains: dict[int, float], fan: str, generator: torch.Generator | None) -> nn.Module:
+    """Write the weights: of each that feeds an activation, with its gain."""
     layers, norms, attentions = _parts(model)
-    _check_weights(model, layers)
-    gains = _gains(model, list(sites))
-    # All that may fail has been done: from here on, numbers are written.
     drawn = set[int]()
     with torch.no_grad():
         for _, layer in layers:

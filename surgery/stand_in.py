@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.activations.affine import Affine, evaluated
+from surgery.edits import all_or_nothing
 from surgery.errors import BadValue, NothingPicked
 from surgery.find import check_plain
 from surgery.running import check_repeatable, in_eval, run_through
@@ -55,16 +56,14 @@ def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 
                 f"{path or 'The model'} does not know what it stands for.", there=str(line),
                 try_="line.stand_for(function)",
             )  # fmt: skip
-    before = [(param, param.detach().clone()) for line in lines.values() for param in (line.weight, line.bias)]
-    try:
-        with in_eval(model):
-            for path in _in_order(model, lines, batches):
-                _fit(model, path, lines[path], batches, limit)
-    except BaseException:
-        with torch.no_grad():
-            for param, value in before:
-                param.copy_(value)
-        raise
+    return _fit_all(model, lines, batches, limit)
+
+
+@all_or_nothing(lambda model, lines, *_: [param for line in lines.values() for param in (line.weight, line.bias)])
+def _fit_all(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any], limit: int | None) -> nn.Module:
+    with in_eval(model):
+        for path in _in_order(model, lines, batches):
+            _fit(model, path, lines[path], batches, limit)
     return model
 
 

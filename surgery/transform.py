@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
+from surgery.edits import all_or_nothing, carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
 from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
 from surgery.fading import progress_of, set_progress
 from surgery.find import check_plain, dtype_of, find_sites, home_of
@@ -60,6 +60,7 @@ def transform(
     return edited, transform_(edited, rules, example, skip_uneditable=skip_uneditable)
 
 
+@all_or_nothing()
 @_plain_torch()
 def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> Report:
     """Edit a model in place by rules, and tell what was done.
@@ -70,6 +71,7 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uned
     return apply_plan(model, make_plan(find_sites(model, example), rules, skip_uneditable=skip_uneditable))
 
 
+@all_or_nothing()
 @_plain_torch()
 def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
@@ -95,6 +97,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
             plan = without(plan, refusal.sites, str(refusal).partition("\n")[0])
 
 
+@all_or_nothing()
 def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) -> Report:
     """Carry out all edits of a plan, or none."""
     if not plan.edits:
@@ -116,14 +119,10 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
         return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
 
     changes = carry_out(model, decisions, new)
-    try:
-        with about(site for site, module in made.items() if not fits(module, site)):
-            after = find_sites(model, sample)
-        check_outcome(plan, after)
-        prove_effect(model, plan.edits, sample, proved)
-    except BaseException:
-        take_back(changes)
-        raise
+    with about(site for site, module in made.items() if not fits(module, site)):
+        after = find_sites(model, sample)
+    check_outcome(plan, after)
+    prove_effect(model, plan.edits, sample, proved)
     step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
     _remember(model, (*history_of(model), ended(step, model)))
     now = dict(model.named_parameters())
@@ -132,6 +131,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     return Report(plan, plan.sites, after, added, removed, far)
 
 
+@all_or_nothing()
 def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
     """Take back what was done to a model, in place: all of it, or the last `steps` steps; returns the model.
 
