@@ -203,6 +203,8 @@ class _Listener(TorchFunctionMode):
         self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]
     ) -> Heard:
         axis = self.trace.ops[op.inputs[0]].axis if op.inputs else None
+        if not op.data and source.dim() == 1:
+            axis = 0  # a vector of weights has one for every channel
         heard = Heard(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
         self.trace.heard.append(heard)
         return heard

@@ -405,7 +405,7 @@ def test_a_row_that_is_not_of_samples_is_one_of_channels(sizes: list[int]) -> No
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(x) * torch.relu(self.scale)
 
-    found = dead_neurons(Scaled(), [torch.randn(size, 3) for size in sizes])
+    found = dead_neurons(Scaled(), [torch.randn(size, 3) for size in sizes], role="weight")
     assert [(row.channels, row.silent, row.elements) for row in found.rows] == [(2, 1, None)]
 
 
