@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from pruning.masks import Masks
 from pruning.rewind import Tensors, put_into, tensors_of
 from surgery.errors import BadFile, WrongModel
+from surgery.files import put_in_place, write_half
 
 FORMAT = 1
 INDEX = "rounds.json"
@@ -143,12 +143,8 @@ _ANEW = "a copy of the folder, or another folder to begin anew in"
 
 def write_whole(folder: Path, name: str, write: Callable[[str], object]) -> tuple[str, str]:
     """Write a file under another name, then rename it; returns its name and digest."""
-    path, half = folder / name, folder / f"{name}.tmp"
-    write(str(half))
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
-    digest = _digest_of_file(half)
-    os.replace(half, path)
+    digest = _digest_of_file(write_half(folder / name, lambda half: write(str(half))))
+    put_in_place(folder / name)
     return name, digest
 
 

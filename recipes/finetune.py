@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, distributed, nn
 
-import surgery
 from pruning.held import Held, Holding
 from pruning.rewind import digest_of, put_into, tensors_of
 from recipes.before import check_options
@@ -24,6 +23,7 @@ from recipes.settings import Finetune
 from recipes.task import gathering, mixes, share_from_first
 from recipes.training import Training, training_of
 from surgery.errors import BadValue, SurgeryError
+from surgery.fading import finish, move
 from surgery.history import history_of
 from surgery.running import in_eval
 
@@ -183,9 +183,9 @@ def _end(model: nn.Module, average: nn.Module | None, settle: bool, now: Moment)
     """The final form of the model and of its average, whose weights are the result."""
     for one in (model, *([average] if average is not None else [])):
         early = gathering(one) > 0
-        surgery.set_progress(one, 1.0, now.update)
+        move(one, 1.0, now.update)
         if settle:
-            surgery.settle(one)
+            finish(one)
         if early and processes() > 1:
             share_from_first(one)
     if average is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from recipes.outcome import Outcome
 from recipes.parse import to_toml
 from recipes.recipe import Recipe
 from surgery.errors import BadFile, WrongModel
+from surgery.files import write_text
 
 ASKED, RESULT, RECIPE, CARD, MASKS = "run.json", "result.json", "recipe.toml", "README.md", "masks.safetensors"
 TRAINING, ROUNDS = "training", "rounds"  # checkpoints, while it runs
@@ -46,7 +46,7 @@ def claim(folder: Path, asked: Mapping[str, Any]) -> None:
     """Write down whose folder it is; the first process calls it, once all can be carried out."""
     if not (folder / ASKED).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
+        write_text(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
 
 
 def release(folder: Path) -> None:
@@ -83,9 +83,9 @@ def finish(
     surgery.save(model, folder, name=name, kwargs=dict(kwargs))
     if masks is not None:
         masks.save(folder / MASKS)
-    write_whole(folder / RECIPE, to_toml(recipe))
-    write_whole(folder / RESULT, outcome.to_json())
-    write_whole(folder / CARD, card(folder))  # now it is finished
+    write_text(folder / RECIPE, to_toml(recipe))
+    write_text(folder / RESULT, outcome.to_json())
+    write_text(folder / CARD, card(folder))  # now it is finished
     for stage in (folder / TRAINING, *folder.glob(f"{ROUNDS}-*")):
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -97,13 +97,6 @@ def masks_in(folder: Path) -> pruning.Masks | None:
         BadFile: they cannot be read.
     """
     return pruning.Masks.load(folder / MASKS) if (folder / MASKS).is_file() else None
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that whoever reads it sees the old one or the new one."""
-    half = file.with_name(f"{file.name}.tmp")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, file)
 
 
 def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:

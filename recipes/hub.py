@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surgery.errors import BadFile, BadValue, SurgeryError
-from surgery.folder import STEPS, WEIGHTS, read_steps
+from surgery.folder import STEPS, WEIGHTS, read_steps, steps_file
 
 CARD = "README.md"
 # Nothing else goes there, nor comes from there.
@@ -34,9 +34,11 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
             f"{source} does not say which model it is, so nobody could load it.", try_="surgery.save(..., name=...)"
         )
     additions = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(source / name))
+        CommitOperationAdd(
+            path_in_repo=name, path_or_fileobj=str(steps_file(source) if name == STEPS else source / name)
+        )
         for name in FILES
-        if name != CARD and (source / name).is_file()
+        if name != CARD and (name == STEPS or (source / name).is_file())
     ]
     additions.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=_card(source).encode()))
     api = HfApi(token=token)

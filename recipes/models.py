@@ -14,7 +14,7 @@ from recipes.hub import pull
 from recipes.weights import NewHead as NewHead
 from recipes.weights import classes_of, first_line, load_body, load_weights, misfit, read_weights, weights_only
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, nearest
-from surgery.folder import STEPS, read_steps
+from surgery.folder import read_steps, steps_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,10 +65,12 @@ def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any
     return model
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(folder: str | Path, example: Any = None) -> nn.Module:
     """Build the model that a saved folder names, make it the edited one, and load its weights.
 
     `folder` was written by `surgery.save` or by a run; `hf-hub:USER/NAME` fetches one that `push_to_hub` uploaded.
+    `example` is for models that were saved with one, see `surgery.load`; a model whose head was exchanged after it was
+    built is loaded by `surgery.load` into one with the same head.
 
     Raises:
         BadFile: no folder written by `surgery.save`, or one that names no model.
@@ -78,7 +80,7 @@ def load_model(folder: str | Path) -> nn.Module:
 
     found = saved_folder(folder) or Path(folder)
     name, kwargs = _named(found)
-    return surgery.load(found, build(name, **kwargs))
+    return surgery.load(found, build(name, **kwargs), example)
 
 
 def saved_kwargs(folder: str | Path) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def saved_folder(name: str | Path) -> Path | None:
     if text.startswith(HUB):
         return pull(text.removeprefix(HUB))
     path, in_full = Path(name), text.startswith(tuple(f"{one}/" for one in CATALOGUES))
-    if (isinstance(name, str) and in_full) or not (path / STEPS).is_file():
+    if (isinstance(name, str) and in_full) or not steps_file(path).is_file():
         return None
     if isinstance(name, str) and any(_has(one, name) for one in CATALOGUES):
         raise BadValue(f"{name!r} is a model and a folder here.", try_=f"./{name} for the folder, or CATALOGUE/{name}")

@@ -26,6 +26,7 @@ from recipes.journal import Journal
 from recipes.place import Place
 from recipes.recipe import Recipe
 from recipes.settings import Finetune, Pruning
+from surgery.fading import finish
 from surgery.running import batch_errors
 
 _LOOKED_AT = 8  # batches that criteria with gradients, and AP by dead units, see
@@ -154,7 +155,7 @@ class Stages:
 
 def _settled_state(network: nn.Module) -> dict[str, Tensor]:
     """What the weights are before any training, under the names they have once all gradual changes have ended."""
-    return surgery.settle(deepcopy(network)).state_dict()
+    return finish(deepcopy(network)).state_dict()
 
 
 def _name_of(alive: int, living: list[int]) -> str:

@@ -22,6 +22,7 @@ from recipes.layer_rates import layer_groups
 from recipes.settings import Finetune
 from recipes.task import Mixing, body_of, distribute, gathering, mixing_of, share_from_first, task_of, unsynced
 from surgery.errors import BadValue
+from surgery.fading import move
 from surgery.running import in_eval
 
 
@@ -61,7 +62,7 @@ class Training:
         before = gathering(self.body)
         copies = [self.body, *([self.model] if self.body is not self.model else []), *self.averages]
         for one in copies:
-            surgery.set_progress(one, progress, step)
+            move(one, progress, step)
         if processes() > 1 and gathering(self.body) != before:
             for one in (self.model, *self.averages):
                 share_from_first(one)
@@ -134,7 +135,7 @@ def training_of(
     device = next(model.parameters()).device
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
-    surgery.set_progress(model, 0.0, 0)
+    move(model, 0.0, 0)
     ema = None
     if options.model_ema:
         ema = ModelEmaV3(model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup)

@@ -79,9 +79,14 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
             f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
         )
     check_steps(data["steps"])
-    if data["progress"] is not None and [type(part) for part in data["progress"]] not in ([float, int], [int, int]):
+    if data["progress"] is not None and not _is_progress(data["progress"]):
         raise BadFile(f"{STEPS} has another kind of progress.", asked="[fraction, step]", there=repr(data["progress"]))
     return data
+
+
+def _is_progress(told: list[Any]) -> bool:
+    kinds = [type(part) for part in told]
+    return kinds in ([float, int], [int, int]) and 0 <= told[0] <= 1 and told[1] >= 0
 
 
 def _belong(steps: Path, weights: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from surgery.edits import add_buffers, drop_buffers
 from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel
 from surgery.example import Example, unwritten
-from surgery.fading import progress_of, set_progress
+from surgery.fading import move, named, not_driven, progress_of
 from surgery.find import check_plain, find_sites
 from surgery.folder import FORMAT, WEIGHTS, read_steps, write_folder
 from surgery.history import histories_of, history_of
@@ -73,6 +74,9 @@ def save(
             "Only plain data can be saved: numbers, strings, lists, dicts.", there=str(error),
             try_="plain values in `kwargs` and in the parameters of the rules",
         ) from error  # fmt: skip
+    if idle := not_driven(model):
+        text = f"{named(idle)} never moved: call surgery.set_progress(model, progress) while the model trains."
+        warnings.warn(text, UserWarning, stacklevel=2)
     made = rehearse(model, data["steps"], None if example is None else Example.of(example, model))
     data |= {"fingerprint": made} if made is not None else {}
     data |= {"buffers": added} if (added := added_buffers(model)) else {}
@@ -139,7 +143,7 @@ def _restore(
     for step, replay in zip(data["steps"], replays, strict=True):
         replay(model, {**step, "example": example})
     if data["progress"] is not None:
-        set_progress(model, *data["progress"])
+        move(model, *data["progress"])
     if data.get("fingerprint") is not None:
         last = next(step["data"]["example"] for step in reversed(data["steps"]) if "example" in step["data"])
         if fingerprint(model, find_sites(model, example or Example.from_data(last))) != data["fingerprint"]:

@@ -12,7 +12,7 @@ from torch import nn
 from surgery.decide import decide
 from surgery.edits import all_or_nothing, carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
 from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
-from surgery.fading import progress_of, set_progress
+from surgery.fading import move, progress_of
 from surgery.find import check_plain, dtype_of, find_sites, home_of
 from surgery.history import History, Step, history_of
 from surgery.observe import seen_at
@@ -179,4 +179,4 @@ def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:
     rest_weights(model, False)  # which weights rest is written in the history that goes now
     keep_history(model, History(list(steps), progress) if steps else None)
     if steps and progress is not None:
-        set_progress(model, *progress)
+        move(model, *progress)

@@ -113,6 +113,11 @@ class PWLU(nn.Module):
         low, high = around_zero(function, bound, channels, intervals, snap, self.left.dtype)
         self._become(function, low, high, (low, high))
 
+    @property
+    def gradual(self) -> bool:
+        """Whether `set_progress` changes anything."""
+        return self.warmup > 0
+
     @torch.no_grad()
     def set_progress(self, progress: float, step: int = 0) -> None:
         """Be in warm-up below `warmup`, and learn from there on; what was gathered is used once, when it ends."""

@@ -114,6 +114,11 @@ class FReLU(nn.Module):
         self.axis = axis
         self.phase: int | None = None
 
+    @property
+    def gradual(self) -> bool:
+        """Whether `set_progress` changes anything."""
+        return self.alternate is not None
+
     def set_progress(self, progress: float, step: int = 0) -> None:
         """Begin the phase that `step` falls into; at progress 1 everything learns."""
         self.phase = step // self.every % 2 if self.alternate and progress < 1 else None

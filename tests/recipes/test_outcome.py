@@ -12,6 +12,7 @@ import surgery
 from recipes.measured import Measured
 from recipes.outcome import Outcome
 from surgery import BadFile
+from surgery.fading import finish
 from tests.asserts import assert_raises
 from tests.surgery.small_net import SmallNet
 
@@ -39,7 +40,7 @@ def test_calls_are_counted_as_they_are_at_the_end(
     edited, report = surgery.transform(SmallNet(), rules, example)
     outcome = Outcome.of("m", "r", "d", BEFORE, AFTER, report, 1.0)
     assert (outcome.erased, outcome.swapped, outcome.added) == (erased, swapped, added)
-    left = sum("eval" in site.modes for site in surgery.find_sites(surgery.settle(edited), example))
+    left = sum("eval" in site.modes for site in surgery.find_sites(finish(edited), example))
     assert left == sum("eval" in site.modes for site in report.before) - erased + added
 
 

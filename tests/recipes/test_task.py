@@ -15,6 +15,7 @@ import surgery
 from recipes.settings import Finetune
 from recipes.task import body_of, has_phases, mixing_of, task_of, unsynced
 from surgery.errors import BadValue
+from surgery.fading import finish
 from tests.asserts import assert_raises
 
 IMAGES = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -112,7 +113,7 @@ def test_phases_are_warm_ups_and_alternations() -> None:
     assert has_phases(swapped("pwlu", warmup=0.1)) and has_phases(swapped("frelu", alternate="slopes"))
     assert not has_phases(net()) and not has_phases(swapped("pwlu")) and not has_phases(swapped("frelu"))
     assert not has_phases(swapped("pwlu", fade=True))
-    assert not has_phases(surgery.settle(swapped("pwlu", warmup=0.1)))
+    assert not has_phases(finish(swapped("pwlu", warmup=0.1)))
 
 
 def test_one_process_has_nothing_to_hold_back() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.activations import PWLU, Affine, Fade, FReLU
-from surgery.fading import progress_of
+from surgery.fading import finish, gradual, progress_of
 from surgery.rules import Rule
 from tests import models
 from tests.asserts import assert_bit_equal, assert_raises, assert_same_function, assert_untouched
@@ -93,12 +93,44 @@ def test_progress_is_a_fraction(progress: float) -> None:
         assert_raises(surgery.BadValue, lambda: surgery.set_progress(edited, progress), "`progress`")
 
 
-def test_without_anything_that_fades_progress_does_nothing() -> None:
+def test_without_anything_that_fades_progress_does_nothing_but_warn() -> None:
+    erased, _ = surgery.transform(models.ResidualNet(), surgery.erase_relu(), picture())
+    pwlu, _ = surgery.transform(models.ResidualNet(), surgery.swap("pwlu"), picture())
+    for model in (models.ResidualNet(), erased, pwlu):
+        with pytest.warns(UserWarning, match="Nothing in ResidualNet changes over time, so set_progress"):
+            surgery.set_progress(model, 0.5)
     model = models.ResidualNet()
-    with assert_untouched(model):
-        surgery.set_progress(model, 0.5)
+    with assert_untouched(model), pytest.warns(UserWarning, match="Nothing in ResidualNet .* nothing to settle"):
         assert surgery.settle(model) is model
     assert progress_of(model) is None
+
+
+RULES = (surgery.erase_relu(fade=True), surgery.swap("pwlu", warmup=0.1), surgery.swap("frelu", alternate="slopes"))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_what_nobody_moved_is_named_when_it_is_saved_or_settled(rule: Rule, tmp_path: Path) -> None:
+    _, edited = fading(models.ResidualNet, rule)
+    # A module that moves is named by the path it stands at.
+    (first, *_) = gradual(edited)
+    assert first.startswith(("layer1.0.relu", "relu"))
+    surgery.set_progress(edited, 0.0)  # as every training begins
+    with pytest.warns(UserWarning, match=f"^{first}.* never moved: call surgery.set_progress"):
+        surgery.save(edited, tmp_path)
+    with pytest.warns(UserWarning, match=f"^{first}.* never moved before it was settled"):
+        surgery.settle(edited)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_what_was_moved_is_saved_and_settled_in_silence(rule: Rule, tmp_path: Path) -> None:
+    _, edited = fading(models.ResidualNet, rule)  # warnings are errors here
+    for progress in (0.0, 0.5, 1.0):
+        surgery.set_progress(edited, progress)
+    surgery.save(edited, tmp_path)
+    surgery.settle(edited)
+    surgery.settle(edited)
+    surgery.set_progress(edited, 1.0)  # a loop that goes on
+    surgery.save(edited, tmp_path)
 
 
 def test_progress_is_remembered() -> None:
@@ -114,6 +146,7 @@ def test_progress_is_remembered() -> None:
 
 def test_settling_twice_does_nothing_more() -> None:
     _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
+    surgery.set_progress(edited, 0.5)
     assert surgery.settle(edited) is edited
     once = copy.deepcopy(edited)
     with assert_untouched(edited):
@@ -132,7 +165,7 @@ def test_settling_rewrites_the_steps() -> None:
 
 def test_a_settled_model_is_an_erased_one_for_the_next_transform() -> None:
     model, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
-    surgery.settle(edited)
+    finish(edited)
     rule = surgery.swap("gelu", activation="relu", position=2)
     later, _ = surgery.transform(edited, rule, picture())
     hard, _ = surgery.transform(surgery.transform(model, surgery.erase_relu(), picture())[0], rule, picture())
@@ -153,7 +186,7 @@ def test_undo_brings_back_the_original(settled: bool) -> None:
 def test_undoing_a_later_step_leaves_what_was_settled() -> None:
     model, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
     surgery.transform_(edited, surgery.swap("gelu", position=1), picture())
-    surgery.settle(edited)
+    finish(edited)
     surgery.undo(edited, 1)
     erased, _ = surgery.transform(model, surgery.erase_relu(), picture())
     assert_same_function(edited, erased, picture())
@@ -269,7 +302,7 @@ def test_a_wrapper_is_told_for_the_model_inside(wrap: Callable[[nn.Module], Any]
 
 def test_what_was_settled_through_a_wrapper_is_saved_settled(tmp_path: Path) -> None:
     model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
-    surgery.settle(nn.DataParallel(edited))
+    finish(nn.DataParallel(edited))
     surgery.save(edited, tmp_path)
     assert_same_function(surgery.load(tmp_path, models.ResidualNet()), edited, picture())
     assert_same_function(surgery.undo(edited), model, picture())
@@ -280,7 +313,7 @@ def test_a_model_edited_around_an_edited_part_is_settled_in_both_histories() -> 
     surgery.transform_(part, surgery.erase_relu(fade=True), picture())
     whole = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), part)
     surgery.transform_(whole, surgery.swap("gelu", site="1", fade=True), picture())
-    surgery.settle(whole)
+    finish(whole)
     surgery.undo(part)
     assert isinstance(whole[1], nn.GELU)
     surgery.undo(whole)

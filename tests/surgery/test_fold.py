@@ -241,6 +241,7 @@ def test_a_fading_line_is_folded_when_it_has_settled() -> None:
     with pytest.raises(NothingPicked, match="no forward reaches it as a call of its own"):
         fold_affine(model, x)
     assert any(isinstance(one, Fade) for one in model.modules())
+    surgery.set_progress(model, 0.5)
     surgery.settle(model.eval())
     wanted = model(x)
     torch.testing.assert_close(fold_affine(model, x)(x), wanted)

@@ -262,6 +262,7 @@ def test_a_settled_fade_stays_settled_when_a_later_step_is_undone(tmp_path: Path
     model = randomise(ResidualNet())
     surgery.transform_(model, surgery.swap("prelu", owner="layer1.0", fade=True), picture())
     surgery.transform_(model, surgery.erase(owner="layer1.1", position=2), picture())
+    surgery.set_progress(model, 0.5)
     surgery.settle(model)
     surgery.undo(model, steps=1)
     assert not [one for one in model.modules() if isinstance(one, surgery.activations.Fade)]
