@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import FloatFunctional
 
 from surgery import activations
 from surgery.decide import Decision, OwnCall, Slot
@@ -280,6 +281,9 @@ def _give_own_call(
         if id(owner) in seen:
             continue
         seen.add(id(owner))
+        if type(owner) is FloatFunctional:
+            _exchange(changes, model, owner, activations.Arithmetic(owner, made).train(owner.training))
+            continue
         _put_child(changes, owner, decision.splice.child, made)
         if isinstance(owner, fx.GraphModule):
             _edit_graphs(changes, owner, decision)
@@ -289,6 +293,13 @@ def _give_own_call(
             changes.append(Change("class", owner, "", (base_of(type(owner)), splices_of(type(owner)))))
             owner.__class__ = kind
         _no_fast_path(changes, model, owner)
+
+
+def _exchange(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put another module under all names of one, which may be a child of the other from now on."""
+    for parent in list(model.modules()):
+        for name in [name for name, one in parent._modules.items() if one is old]:
+            _put_child(changes, parent, name, new)
 
 
 def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:

@@ -41,8 +41,8 @@ class Locator:
         self.looping: list[FrameType] = []  # frames with counted passes, kept so that no other gets their id
 
     def place_of(self, frame: FrameType | None) -> str | None:
-        """The path of the module whose own code joins paths here; `FloatFunctional` only lends its hand."""
-        found = self._owner(frame, None, lent=("FloatFunctional",))
+        """The path of the module whose own code joins paths here; what only does its arithmetic is not it."""
+        found = self._owner(frame, None, lent=("FloatFunctional", "Arithmetic"))
         return None if found is None else found[1]
 
     def forget(self) -> None:

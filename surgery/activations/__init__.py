@@ -1,6 +1,7 @@
 """The catalogue of activations: what can take the place of an activation call, by name."""
 
 from surgery.activations.affine import Affine as Affine
+from surgery.activations.arithmetic import Arithmetic as Arithmetic
 from surgery.activations.catalogue import build as build
 from surgery.activations.catalogue import describe as describe
 from surgery.activations.catalogue import names as names
