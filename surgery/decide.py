@@ -172,19 +172,16 @@ def _check_bare(module: nn.Module, edit: Edit) -> None:
 def _named(model: nn.Module, decisions: Iterable[Decision]) -> tuple[Decision, ...]:
     """Names for new children, in torchvision's convention: `relu_2` for the third call of `relu`.
 
-    What takes the place of a `FloatFunctional` has a name for its activation already.
+    What takes the place of a `FloatFunctional` calls its child `activation`.
     """
     taken: dict[int, set[str]] = {}
-    named = []
+    named: list[Decision] = []
     for decision in decisions:
         if isinstance(decision, OwnCall):
             site = decision.edit.site
             owner = model.get_submodule(site.owner)
-            if type(owner) is FloatFunctional:
-                named.append(replace(decision, splice=replace(decision.splice, child="activation")))
-                continue
             used = taken.setdefault(id(owner), {name for name in dir(owner)} | set(owner._modules))
-            stem = site.target.replace(".", "_")
+            stem = "activation" if type(owner) is FloatFunctional else site.target.replace(".", "_")
             name = stem if site.turn == 1 and stem not in used else f"{stem}_{site.turn - 1}"
             while name in used:
                 name += "_"
