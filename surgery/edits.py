@@ -397,6 +397,13 @@ def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         module.register_buffer(last, value.to(near.device))
 
 
+def set_numbers(model: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
+    """Set whole numbers that layers keep as attributes, by path and name."""
+    for path, named in numbers.items():
+        for name, value in named.items():
+            setattr(model.get_submodule(path), name, value)
+
+
 def drop_buffers(model: nn.Module, names: Iterable[str]) -> None:
     """Take buffers away again."""
     for name in names:

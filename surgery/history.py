@@ -16,7 +16,8 @@ class Step:
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
     `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time,
-    `left` and `buffers` are the parameters, by names and shapes, and the names of the buffers that the step left.
+    `left` and `buffers` are the parameters, by names and shapes, and the names of the buffers that the step left,
+    `numbers` the whole numbers that layers kept as attributes then.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Step:
     dtype: torch.dtype | None = None
     left: list[Any] | None = None
     buffers: frozenset[str] = frozenset()
+    numbers: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

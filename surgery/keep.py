@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.edits import add_buffers, drop_buffers
+from surgery.by_hand import BY_HAND, check_numbers
+from surgery.edits import add_buffers, drop_buffers, set_numbers
 from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel
 from surgery.example import Example, unwritten
 from surgery.fading import move, named, not_driven, progress_of
@@ -142,6 +143,7 @@ def _restore(
 ) -> None:
     for step, replay in zip(data["steps"], replays, strict=True):
         replay(model, {**step, "example": example})
+        set_numbers(model, check_numbers(model, step["data"].get(BY_HAND, {})))
     if data["progress"] is not None:
         move(model, *data["progress"])
     if data.get("fingerprint") is not None:

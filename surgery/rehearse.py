@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from surgery.by_hand import BY_HAND, set_since
 from surgery.errors import BadValue, SurgeryError
 from surgery.example import Example
 from surgery.find import find_sites, home_of
@@ -23,8 +24,11 @@ Data = dict[str, Any]
 def steps_to_write(model: nn.Module) -> list[Data]:
     """The steps of a model as plain data, without edits in parts that are no longer there, such as a former head."""
     written = []
+    fixed = [step for step in history_of(model) if step.kind != "surgery"][-1:]  # later ones are made again
     for step in history_of(model):
         data = step.data if step.kind != "surgery" else {**step.data, "edits": _still_there(model, step)}
+        if step in fixed and (by_hand := set_since(model, step)):
+            data = {**data, BY_HAND: data.get(BY_HAND, {}) | by_hand}
         if data.get("edits", True):
             written.append({"kind": step.kind, "fingerprint": step.fingerprint, "data": copy.deepcopy(data)})
     return written

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from surgery.by_hand import BY_HAND, numbers_of, set_since
 from surgery.errors import BadFile, WrongModel, nearest
 from surgery.history import Step, history_of
 from surgery.plan import Edit, Plan
@@ -97,12 +98,18 @@ def layout(model: nn.Module) -> list[Any]:
 
 def ended(step: Step, model: nn.Module) -> Step:
     """The step, with what it left: whatever is found changed later was changed by others."""
-    return replace(step, left=layout(model), buffers=frozenset(name for name, _ in model.named_buffers()))
+    buffers = frozenset(name for name, _ in model.named_buffers())
+    return replace(step, left=layout(model), buffers=buffers, numbers=numbers_of(model))
 
 
 def forget_where_changed(model: nn.Module) -> None:
-    """If others changed the model since its last step, what its steps were made on can be told no more."""
+    """If others changed the model since its last step, what its steps were made on can be told no more.
+
+    Numbers that they set on layers become a part of that step.
+    """
     steps = history_of(model)
+    if steps and (by_hand := set_since(model, steps[-1])):
+        steps[-1].data[BY_HAND] = by_hand
     if steps and steps[-1].left != layout(model):
         for step in steps:
             step.fingerprint = None

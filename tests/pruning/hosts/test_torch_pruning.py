@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_pruning as tp
 import torchvision
 from timm.optim import Lookahead
@@ -795,3 +796,55 @@ def test_soft_masks_are_held_and_then_removed(net: Net) -> None:
     importance = tp.importance.GroupMagnitudeImportance(target_types=[nn.Conv2d, nn.Linear])
     survivors = host.step(pruner_of(net, importance=importance), optimizer, IMAGES)
     assert survivors.masks(masks).share == 1.0
+
+
+class Attending(nn.Module):
+    """Attention that reads its number of heads off itself, as those of vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.num_heads = nn.Conv2d(3, 8, 1), nn.ReLU(), 4
+        self.query, self.key, self.value, self.head = (nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8),
+                                                       nn.Linear(8, 3))  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x)).flatten(2).transpose(1, 2)
+        query, key, value = (
+            layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        result: Tensor = self.head(mixed.mean(1))
+        return result
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_heads_that_were_set_by_hand_after_a_step_come_back(erased: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attending()
+    heads = {model.query: 4, model.key: 4, model.value: 4}
+    pruner = tp.pruner.BasePruner(
+        model, IMAGES, tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=[model.head],
+        num_heads=heads, prune_num_heads=True, head_pruning_ratio=0.5,
+    )  # fmt: skip
+    host.step(pruner, example=IMAGES)
+    model.num_heads = pruner.num_heads[model.query]
+    assert model.num_heads == 2 and model.query.out_features == 2
+    if erased:
+        surgery.transform_(model, surgery.erase(), IMAGES)
+    surgery.save(model, tmp_path)
+    fresh = surgery.load(tmp_path, Attending())
+    assert fresh.num_heads == 2
+    assert_bit_equal([fresh.eval()(IMAGES)], [model.eval()(IMAGES)])
+    surgery.save(fresh, tmp_path / "again")
+    assert surgery.load(tmp_path / "again", Attending()).num_heads == 2
+
+
+def test_a_new_head_after_a_step_comes_back(net: Net, tmp_path: Path) -> None:
+    host.step(pruner_of(net), example=IMAGES)
+    net.head = nn.Linear(net.head.in_features, 7)
+    surgery.save(net, tmp_path)
+    fresh = Net()
+    with assert_untouched(fresh):
+        assert_raises(WrongModel, lambda: surgery.load(tmp_path, fresh))
+    fresh.head = nn.Linear(16, 7)
+    assert_bit_equal([surgery.load(tmp_path, fresh).eval()(IMAGES)], [net.eval()(IMAGES)])
