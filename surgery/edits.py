@@ -125,6 +125,16 @@ def carry_out(
     return changes
 
 
+def empty_slots(model: nn.Module, paths: Iterable[str]) -> list[Change]:
+    """Let the parameters go that no call reaches any more; code that asks whether a module is there still finds one."""
+    changes: list[Change] = []
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        unused = activations.Unused().train(model.get_submodule(path).training)
+        _put_child(changes, model.get_submodule(parent), name, unused)
+    return changes
+
+
 def take_back(changes: Iterable[Change]) -> None:
     """Undo changes, last first: children, classes, attributes and graphs as they were before."""
     for change in reversed(list(changes)):

@@ -20,6 +20,7 @@ class Report:
     `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
     replaced. One under the same name as before is in both. `far` says, per site, how far the new function is from the
     replaced one to begin with: their largest difference on what was seen to enter it, 0 for no more than rounding.
+    `idle` are parameters that stay and get no gradient: all calls were exchanged, but the code reads their module.
     """
 
     plan: Plan
@@ -28,6 +29,7 @@ class Report:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     far: Mapping[Site, float] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         edits = self.plan.edits
@@ -53,7 +55,7 @@ class Report:
         lines += [f"  {line}" for line in self._beginnings()]
         lines += [f"  {line}" for line in self._blind()]
         lines += [f"  {line}" for line in self._shared()]
-        named = (("new parameters", self.added), ("parameters gone", self.removed))
+        named = (("new parameters", self.added), ("parameters gone", self.removed), ("no call reaches", self.idle))
         changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
         lines += changed or ["  parameters unchanged"]
         return "\n".join(lines + left_out_line(self.plan.left_out))

@@ -10,11 +10,21 @@ import torch
 from torch import nn
 
 from surgery.decide import decide
-from surgery.edits import all_or_nothing, carry_out, catch_up, check_ours, keep_history, rest_weights, take_back
+from surgery.edits import (
+    all_or_nothing,
+    carry_out,
+    catch_up,
+    check_ours,
+    empty_slots,
+    keep_history,
+    rest_weights,
+    take_back,
+)
 from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
 from surgery.fading import move, progress_of
 from surgery.find import check_plain, dtype_of, find_sites, home_of
 from surgery.history import History, Step, history_of
+from surgery.idle import exchanged_modules, idle_slots
 from surgery.observe import seen_at
 from surgery.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.proof import Proved, prove_effect, prove_rewrites
@@ -118,7 +128,9 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     def new(model: nn.Module, edit: Edit) -> nn.Module:
         return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
 
+    exchanged = exchanged_modules(model, plan)
     changes = carry_out(model, decisions, new)
+    changes += empty_slots(model, idle_slots(model, exchanged))
     with about(site for site, module in made.items() if not fits(module, site)):
         after = find_sites(model, sample)
     check_outcome(plan, after)
@@ -128,7 +140,9 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     now = dict(model.named_parameters())
     added = tuple(name for name in now if now[name] is not weights.get(name))
     removed = tuple(name for name in weights if weights[name] is not now.get(name))
-    return Report(plan, plan.sites, after, added, removed, far)
+    unused = {id(param) for module in exchanged for param in module.parameters()}
+    idle = tuple(name for name, param in now.items() if id(param) in unused)
+    return Report(plan, plan.sites, after, added, removed, far, idle)
 
 
 @all_or_nothing()

@@ -17,6 +17,7 @@ from surgery.activations.parts import Copy as Copy
 from surgery.activations.parts import InPlace as InPlace
 from surgery.activations.parts import QuickGELU as QuickGELU
 from surgery.activations.parts import SquaredReLU as SquaredReLU
+from surgery.activations.parts import Unused as Unused
 from surgery.activations.pwlu import PWLU as PWLU
 from surgery.activations.rows import Activation as Activation
 from surgery.activations.slopes import FReLU as FReLU
