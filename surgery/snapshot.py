@@ -6,7 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def snapshot(model: nn.Module, written: Iterable[Tensor] = (), *, progress_only:
     homes = dict.fromkeys((model, *(module for module in everything if HISTORY in vars(module))))
     kept = {id(one) for one in written} | {id(one) for part in moving for one in _tensors(part)}
     modules = homes | moving if progress_only else everything
-    parameters = (one for module in everything for one in module._parameters.values() if one is not None)
+    parameters = (one for module in everything for one in module._parameters.values() if _is_made(one))
     tensors = {id(one): one for module in modules for one in _tensors(module)} | {id(one): one for one in parameters}
     histories = histories_of(model)
     steps = [] if progress_only else [step for history in histories for step in history.steps]
@@ -85,7 +85,12 @@ def _moves(module: nn.Module) -> bool:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     named = (*module._parameters.values(), *module._buffers.values())
-    return (one for one in named if one is not None)
+    return (one for one in named if _is_made(one))
+
+
+def _is_made(one: Tensor | None) -> TypeGuard[Tensor]:
+    """True for a tensor; one that waits for its shape (`nn.LazyLinear`) cannot be asked anything."""
+    return one is not None and not nn.parameter.is_lazy(one)
 
 
 def _module(module: nn.Module) -> ModuleBefore:

@@ -245,3 +245,11 @@ def test_a_progress_that_one_module_refuses_moves_none(broken: int) -> None:
     with pytest.raises(RuntimeError, match="not today"):
         surgery.set_progress(model, 0.7, step=2)
     assert state(model) == before
+
+
+@pytest.mark.parametrize("verb", [surgery.transform_, surgery.transform])
+def test_weights_that_wait_for_their_shape_are_refused_as_such(verb: Callable[..., Any]) -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
+    with pytest.raises(surgery.CannotLook, match="from the first batch"):
+        verb(model, surgery.erase(), torch.rand(2, 3))
+    surgery.set_progress(model, 0.5)
