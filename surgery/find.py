@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 from surgery.errors import CannotLook
 from surgery.example import Example
 from surgery.facts import Facts
+from surgery.leftovers import nothing_left
 from surgery.references import reseated
-from surgery.rng import random_state_kept
+from surgery.rng import random_state_kept, seeded
 from surgery.scores import scores_of
 from surgery.sites import Site, Sites
 from surgery.trace import Heard, Trace
@@ -96,13 +97,16 @@ def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[t
 
 def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
     home = home_of(model)
-    with random_state_kept():
-        try:
+    try:
+        with random_state_kept():
             return _heard(model, sample, mode, torch.device("meta"))
-        except Exception:
-            # Values decide something in this model, or an operation has no meta version: look at a real run.
-            if home.type == "meta":
-                raise
+    except CannotLook:
+        raise
+    except Exception:
+        # Values decide something in this model, or an operation has no meta version: look at a real run.
+        if home.type == "meta":
+            raise
+    with seeded():
         try:
             return _heard(model, sample, mode, home)
         except Exception:
@@ -115,12 +119,21 @@ def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
 
 def _heard(model: nn.Module, sample: Example, mode: str, device: torch.device, *, reseat: bool = True) -> Trace:
     """The trace of one run of a twin, on the meta device or where the model is."""
+    with nothing_left(model, strict=device.type == "meta") as noted:
+        return _of_a_twin(model, sample, mode, device, reseat, noted)
+
+
+def _of_a_twin(
+    model: nn.Module, sample: Example, mode: str, device: torch.device, reseat: bool, noted: AbstractContextManager[Any]
+) -> Trace:
     on_meta = device.type == "meta"
     look = in_mode(twin(model, meta=on_meta), mode)
     references = reseated(look) if reseat else ()
     arguments = sample.on(device)
     with device if on_meta else nullcontext():
-        return hear(look, arguments.args, arguments.kwargs, references=references)
+        trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=noted)
+    trace.result = None  # the twin is gone, and what it made with it
+    return trace
 
 
 def home_of(model: nn.Module) -> torch.device:

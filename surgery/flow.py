@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import _lru_cache_wrapper
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
@@ -14,6 +16,7 @@ from surgery.axes import channel_axis
 from surgery.kinds import ARRIVING, LEAVING, how_written, written_by
 from surgery.marks import Marks
 from surgery.memory import Memory, Region, Write, part_written, strided
+from surgery.surroundings import is_ours
 from surgery.trace import Heard, Op, Trace
 
 _REARRANGED = ("shape", "scale", "resize")  # what is put together of one tensor's parts joins nothing
@@ -278,17 +281,32 @@ def _own(module: nn.Module) -> list[Any]:
 
 
 def _held_by_code(frame: FrameType | None) -> Iterator[Tensor]:
-    """The tensors in the globals and closures of the functions that are running."""
+    """The tensors in the globals and closures of the functions that are running, and of those they know by name."""
+    seen = set[int]()
     while frame is not None:
-        code = frame.f_code
-        if not str(frame.f_globals.get("__name__", "")).startswith(("torch.", "surgery.")):
-            yield from held_in(list(frame.f_globals.values()))
-            yield from held_in([frame.f_locals[name] for name in code.co_freevars if name in frame.f_locals])
+        names = frame.f_globals
+        if not is_ours(names.get("__name__")):
+            if id(names) not in seen:
+                seen.add(id(names))
+                yield from held_in(list(names.values()))
+                yield from _held_by_named(names, seen)
+            yield from held_in([frame.f_locals[name] for name in frame.f_code.co_freevars if name in frame.f_locals])
         frame = frame.f_back
 
 
+def _held_by_named(names: dict[str, Any], seen: set[int]) -> Iterator[Tensor]:
+    """The tensors that classes and functions of these names hold, and the modules of the functions."""
+    for value in list(names.values()):
+        if isinstance(value, type | FunctionType) and not is_ours(value.__module__):
+            yield from held_in(list(vars(value).values()))
+            others = getattr(value, "__globals__", names)
+            if id(others) not in seen:
+                seen.add(id(others))
+                yield from held_in(list(others.values()))
+
+
 def held_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in containers, and in the attributes of objects that are neither modules nor code."""
+    """The tensors in containers and caches, and in the attributes of objects that are neither modules nor code."""
     if isinstance(value, Tensor):
         yield value
     elif depth and isinstance(value, Mapping):
@@ -296,6 +314,9 @@ def held_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
             yield from held_in(one, depth - 1)
     elif depth and isinstance(value, tuple | list | set | frozenset):
         for one in value:
+            yield from held_in(one, depth - 1)
+    elif depth and isinstance(value, _lru_cache_wrapper):
+        for one in gc.get_referents(value):
             yield from held_in(one, depth - 1)
     elif depth and not isinstance(value, type | ModuleType | FunctionType | nn.Module):
         for one in _attributes(value):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from surgery.activations.seen import Seen
 from surgery.example import Example
 from surgery.find import MODES, check_plain, home_of
+from surgery.leftovers import nothing_left
 from surgery.rng import seeded
 from surgery.sites import Site
 from surgery.trace import Heard
@@ -61,15 +63,23 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     for mode in MODES:  # some calls are made in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
             continue
-        with seeded():
-            solid = in_mode(twin(model, meta=False), mode)
-            arguments = sample.on(home_of(model))
-            hear(solid, arguments.args, arguments.kwargs, look)
+        with seeded(), nothing_left(model) as noted:
+            _show(twin(model, meta=False), sample.on(home_of(model)), mode, look, noted)
     runs: dict[tuple[object, ...], list[Seen]] = {}
     for key, seen in found.items():
         runs.setdefault(key[:-1], []).append(seen)
     pooled = {place: Seen.pooled(parts) for place, parts in runs.items()}
     return {wanted[key]: pooled[key[:-1]] for key in found if pooled[key[:-1]].finite}
+
+
+def _show(
+    solid: nn.Module,
+    sample: Example,
+    mode: str,
+    look: Callable[[Heard, Tensor], None],
+    noted: AbstractContextManager[Any],
+) -> None:
+    hear(in_mode(solid, mode), sample.args, sample.kwargs, look, noted=noted)
 
 
 def _seen(entered: Tensor, axis: int) -> Seen:

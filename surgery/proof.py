@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from surgery.errors import NotProved, SurgeryError, about
 from surgery.example import Example, mapped
 from surgery.find import MODES, home_of
 from surgery.flow import tensors_in
+from surgery.leftovers import nothing_left
 from surgery.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.plan import Edit
 from surgery.replacement import same_activation
@@ -97,11 +99,9 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, 
         key = ("effect", mode, *((*edit.site.key[1:5], *edit.same) for edit in edits), alike.run(path, given))
         if key in proved:
             continue
-        with random_state_kept():
-            solid = solid_twin(model.get_submodule(given.at), mode)
-        again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
-        watched, alone = _run(solid, given.arguments, watch=True), _run(again, given.arguments, watch=False)
-        if not _close(watched.result, alone.result):
+        with nothing_left(model) as noted:
+            same = _same_unwatched(model, given, mode, noted)
+        if not same:
             owner = type(model.get_submodule(path)).__name__
             with about(edit.site for edit in edits):
                 raise NotProved(
@@ -110,6 +110,14 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, 
                     try_="switch its fast path off, or leave its activations alone",
                 )
         proved.add(key)
+
+
+def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
+    with random_state_kept():
+        solid = solid_twin(model.get_submodule(given.at), mode)
+    again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
+    watched = _run(solid, given.arguments, noted, watch=True)
+    return _close(watched.result, _run(again, given.arguments, noted, watch=False).result)
 
 
 class _Alike:
@@ -174,6 +182,13 @@ def _first_arguments(
     model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
 ) -> dict[str, Arguments]:
     """What the modules at these paths are first called with, where that can be given again."""
+    with nothing_left(model) as noted:
+        return _noted_arguments(model, sample, mode, paths, meta, noted)
+
+
+def _noted_arguments(
+    model: nn.Module, sample: Example, mode: str, paths: Iterable[str], meta: bool, noted: AbstractContextManager[Any]
+) -> dict[str, Arguments]:
     first: dict[str, Arguments | None] = {}
     look = in_mode(twin(model, meta=meta), mode)
     with random_state_kept():
@@ -183,15 +198,17 @@ def _first_arguments(
         def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
             if path not in first:
                 again = can_be_given_again((args, kwargs))
-                first[path] = mapped((args, kwargs), lambda tensor: tensor.detach().clone()) if again else None
+                with torch._C.DisableTorchFunction():  # these are kept
+                    first[path] = mapped((args, kwargs), lambda tensor: tensor.detach().clone()) if again else None
 
         look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
     with random_state_kept(), torch.no_grad():
         if meta:
-            with torch.device("meta"), QuickNorms():
+            with torch.device("meta"), QuickNorms(), noted:
                 look(*arguments.args, **arguments.kwargs)
         else:
-            look(*arguments.args, **arguments.kwargs)
+            with noted:
+                look(*arguments.args, **arguments.kwargs)
     given = {path: one for path, one in first.items() if one is not None}
     return given | {"": (sample.args, sample.kwargs)}
 
@@ -224,7 +241,14 @@ def _alike(value: Tensor) -> bool:
 
 
 def _prove(model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall]) -> None:
-    """Prove it for the owner at `path`, by running the module that is given something around it."""
+    """Prove it for the owner at `path`, by running what was `given` around it."""
+    with nothing_left(model) as noted:
+        _compare(model, path, given, mode, calls, noted)
+
+
+def _compare(
+    model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall], noted: AbstractContextManager[Any]
+) -> None:
     at = given.at
     with random_state_kept():
         plain = solid_twin(model.get_submodule(at), mode)
@@ -238,7 +262,7 @@ def _prove(model: nn.Module, path: str, given: Given, mode: str, calls: list[Own
 
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
-    before, after = _run(plain, given.arguments, watch=True), _run(edited, given.arguments, watch=True)
+    before, after = (_run(one, given.arguments, noted, watch=True) for one in (plain, edited))
     owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
     moved = []
     for call in calls:
@@ -268,14 +292,15 @@ def _stands_at(heard: Heard, splice: Splice) -> bool:
     return (heard.method, heard.callee, heard.ordinal, heard.iteration or 0) == place
 
 
-def _run(module: nn.Module, arguments: Arguments, *, watch: bool) -> Trace:
+def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[Any], *, watch: bool) -> Trace:
     """One forward from a fixed random state: its result and, if watched, the calls that were heard."""
     with seeded(), torch.no_grad():
         fresh = Example(*arguments).on(home_of(module))
         try:
             if watch:
-                return hear(module, fresh.args, fresh.kwargs)
-            return Trace(result=module(*fresh.args, **fresh.kwargs))
+                return hear(module, fresh.args, fresh.kwargs, noted=noted)
+            with noted:
+                return Trace(result=module(*fresh.args, **fresh.kwargs))
         except Exception as error:  # whatever a forward may raise; it ran before
             raise NotProved(
                 f"{type(module).__name__} does not run by itself on what the model gives it, so nothing can be proved.",

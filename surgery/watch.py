@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -29,6 +29,7 @@ from surgery.references import References
 from surgery.trace import Heard, Op, Trace
 
 Look = Callable[[Heard, Tensor], None]
+_UNNOTED: AbstractContextManager[Any] = nullcontext()
 
 
 @contextmanager
@@ -87,9 +88,11 @@ def hear(
     kwargs: dict[str, Any],
     look: Look | None = None,
     references: References = (),
+    noted: AbstractContextManager[Any] = _UNNOTED,
 ) -> Trace:
-    """Run a twin once on these arguments and return its trace; see `listening`."""
-    with torch.no_grad(), _listened(model, look, references=references) as listener:
+    """Run a twin once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`."""
+    # What is noted stands inside: it is not to see what the listener reads off tensors.
+    with torch.no_grad(), _listened(model, look, references=references) as listener, noted:
         listener.flow.enter(held_in((args, kwargs)))
         listener.trace.result = result = model(*args, **kwargs)
     made = [listener.flow.source(value)[0] for value in held_in(result)]

@@ -44,6 +44,7 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.twin": {"_copy_whole", "shallow"},
     "surgery.replacement": {"_kept"},
     "surgery.example": {"mapped"},
+    "surgery.surroundings": {"put"},  # gives names outside of models back what a look took from them
 }
 WRITING_METHODS = {"add_module", "register_module", "set_submodule", "register_parameter", "register_buffer"}
 WRITTEN_TABLES = {"_modules", "_parameters", "_buffers", "__dict__"}
