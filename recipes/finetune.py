@@ -24,7 +24,7 @@ from recipes.task import gathering, mixes, share_from_first
 from recipes.training import Training, training_of
 from surgery.errors import BadValue, SurgeryError
 from surgery.fading import finish, move
-from surgery.history import history_of
+from surgery.history import steps_of
 from surgery.running import in_eval
 
 _READ = 10  # steps between two looks at the loss: each waits for the device
@@ -252,7 +252,7 @@ def _start(
     phase: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What a training begins with, as plain data."""
-    network = [str(model), *(str((step.kind, step.data, step.fingerprint)) for step in history_of(model))]
+    network = [str(model), *(str((step.kind, step.data, step.fingerprint)) for step in steps_of(model))]
     plain = re.sub(r" at 0x[0-9a-fA-F]+", "", "\n".join(network))
     return {
         "phase": phase, "seed": seed, "world": processes(), "batches": feed.steps, "options": asdict(options),

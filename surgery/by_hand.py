@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from surgery.errors import BadFile, WrongModel
-from surgery.history import Step, history_of
+from surgery.history import Step, steps_of
 from surgery.kinds import activation_of_module
 
 BY_HAND = "by hand"  # the key in the data of a step
@@ -26,7 +26,7 @@ def numbers_of(model: nn.Module) -> Numbers:
 
 def set_since(model: nn.Module, step: Step) -> Numbers:
     """The numbers that others have set since a step, as they are now."""
-    ours = {(id(change.module), change.name) for one in history_of(model) for change in one.changes}
+    ours = {(id(change.module), change.name) for one in steps_of(model) for change in one.changes}
     modules, before = dict(model.named_modules()), step.numbers
     found = {
         path: {name: value for name, value in numbers.items() if before.get(path, {}).get(name, value) != value

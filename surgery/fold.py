@@ -16,7 +16,7 @@ from surgery.edits import all_or_nothing, fold_children, keep_history
 from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.example import Example
 from surgery.find import check_plain, dtype_of, find_sites, traced
-from surgery.history import Step, histories_of, history_of
+from surgery.history import Step, histories_of, steps_of
 from surgery.steps import ended, fingerprint, forget_where_changed, register_step
 from surgery.trace import Op, Trace
 
@@ -60,7 +60,7 @@ def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
             f"{type(model).__name__} has no affine stand-in to fold.",
             try_="surgery.transform(model, surgery.erase_relu(stand_in='affine')) first",
         )
-    steps = history_of(model)
+    steps = steps_of(model)
     if not steps and histories_of(model):
         raise CannotEdit(
             f"It is a part of this {type(model).__name__} that was edited, and the part that keeps the history.",
@@ -83,7 +83,7 @@ def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
 
 @all_or_nothing(lambda model, folds, sample: [tensor for fold in folds for tensor, _ in fold.values])
 def _write(model: nn.Module, folds: list[_Fold], sample: Example) -> nn.Module:
-    paths, steps = [fold.path for fold in folds], history_of(model)
+    paths, steps = [fold.path for fold in folds], steps_of(model)
     forget_where_changed(model)
     step = Step("fold", {"folded": paths}, fingerprint(model, find_sites(model, sample)), [], dtype_of(model))
     with torch.no_grad():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +57,14 @@ def resting_weights(model: nn.Module) -> set[int]:
 
 
 def history_of(model: nn.Module) -> tuple[Step, ...]:
-    """The steps that were applied to a model, oldest first; empty for one that was never edited."""
+    """The steps that were applied to a model, oldest first; empty for one that was never edited.
+
+    They are copies: the model's own records change with the model only.
+    """
+    return tuple(replace(one, data=copy.deepcopy(one.data), changes=list(one.changes)) for one in steps_of(model))
+
+
+def steps_of(model: nn.Module) -> tuple[Step, ...]:
+    """The model's own records of its steps, oldest first."""
     history: History | None = model.__dict__.get(HISTORY)
     return tuple(history.steps) if history is not None else ()

@@ -13,7 +13,7 @@ from surgery.errors import CannotLook
 from surgery.example import Example
 from surgery.find import home_of
 from surgery.groups import is_activation
-from surgery.history import history_of
+from surgery.history import steps_of
 from surgery.rng import random_state_kept
 from surgery.twin import in_mode, twin
 
@@ -62,7 +62,7 @@ def _first(module: nn.Module, held: dict[int, str]) -> nn.Parameter | None:
 
 def _last_entered(model: nn.Module, activations: list[str], layers: list[str], example: Any) -> dict[str, str]:
     """The layer that a forward enters last before it first calls each activation, both by path."""
-    steps = [step.data["example"] for step in history_of(model) if step.kind == "surgery"]
+    steps = [step.data["example"] for step in steps_of(model) if step.kind == "surgery"]
     given = Example.from_data(steps[-1]) if example is None and steps else example
     # Where values decide something in the model, or an operation has no meta version, it is run on numbers.
     for device in dict.fromkeys((torch.device("meta"), home_of(model))):

@@ -19,7 +19,7 @@ from surgery.example import Example, unwritten
 from surgery.fading import move, named, not_driven, progress_of
 from surgery.find import check_plain, find_sites
 from surgery.folder import FORMAT, WEIGHTS, read_steps, write_folder
-from surgery.history import histories_of, history_of
+from surgery.history import histories_of, steps_of
 from surgery.rehearse import added_buffers, rehearse, steps_to_write
 from surgery.steps import Replay, fingerprint, plan_from_data, register_step, replay_of
 from surgery.transform import apply_plan, undo
@@ -85,7 +85,7 @@ def save(
 
 
 def _check_unedited(model: nn.Module, name: str | None) -> None:
-    if histories_of(model) and not history_of(model):
+    if histories_of(model) and not steps_of(model):
         raise BadValue(
             f"{type(model).__name__} carries no edit itself, but a model inside it does.",
             try_="saving the model that was transformed",
@@ -112,9 +112,9 @@ def load(folder: str | Path, model: nn.Module, example: Any = None) -> nn.Module
         WrongModel: the fresh model is not what the steps were made on.
     """
     data = read_steps(folder)
-    if history_of(model):
+    if steps_of(model):
         raise WrongModel(
-            f"This {type(model).__name__} is edited already.", there=f"{len(history_of(model))} edits",
+            f"This {type(model).__name__} is edited already.", there=f"{len(steps_of(model))} edits",
             try_="a fresh model, or surgery.undo(model) first",
         )  # fmt: skip
     replays = [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
@@ -128,7 +128,7 @@ def load(folder: str | Path, model: nn.Module, example: Any = None) -> nn.Module
     try:
         _restore(model, replays, data, weights, sample)
     except BaseException as error:
-        if history_of(model):
+        if steps_of(model):
             undo(model)
         if isinstance(error, SurgeryError) or not isinstance(error, Exception):
             raise
@@ -184,7 +184,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
     if step["fingerprint"] is not None and (now != step["fingerprint"] or moved):
         raise _not_it(model, "the edits were made on")
     apply_plan(model, plan, look=False)
-    history_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
+    steps_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
 
 
 def _versions() -> dict[str, str]:

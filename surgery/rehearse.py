@@ -11,7 +11,7 @@ from surgery.by_hand import BY_HAND, set_since
 from surgery.errors import BadValue, SurgeryError
 from surgery.example import Example
 from surgery.find import find_sites, home_of
-from surgery.history import Step, history_of
+from surgery.history import Step, steps_of
 from surgery.sites import Sites
 from surgery.steps import calls_of, fingerprint, layout, replay_of
 from surgery.transform import undo
@@ -24,8 +24,8 @@ Data = dict[str, Any]
 def steps_to_write(model: nn.Module) -> list[Data]:
     """The steps of a model as plain data, without edits in parts that are no longer there, such as a former head."""
     written = []
-    fixed = [step for step in history_of(model) if step.kind != "surgery"][-1:]  # later ones are made again
-    for step in history_of(model):
+    fixed = [step for step in steps_of(model) if step.kind != "surgery"][-1:]  # later ones are made again
+    for step in steps_of(model):
         data = step.data if step.kind != "surgery" else {**step.data, "edits": _still_there(model, step)}
         if step in fixed and (by_hand := set_since(model, step)):
             data = {**data, BY_HAND: data.get(BY_HAND, {}) | by_hand}
@@ -69,23 +69,23 @@ def rehearse(model: nn.Module, steps: list[Data], example: Example | None = None
 
 def _rehearse(base: nn.Module, model: nn.Module, steps: list[Data], sites: Sites, example: Example | None) -> None:
     count = _behind(steps)
-    if own := _behind([{"kind": step.kind} for step in history_of(model)]):
+    if own := _behind([{"kind": step.kind} for step in steps_of(model)]):
         undo(base, own)
     before, again = steps[: len(steps) - count], steps[len(steps) - count :]
-    done = history_of(base)
+    done = steps_of(base)
     if before and done[-1].left != layout(base):
         for step in before:
             step["fingerprint"] = None  # changed since, and what it was before cannot be told
     for step in again:
         replay_of("surgery", "")(base, {**step, "fingerprint": None, "example": example})
-    for step, made in zip(again, history_of(base)[len(done) :], strict=True):
+    for step, made in zip(again, steps_of(base)[len(done) :], strict=True):
         step |= {"fingerprint": made.fingerprint, "data": made.data}
     _compare(base, model, sites)
 
 
 def added_buffers(model: nn.Module) -> list[str]:
     """The buffers that others gave an edited model since, such as the counters of a profiler."""
-    steps, buffers = history_of(model), {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    steps, buffers = steps_of(model), {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return [name for name in tensors_of(model) if name in buffers - steps[-1].buffers] if steps else []
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from surgery.by_hand import BY_HAND, numbers_of, set_since
-from surgery.errors import BadFile, WrongModel, nearest
-from surgery.history import Step, history_of
+from surgery.errors import BadFile, BadValue, WrongModel, nearest
+from surgery.history import Step, steps_of
 from surgery.plan import Edit, Plan
 from surgery.rules import Rule
 from surgery.sites import Site, Sites
@@ -30,8 +30,22 @@ _KEY = (str, str, str, int, int | None, int)
 
 
 def register_step(kind: str, replay: Replay) -> None:
-    """Teach `load` another kind of step: `replay(model, data)` does it again to a fresh model."""
+    """Teach `load` another kind of step: `replay(model, data)` does it again to a fresh model.
+
+    Raises:
+        BadValue: another function replays this kind already.
+    """
+    known = _replays.get(kind, replay)
+    if _name_of(known) != _name_of(replay):  # a module that was reloaded brings the same function again
+        raise BadValue(
+            f"Steps of kind {kind!r} are replayed by another function.", asked=_name_of(replay), there=_name_of(known),
+            try_="a kind of your own",
+        )  # fmt: skip
     _replays[kind] = replay
+
+
+def _name_of(replay: Replay) -> str:
+    return f"{replay.__module__}.{getattr(replay, '__qualname__', repr(replay))}"
 
 
 def replay_of(kind: str, package: str) -> Replay:
@@ -107,7 +121,7 @@ def forget_where_changed(model: nn.Module) -> None:
 
     Numbers that they set on layers become a part of that step.
     """
-    steps = history_of(model)
+    steps = steps_of(model)
     if steps and (by_hand := set_since(model, steps[-1])):
         steps[-1].data[BY_HAND] = by_hand
     if steps and steps[-1].left != layout(model):

@@ -23,7 +23,7 @@ from surgery.edits import (
 from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
 from surgery.fading import move, progress_of
 from surgery.find import check_plain, dtype_of, find_sites, home_of
-from surgery.history import History, Step, history_of
+from surgery.history import History, Step, steps_of
 from surgery.idle import exchanged_modules, idle_slots
 from surgery.observe import seen_at
 from surgery.plan import Edit, Plan, Rules, as_rules, make_plan, without
@@ -136,7 +136,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     check_outcome(plan, after)
     prove_effect(model, plan.edits, sample, proved)
     step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
-    _remember(model, (*history_of(model), ended(step, model)))
+    _remember(model, (*steps_of(model), ended(step, model)))
     now = dict(model.named_parameters())
     added = tuple(name for name in now if now[name] is not weights.get(name))
     removed = tuple(name for name in weights if weights[name] is not now.get(name))
@@ -156,7 +156,7 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
         CannotEdit: a step that cannot be undone, such as a structural one, or a module that somebody else put in the
             place of ours since, stands in the way.
     """
-    done = history_of(model)
+    done = steps_of(model)
     wanted = len(done) if steps is None else steps
     if not 1 <= wanted <= len(done):
         raise NotEdited(
@@ -177,7 +177,7 @@ def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
 
 def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
     """Refuse a rule a second time: counted on what is left, it would cut deeper than anybody asked for."""
-    done = {asked for step in history_of(model) for asked in step.data.get("asked", ())}
+    done = {asked for step in steps_of(model) for asked in step.data.get("asked", ())}
     again = [asked for asked in map(asked_of, rules) if asked in done]
     if again:
         raise CannotEdit(

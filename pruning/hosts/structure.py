@@ -15,7 +15,7 @@ from surgery.edits import keep_history
 from surgery.errors import BadFile, BadValue, WrongModel
 from surgery.example import Example, unwritten
 from surgery.find import dtype_of, find_sites, home_of
-from surgery.history import History, Step, histories_of, history_of
+from surgery.history import History, Step, histories_of, steps_of
 from surgery.running import in_eval
 from surgery.steps import ended, fingerprint, forget_where_changed, register_step
 
@@ -56,7 +56,7 @@ def plain(entry: Any) -> list[Any]:
 
 def remember(model: nn.Module, done: Step) -> None:
     """Write a step into the history of a model, unless it is a part of the model that keeps one."""
-    histories, steps = histories_of(model), history_of(model)
+    histories, steps = histories_of(model), steps_of(model)
     if steps or not histories:
         history = histories[0] if steps else History()
         keep_history(model, replace(history, steps=[*history.steps, ended(done, model)]))

@@ -84,7 +84,8 @@ class FReLU(nn.Module):
     all other weights of the model (even phases train these). A phase lasts `every` steps, counted by
     `surgery.set_progress(model, progress, step)`; count epochs there to alternate by epochs. What is frozen has no
     gradient at all, so neither momentum nor Adam moves it; under DDP this needs `find_unused_parameters=True`. Before
-    the first call, and at progress 1, everything learns.
+    the first call, and at progress 1, everything learns; so it does after `settle` and `undo`. Freeze layers of your
+    own before the first call: while weights rest, they cannot be told from those that you freeze.
 
     Source: Varshney and Singh 2021, "Optimizing nonlinear activation function for convolutional neural networks",
     DOI 10.1007/s11760-021-01863-z, abstract. Initial slopes are ours: those of ReLU.

@@ -18,6 +18,7 @@ from surgery.activations import Fade
 from surgery.activations.affine import Affine
 from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.fold import fold_affine
+from surgery.history import steps_of
 from tests.models import randomise
 from tests.surgery.small_net import SmallNet
 
@@ -226,7 +227,7 @@ def test_undo_does_not_go_back_behind_a_fold() -> None:
 def test_a_fold_is_not_replayed_where_there_is_no_line(tmp_path: Path) -> None:
     model, x = edited_net()
     fold_affine(model, x)
-    surgery.history_of(model)[1].data["folded"][0] = "blocks.1.relu"
+    steps_of(model)[1].data["folded"][0] = "blocks.1.relu"
     surgery.save(model, tmp_path)
     fresh = SmallNet()
     with pytest.raises(WrongModel, match="lines folded that are not in this one"):

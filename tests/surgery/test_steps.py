@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.errors import BadFile, WrongModel
+from surgery.errors import BadFile, BadValue, WrongModel
 from surgery.steps import check_steps, fingerprint, plan_from_data, plan_to_data, replay_of
 from tests.asserts import assert_raises
 from tests.models import STATED, ListLoop, ResidualNet, Stated, TwiceUsed, picture
@@ -88,7 +88,16 @@ def test_a_kind_of_step_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError("not called here")
 
     surgery.register_step("prune", replay)
+    surgery.register_step("prune", replay)
     assert replay_of("prune", "pruning") is replay
+
+
+def test_a_kind_of_step_keeps_its_replay() -> None:
+    before = replay_of("surgery", "")
+    assert_raises(
+        BadValue, lambda: surgery.register_step("surgery", lambda model, step: None), "'surgery'", "of your own"
+    )
+    assert replay_of("surgery", "") is before
 
 
 def test_steps_of_another_shape_are_named() -> None:

@@ -23,6 +23,7 @@ from pruning.hosts import torch_pruning as host
 from pruning.masks import Masks
 from surgery.activations import build as activation
 from surgery.errors import BadFile, BadValue, CannotEdit, CannotLook, WrongModel
+from surgery.history import steps_of
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -652,7 +653,7 @@ def test_a_saved_step_does_not_fit_another_model(net: Net, tmp_path: Path) -> No
 )
 def test_a_damaged_step_is_refused(net: Net, tmp_path: Path, spoil: Callable[[Any], Any], words: str) -> None:
     host.step(pruner_of(net), example=IMAGES)
-    spoil(surgery.history_of(net)[0].data)
+    spoil(steps_of(net)[0].data)
     surgery.save(net, tmp_path)
     fresh = Net()
     with assert_untouched(fresh):

@@ -1,0 +1,24 @@
+"""History: what a model says of its steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import surgery
+from tests import models
+
+
+def test_the_steps_that_are_handed_out_are_copies(tmp_path: Path) -> None:
+    net = models.ResidualNet().eval()
+    edited, _ = surgery.transform(net, surgery.swap("silu"), net.example)
+    (step,) = surgery.history_of(edited)
+    assert step.kind == "surgery" and step.data["edits"]
+    step.data["edits"].clear()
+    step.changes.clear()
+    assert surgery.history_of(edited)[0].data["edits"]
+    surgery.save(edited, tmp_path)
+    loaded = surgery.load(tmp_path, models.ResidualNet()).eval()
+    assert torch.equal(loaded(net.example), edited(net.example))
+    assert torch.equal(surgery.undo(edited)(net.example), net(net.example))
