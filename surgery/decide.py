@@ -182,6 +182,7 @@ def _named(model: nn.Module, decisions: Iterable[Decision]) -> tuple[Decision, .
             owner = model.get_submodule(site.owner)
             used = taken.setdefault(id(owner), {name for name in dir(owner)} | set(owner._modules))
             stem = "activation" if type(owner) is FloatFunctional else site.target.replace(".", "_")
+            stem = stem if stem.isidentifier() else f"{site.activation}_{stem}"  # "0", as children of lists are named
             name = stem if site.turn == 1 and stem not in used else f"{stem}_{site.turn - 1}"
             while name in used:
                 name += "_"

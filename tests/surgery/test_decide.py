@@ -64,6 +64,29 @@ def test_erasing_all_calls_of_a_shared_module_erases_the_module() -> None:
     assert isinstance(decision, Slot)
 
 
+class Numbered(nn.Module):
+    """Registers its layers under numbers and calls them in a loop, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(4, 4), act := nn.ReLU(), nn.Linear(4, 4), act]
+        for number, layer in enumerate(self.layers):
+            self.add_module(str(number), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_new_children_in_the_place_of_a_number_have_a_name_that_can_be_written() -> None:
+    model, x = Numbered(), torch.randn(2, 4)
+    edited, _ = surgery.transform(model, surgery.swap("gelu"), x)
+    wanted = F.gelu(model.layers[2](F.gelu(model.layers[0](x))))
+    assert torch.equal(edited(x), wanted)
+    assert [name for name, one in edited.named_children() if isinstance(one, nn.GELU)] == ["relu_1", "relu_1_1"]
+
+
 def test_new_children_have_names_nobody_uses() -> None:
     class Taken(models.TwiceUsed):
         act_1: int = 3
