@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, norm_act
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ import surgery
 from recipes import task
 from recipes.settings import Finetune
 from recipes.sync_norms import check_synchronisable, synchronised
-from surgery.errors import BadValue, CannotEdit
+from surgery.errors import BadValue, CannotEdit, NotProved
 from tests.asserts import assert_raises
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -69,6 +69,18 @@ def test_a_norm_that_does_more_is_refused_by_name() -> None:
     hooked = net(nn.BatchNorm2d)
     hooked[3].register_forward_hook(lambda *_: None)
     assert_raises(CannotEdit, lambda: check_synchronisable(hooked), "3 has hooks", "BatchNorm2d")
+
+
+def test_a_conversion_that_loses_an_activation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own makes a plain norm of a norm with an activation."""
+    monkeypatch.setattr(norm_act, "convert_sync_batchnorm", nn.SyncBatchNorm.convert_sync_batchnorm)
+    mixed = nn.Sequential(nn.BatchNorm2d(3), net())
+    assert_raises(
+        NotProved, lambda: synchronised(mixed), "1.1 is another function", "BatchNormAct2d, then SyncBatchNorm",
+        "sync_bn=False",
+    )  # fmt: skip
+    plain = net(nn.BatchNorm2d)
+    assert torch.equal(synchronised(copy.deepcopy(plain))(IMAGES), plain(IMAGES)), "which is right where there is none"
 
 
 def test_the_body_of_a_training_shares_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
