@@ -381,6 +381,29 @@ def test_accuracy_counts_and_leaves_modes() -> None:
     assert [one.training for one in model.modules()] == [True, True, False, True]
 
 
+@pytest.mark.parametrize(("batches", "error"), [("wrong", RuntimeError), ("none", BadValue)])
+def test_accuracy_leaves_modes_and_generators_also_after_an_exception(batches: str, error: type[Exception]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5)), nn.Linear(108, 2)).train()
+    model[1][0].eval()
+    modes = [one.training for one in model.modules()]
+    images, labels = next(Random(size=4).epoch(0))
+
+    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+        """As a loader that shuffles: it draws, also where it has nothing."""
+        for draw in (torch.rand, numpy.random.rand, random.uniform):
+            draw(1, 2)
+        if batches == "wrong":
+            yield images, labels
+            yield images[..., :-1], labels
+
+    before = torch.get_rng_state(), numpy.random.get_state()[1], random.getstate()
+    with pytest.raises(error):
+        accuracy(model, drawn())
+    assert [one.training for one in model.modules()] == modes == [True, True, True, False, True, True]
+    after = torch.get_rng_state(), numpy.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
+
+
 # Killed, and gone on
 
 
