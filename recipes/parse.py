@@ -26,7 +26,7 @@ from surgery.errors import BadFile, nearest
 
 CATALOGUES = ("timm", "torchvision", "cifar")
 MOST_TEXT = 4000  # characters of one text
-MOST_IN_A_FILE = 2**20  # characters of a recipe
+MOST_IN_A_FILE = 2**20  # bytes of a recipe, and so characters
 VERSIONED = ("torch", "torchvision", "timm")
 
 _KEYS = ("format", "about", "source", "models", "skip_uneditable", "rule", "pruning", "finetune", "result")

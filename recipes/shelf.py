@@ -8,12 +8,10 @@ from importlib import resources
 from pathlib import Path
 
 from recipes.options import options_of
-from recipes.parse import parse
+from recipes.parse import MOST_IN_A_FILE, parse
 from recipes.recipe import Recipe
 from recipes.write import rule_line
 from surgery.errors import BadFile, UnknownName, nearest
-
-LARGEST = 2**20  # bytes of a recipe file
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -75,9 +73,9 @@ def _read(path: Path) -> str:
     try:
         with path.open("rb") as opened:
             # One byte more than allowed is enough to know, whatever the file claims to be.
-            raw = opened.read(LARGEST + 1)
-        if len(raw) > LARGEST:
-            raise BadFile(f"{path} is larger than a recipe is.", there=f"more than {LARGEST // 1024} KiB")
+            raw = opened.read(MOST_IN_A_FILE + 1)
+        if len(raw) > MOST_IN_A_FILE:
+            raise BadFile(f"{path} is larger than a recipe is.", there=f"more than {MOST_IN_A_FILE // 1024} KiB")
         return raw.decode("utf-8")
     except OSError as error:
         raise BadFile(f"{path} cannot be read.", there=error.strerror or type(error).__name__) from error

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import surgery
-from recipes.parse import to_toml
+from recipes.parse import MOST_IN_A_FILE, to_toml
 from recipes.recipe import Recipe
 from recipes.settings import Finetune, Pruning
-from recipes.shelf import LARGEST, describe, load, names, text_of
+from recipes.shelf import describe, load, names, text_of
 from surgery.errors import BadFile, UnknownName
 from tests.asserts import assert_raises
 
@@ -36,7 +36,7 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 def test_a_file_is_read_within_limits(tmp_path: Path) -> None:
     large, other = tmp_path / "large.toml", tmp_path / "other.toml"
-    large.write_bytes(b"#" * (LARGEST + 1))
+    large.write_bytes(b"#" * (MOST_IN_A_FILE + 1))
     assert_raises(BadFile, lambda: load(large), "larger than a recipe is")
     other.write_bytes(b"format = 1\nabout = '\xff'")
     assert_raises(BadFile, lambda: load(other), "no text in UTF-8", "byte 20")
