@@ -42,9 +42,9 @@ class Option:
         if not float("-inf") < value < float("inf"):
             return f"is finite, not {value!r}"
         if self.least is not None and value < self.least:
-            return f"is at least {self.least:g}, not {value!r}"
+            return f"is at least {_bound(self.least)}, not {value!r}"
         if self.most is not None and value > self.most:
-            return f"is at most {self.most:g}, not {value!r}"
+            return f"is at most {_bound(self.most)}, not {value!r}"
         return ""
 
 
@@ -93,6 +93,11 @@ def check_options(settings: object) -> None:
         from surgery.errors import BadValue
 
         raise BadValue(f"{type(settings).__name__}: {'; '.join(found)}.")
+
+
+def _bound(value: float) -> str:
+    """A bound as it is told: whole numbers whole, however large."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
