@@ -15,22 +15,21 @@ import numpy
 import torch
 from torch import nn
 
-from pruning.masks import Masks
 from pruning.prunable import prunable
 from recipes import models
 from recipes.before import check_before
 from recipes.data import Data, open_data
 from recipes.folder import MASKS, begin, claim, finish, finished, masks_in, release
 from recipes.journal import Journal
-from recipes.measured import Measured, measure
+from recipes.measured import measure
 from recipes.outcome import Outcome
 from recipes.parse import to_toml
-from recipes.place import Place, place_of
+from recipes.place import place_of
 from recipes.preprocessing import preprocessing_of
 from recipes.recipe import Recipe
 from recipes.shelf import load
 from recipes.stages import Stages
-from surgery.errors import BadValue, CannotLook, SurgeryError
+from surgery.errors import BadValue, SurgeryError
 
 
 def run(
@@ -105,7 +104,7 @@ def run(
     network.to(place.device)
     masks = None if saved is None else masks_in(saved)
     check_before(recipe, recipe.rules_for(name), network, source, place.world)
-    before = _measured(network, source, place, masks)
+    before = measure(network, source.testing(device=place.device), masks)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
     if masks is None and (saved is not None or isinstance(pretrained, str | Path)):
         _tell_of_zeros(network, tell)
@@ -123,21 +122,11 @@ def run(
             release(folder)
         raise
     seconds = time.perf_counter() - started
-    after = _measured(network, source, place, masks)
+    after = measure(network, source.testing(device=place.device), masks)
     outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds, source.preprocessing)
     if place.first:
         finish(folder, network, masks, recipe, outcome, name, kwargs)
     return outcome
-
-
-def _measured(network: nn.Module, data: Data, place: Place, masks: Masks | None) -> Measured:
-    try:
-        return measure(network, data.testing(device=place.device), masks)
-    except RuntimeError as error:
-        raise CannotLook(
-            f"{type(network).__name__} does not run on images of {data.size} pixels.", there=str(error).splitlines()[0],
-            try_="--img-size, with a size that it takes",
-        ) from error  # fmt: skip
 
 
 def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
