@@ -66,16 +66,25 @@ def check_options(options: Finetune) -> None:
 
 
 def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
-    """Run a twin on so many images; where values decide something in the network, on numbers."""
+    """Run a twin on so many images; where values decide something in the network, on numbers.
+
+    A network of which there is no twin is not tried: itself it must not run before the run begins.
+    """
+    reason: Exception | None = None
     for device in dict.fromkeys((torch.device("meta"), home_of(network))):
-        try:
-            with random_state_kept(), torch.no_grad(), device:
-                in_mode(twin(network, meta=device.type == "meta"), mode)(torch.zeros(count, 3, size, size))
-            return
-        except CannotLook:
-            return
-        except Exception as error:  # whatever a forward may raise
-            reason = error
+        with random_state_kept(), torch.no_grad(), device:
+            try:
+                tried = in_mode(twin(network, meta=device.type == "meta"), mode)
+            except CannotLook:
+                reason = None  # what a copy without numbers said before does not count
+                continue
+            try:
+                tried(torch.zeros(count, 3, size, size))
+                return
+            except Exception as error:  # whatever a forward may raise, refusals of this library among it
+                reason = error
+    if reason is None:
+        return
     told = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     kind = type(network).__name__
     if mode == "train" and count == 1:

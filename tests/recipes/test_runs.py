@@ -153,6 +153,42 @@ def test_one_class_and_no_images_are_refused() -> None:
         assert_raises(BadValue, lambda data=data: check_before(FADE, (), network, data, 1), says)  # type: ignore[misc]
 
 
+class Picky(torch.nn.Module):
+    """Refuses what it is run on with an error of this library; `copies` are the devices that it can be copied on."""
+
+    def __init__(self, copies: tuple[str, ...] = ("cpu", "meta")) -> None:
+        super().__init__()
+        self.fc, self.copies = torch.nn.Linear(192, 2), copies
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Picky":
+        if torch.get_default_device().type not in self.copies:
+            raise RuntimeError("no copy here")
+        made = Picky(self.copies)
+        memo[id(self)] = made
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != 8:
+            raise CannotLook("Pictures have 8 pixels a side.")
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize("copies", [("cpu", "meta"), ("cpu",), ()])
+def test_a_network_is_tried_wherever_it_can_be_copied(copies: tuple[str, ...]) -> None:
+    recipe = Recipe("none", (), finetune=replace(SHORT, epochs=0))
+
+    def checked(size: int) -> None:
+        pictures = Pictures(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+        data = Data("mine", ("ant", "bee"), Preprocessing(size=size), InMemory(pictures, pictures, Look(size)))
+        check_before(recipe, (), Picky(copies), data, 1)
+
+    checked(8)
+    if copies:
+        assert_raises(CannotLook, lambda: checked(9), "does not run on images of 9 pixels", "have 8 pixels a side")
+    else:
+        checked(9)  # its first batch will tell
+
+
 def test_pruning_alone_is_kept_and_reloads(tmp_path: Path) -> None:
     recipe = Recipe("prune", (), pruning=Pruning(share=0.5, rounds=1, rewind="none"), finetune=replace(SHORT, epochs=0))
     outcome, _ = small_run(recipe, tmp_path / "out")
