@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,11 @@ def open_data(
         SurgeryError: what the set needs is not installed, or SURGERY_DATA is not set.
     """
     _at_least(0, workers=workers)
-    if workers > _MOST_WORKERS or (size or 0) > LARGEST_SIDE:
-        problem = f"there are at most {_MOST_WORKERS} workers, and pictures of {LARGEST_SIDE} pixels a side."
-        raise BadValue(problem, asked=f"workers={workers}, size={size}")
-    _at_least(1, size=size, train_num_samples=train_num_samples, val_num_samples=val_num_samples)
+    _at_most(_MOST_WORKERS, workers=workers)
+    sides = {} if size is None else {"size": size}
+    parts = {"train_num_samples": train_num_samples, "val_num_samples": val_num_samples}
+    _at_least(1, **sides, **{name: count for name, count in parts.items() if count is not None})
+    _at_most(LARGEST_SIDE, **sides)
     counts = train_num_samples, val_num_samples
     given = preprocessing.facts() if isinstance(preprocessing, Preprocessing) else preprocessing or {}
     if name == "digits":
@@ -189,7 +191,15 @@ def _named(place: Path, names: Sequence[str]) -> Iterator[list[PictureFile]]:
             yield [file for tar in tars for file in list_tar(tar)]
 
 
-def _at_least(least: int, **given: int | None) -> None:
+def _at_least(least: int, **given: int) -> None:
     for name, value in given.items():
-        if value is not None and value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise BadValue(f"{name} is a whole number, not {value!r}.")
+        if value < least:
             raise BadValue(f"{name} is at least {least}, not {value}.")
+
+
+def _at_most(most: int, **given: int) -> None:
+    for name, value in given.items():
+        if value > most:
+            raise BadValue(f"{name} is at most {most}, not {value}.")
