@@ -67,6 +67,11 @@ def can_be_given_again(value: Any) -> bool:
     return _is_record(value) and all(can_be_given_again(getattr(value, one.name)) for one in fields(value))
 
 
+def _written(hook: object) -> Hashable:
+    """A hook that may be run, by its code where that is all there is to it."""
+    return hook.__code__ if isinstance(hook, FunctionType) and not hook.__closure__ else Same(hook)
+
+
 def _is_record(value: Any) -> bool:
     """True for an object of a dataclass that is nothing but its fields."""
     if isinstance(value, type) or not all(map(is_dataclass, type(value).__mro__[:-1])):
@@ -118,9 +123,8 @@ class _Likeness:
     def _held(self, name: str, value: Any) -> Hashable:
         """An attribute of a module. The tensors that a twin on meta has without their numbers are told by shape."""
         if name in HOOKS and isinstance(value, dict):
-            # Twins leave the hooks of others behind: they can be counted, but are not run.
             hooks = value.values()
-            return tuple((type(one), self.of(vars(one))) if computes_weights(one) else "hook" for one in hooks)
+            return tuple((type(one), self.of(vars(one))) if computes_weights(one) else _written(one) for one in hooks)
         if isinstance(value, Tensor):
             return self._again(value) or shaped(value)
         if type(value) in (dict, OrderedDict):

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotLook
+from surgery.own_hooks import OwnHooks
 from surgery.rng import random_state_kept
 
 HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
@@ -27,7 +28,8 @@ def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
     """A copy of `model` to experiment on, on the meta device or with copies of the weights.
 
     Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
-    weights (pruning, weight norm) come along. With `history` it can be undone as the model itself can.
+    weights (pruning, weight norm) or that the model itself has set come along. With `history` it can be undone as the
+    model itself can.
 
     Raises:
         CannotLook: the model cannot be copied.
@@ -46,14 +48,14 @@ def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
         for name in HOOKS:
             hooks = module.__dict__.get(name)
             if isinstance(hooks, dict):
-                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in hooks.items() if computes_weights(h))
+                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in list(hooks.items()) if computes_weights(h))
         steps = module.__dict__.get(HISTORY)
         if steps is not None and not history:
             memo[id(steps)] = None
         alive.append(module)
     try:
         _copy_whole(model, memo)
-        return _another(copy.deepcopy(model, memo), model)
+        return _with_own_hooks(copy.deepcopy(model, memo), model, memo)
     except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
         raise CannotLook(
             f"{type(model).__name__} cannot be copied, so it cannot be looked at without leaving a trace.",
@@ -67,7 +69,7 @@ def copied(model: nn.Module) -> nn.Module:
     computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
     _copy_whole(model, memo)
-    return _another(copy.deepcopy(model, memo), model)
+    return _with_own_hooks(copy.deepcopy(model, memo), model, memo)
 
 
 def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
@@ -78,6 +80,13 @@ def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
             memo[id(module)] = made
             made.__dict__.update(copy.deepcopy(module.__dict__, memo))
             made.graph = made.__dict__["_graph"]
+
+
+def _with_own_hooks(copied: nn.Module, model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    _another(copied, model)
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        OwnHooks(model).carry_over(memo)
+    return copied
 
 
 def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
