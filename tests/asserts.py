@@ -14,7 +14,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from surgery.activations import forms
+from surgery.activations import Arithmetic, forms
 
 HOOKS = (
     "_forward_hooks",
@@ -126,6 +126,9 @@ def assert_same_frame(old: nn.Module, new: nn.Module) -> None:
         assert one.shape == other.shape, f"shape of {name}"
         assert one.requires_grad == other.requires_grad, f"requires_grad of {name}"
     modules = dict(new.named_modules(remove_duplicate=False))
+    for path, one in list(modules.items()):
+        if isinstance(one, Arithmetic):  # what it took the place of is its child
+            modules |= {f"{path}.{name}": child for name, child in one.functional.named_children()}
     for path, module in old.named_modules(remove_duplicate=False):
         assert path in modules, f"module {path!r} is gone"
         assert module.training == modules[path].training, f"training flag of {path!r}"

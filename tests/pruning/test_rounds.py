@@ -31,6 +31,7 @@ from pruning.masks import Masks
 from pruning.pruners import global_magnitude, lowest, movement, random_weights
 from pruning.round import Round
 from pruning.rounds import run_rounds
+from surgery import files
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
 
@@ -659,7 +660,7 @@ def run(model: nn.Module, folder: Path | None, clock: Clock, pruner: Any, rewind
         model.eval()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", clock.before(os.replace))
+        patch.setattr(files.os, "replace", clock.before(os.replace))
         patch.setattr(checkpoint, "save_file", clock.before(checkpoint.save_file))
         patch.setattr(Path, "unlink", clock.before(Path.unlink))
         return run_rounds(

@@ -24,7 +24,6 @@ from torch import Tensor, distributed, nn
 
 import pruning
 import surgery
-from pruning import checkpoint as whole
 from pruning.masks import Masks
 from pruning.rewind import tensors_of
 from recipes import checkpoint
@@ -32,6 +31,7 @@ from recipes.finetune import accuracy, finetune
 from recipes.options import options_of
 from recipes.settings import OPTIMIZERS, Finetune
 from recipes.task import body_of
+from surgery import files
 from surgery.activations import Fade
 from surgery.errors import BadValue, SurgeryError, WrongModel
 from tests.asserts import assert_bit_equal, assert_raises
@@ -481,7 +481,7 @@ def run(folder: Path | None, end: int | None = None, opt: str = "lamb") -> list[
     masks = Masks.of(model)
     torch.randn(end or 1)  # what the process drew before does not matter
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole.os, "replace", clock.around(os.replace))
+        patch.setattr(files.os, "replace", clock.around(os.replace))
         patch.setattr(checkpoint, "save_file", clock.around(save_file))
         patch.setattr(Path, "unlink", clock.around(Path.unlink))
         finetune(
