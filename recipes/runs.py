@@ -18,7 +18,8 @@ from torch import nn
 from pruning.prunable import prunable
 from recipes import models
 from recipes.before import check_before
-from recipes.data import Data, open_data
+from recipes.data import Data, Preprocessing, open_data
+from recipes.data.preprocessing import asked_size
 from recipes.folder import MASKS, begin, claim, finish, finished, masks_in, release
 from recipes.journal import Journal
 from recipes.measured import measure
@@ -41,7 +42,7 @@ def run(
     pretrained: bool | str | Path = False,
     data_dir: str | Path | None = None,
     img_size: int | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     train_num_samples: int | None = None,
     val_num_samples: int | None = None,
     workers: int = 2,
@@ -61,12 +62,12 @@ def run(
 
     `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
     `recipes.data.open_data`; the classes of the data decide the classifier. Pictures are preprocessed as the model asks
-    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise. With
-    `skip_uneditable`, or a recipe that says so, calls that cannot be edited are left alone and told. `output` is a new
-    folder; with `resume` a run that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit
-    as it would have), and a finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many
-    steps to those at the ends of epochs. Under torchrun every process makes the same call; the first one writes and
-    tells.
+    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise, or takes its place as a
+    whole. The model is made for the size that `img_size` or the table asks for. With `skip_uneditable`, or a recipe
+    that says so, calls that cannot be edited are left alone and told. `output` is a new folder; with `resume` a run
+    that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit as it would have), and a
+    finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many steps to those at the ends
+    of epochs. Under torchrun every process makes the same call; the first one writes and tells.
 
     Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
     `masks.safetensors` if it was ever pruned. `recipes.load_model(output)` gives the model back. A saved folder as the
@@ -83,24 +84,26 @@ def run(
     _check(recipe, trained=pretrained is not False or saved is not None)
     place, name, folder = place_of(device), models.full_name(model), Path(output)
     tell = say if place.first else _silent
+    settings = _settings(preprocessing)
+    size = asked_size(img_size, preprocessing)
     asked: dict[str, Any] = {
         "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
         "data_dir": str(data_dir), "img_size": img_size, "train_num_samples": train_num_samples,
         "val_num_samples": val_num_samples, "seed": seed, "processes": place.world,
     }  # fmt: skip
-    if preprocessing:
-        asked["preprocessing"] = dict(preprocessing)
+    if settings:
+        asked["preprocessing"] = settings
     begin(folder, asked, resume)
     if (outcome := finished(folder)) is not None:
         return outcome
     own = preprocessing_of(model)
     source = open_data(
-        data, data_dir=data_dir, size=img_size or models.input_size(model),
-        preprocessing={**(own.facts() if own else {}), **(preprocessing or {})},
+        data, data_dir=data_dir, size=models.input_size(model) if size is None else size,
+        preprocessing=own.changed(preprocessing or {}) if own else preprocessing,
         train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
     )  # fmt: skip
     _seed(seed)
-    network, kwargs = _built(model, pretrained, source, img_size, tell)
+    network, kwargs = _built(model, pretrained, source, size, tell)
     network.to(place.device)
     masks = None if saved is None else masks_in(saved)
     check_before(recipe, recipe.rules_for(name), network, source, place.world)
@@ -127,6 +130,16 @@ def run(
     if place.first:
         finish(folder, network, masks, recipe, outcome, name, kwargs)
     return outcome
+
+
+def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings that a caller gives, checked, as plain data.
+
+    Raises:
+        UnknownName, BadValue: as `Preprocessing.changed`.
+    """
+    facts = Preprocessing().changed({} if given is None else given).facts()
+    return {name: told for name, told in facts.items() if isinstance(given, Preprocessing) or name in (given or {})}
 
 
 def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:

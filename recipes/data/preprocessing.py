@@ -48,13 +48,17 @@ class Preprocessing:
             if getattr(self, name) not in words:
                 raise BadValue(f"{name} is one of {', '.join(words)}.", asked=repr(getattr(self, name)))
 
-    def changed(self, given: Mapping[str, Any]) -> Preprocessing:
+    def changed(self, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
         """The same with other settings, where they are given, such as those that `facts` tells.
 
         Raises:
             UnknownName: there is no such setting.
-            BadValue: as the class itself.
+            BadValue: as the class itself, or no table of settings.
         """
+        if isinstance(given, Preprocessing):
+            return given
+        if not isinstance(given, Mapping):
+            raise BadValue("preprocessing is a table of settings, or a Preprocessing.", asked=repr(given))
         known = [one.name for one in fields(self)]
         for name in given:
             if name not in known:
@@ -71,6 +75,20 @@ class Preprocessing:
         crop = f"{self.crop_mode} crop of {self.crop_pct:.3g}"
         colour = f"mean {_told(self.mean)}, standard deviation {_told(self.std)}"
         return f"{self.size} x {self.size} pixels, {self.interpolation}, {crop}, {colour}"
+
+
+def asked_size(size: int | None, given: Preprocessing | Mapping[str, Any] | None) -> int | None:
+    """How many pixels a side a caller asks for who may say so in two places, None if in neither.
+
+    A table asks for the size that it names; a whole `Preprocessing` has one in any case, which is for large pictures.
+
+    Raises:
+        BadValue: two sizes that are not one.
+    """
+    named = given.get("size") if isinstance(given, Mapping) else None
+    if size is not None and named is not None and size != named:
+        raise BadValue("two sizes are asked for.", asked=f"{size} pixels a side, and preprocessing of {named!r}")
+    return named if size is None else size
 
 
 def _is_colour(value: object) -> bool:

@@ -16,7 +16,7 @@ from recipes.data.known import digits, shared_folder, torchvision_cifar
 from recipes.data.loader import Files
 from recipes.data.opened import Data, Decoding, InMemory
 from recipes.data.pictures import ImageSet, Pictures, sample
-from recipes.data.preprocessing import LARGEST_SIDE, Preprocessing
+from recipes.data.preprocessing import LARGEST_SIDE, Preprocessing, asked_size
 from recipes.data.tar import list_tar
 from recipes.data.timm_sets import PREFIXES, open_timm
 from surgery.errors import BadFile, BadValue, UnknownName, nearest
@@ -54,29 +54,31 @@ def open_data(
     augmented there in batch; others go through timm's transforms in `workers` processes.
 
     `preprocessing` is that of the model, see `recipes.preprocessing_of`, or a table with some of its settings; what it
-    does not say is as for ImageNet, but the digits are not normalised. `size` is how many pixels a side the model is
-    fed: without it, that of small pictures, 32 for the digits, else that of the preprocessing. `train_num_samples` and
-    `val_num_samples` take so many of each part, the same every time.
+    does not say is as for ImageNet, but the digits are not normalised. `size`, also as a setting in a table, is how
+    many pixels a side the model is fed: without it, that of small pictures, 32 for the digits, else that of the whole
+    `Preprocessing`. `train_num_samples` and `val_num_samples` take so many of each part, the same every time.
 
     Raises:
         UnknownName: no set and no folder of that name, or a part of it that is not there.
         BadFile: a damaged file, by name, or a class to test on that is not trained.
-        BadValue: a number out of its range, or more samples than there are.
+        BadValue: a number out of its range, more samples than there are, or two different sizes.
         SurgeryError: what the set needs is not installed, or SURGERY_DATA is not set.
     """
     _at_least(0, workers=workers)
     _at_most(_MOST_WORKERS, workers=workers)
+    size = asked_size(size, preprocessing)
     sides = {} if size is None else {"size": size}
     parts = {"train_num_samples": train_num_samples, "val_num_samples": val_num_samples}
     _at_least(1, **sides, **{name: count for name, count in parts.items() if count is not None})
     _at_most(LARGEST_SIDE, **sides)
     counts = train_num_samples, val_num_samples
-    given = preprocessing.facts() if isinstance(preprocessing, Preprocessing) else preprocessing or {}
+    given = {} if preprocessing is None else preprocessing
     if name == "digits":
         if data_dir is not None:
             raise BadValue("the digits come with scikit-learn, not from a folder.", asked=f"data_dir={data_dir}")
         asked = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).changed(given)
-        look = Look(size or 32, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
+        side = 32 if size is None else size
+        look = Look(side, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
         return _in_memory(digits(), counts, look)
     asked = Preprocessing().changed(given)
     if name.partition("/")[0].lower() in PREFIXES and "/" in name:
@@ -100,7 +102,7 @@ def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, count
     if not place.is_dir():
         raise UnknownName(f"there is no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
     if whole := torchvision_cifar(name, place):
-        return _in_memory(whole, counts, _look(asked, size or 32))
+        return _in_memory(whole, counts, _look(asked, 32 if size is None else size))
     parts = _parts(place)
     classes = sorted({file.label for part in parts for file in part})
     if len(classes) != KNOWN[name]:
@@ -135,7 +137,7 @@ def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, coun
             number = {label: index for index, label in enumerate(classes)}
             labels = torch.tensor([number[file.label] for file in (*train, *test)])
             cut = len(train)
-            look = _look(asked, size or images.shape[-1])
+            look = _look(asked, images.shape[-1] if size is None else size)
             kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), look)
             return Data(name, classes, _whole(look), kept)
     asked = _of_size(asked, size)

@@ -201,6 +201,65 @@ def test_a_run_records_what_it_fed_and_its_folder_goes_on_with_it(tmp_path: Path
     assert again.preprocessing == wanted.facts() and again.before.accuracy == first.after.accuracy
 
 
+def test_a_size_in_a_table_is_heeded_and_that_of_a_model_is_for_large_pictures(large: Path) -> None:
+    for size in (16, 8):
+        data = open_data("digits", preprocessing={"size": size}, val_num_samples=2)
+        assert data.size == size and images_of(data).shape == (2, 3, size, size)
+    assert open_data("digits", preprocessing=Preprocessing(size=16)).size == 32
+    assert open_data("digits", size=12, preprocessing={"size": 12}).size == 12
+    assert_raises(BadValue, lambda: open_data("digits", size=12, preprocessing={"size": 16}), "two sizes", "12", "16")
+    assert_raises(BadValue, lambda: open_data("digits", preprocessing={"size": 0}), "size is at least 1")
+    for asked in ({"size": 64}, Preprocessing(size=64)):
+        data = open_data(str(large), preprocessing=asked, workers=0)  # type: ignore[arg-type]
+        assert data.size == 64 and images_of(data).shape == (4, 3, 64, 64)
+
+
+def test_small_pictures_from_files_heed_a_size_in_a_table(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "ant").mkdir(parents=True)
+        Image.fromarray(numpy.zeros((8, 8, 3), dtype=numpy.uint8)).save(tmp_path / part / "ant" / "0.png")
+    asked: tuple[Any, ...] = ({"size": 12}, Preprocessing(), {})
+    assert [open_data(str(tmp_path), preprocessing=one).size for one in asked] == [12, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "size"),
+    [
+        ("timm/vit_tiny_patch16_224", {"size": 32}, 32),  # it takes one size only, and is made for this one
+        ("cifar/resnet20", {"size": 16}, 16),
+        ("cifar/resnet20", {}, 32),
+        ("cifar/resnet20", Preprocessing(mean=HALF), 32),
+        ("timm/test_resnet.r160_in1k", Preprocessing(mean=HALF), 32),
+    ],
+    ids=str,
+)
+def test_a_run_heeds_a_size_and_takes_a_whole_preprocessing(
+    model: str, asked: Preprocessing | dict[str, Any], size: int, tmp_path: Path
+) -> None:
+    outcome = run(tmp_path / "out", model, preprocessing=asked)
+    assert outcome.preprocessing["size"] == size
+    said = json.loads((tmp_path / "out" / "run.json").read_text())
+    if isinstance(asked, Preprocessing):
+        assert outcome.preprocessing == Preprocessing(size=size, mean=HALF, crop_pct=1.0).facts()
+        assert said["preprocessing"] == asked.facts()
+    else:
+        assert said.get("preprocessing", {}) == asked
+    assert run(tmp_path / "out", model, preprocessing=asked, resume=True) == outcome
+
+
+def test_a_run_refuses_what_is_no_preprocessing_before_anything_is_written(tmp_path: Path) -> None:
+    cases: list[tuple[type[Exception], dict[str, Any], str]] = [
+        (BadValue, {"preprocessing": {"mean": torch.zeros(3)}}, "mean is three finite numbers"),
+        (BadValue, {"preprocessing": 0.5}, "a table of settings"),
+        (UnknownName, {"preprocessing": {"sizes": 16}}, "size"),
+        (BadValue, {"preprocessing": {"size": 16}, "img_size": 32}, "two sizes"),
+        (BadValue, {"img_size": 0}, "size is at least 1"),
+    ]
+    for error, options, says in cases:
+        assert_raises(error, lambda o=options: run(tmp_path / "out", "cifar/resnet20", **o), says)
+        assert not (tmp_path / "out").exists()
+
+
 def test_flags_win_over_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["finetune", "timm/test_resnet.r160_in1k", "--data", "digits", "--epochs", "0", "--json",
                  "--val-num-samples", "9", "--output"]  # fmt: skip
