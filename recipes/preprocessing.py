@@ -1,4 +1,4 @@
-"""Preprocessing of a model: how the pictures were made that it was trained on, as far as somebody says so."""
+"""Who says how a model wants its pictures: timm, torchvision, or the run that wrote its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.folder import RESULT
 from recipes.models import full_name, saved_folder
 from recipes.outcome import Outcome
 from recipes.settings import CROP_MODES, INTERPOLATIONS
-from surgery.errors import BadFile
+from surgery.errors import BadFile, BadValue
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,7 @@ def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
 
     Raises:
         UnknownName, BadValue, BadFile: as `recipes.build`.
+        BadValue: a model of timm asks for pictures that are resized or cropped as none are here.
     """
     import torch
 
@@ -67,7 +68,13 @@ def _of_timm(config: Any) -> Preprocessing | None:
     fed: dict[str, Any] = {"size": asked["input_size"][-1], "crop_pct": asked["crop_pct"]}
     fed |= {key: tuple(map(float, asked[key])) for key in ("mean", "std") if len(asked[key]) == 3}
     words = (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES))
-    fed |= {key: asked[key] for key, known in words if asked[key] in known}
+    for key, known in words:
+        if asked[key] not in known:
+            raise BadValue(
+                f"the model asks for pictures with {key}={asked[key]!r}, which are not made here.",
+                there=", ".join(known), try_="a pretrained_cfg with one of these",
+            )  # fmt: skip
+        fed[key] = asked[key]
     return Preprocessing(**fed)
 
 

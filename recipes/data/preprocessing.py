@@ -1,4 +1,4 @@
-"""Preprocessing: how pictures become what a network is fed, so that it sees what it was trained on."""
+"""The settings of preprocessing, as one checked value: size, colours, how pictures are resized and cropped."""
 
 from __future__ import annotations
 

@@ -172,6 +172,14 @@ def test_an_edited_model_still_knows() -> None:
     assert preprocessing_of(nn.Linear(2, 2)) is None
 
 
+@pytest.mark.parametrize(
+    ("key", "word", "known"), [("interpolation", "lanczos", "bicubic"), ("crop_mode", "corner", "squash")]
+)
+def test_a_model_that_asks_for_other_pictures_than_are_made_here_is_refused(key: str, word: str, known: str) -> None:
+    model = timm.create_model("test_vit.r160_in1k", pretrained=False, pretrained_cfg_overlay={key: word})
+    assert_raises(BadValue, lambda: preprocessing_of(model), f"{key}={word!r}", known)
+
+
 def run(output: Path, model: str, **more: Any) -> Outcome:
     recipe = recipes.Recipe("swap", (surgery.swap("prelu"),))
     return recipes.run(
