@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import _lru_cache_wrapper
-from types import FrameType, FunctionType, ModuleType
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from surgery.axes import channel_axis
+from surgery.held import held_by_code, held_by_module
 from surgery.kinds import ARRIVING, LEAVING, how_written, written_by
 from surgery.marks import Marks
 from surgery.memory import Memory, Region, Write, part_written, strided
-from surgery.surroundings import is_ours
 from surgery.trace import Heard, Op, Trace
 
 _REARRANGED = ("shape", "scale", "resize")  # what is put together of one tensor's parts joins nothing
-_DEPTH = 4  # of containers in containers that are searched for tensors
 _CHOICES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -72,9 +69,10 @@ class Flow:
         named = [*model.named_parameters(), *model.named_buffers()]
         for path, tensor in named:
             self.weights.setdefault(id(tensor), path)
-        attributes = [value for module in model.modules() for value in held_in(_own(module))]
+        attributes = [value for module in model.modules() for value in held_by_module(module)]
         self.constants = {id(value) for value in attributes}
         self.held = [tensor for _, tensor in named] + attributes  # one replaced in forward must keep its id
+        self.read: dict[int, Any] = {}  # code, namespaces and values that were searched for constants, by id
         trace.ops.append(Op(0, "input", "input", traced=True))
 
     def enter(self, values: Iterable[Tensor]) -> None:
@@ -247,9 +245,10 @@ class Flow:
 
     def _constant(self, value: Tensor, frame: FrameType | None) -> bool:
         """True if an unmarked tensor is one that was there before: held by a module, a class, a closure or a global."""
-        if id(value) not in self.constants and any(value is one for one in _held_by_code(frame)):
-            self.constants.add(id(value))
-            self.held.append(value)
+        if id(value) not in self.constants:
+            found = list(held_by_code(frame, self.read))
+            self.constants.update(map(id, found))
+            self.held += found
         return id(value) in self.constants
 
 
@@ -270,66 +269,6 @@ def _axis(value: Tensor, writes: list[Write]) -> int | None:
 
 def _version(value: Tensor) -> int:
     return 0 if value.is_inference() else value._version
-
-
-def _own(module: nn.Module) -> list[Any]:
-    """What a module and its class hold themselves, besides parameters and buffers."""
-    classes = [kind for kind in type(module).__mro__ if kind.__module__.partition(".")[0] != "torch"]
-    inside = ("_parameters", "_buffers", "_modules")
-    plain = [value for name, value in vars(module).items() if name not in inside and "hook" not in name]
-    return plain + [value for kind in classes for value in vars(kind).values()]
-
-
-def _held_by_code(frame: FrameType | None) -> Iterator[Tensor]:
-    """The tensors in the globals and closures of the functions that are running, and of those they know by name."""
-    seen = set[int]()
-    while frame is not None:
-        names = frame.f_globals
-        if not is_ours(names.get("__name__")):
-            if id(names) not in seen:
-                seen.add(id(names))
-                yield from held_in(list(names.values()))
-                yield from _held_by_named(names, seen)
-            yield from held_in([frame.f_locals[name] for name in frame.f_code.co_freevars if name in frame.f_locals])
-        frame = frame.f_back
-
-
-def _held_by_named(names: dict[str, Any], seen: set[int]) -> Iterator[Tensor]:
-    """The tensors that classes and functions of these names hold, and the modules of the functions."""
-    for value in list(names.values()):
-        if isinstance(value, type | FunctionType) and not is_ours(value.__module__):
-            yield from held_in(list(vars(value).values()))
-            others = getattr(value, "__globals__", names)
-            if id(others) not in seen:
-                seen.add(id(others))
-                yield from held_in(list(others.values()))
-
-
-def held_in(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in containers and caches, and in the attributes of objects that are neither modules nor code."""
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, Mapping):
-        for one in list(value.values()):
-            yield from held_in(one, depth - 1)
-    elif depth and isinstance(value, tuple | list | set | frozenset):
-        for one in value:
-            yield from held_in(one, depth - 1)
-    elif depth and isinstance(value, _lru_cache_wrapper):
-        for one in gc.get_referents(value):
-            yield from held_in(one, depth - 1)
-    elif depth and not isinstance(value, type | ModuleType | FunctionType | nn.Module):
-        for one in _attributes(value):
-            yield from held_in(one, depth - 1)
-
-
-def _attributes(value: Any) -> list[Any]:
-    """What an object holds, asked without running its own code."""
-    try:
-        held = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return []
-    return list(held.values()) if isinstance(held, dict) else []
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from surgery.activations.forms import only
-from surgery.flow import Call, Flow, held_in, tensors_in
+from surgery.flow import Call, Flow, tensors_in
+from surgery.held import held_in
 from surgery.kinds import (
     activation_of_function,
     activation_of_module,
