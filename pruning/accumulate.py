@@ -108,7 +108,7 @@ def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], ob
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.zero_grad(set_to_none=True)
     try:
-        with random_state_kept(), torch.enable_grad():
+        with random_state_kept(alone=False), torch.enable_grad():
             _called(gradients, model)
         left = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
         found = {name: one.detach().clone() for name, one in left.items() if one is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy
@@ -18,8 +18,8 @@ class _Inside(threading.local):
     depth = 0
 
 
-# The generators belong to the process. Threads that are inside at the same time disturb each other's numbers, but the
-# last of them leaves behind what the first one found.
+# The generators belong to the process: looks take turns. What takes long does not; of the threads that are inside at
+# the same time, the last one leaves behind what the first one found.
 _guard = threading.Lock()
 _inside = _Inside()
 _threads = 0
@@ -28,22 +28,24 @@ _turn = threading.RLock()
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def random_state_kept(*, alone: bool = True) -> Iterator[None]:
     """Whatever is drawn inside leaves the random generators of torch, numpy and Python as they were.
 
     That goes for a loader that shuffles and is read inside, too: read again afterwards, it gives the same order.
+    Other threads that want to be `alone` inside wait; without it, threads may disturb each other's numbers meanwhile.
     """
-    before = _enter()
-    try:
-        yield
-    finally:
-        _leave(before)
+    with _turn if alone else nullcontext():
+        before = _enter()
+        try:
+            yield
+        finally:
+            _leave(before)
 
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
     """Inside, torch draws the same numbers every time, one thread after the other; the generators are kept."""
-    with _turn, random_state_kept():
+    with random_state_kept():
         # Not `torch.manual_seed`: a device that nobody has used yet would begin with our seed, later on.
         torch.default_generator.manual_seed(seed)
         for accelerator in _in_use():
@@ -66,10 +68,12 @@ def _enter() -> _States:
 def _leave(before: _States) -> None:
     global _threads, _found
     with _guard:
-        _put_back(before)
         _inside.depth -= 1
-        _threads -= not _inside.depth
-        _found = _found if _threads else ()
+        others = _threads - 1
+        if not others:  # else it would take from them what they draw
+            _put_back(before if _inside.depth else _found)
+        if not _inside.depth:
+            _threads, _found = others, _found if others else ()
 
 
 def _in_use() -> list[Any]:

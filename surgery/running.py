@@ -116,7 +116,7 @@ def in_eval(model: nn.Module) -> Iterator[None]:
         for module, _ in modes:
             module.training = False  # not by `train`: shared modules, and modules with a `train` of their own
         # No inference mode: statistics that are written inside would be inference tensors.
-        with random_state_kept(), torch.inference_mode(False), torch.no_grad():
+        with random_state_kept(alone=False), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for module, mode in modes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ import surgery
 from pruning.measure import mean_inputs
 from recipes.finetune import accuracy
 from recipes.measured import measure
-from tests.asserts import assert_process_untouched, assert_raises, assert_untouched
+from surgery.watch import listening
+from tests import models
+from tests.asserts import assert_process_untouched, assert_raises, assert_untouched, call
 
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -144,3 +148,51 @@ def test_a_computed_scale_is_read_as_it_is() -> None:
     wanted, _ = surgery.transform(unparametrized, surgery.erase(stand_in="affine"), x)
     assert torch.equal(edited[2].weight, wanted[2].weight)  # type: ignore[index]
     assert 0.5 < wanted[2].weight[0].item() < 1  # type: ignore[index]
+
+
+# Again, after a run, and in two threads
+
+
+KINDS = (models.TwiceUsed, models.SqueezeExciteNet, models.DependsOnNumbers, models.Encoder, models.TinyVit)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_model_that_has_run_looks_as_a_fresh_one_every_time(kind: type[models.Stated]) -> None:
+    model = kind().eval()
+    fresh = surgery.find_sites(model, kind.example)
+    with torch.no_grad():
+        call(model, kind.example.clone())
+    with assert_untouched(model):
+        assert tuple(surgery.find_sites(model, kind.example)) == tuple(fresh)
+        assert tuple(surgery.find_sites(model, kind.example)) == tuple(fresh)
+
+
+@pytest.mark.parametrize("one_model", [True, False], ids=["one model", "two models"])
+def test_two_threads_look_and_cut_at_once(one_model: bool) -> None:
+    kinds = (models.Encoder, models.Encoder) if one_model else (models.Encoder, models.DependsOnNumbers)
+    made = [kind().eval() for kind in kinds]
+    if one_model:
+        made[1] = made[0]
+    wanted = [tuple(surgery.find_sites(model, kind.example)) for model, kind in zip(made, kinds, strict=True)]
+    together = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        model, example = made[number], kinds[number].example
+        together.wait()
+        for _ in range(3):
+            assert tuple(surgery.find_sites(model, example)) == wanted[number]
+            edited, report = surgery.transform(model, surgery.swap("prelu"), example)
+            assert report.plan.edits
+            assert "prelu" in {site.activation for site in surgery.find_sites(edited, example)}
+
+    with assert_untouched(made[0]), assert_untouched(made[1]), ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, range(2)))
+
+
+def test_looks_that_overlap_leave_every_switch_as_it_was() -> None:
+    first, second = (listening(nn.Sequential(nn.Linear(4, 4), nn.ReLU())) for _ in range(2))
+    with assert_process_untouched(), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        other.submit(second.__exit__, None, None, None).result()
