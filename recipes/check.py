@@ -49,7 +49,8 @@ class Picked:
 class Check:
     """What a recipe would do to a model. Prints rule by rule; `holds` if it could be applied as it is.
 
-    `problem` is what stands against all rules together, such as two that want one site.
+    `problem` is what stands against all rules together, such as two that want one site. `left` are the sites that the
+    rules pick and a recipe with `skip_uneditable` leaves alone, each with its reason, as far as that shows unedited.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Check:
     sites: Sites
     picked: tuple[Picked, ...]
     problem: str = ""
+    left: tuple[tuple[Site, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -70,12 +72,16 @@ class Check:
             for one in self.picked
         ]
         facts = {"recipe": self.recipe.name, "model": self.model, "named": self.model in self.recipe.models}
-        return facts | {"calls": len(self.sites), "rules": rules, "problem": self.problem or None, "ok": self.holds}
+        left = [{"site": str(site), "reason": reason} for site, reason in self.left]
+        facts |= {"calls": len(self.sites), "rules": rules, "left": left}
+        return facts | {"problem": self.problem or None, "ok": self.holds}
 
     def __str__(self) -> str:
         named = "named in the recipe" if self.model in self.recipe.models else "not among those the recipe names"
         lines = [f"{self.recipe.name} on {self.model} ({named}): {len(self.sites)} activation calls"]
         lines += [f"  rule {number}: {one}" for number, one in enumerate(self.picked, 1)]
+        reasons = Counter(reason for _, reason in self.left)
+        lines += [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()]
         lines += [f"  {self.problem}"] if self.problem else []
         if not self.picked:
             lines.append("  no rule: the model stays as it is")
@@ -102,12 +108,15 @@ def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
         before = {site for one in picked for site in one.sites}
         picked.append(_picked(rule, found, before if rule.remaining else set(), number + 1))
     problem = ""
+    left: tuple[tuple[Site, str], ...] = ()
     if rules and not any(one.problem for one in picked):
         try:
-            surgery.make_plan(found, list(rules), skip_uneditable=recipe.skip_uneditable)
+            plan = surgery.make_plan(found, list(rules), skip_uneditable=recipe.skip_uneditable)
+            chosen = {site for one in picked for site in one.sites}
+            left = tuple((site, reason) for site, reason in plan.kept if site in chosen)
         except SurgeryError as error:
             problem = _told(error)
-    return Check(recipe, model, found, tuple(picked), problem)
+    return Check(recipe, model, found, tuple(picked), problem, left)
 
 
 def sites_of(model: str) -> Sites:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.flags import Commands, command
+from recipes.cli.flags import Commands, add_skip, command
 
 
 def add_commands(commands: Commands[Any]) -> None:
@@ -31,6 +32,7 @@ def add_commands(commands: Commands[Any]) -> None:
     check = command(own, "check", _check, about, "surgery recipes check mine.toml --model timm/resnet50")
     check.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
     check.add_argument("--model", help="look without weights which sites each rule picks there")
+    add_skip(check)
 
     about = "write a commented recipe that lists every site of a model"
     new = command(own, "new", _new, about, "surgery recipes new timm/resnet18 > mine.toml", json=False)
@@ -82,6 +84,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.model is None:
         print(json.dumps({"name": recipe.name, "ok": True}) if options.json else describe(options.recipe))
         return
+    if options.skip_uneditable:
+        recipe = replace(recipe, skip_uneditable=True)
     checked = check(recipe, options.model)
     print(json.dumps(checked.facts(), indent=1) if options.json else checked)
     if not checked.holds:

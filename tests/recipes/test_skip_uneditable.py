@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,26 @@ class Computed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.act(self.relu(self.conv(x))).mean((2, 3)))
+
+
+class Hidden(nn.Module):
+    """A ReLU that can be exchanged, and one whose function is found by its name when it is called."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = getattr(nn.functional, "relu")(self.relu(self.conv(x)))  # noqa: B009
+        return self.fc(hidden.mean((2, 3)))
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of another network in the place of one of ours."""
+    build: Callable[..., nn.Module] = lambda short, published, kwargs: Hidden(**kwargs)  # noqa: E731
+    monkeypatch.setitem(_BUILDERS, "cifar", build)
+    return "cifar/resnet20"
 
 
 @pytest.fixture
@@ -81,6 +102,28 @@ def test_the_flag_of_transform(computed: str, capsys: pytest.CaptureFixture[str]
     assert main(words) == 2 and capsys.readouterr().err.count("\n") == 1
     assert main([*words, "--skip-uneditable"]) == 0
     assert "cannot be edited: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["recipe", "flag"])
+def test_a_check_tells_what_is_left_alone(
+    by: str, hidden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(TEXT if by == "recipe" else TEXT.replace("skip_uneditable = true", ""))
+    words = ["recipes", "check", str(file), "--model", hidden, *(["--skip-uneditable"] if by == "flag" else [])]
+    reason = "cannot be edited: relu 2/2: getattr(nn.functional, 'relu')(...) is not a plain name"
+    assert main(words) == 0
+    assert f"  left alone: 1 {reason}\n" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left"] == [{"site": "relu 2/2", "reason": reason}]
+
+
+def test_a_check_leaves_nothing_alone_unless_it_is_asked_to(
+    hidden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text(TEXT.replace("skip_uneditable = true", ""))
+    main(["recipes", "check", str(tmp_path / "mine.toml"), "--model", hidden])
+    assert "left alone" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["run", "resnet-erase-last", "--model", "timm/m"], ["finetune", "timm/m"]])
