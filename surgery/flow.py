@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.axes import channel_axis
-from surgery.held import held_by_code, held_by_module
+from surgery.held import held_by_code, held_by_modules
 from surgery.kinds import ARRIVING, LEAVING, how_written, written_by
 from surgery.marks import Marks
 from surgery.memory import Memory, Region, Write, part_written, strided
@@ -69,7 +69,7 @@ class Flow:
         named = [*model.named_parameters(), *model.named_buffers()]
         for path, tensor in named:
             self.weights.setdefault(id(tensor), path)
-        attributes = [value for module in model.modules() for value in held_by_module(module)]
+        attributes = list(held_by_modules(model.modules()))
         self.constants = {id(value) for value in attributes}
         self.held = [tensor for _, tensor in named] + attributes  # one replaced in forward must keep its id
         self.read: dict[int, Any] = {}  # code, namespaces and values that were searched for constants, by id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import _lru_cache_wrapper
 from itertools import islice
 from types import FrameType, FunctionType, ModuleType
@@ -17,6 +17,7 @@ from surgery.surroundings import attributes_of, is_ours
 _DEPTH = 4  # of containers in containers that are searched
 _OF_MENTIONED = 4096  # objects looked at behind a name that running code mentions
 _OF_OTHERS = 64  # behind each other name of its module: code that has returned may have read it
+_PLAIN = (bool, int, float, str, type(None), FunctionType)  # most of what modules have, and no container
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
@@ -35,13 +36,16 @@ def held_in(value: Any, most: int | None = None) -> Iterator[Tensor]:
             left.extend((part, depth - 1) for part in reversed(_parts(one, most)))
 
 
-def held_by_module(module: nn.Module) -> Iterator[Tensor]:
-    """The tensors that a module and its class hold themselves, besides parameters and buffers."""
-    classes = [kind for kind in type(module).__mro__ if kind.__module__.partition(".")[0] != "torch"]
+def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """The tensors that modules and their classes hold themselves, besides parameters and buffers."""
     inside = ("_parameters", "_buffers", "_modules")
-    plain = [value for name, value in vars(module).items() if name not in inside and "hook" not in name]
-    for value in plain + [value for kind in classes for value in vars(kind).values()]:
-        yield from held_in(value, _OF_MENTIONED)
+    modules = list(modules)
+    classes = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if not is_ours(kind.__module__))
+    own = [(name, value) for module in modules for name, value in vars(module).items() if name not in inside]
+    values = [value for name, value in own if "hook" not in name]
+    for value in (*values, *(value for kind in classes for value in vars(kind).values())):
+        if type(value) not in _PLAIN:
+            yield from held_in(value, _OF_MENTIONED)
 
 
 def held_by_code(frame: FrameType | None, read: dict[int, Any]) -> Iterator[Tensor]:

@@ -11,7 +11,9 @@ from types import CodeType, FrameType, MethodType
 from typing import Any
 
 from torch import fx, nn
+from torch.ao.nn.quantized import FloatFunctional
 
+from surgery.activations.arithmetic import Arithmetic
 from surgery.errors import CannotEdit
 from surgery.kinds import activation_of_module
 from surgery.references import References
@@ -33,8 +35,8 @@ class Locator:
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
-        self.unseated = {id(old) for old, _ in references}
-        self.paths |= {id(old): self.paths[id(new)] for old, new in references}
+        self.unseated = {id(one.old) for one in references}
+        self.paths |= {id(one.old): self.paths[id(one.new)] for one in references}
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
         self.keys: set[tuple[Any, ...]] = set()
@@ -42,7 +44,7 @@ class Locator:
 
     def place_of(self, frame: FrameType | None) -> str | None:
         """The path of the module whose own code joins paths here; what only does its arithmetic is not it."""
-        found = self._owner(frame, None, lent=("FloatFunctional", "Arithmetic"))
+        found = self._owner(frame, None, lent=(FloatFunctional, Arithmetic))
         return None if found is None else found[1]
 
     def forget(self) -> None:
@@ -127,7 +129,7 @@ class Locator:
         return self.passes[key]
 
     def _owner(
-        self, frame: FrameType | None, skip: nn.Module | None, lent: tuple[str, ...] = ()
+        self, frame: FrameType | None, skip: nn.Module | None, lent: tuple[type[nn.Module], ...] = ()
     ) -> tuple[nn.Module, str, FrameType, FrameType, list[FrameType]] | None:
         """The innermost module whose own code is running: it, its path, its frame, the calling frame, frames between.
 
@@ -137,7 +139,7 @@ class Locator:
         while frame is not None:
             module = _self_of(frame)
             torchs = frame.f_code.co_filename == _MODULE_FILE
-            ours = torchs or _of_the_library(frame) or type(module).__name__ in lent
+            ours = torchs or _of_the_library(frame) or type(module) in lent
             if module is None or id(module) not in self.paths or module is skip:
                 pass
             elif torchs and between and _is_static(module, between[-1].f_code.co_name):
@@ -228,9 +230,6 @@ class Locator:
             same = called is func or home.startswith("timm.layers.activations")
             same |= named and not _written_elsewhere(home)
         return None if same else f"{call.callee}(...) does more than call the activation"
-
-
-_MODULE_FILE = nn.Module.__call__.__code__.co_filename
 
 
 def _not_a_node(

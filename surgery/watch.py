@@ -44,11 +44,11 @@ def listening(
 ) -> Iterator[Trace]:
     """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
 
-    `look` is shown what entered each activation call, `after` what it returned. In-place activations hand on an alias
-    of their result, so that a later reader of the overwritten input is told from a reader of the result. Use it on a
-    twin: it needs the model to itself. `live` is for somebody's own model: nothing is replaced, and the trace has no
-    operations, only the calls. Calls of what `references` say was `reseated` are heard
-    as those of the module that has its place now.
+    `look` is shown what entered each activation call, `after` what it returned. An in-place activation hands on an
+    alias of its result, so that a later reader of the overwritten input is told from a reader of the result: the model
+    must be a twin, which nobody else runs meanwhile. With `live` it may be anybody's: nothing is handed on but what the
+    model made, and the trace has the activation calls alone. `references` are what `reseated` returned: a call of a
+    module that was replaced is heard as one of the module in its place.
     """
     with _listened(model, look, after, live, references) as listener:
         yield listener.trace
@@ -65,8 +65,9 @@ def _listened(
     listener = _Listener(model, look, after, live, references)
     handles = []
     try:
-        for module in (*model.modules(), *(old for old, _ in references)):
-            activation = activation_of_module(module)
+        known = {id(module): one.activation for one in references for module in (one.old, one.new)}
+        for module in (*model.modules(), *(one.old for one in references)):
+            activation = known[id(module)] if id(module) in known else activation_of_module(module)
             if activation is None:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
             else:

@@ -290,3 +290,26 @@ def test_one_number_per_sample_is_one_channel(to: str) -> None:
     edited, _ = surgery.transform(OneNumber(), surgery.swap(to), torch.rand(3, 4))
     assert {one.shape[-1] for one in edited.act.parameters()} == {1}
     assert edited(torch.rand(5, 4)).shape == (5, 2)  # any other batch
+
+
+# Blocks
+
+
+def joining(name: str) -> nn.Module:
+    """A network with a residual block whose class has this name."""
+
+    def __init__(self: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return x + self.conv(self.act(self.conv(x)))
+
+    kind = type(name, (nn.Module,), {"__init__": __init__, "forward": forward})
+    return nn.Sequential(nn.Conv2d(3, 3, 1), kind(), nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["Block", "Arithmetic", "FloatFunctional"])
+def test_a_class_that_shares_the_name_of_an_adder_joins_in_its_own_right(name: str) -> None:
+    [site] = surgery.find_sites(joining(name), models.picture())
+    assert (site.block, site.joins_by) == ("1", "add")

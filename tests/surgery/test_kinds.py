@@ -145,3 +145,25 @@ def test_a_clipped_gelu_keeps_its_clip() -> None:
     assert (site.path, site.activation) == ("1.gelu", "gelu")
     edited, _ = surgery.transform(net, surgery.swap("elu"), ROWS)
     assert torch.equal(edited(ROWS), net[2](F.elu(net[0](ROWS)).clip(-0.125, 0.5)))
+
+
+class QuickGELU(nn.Module):
+    """The activation of CLIP, as everybody writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def test_what_a_module_computes_is_asked_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    computes = surgery.kinds.computes
+
+    def counted(module: nn.Module, activation: str) -> bool:
+        asked.append(activation)
+        return computes(module, activation)
+
+    monkeypatch.setattr(surgery.kinds, "computes", counted)
+    model = nn.Sequential(*(layer for _ in range(5) for layer in (nn.Linear(4, 4), QuickGELU())))
+    sites = surgery.find_sites(model, torch.rand(2, 4))
+    assert [site.activation for site in sites] == ["quick_gelu"] * 5
+    assert asked == ["quick_gelu"] * 10  # a run in eval and one in train mode

@@ -175,7 +175,7 @@ def test_reseating_gives_one_stand_in_to_all_names() -> None:
     model.again = model[0]  # type: ignore[assignment]
     model[1].inner = model[0]
     old = model[0]
-    ((before, now),) = reseated(model)
+    ((before, now, _),) = reseated(model)
     assert before is old and now is not old
     assert model[0] is now and model.again is now and model[1].inner is now
     assert now.weight is old.weight
