@@ -170,7 +170,7 @@ def dead_neurons(
     or a bias, and behind a shortcut, such a unit may speak. Both numbers are therefore given. *Dynamic* are silent
     units that are not static. Incoming weights are those of `Site.weights` that have an output for each channel;
     without any (as behind a concat) no unit is static. Pruned is what the `masks` say, else the masks of a host, else
-    weights that are zero.
+    nothing: a layer that begins at zero lives. Give `masks=Masks.of(model)` to take zeros for pruned.
 
     Calls that were erased are no sites and count nowhere. Tokens (N, T, C) have their channels where the site says,
     last. Elements are counted where the first axis is that of the samples and all batches have the same positions.

@@ -18,7 +18,8 @@ from surgery.twin import read
 def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
     """Name -> boolean tensor, True where the weight lives, of every weight with two axes or more.
 
-    By the masks, where given; what they do not name lives. Else by the masks of a host; else what is not zero lives.
+    By the masks, where given; else by the masks of a host. What they do not name lives, also where it is zero: a layer
+    that begins at zero learns.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
@@ -26,14 +27,11 @@ def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
     """
     if masks is not None:
         masks.pairs(model)
-    living, hosts = {}, host_masks(model) if masks is None else {}
-    for name, param in weights_of(model).items():
-        if masks is not None:
-            mask = masks[name] if name in masks else torch.ones_like(param, dtype=torch.bool)
-        else:
-            mask = hosts.get(name, param).detach() != 0
-        living[name] = mask.to(param.device)
-    return living
+    known = host_masks(model) if masks is None else masks
+    return {
+        name: known[name].detach().to(param.device) != 0 if name in known else torch.ones_like(param, dtype=torch.bool)
+        for name, param in weights_of(model).items()
+    }
 
 
 def incoming(model: nn.Module, site: Site, living: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -166,7 +166,7 @@ def test_figures_are_those_of_a_naive_count(
     batches = images(3, 2)
     threshold = 0.0
     with assert_untouched(model):
-        found = dead_neurons(model, batches, threshold=threshold)
+        found = dead_neurons(model, batches, Masks.of(model), threshold=threshold)
     wanted = naive(model, batches, axis, beside, threshold)
     assert len(found.rows) == calls
     assert_counted(found, wanted)
@@ -201,7 +201,7 @@ ONES = [torch.ones(2, 1, 2, 2), torch.tensor([[[[1.0, 0], [0, 0]]]])]
                          ids=["relu", "relu_", "gelu", "silu", "leaky_relu"])  # fmt: skip
 def test_a_net_worked_by_hand(activation: Callable[[Tensor], Tensor]) -> None:
     model = Two(activation)
-    found = dead_neurons(model, ONES)
+    found = dead_neurons(model, ONES, Masks.of(model))
     first, second = found.rows
     # Unit 0 speaks, 1 is silent and has a weight, 2 has none and speaks by its bias, 3 has none and is silent.
     assert (first.channels, first.static, first.dynamic, first.silent) == (4, 2, 1, 2)
@@ -217,7 +217,7 @@ def test_a_net_worked_by_hand(activation: Callable[[Tensor], Tensor]) -> None:
 
 
 def test_an_element_is_silent_where_its_channel_is_not() -> None:
-    first, _ = dead_neurons(Two(), ONES[1:]).rows
+    first, _ = dead_neurons(Two(), ONES[1:], Masks.of(Two())).rows
     assert (first.dynamic, first.dynamic_elements, first.silent_elements) == (1, 3 + 4, 3 + 4 + 4)
 
 
@@ -259,11 +259,19 @@ def test_masks_of_a_host_say_what_is_static() -> None:
     assert model.conv.weight_orig.grad is not None  # type: ignore[union-attr]
 
 
+def test_a_convolution_that_begins_at_zero_is_not_dead() -> None:
+    model = models.ResidualNet()
+    with torch.no_grad():
+        model.layer1[0].conv2.weight.zero_()  # type: ignore[index, union-attr, operator]
+    assert dead_neurons(model, [picture()]).static_share == 0
+
+
 def test_a_unit_behind_a_shortcut_is_static_and_speaks() -> None:
     model = models.ResidualNet()
     with torch.no_grad():
         model.layer1[0].conv2.weight.zero_()  # type: ignore[index, union-attr, operator]
-    row = next(row for row in dead_neurons(model, [picture()]).rows if row.site == "layer1.0.relu 2/2")
+    rows = dead_neurons(model, [picture()], Masks.of(model)).rows
+    row = next(row for row in rows if row.site == "layer1.0.relu 2/2")
     assert row.static == row.channels and row.silent < row.channels and row.dynamic == 0
 
 
@@ -280,9 +288,10 @@ def test_transposed_convolutions_have_their_units_on_the_second_axis(groups: int
             weight[2:, 1] = 0
         model[0].bias.fill_(-9)  # type: ignore[union-attr, operator]
         model[0].bias[unit] = 1  # type: ignore[index, operator]
-    (row,) = dead_neurons(model, [torch.rand(2, 4, 3, 3)]).rows
+    x, masks = torch.rand(2, 4, 3, 3), Masks.of(model)
+    (row,) = dead_neurons(model, [x], masks).rows
     assert (row.static, row.dynamic, row.silent) == (1, 3, 3)
-    assert dead_units(model, [torch.rand(2, 4, 3, 3)])["0.weight"].tolist() == [True, True, True, False]
+    assert dead_units(model, [x], masks)["0.weight"].tolist() == [True, True, True, False]
 
 
 def test_behind_a_concat_no_unit_is_static() -> None:
@@ -291,7 +300,7 @@ def test_behind_a_concat_no_unit_is_static() -> None:
         for one in model.modules():
             if isinstance(one, nn.Conv2d):
                 one.weight.zero_()
-    rows = dead_neurons(model, [picture()]).rows
+    rows = dead_neurons(model, [picture()], Masks.of(model)).rows
     widths = {one.weight.shape[0] for one in model.modules() if isinstance(one, nn.Conv2d)}
     assert any(row.static == 0 and row.channels not in widths for row in rows)
 
@@ -335,7 +344,7 @@ def test_tokens_have_their_channels_last() -> None:
 
 
 def test_other_positions_in_other_batches_leave_channels() -> None:
-    first, second = dead_neurons(Two(), [ONES[0], torch.ones(1, 1, 3, 3)]).rows
+    first, second = dead_neurons(Two(), [ONES[0], torch.ones(1, 1, 3, 3)], Masks.of(Two())).rows
     assert (first.channels, first.dynamic, first.outputs) == (4, 1, 32 + 36)
     assert first.elements is None and first.dynamic_elements is None
     assert (second.elements, second.dynamic_elements) == (2, 1)
@@ -546,13 +555,13 @@ def test_nothing_is_left_behind_after_exceptions() -> None:
 
 
 def test_it_prints_as_a_table() -> None:
-    text = str(dead_neurons(Two(), ONES))
+    text = str(dead_neurons(Two(), ONES, Masks.of(Two())))
     assert "relu 1/2" in text and "6 channels of Two in eval mode: 33.33% dynamically, 33.33% statically dead" in text
     assert "silent: never above 0 on 3 samples" in text
 
 
 def test_it_writes_itself_as_json() -> None:
-    found = dead_neurons(Two(), ONES)
+    found = dead_neurons(Two(), ONES, Masks.of(Two()))
     read = json.loads(found.to_json())
     assert read["samples"] == 3 and read["totals"]["dynamic_share"] == found.dynamic_share
     assert [row["dynamic"] for row in read["rows"]] == [1, 1]
@@ -575,13 +584,13 @@ def test_it_draws_itself(tmp_path: Path) -> None:
 
 
 def test_weights_that_lead_to_dead_units() -> None:
-    found = dead_units(Two(), ONES)
+    found = dead_units(Two(), ONES, Masks.of(Two()))
     assert {name: units.tolist() for name, units in found.items()} == {
         "conv.weight": [False, True, False, False],  # the last has no living weight
         "fc.weight": [False, True],
     }
-    by_masks = dead_units(Two(), ONES, Masks.full(Two()))
-    assert by_masks["conv.weight"].tolist() == [False, True, False, True]
+    for masks in (Masks.full(Two()), None):  # nobody pruned those zeros
+        assert dead_units(Two(), ONES, masks)["conv.weight"].tolist() == [False, True, False, True]
 
 
 def test_a_weight_of_several_calls_leads_to_a_dead_unit_if_all_are() -> None:

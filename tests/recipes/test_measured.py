@@ -67,8 +67,9 @@ def test_dead_channels_are_told_apart() -> None:
         model[0].weight[0] = 0  # no living weight
         model[1].bias[0] = 1.0  # though it speaks
         model[1].bias[1:3] = -100.0  # silent
-    found = measure(model, batches())
+    found = measure(model, batches(), Masks.of(model))
     assert (found.dead_static, found.dead_dynamic) == (0.25, 0.5)
+    assert measure(model, batches()).dead_static == 0, "without masks, zeros are not pruned"
 
 
 def test_what_cannot_be_judged_is_left_out() -> None:
