@@ -7,7 +7,7 @@ from math import floor
 from typing import Any
 
 from surgery.rules import Rule
-from surgery.sites import Site, Sites, matches
+from surgery.sites import Site, Sites, is_named, matches
 
 Unit = list[Site]  # the sites to edit in one basic module
 
@@ -21,9 +21,11 @@ def pick(rule: Rule, sites: Sites) -> tuple[list[Site], dict[Site, str]]:
 
 
 def pick_facts(sites: Sites, **facts: Any) -> tuple[list[Site], dict[Site, str]]:
-    """`swap`: the sites with these facts. To name an owner or a module is to vouch for what is unknown there."""
-    vouched = facts.get("role") == "nonlinearity" and ("owner" in facts or "module" in facts)
-    picked = list(sites.where(**facts | ({"role": ("nonlinearity", "unknown")} if vouched else {})))
+    """`swap`: the sites with these facts. What is unknown is taken where its role is asked for, or it is named."""
+    default = facts.get("role") == "nonlinearity" and "site" not in facts  # else it was said
+    found = sites.where(**facts | ({"role": ("nonlinearity", "unknown")} if default else {}))
+    asked = "role" in facts and not default
+    picked = [site for site in found if asked or site.role != "unknown" or is_named(site, facts)]
     wanted = ", ".join(f"{key}={value!r}" for key, value in facts.items())
     kept = [site for site in sites if site not in set(picked)]
     return picked, {site: _UNTOLD if site.role == "unknown" else f"not {wanted}" for site in kept}

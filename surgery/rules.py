@@ -157,8 +157,8 @@ def swap(
     `to` is a name of `surgery.activations.names()`. A keyword that is a fact of `Site` picks: `block="layer3.*"`,
     `activation="relu"`, `site="layer1.0.relu 3/3"`, `role="gate"`, as in `Sites.where`. Any other keyword, or one in
     `params`, goes to the builder of `to`: `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are
-    taken, unless `role` or `site` asks for gates, heads or activations of weights; where the role of a call is
-    unknown, naming its `owner` or `module` is enough.
+    taken, unless `role` or `site` asks for gates, heads or activations of weights. A call of unknown role is taken
+    where `role` asks for it, or `site`, `owner` or `module` names it in full: a wildcard names nothing.
 
     With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
     it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, overload
@@ -139,6 +139,17 @@ def matches(pattern: Pattern, value: object) -> bool:
             return _fits(pattern, value)
         return pattern == value or fnmatchcase(value, pattern)
     return pattern == value
+
+
+def is_named(site: Site, facts: Mapping[str, Pattern]) -> bool:
+    """True if one of these facts spells out the call, its owner or its module; a wildcard names nothing."""
+    return any(_spelt_out(facts[key], _fact(key)(site)) for key in ("site", "owner", "module") if key in facts)
+
+
+def _spelt_out(pattern: Pattern, value: object) -> bool:
+    if isinstance(pattern, tuple | list):
+        return any(_spelt_out(one, value) for one in pattern)
+    return pattern is not None and (pattern in value if isinstance(value, tuple) else pattern == value)
 
 
 def _fits(pattern: str, value: str) -> bool:

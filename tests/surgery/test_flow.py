@@ -197,6 +197,17 @@ def test_what_goes_out_of_sight_is_not_exchanged_unless_named(way: str, where: s
         assert [str(edit.site) for edit in plan.edits] == ["gate"]
 
 
+@pytest.mark.parametrize("key", ["site", "owner", "module"])
+def test_a_wildcard_names_nothing(key: str) -> None:
+    sites = surgery.find_sites(Through(HIDDEN["numpy"], "in"), torch.rand(2, 4))
+    for pattern in ("*", "re:.*", ("*", "re:.*")):
+        plan = surgery.make_plan(sites, surgery.swap("silu", **{key: pattern}))
+        assert [str(edit.site) for edit in plan.edits] == ["act"]
+        assert "cannot be traced" in dict(plan.kept)[sites.where(activation="sigmoid")[0]]
+    both = surgery.make_plan(sites, surgery.swap("silu", **{key: ("*", "" if key == "owner" else "gate")}))
+    assert [str(edit.site) for edit in both.edits] == ["act", "gate"]
+
+
 SCALE = torch.tensor(0.5)
 
 
