@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from pruning.ap import Among, By, Choice, cut_by_ap
 from pruning.cut import check_share, count_of
+from pruning.factories import check_function
 from pruning.hosts import commit
 from pruning.masks import Masks, masks_in_force, warn_of_zeros
 from pruning.prunable import Filter, prunable
@@ -144,6 +145,8 @@ class ActivateWhilePruning:
             warn_of_zeros(self.model, masks, stacklevel=3)
 
     def _told(self) -> Masks:
+        if callable(self.masks):
+            check_function("`masks` is a function of the model.", "masks", self.masks, takes=1)
         told = self.masks(self.model) if callable(self.masks) else self.masks
         if not isinstance(told, Masks | None):
             raise BadValue("`masks` are no Masks.", there=type(told).__name__,

@@ -267,6 +267,13 @@ def test_masks_name_only_what_is_kept_and_are_of_this_model() -> None:
     assert_raises(WrongModel, lambda: ActivateWhilePruning(net(), 0.1, masks=Masks.full(nn.Linear(2, 2))), "weight")
     for wrong in ({"4.weight": 1}, lambda model: list(model)):
         assert_raises(BadValue, lambda w=wrong: ActivateWhilePruning(net(), 0.1, masks=w), "no Masks", "Masks.of")
+    for takes_none in (lambda: 3, lambda one, two: one):
+        assert_raises(
+            BadValue,
+            lambda w=takes_none: ActivateWhilePruning(net(), 0.1, masks=w),
+            "a function of the model",
+            "masks=",
+        )
 
 
 def test_what_ap_cut_stays_cut_when_channels_are_removed() -> None:
