@@ -16,16 +16,17 @@ def moved_by(optimizer: Optimizer) -> set[int]:
     return {id(param) for group in optimizer.param_groups for param in group["params"]}
 
 
-def optimizers_in(given: Any) -> list[Any]:
-    """The optimisers that somebody gives, one or several; what wraps an optimiser is one, too.
+def optimizers_in(given: Any, at_least: int = 1) -> list[Any]:
+    """The optimisers that somebody gives, one or several; what wraps an optimiser and steps is one, too.
 
     Raises:
-        BadValue: there are none, or one is something else.
+        BadValue: there are fewer than `at_least`, or one is something else, as a scheduler is.
     """
-    alone = isinstance(given, Optimizer) or not isinstance(given, Iterable)
+    alone = isinstance(given, Optimizer | str) or not isinstance(given, Iterable)
     listed = [given] if alone else list(given)
-    if not listed or not all(any(isinstance(inner, Optimizer) for inner in within(one)) for one in listed):
-        raise BadValue("This is no optimiser.", asked=f"optimizer={given!r}",
+    if len(listed) < at_least or not all(_steps_one(one) for one in listed):
+        kinds = ", ".join(type(one).__name__ for one in listed)
+        raise BadValue("This is no optimiser.", asked=f"optimizer={kinds if alone else f'[{kinds}]'}",
                        try_="a torch.optim.Optimizer, a wrapper of one, or a list of them")  # fmt: skip
     return listed
 
@@ -58,6 +59,12 @@ def stepping_in(optimizer: Any) -> list[Optimizer]:
 def hooks_of(optimizer: Any) -> dict[int, Any] | None:
     """The hooks behind its steps, None where it has no place for such."""
     return getattr(optimizer, "_optimizer_step_post_hooks", None)
+
+
+def _steps_one(given: Any) -> bool:
+    """Whether it steps an optimiser, itself or one inside; a scheduler holds one too, but clears no gradients."""
+    asked = all(callable(getattr(given, name, None)) for name in ("step", "zero_grad"))
+    return asked and any(isinstance(inner, Optimizer) for inner in within(given))
 
 
 def _calls_hooks(optimizer: Any) -> bool:

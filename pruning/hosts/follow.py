@@ -16,14 +16,14 @@ from surgery.errors import BadValue
 
 
 def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> list[Optimizer]:
-    """The optimisers, and those they wrap, which can follow a structural step of the model.
+    """The optimisers, and those they wrap, which can follow a structural step of the model; there may be none.
 
     Raises:
         BadValue: one moves nothing of this model, or keeps something about a weight that is neither one number nor of
             the shape of the weight (as Adafactor does), so that nobody can say what of it survives; or one is inside
             `held`, whose masks are of the old shapes.
     """
-    listed = optimizers_in(given) if given != () else []
+    listed = optimizers_in(given, at_least=0)
     ours = {id(param): name for name, param in model.named_parameters()}
     for one in listed:
         if not any(ours.keys() & moved_by(inner) for inner in stepping_in(one)):

@@ -234,6 +234,22 @@ def test_what_is_no_optimiser_is_refused() -> None:
         assert_raises(BadValue, lambda one=wrong: optimizers_in(one), "no optimiser")  # type: ignore[misc]
 
 
+def test_a_scheduler_is_no_optimiser_though_it_holds_one() -> None:
+    model = tiny_net()
+    optimizer = sgd(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for wrong, kinds in ((scheduler, "StepLR"), ([optimizer, scheduler], "[SGD, StepLR]")):
+        with pytest.raises(BadValue) as caught:
+            random_masks(model).held(model, wrong)  # type: ignore[arg-type]
+        assert f"optimizer={kinds}" in str(caught.value) and "momentum" not in str(caught.value)
+
+
+def test_none_are_enough_where_none_are_needed() -> None:
+    assert optimizers_in([], at_least=0) == optimizers_in(iter(()), at_least=0) == []
+    for wrong in ("", None, [1]):
+        assert_raises(BadValue, lambda one=wrong: optimizers_in(one, at_least=0), "no optimiser")  # type: ignore[misc]
+
+
 def test_which_are_inside_and_which_step() -> None:
     base = sgd(tiny_net())
     lookahead = Lookahead(base)

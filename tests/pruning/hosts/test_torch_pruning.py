@@ -378,6 +378,12 @@ def test_several_optimisers_follow(net: Net) -> None:
     assert both[1].param_groups[0]["params"][0] is net.body.weight
 
 
+@pytest.mark.parametrize("none", [(), []])
+def test_a_step_without_an_optimiser(net: Net, none: Any) -> None:
+    assert host.step(pruner_of(net), none, IMAGES)
+    assert net.stem.weight.shape == (4, 3, 3, 3)
+
+
 def test_an_optimiser_that_cannot_follow_is_refused(net: Net) -> None:
     other = torch.optim.SGD(Net().parameters(), lr=0.1)
     factored = torch.optim.Adafactor(net.parameters())
