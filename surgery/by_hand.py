@@ -10,7 +10,7 @@ from surgery.errors import BadFile, WrongModel
 from surgery.history import Step, steps_of
 from surgery.kinds import activation_of_module
 
-BY_HAND = "by hand"  # the key in the data of a step
+SET_BY_HAND = "set_by_hand"  # the key in the data of a step
 
 Numbers = dict[str, dict[str, int]]
 
@@ -40,12 +40,16 @@ def check_numbers(model: nn.Module, numbers: Any) -> Numbers:
     """Numbers read from a file, if the layers of the model have such attributes.
 
     Raises:
-        BadFile: they are no numbers.
+        BadFile: they are no numbers, or larger than any size in the model can be.
         WrongModel: the model has no such layer, or it keeps no number of this name.
     """
     tables = numbers.values() if isinstance(numbers, dict) else [None]
     if not all(isinstance(one, dict) and all(type(value) is int for value in one.values()) for one in tables):
         raise BadFile("The file sets what is no whole number on a layer.", there=repr(numbers)[:200])
+    most = max(1, sum(one.numel() for one in model.parameters() if not nn.parameter.is_lazy(one)))
+    if too_large := [value for one in numbers.values() for value in one.values() if abs(value) > most]:
+        raise BadFile("The file sets a number on a layer that no size in this model can have.",
+                      asked=str(too_large[0])[:40], there=f"{most} parameters")  # fmt: skip
     there = numbers_of(model)
     lacking = [f"{path}.{name}" for path, one in numbers.items() for name in one if name not in there.get(path, {})]
     if lacking:

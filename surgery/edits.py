@@ -20,6 +20,7 @@ from surgery.history import History, Step, histories_of
 from surgery.plan import Edit
 from surgery.rewrite import base_of, rewritten, splices_of
 from surgery.snapshot import Snapshot, snapshot
+from surgery.tensors import overwrite
 from surgery.twin import HISTORY, HOOKS, shallow
 
 P = ParamSpec("P")
@@ -88,10 +89,11 @@ def put_back(before: Snapshot) -> None:
     for told in before.tensors:
         tensor = told.tensor
         if tensor.is_leaf:
-            tensor.requires_grad_(told.learns)
+            if tensor.requires_grad is not told.learns:  # of one made in inference mode torch refuses even to ask
+                tensor.requires_grad_(told.learns)
             tensor.grad = told.grad
         if told.numbers is not None and (tensor.is_inference() or tensor._version != told.version):
-            tensor.copy_(told.numbers)
+            overwrite(tensor, told.numbers)
     for history, then in before.histories:
         _become(history, then)
     for step, then_step in before.steps:
@@ -412,13 +414,6 @@ def set_numbers(model: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> N
     for path, named in numbers.items():
         for name, value in named.items():
             setattr(model.get_submodule(path), name, value)
-
-
-def drop_buffers(model: nn.Module, names: Iterable[str]) -> None:
-    """Take buffers away again."""
-    for name in names:
-        path, _, last = name.rpartition(".")
-        model.get_submodule(path)._buffers.pop(last, None)
 
 
 def fold_children(model: nn.Module, paths: Iterable[str]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.by_hand import BY_HAND, check_numbers
-from surgery.edits import add_buffers, drop_buffers, set_numbers
-from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel
+from surgery.by_hand import SET_BY_HAND, check_numbers
+from surgery.edits import add_buffers, all_or_nothing, set_numbers
+from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel, cause_of
 from surgery.example import Example, unwritten
 from surgery.fading import move, named, not_driven, progress_of
 from surgery.find import check_plain, find_sites
@@ -22,8 +22,8 @@ from surgery.folder import FORMAT, WEIGHTS, read_steps, write_folder
 from surgery.history import histories_of, steps_of
 from surgery.rehearse import added_buffers, rehearse, steps_to_write
 from surgery.steps import Replay, fingerprint, plan_from_data, register_step, replay_of
-from surgery.transform import apply_plan, undo
-from surgery.weights import Weights, check_before, put_weights
+from surgery.transform import apply_plan
+from surgery.weights import Weights, check_before, put_weights, tensors_of
 
 
 def save(
@@ -126,16 +126,11 @@ def load(folder: str | Path, model: nn.Module, example: Any = None) -> nn.Module
     else:
         _restore(copy.deepcopy(model), replays, data, weights, sample)  # what cannot be taken back is rehearsed
     try:
-        _restore(model, replays, data, weights, sample)
-    except BaseException as error:
-        if steps_of(model):
-            undo(model)
-        if isinstance(error, SurgeryError) or not isinstance(error, Exception):
-            raise
-        raise WrongModel(
-            f"This {type(model).__name__} cannot be made the saved one.", there=f"{type(error).__name__}: {error}"
-        ) from error
-    return model
+        return _restored_or_nothing(model, replays, data, weights, sample)
+    except SurgeryError:
+        raise
+    except Exception as error:
+        raise WrongModel(f"This {type(model).__name__} cannot be made the saved one.", there=cause_of(error)) from error
 
 
 def _restore(
@@ -143,7 +138,7 @@ def _restore(
 ) -> None:
     for step, replay in zip(data["steps"], replays, strict=True):
         replay(model, {**step, "example": example})
-        set_numbers(model, check_numbers(model, step["data"].get(BY_HAND, {})))
+        set_numbers(model, check_numbers(model, step["data"].get(SET_BY_HAND, {})))
     if data["progress"] is not None:
         move(model, *data["progress"])
     if data.get("fingerprint") is not None:
@@ -152,11 +147,15 @@ def _restore(
             raise _not_it(model, "that was saved")
     added = [name for name in data.get("buffers", []) if weights.shape_of(name) is not None and _is_free(model, name)]
     add_buffers(model, weights.read(added))
-    try:
-        put_weights(model, weights)
-    except BaseException:
-        drop_buffers(model, added)
-        raise
+    put_weights(model, weights)
+
+
+@all_or_nothing(lambda model, *_: tensors_of(model).values())
+def _restored_or_nothing(
+    model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
+) -> nn.Module:
+    _restore(model, replays, data, weights, example)
+    return model
 
 
 def _is_free(model: nn.Module, name: str) -> bool:

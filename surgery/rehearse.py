@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from surgery.by_hand import BY_HAND, set_since
+from surgery.by_hand import SET_BY_HAND, set_since
 from surgery.errors import BadValue, SurgeryError
 from surgery.example import Example
 from surgery.find import find_sites, home_of
@@ -28,7 +28,7 @@ def steps_to_write(model: nn.Module) -> list[Data]:
     for step in steps_of(model):
         data = step.data if step.kind != "surgery" else {**step.data, "edits": _still_there(model, step)}
         if step in fixed and (by_hand := set_since(model, step)):
-            data = {**data, BY_HAND: data.get(BY_HAND, {}) | by_hand}
+            data = {**data, SET_BY_HAND: data.get(SET_BY_HAND, {}) | by_hand}
         if data.get("edits", True):
             written.append({"kind": step.kind, "fingerprint": step.fingerprint, "data": copy.deepcopy(data)})
     return written

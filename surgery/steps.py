@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from surgery.by_hand import BY_HAND, numbers_of, set_since
+from surgery.by_hand import SET_BY_HAND, numbers_of, set_since
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
 from surgery.history import Step, steps_of
 from surgery.plan import Edit, Plan
@@ -79,6 +79,11 @@ def check_steps(steps: list[Any]) -> None:
             for edit in step["data"]["edits"]:
                 _check(edit, _EDIT, f"an edit of step {number}")
                 _check(dict(enumerate(edit["site"])), dict(enumerate(_KEY)), f"a site of step {number}")
+    for number in range(len(steps), 0, -1):
+        if steps[number - 1]["kind"] != "surgery":
+            break  # before it, and on it, numbers may be set; later edits are made again when a model is saved
+        if SET_BY_HAND in steps[number - 1]["data"]:
+            raise BadFile(f"Step {number} is an edit that is made again, and sets no numbers by hand.")
 
 
 def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
@@ -123,7 +128,7 @@ def forget_where_changed(model: nn.Module) -> None:
     """
     steps = steps_of(model)
     if steps and (by_hand := set_since(model, steps[-1])):
-        steps[-1].data[BY_HAND] = by_hand
+        steps[-1].data[SET_BY_HAND] = by_hand
     if steps and steps[-1].left != layout(model):
         for step in steps:
             step.fingerprint = None

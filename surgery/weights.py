@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surgery.errors import BadFile, BadValue, WrongModel
 from surgery.kinds import activation_of_module
+from surgery.tensors import overwrite
 
 Shape = tuple[int, ...]
 
@@ -109,7 +110,7 @@ def check_before(model: nn.Module, weights: Weights) -> None:
 
 
 def put_weights(model: nn.Module, weights: Weights) -> None:
-    """Copy all tensors of a file into a model, in place; if anything does not fit, they are as they were.
+    """Copy all tensors of a file into a model, in place, once all of them fit.
 
     Raises:
         WrongModel: naming what does not fit.
@@ -129,15 +130,8 @@ def put_weights(model: nn.Module, weights: Weights) -> None:
     shared = {name: kept for name, one in own.items() if (kept := first.setdefault(_place(one), name)) != name}
     merged = [f"{kept} and {name}" for name, kept in shared.items() if not _same(wanted[name], wanted[kept])]
     _refuse(model, {"one tensor here, two there": merged})
-    before: dict[str, Tensor] = {}
-    try:
-        for name, one in own.items():
-            before[name] = one.detach().to("cpu", copy=True) if not one.is_meta else one
-            _overwrite(one, wanted[name])
-    except BaseException:
-        for name, values in before.items():
-            _overwrite(own[name], values)
-        raise
+    for name, one in own.items():
+        overwrite(one, wanted[name])
 
 
 def _check_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -178,12 +172,6 @@ def _other_shapes(own: Mapping[str, Tensor], weights: Weights) -> list[str]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one != one) & (other != other)).all())
-
-
-def _overwrite(one: Tensor, values: Tensor) -> None:
-    # Outside of inference mode torch refuses what was made there, but only once it has written.
-    with torch.inference_mode() if one.is_inference() else torch.no_grad():
-        one.copy_(values)
 
 
 def _around(name: str) -> list[str]:

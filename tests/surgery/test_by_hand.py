@@ -56,3 +56,10 @@ def test_looking_for_numbers_moves_nothing() -> None:
     model = nn.Linear(4, 3)
     numbers_of(model)[""]["in_features"] = 7
     assert model.in_features == 4 and torch.is_tensor(model(torch.ones(1, 4)))
+
+
+@pytest.mark.parametrize("number", [10**12, -(10**12)])
+def test_a_number_beyond_every_size_in_the_model_is_refused(number: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    assert_raises(BadFile, lambda: check_numbers(model, {"0": {"in_features": number}}), "15 parameters")
+    assert check_numbers(model, {"0": {"in_features": 15}}) == {"0": {"in_features": 15}}

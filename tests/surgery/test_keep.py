@@ -744,3 +744,18 @@ def test_a_loaded_model_knows_what_was_asked_of_it(tmp_path: Path) -> None:
     fresh = surgery.load(tmp_path, ResidualNet())
     with assert_untouched(fresh):
         assert_raises(surgery.CannotEdit, lambda: surgery.transform_(fresh, surgery.swap("silu"), picture()), "already")
+
+
+def test_numbers_set_by_hand_go_when_a_load_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = surgery.transform(ResidualNet(), surgery.erase_relu(), picture())
+    surgery.save(model, tmp_path)
+    number = {"fc": {"in_features": 7}}
+    rewrite(tmp_path, lambda data: data["steps"][0]["data"].update(set_by_hand=number), forge=True)
+    assert_refused(surgery.BadFile, tmp_path, ResidualNet(), "sets no numbers by hand")
+
+    monkeypatch.setattr(surgery.keep, "read_steps", lambda folder: json.loads((folder / STEPS).read_text()))
+    rewrite(tmp_path, lambda data: data.update(fingerprint="of another model"))
+    fresh = ResidualNet()
+    width = fresh.fc.in_features
+    assert_refused(surgery.WrongModel, tmp_path, fresh, "that was saved")
+    assert fresh.fc.in_features == width != 7

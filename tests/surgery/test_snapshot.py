@@ -6,7 +6,9 @@ import copy
 import linecache
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from types import FrameType
 from typing import Any
 
@@ -16,13 +18,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 import surgery
+from surgery.edits import put_back
 from surgery.history import histories_of
+from surgery.snapshot import snapshot
 from tests.asserts import call, tensors
 from tests.models import picture
 
 TRANSACTION = {
     str(Path(surgery.__file__).parent / f"{name}.py")
-    for name in ("transform", "edits", "fading", "fold", "initialize", "stand_in")
+    for name in ("transform", "edits", "fading", "fold", "initialize", "keep", "stand_in", "weights")
 }
 
 
@@ -114,6 +118,7 @@ LOOKING = {
     "transform": ("find_sites", "seen_at", "prove_rewrites", "prove_effect"),
     "fold": ("find_sites", "traced"),
     "initialize": ("find_sites",),
+    "keep": ("find_sites", "read_steps"),
 }
 
 
@@ -142,6 +147,19 @@ def prepared(*rules: surgery.Rule, progress: float | None = None) -> nn.Module:
     if progress is not None:
         surgery.set_progress(model, progress, step=1)
     return model
+
+
+@cache
+def saved() -> str:
+    """A folder with a model that was edited, in the middle of a fade."""
+    folder = mkdtemp()
+    surgery.save(prepared(surgery.swap("prelu", activation="relu", fade=True), progress=0.5), folder)
+    return folder
+
+
+def prepared_to_load() -> nn.Module:
+    saved()  # before looking and proving are cut short
+    return prepared()
 
 
 VERBS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = {
@@ -178,6 +196,7 @@ VERBS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = {
         prepared,
         lambda model: surgery.initialize(model, picture(), generator=torch.Generator().manual_seed(1)),
     ),
+    "load": (prepared_to_load, lambda model: surgery.load(saved(), model)),
 }  # fmt: skip
 
 
@@ -254,3 +273,17 @@ def test_weights_that_wait_for_their_shape_are_refused_as_such(verb: Callable[..
         verb(model, surgery.erase(), torch.rand(2, 3))
     with pytest.warns(UserWarning, match="changes over time"):
         surgery.set_progress(model, 0.5)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_numbers_made_in_inference_mode_are_put_back(learns: bool) -> None:
+    with torch.inference_mode():
+        model = nn.Linear(3, 2).requires_grad_(learns)
+    before = snapshot(model, model.parameters())
+    numbers = [one.tolist() for one in model.parameters()]
+    with torch.inference_mode():
+        for one in model.parameters():
+            one.fill_(7.0)
+    put_back(before)
+    assert [one.tolist() for one in model.parameters()] == numbers
+    assert all(one.requires_grad is learns for one in model.parameters())
