@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from surgery.errors import BadFile, CannotLook
 
 BATCH = 2  # batch norm in training needs more than one
 IMAGE_CHANNELS = 4  # the most an image usually has
-MOST_NUMBERS = 2**26  # of all tensors that a file describes: they may have to be made
+# Of all tensors that a file describes: they may have to be made. No share of the model: a net of a few convolutions
+# runs on pictures of any size.
+MOST_NUMBERS = 2**26
 KEPT_VALUES = 1024  # the most numbers of a tensor whose values are written to a file, since they may decide something
 
 
@@ -173,9 +176,9 @@ def _check_size(plain: dict[str, Any]) -> None:
 
 def _inside(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The tables that describe the tensors, tuples and dicts of an example."""
-    todo: list[Any] = [*plain["args"], *plain.get("kwargs", {}).values()]
+    todo: deque[Any] = deque([*plain["args"], *plain.get("kwargs", {}).values()])
     while todo:
-        one = todo.pop(0)
+        one = todo.popleft()
         if isinstance(one, list):
             todo += one
         elif isinstance(one, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -77,3 +78,9 @@ def test_nothing_deep_is_followed_for_ever() -> None:
     for _ in range(100_000):
         deep = [deep]
     assert_raises(BadFile, lambda: Example.from_data({"args": [deep]}), "describes no example")
+
+
+def test_a_long_flat_example_is_read_in_the_time_its_length_takes() -> None:
+    begin = time.perf_counter()
+    assert Example.from_data({"args": [[0] * 200_000]}).args == ([0] * 200_000,)
+    assert time.perf_counter() - begin < 3
