@@ -19,7 +19,7 @@ from surgery.activations.seen import Elementwise, Seen
 from surgery.activations.smooth import FLOOR
 from surgery.errors import BadValue, UnknownName, nearest
 
-MOST_INTERVALS = 4096
+MOST_INTERVALS = 512  # the work of a fit grows with the cube of this
 KEPT = 0.9  # share of the running statistics that a batch leaves as it is
 
 # Functions without parameters that a name can stand for.
@@ -334,7 +334,7 @@ def check(channels: int, intervals: int, bound: float | None) -> None:
         if type(value) is not int or value < 1:
             raise BadValue("It takes whole numbers.", asked=f"{name}={value!r}", try_="1 or more")
     if intervals > MOST_INTERVALS:
-        raise BadValue("So many pieces help nobody.", asked=f"intervals={intervals}", try_=f"at most {MOST_INTERVALS}")
+        raise BadValue("Too many intervals.", asked=f"intervals={intervals}", try_=f"at most {MOST_INTERVALS}")
     if bound is not None and not 0 < bound < float("inf"):
         raise BadValue("`bound` is half the range.", asked=f"bound={bound!r}", try_="a number above 0")
 

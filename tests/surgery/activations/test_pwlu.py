@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from surgery.activations import forms, piecewise
-from surgery.activations.pwlu import LIKE, PWLU, Folded
+from surgery.activations.pwlu import LIKE, MOST_INTERVALS, PWLU, Folded
 from surgery.activations.seen import Seen, Starting, start
 from surgery.errors import BadValue, UnknownName
 
@@ -572,3 +572,11 @@ def test_a_table_that_lost_rows_is_refused() -> None:
     module.heights = nn.Parameter(module.heights[:4].detach())
     with pytest.raises(BadValue, match="heights"):
         module(torch.randn(3))
+
+
+def test_the_most_intervals_are_met_and_more_are_refused() -> None:
+    most = PWLU(1, intervals=MOST_INTERVALS)
+    with pytest.raises(BadValue, match="Too many intervals"):
+        PWLU(1, intervals=MOST_INTERVALS + 1)
+    x = torch.linspace(-2, 2, 101).unsqueeze(1)
+    assert torch.equal(most(x), x.relu())
