@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pruning.agree import agreed, jointly
 from pruning.ap import Among, By, Choice, cut_by_ap
 from pruning.cut import check_share, count_of
 from pruning.factories import check_function
@@ -80,29 +81,35 @@ class ActivateWhilePruning:
         known = {name: mask for name, mask in self._uncut.items() if name in before}
         uncut = Masks({name: mask if mask.shape == before[name].shape else _not_zero(before[name])
                        for name, mask in known.items()})  # fmt: skip
-        masks = self._round(before, uncut).masks
+        masks = jointly(lambda: self._round(before, uncut).masks, "begin a round")
         self._warn(masks)
         self._began, self._uncut = (before, masks.alive), uncut
 
     def step(self) -> Masks:
         """Cut AP's count, of the weights living when the round began, from what lives now; returns what lives then.
 
-        The weights are pruned in the host's own way, see `pruning.hosts.commit`. Each call cuts so many.
+        The weights are pruned in the host's own way, see `pruning.hosts.commit`. Each call cuts so many. Where
+        torch.distributed runs, every process must call this and `begin_round`; masks that differ are refused.
 
         Raises:
-            BadValue: no round has begun, a living weight is not finite, or too few weights are there to choose from.
+            BadValue: no round has begun, a living weight is not finite, too few weights are there to choose from, or
+                another process failed, or cuts others.
             WrongModel: weights have another shape or name than when the round began.
         """
-        if self._began is None:
-            raise BadValue("No round has begun.", asked="step()", try_="begin_round() before the training of a round")
-        before, alive = self._began
-        self._check_same(before, whole=True)
-        now = self._round(before, self._uncut)
-        masks = cut_by_ap(now, count_of(self.share, alive), self.choice)
+        now, count = jointly(self._ending, "cut")
+        masks = agreed(lambda: cut_by_ap(now, count, self.choice))
         commit(self.model, masks)
         cut = {name: masks[name] | ~mask for name, mask in now.masks.items()}
         self._uncut = Masks(cut) & self._uncut
         return masks
+
+    def _ending(self) -> tuple[Round, int]:
+        """The round that ends now, and how many weights AP cuts in it."""
+        if self._began is None:
+            raise BadValue("No round has begun.", asked="step()", try_="begin_round() before the training of a round")
+        before, alive = self._began
+        self._check_same(before, whole=True)
+        return self._round(before, self._uncut), count_of(self.share, alive)
 
     def after_host_update(self) -> Masks:
         """Lay AP's cuts over the weights again, after a host that makes its masks anew; returns what lives then.

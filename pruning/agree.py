@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,9 +12,25 @@ from torch import distributed as dist
 from pruning.masks import Masks
 from pruning.rewind import digest_of
 from pruning.tally import several_processes, told_by_all
-from surgery.errors import BadValue, SurgeryError
+from surgery.errors import BadValue
 
 T = TypeVar("T")
+
+
+def jointly(make: Callable[[], T], doing: str = "go on") -> T:
+    """What this process makes, if no process fails at it; else none of them is left waiting for another.
+
+    Every process must come here, also one whose `make` fails. `make` itself waits for nobody.
+
+    Raises:
+        Exception: the failure of this process, whatever it is.
+        BadValue: another process failed.
+    """
+    if not several_processes():
+        return make()
+    made, failure = _tried(make)
+    told_by_all(None, failure, doing)
+    return cast("T", made)
 
 
 def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -23,7 +39,7 @@ def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor
     Every process must come here, also one whose `measure` fails.
 
     Raises:
-        SurgeryError: the failure of this process.
+        Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or measured something else.
     """
     if not several_processes():
@@ -50,7 +66,7 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
     Every process must come here, also one whose `make` fails.
 
     Raises:
-        SurgeryError: the failure of this process.
+        Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or the processes differ.
     """
     if not several_processes():
@@ -70,8 +86,8 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
     return masks
 
 
-def _tried(make: Callable[[], T]) -> tuple[T | None, SurgeryError | None]:
+def _tried(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return make(), None
-    except SurgeryError as error:
+    except Exception as error:  # told to the others, and raised again
         return None, error

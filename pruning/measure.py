@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from pruning.prunable import owner_of, weights_of
 from pruning.tally import Tally, check_numbers, several_processes, taking_down, together, told_by_all
-from surgery.errors import BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, nearest
+from surgery.errors import BadValue, CannotLook, NothingPicked, UnknownName, nearest
 from surgery.example import Example, mapped
 from surgery.find import check_plain, find_sites, home_of
 from surgery.flow import tensors_in
@@ -37,7 +37,7 @@ class Measured:
 
     @classmethod
     def of(
-        cls, sites: Iterable[Site], tallies: dict[Key, Tally], samples: int, failure: SurgeryError | None = None
+        cls, sites: Iterable[Site], tallies: dict[Key, Tally], samples: int, failure: Exception | None = None
     ) -> Measured:
         """What this process measured, added to what others did; all must come here, also one that failed."""
         found = tuple(sites)
@@ -119,10 +119,10 @@ def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: st
         samples += len(images)
         return observing(model, taking_down(tallies, sites, leading, len(images), threshold))
 
-    failure = None
+    failure: Exception | None = None
     try:
         _run(model, batches, watched)
-    except SurgeryError as error:
+    except Exception as error:  # told to the other processes, and raised again
         failure = error
     return Measured.of(sites.values(), tallies, samples, failure)
 
@@ -154,14 +154,14 @@ def mean_inputs(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) 
         return hear
 
     handles = []
-    failure = None
+    failure: Exception | None = None
     try:
         for name in names:
             layer, own = owner_of(model, name)
             if own == "weight" and isinstance(layer, _ConvNd | nn.Linear):
                 handles.append(layer.register_forward_pre_hook(hearing(name), with_kwargs=True))
         _run(model, batches)
-    except SurgeryError as error:
+    except Exception as error:  # told to the other processes, and raised again
         failure = error
     finally:
         for handle in handles:
@@ -177,7 +177,7 @@ def _summed(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
 
 
 def _means(
-    model: nn.Module, names: Iterable[str], sums: dict[str, tuple[Tensor, int]], failure: SurgeryError | None
+    model: nn.Module, names: Iterable[str], sums: dict[str, tuple[Tensor, int]], failure: Exception | None
 ) -> dict[str, Tensor]:
     told = [sums]
     if several_processes():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.accumulate import gathered
-from pruning.agree import agreed, averaged
+from pruning.agree import agreed, averaged, jointly
 from pruning.checkpoint import Folder, Progress
 from pruning.cut import check_share
 from pruning.factories import check_pruner
@@ -75,6 +75,7 @@ def run_rounds(
     on the parameters; modes, buffers and random numbers are afterwards as before. A pruner that has `check(share)` can
     refuse the share there, before anything is trained. Where torch.distributed runs, every process makes the same call:
     gradients and movement are averaged over all, and masks that differ are refused before they are laid over anything.
+    What fails in one of them between two trainings ends the call in all.
 
     With a `folder`, what is done is kept there after every training and every cut, and the same call goes on from
     there, also in another process. If `train` depends on nothing but the model and the random generators of torch,
@@ -107,7 +108,7 @@ def run_rounds(
     wanted = keep if masks is None else partial(_named, masks)
     weights = {name: param.detach() for name, param in prunable(model, wanted).items()}
     _check_no_host(model, weights)
-    back = state_to_rewind(model, rewind)
+    back = jointly(lambda: state_to_rewind(model, rewind), "begin")
     asked = {
         "share": float(share), "rounds": rounds, "train_first": train_first, "pruner": _told(pruner),
         "rewind": digest_of(back) if isinstance(rewind, Mapping) and back is not None else rewind,
@@ -115,15 +116,16 @@ def run_rounds(
         "recalibrate": recalibrate is not None, "layout": layout_of(model),
     }  # fmt: skip
     kept = None if folder is None else Folder(Path(folder), asked)
-    saved = None if kept is None else kept.load(model)
+    saved = jointly(lambda: None if kept is None else kept.load(model), "begin")
     run = _Run(model, train, pruner, share, rounds, back, gradients, recalibrate, after)
-    if kept is not None and saved is not None:
-        progress = _beside(saved.progress, weights)
-        run = run if saved.rewind is None else replace(run, rewind=saved.rewind)
-    else:
-        progress = run.start(Masks.full(model, keep) if masks is None else masks, train_first)
-        if masks is None:
-            warn_of_zeros(model, progress.masks, stacklevel=2)
+    if saved is not None and saved.rewind is not None:
+        run = replace(run, rewind=saved.rewind)
+    living = Masks.full(model, keep) if masks is None else masks
+    progress = jointly(
+        lambda: run.start(living, train_first) if saved is None else _beside(saved.progress, weights), "begin"
+    )
+    if saved is None and masks is None:
+        warn_of_zeros(model, progress.masks, stacklevel=2)
     agreed(lambda: progress.masks, (progress.next, progress.number, progress.stage))
     if kept is not None and saved is not None:
         saved.restore(model)
@@ -191,29 +193,36 @@ class _Run:
         except Exception as error:
             error.add_note(f"In a training of run_rounds: {_where(now)}.")
             raise
+        return jointly(lambda: self._trained(replace(now, movement=movement)), "train")
+
+    def _trained(self, now: Progress) -> Progress:
+        """What comes after a training, if it left the weights as it should."""
         now.masks.check_zero(self.model)
-        if wants and not movement:
+        if "movement" in wants_of(self.pruner) and not now.movement:
             raise BadValue("The pruner wants movement, and train() never entered `held`.", try_=_WITH)
-        now = replace(now, movement=movement)
         if now.number and now.stage == len(self._cuts(now.alive)):
             return replace(now, next="after") if self.after else self._next_round(now)
         return replace(now, next="cut") if now.number else self._next_round(now)
 
     def _cut(self, now: Progress) -> Progress:
-        cuts = self._cuts(now.alive)
-        movement = averaged(lambda: now.movement) if "movement" in wants_of(self.pruner) else {}
-        round = Round.of(self.model, now.before, now.masks, movement=movement)
+        cuts, round = jointly(lambda: (self._cuts(now.alive), Round.of(self.model, now.before, now.masks)), "cut")
+        if "movement" in wants_of(self.pruner):
+            round = replace(round, movement=averaged(lambda: now.movement))
         if (gradients := self.gradients) is not None and "gradients" in wants_of(self.pruner):
             told = averaged(lambda: gathered(self.model, now.masks, gradients))
             round = replace(round, gradients=told)
         masks = agreed(lambda: _checked(cuts[now.stage](round), now.masks, self.pruner))
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
-        if last := now.stage == len(cuts):
+        return jointly(lambda: self._laid(now, last=now.stage == len(cuts)), "go on after the cut")
+
+    def _laid(self, now: Progress, last: bool) -> Progress:
+        """Lay the masks of a cut over the model, which is rewound after the last."""
+        if last:
             put_into(self.model, self.rewind or {})
-        masks.lay_over(self.model)
+        now.masks.lay_over(self.model)
         if self.recalibrate is not None:
             estimate_norms(self.model, self.recalibrate)
-        return replace(now, before=_weights(self.model, masks), movement={}) if last else now
+        return replace(now, before=_weights(self.model, now.masks), movement={}) if last else now
 
 
 def _where(now: Progress) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from surgery.errors import BadValue, SurgeryError
+from surgery.errors import BadValue, SurgeryError, cause_of
 from surgery.observe import Key
 from surgery.sites import Site
 
@@ -103,12 +103,12 @@ def check_numbers(sites: Sequence[Site], tallies: Tallies) -> None:
 
 
 def together(
-    sites: Sequence[Site], tallies: Tallies, samples: int, failure: SurgeryError | None = None
+    sites: Sequence[Site], tallies: Tallies, samples: int, failure: Exception | None = None
 ) -> tuple[Tallies, int]:
     """Tallies and samples of all processes, if there are several; each must come here, also after a failure.
 
     Raises:
-        SurgeryError: the failure of this process.
+        Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or looked at another model.
     """
     if not several_processes():
@@ -131,20 +131,25 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def told_by_all(mine: Any, failure: SurgeryError | None = None, doing: str = "measure") -> list[Any]:
+def told_by_all(mine: Any, failure: Exception | None = None, doing: str = "measure") -> list[Any]:
     """What each process has to tell, in their order; all must come here, also one that failed.
 
     Raises:
-        SurgeryError: the failure of this process, in the others BadValue.
+        Exception: the failure of this process, in the others BadValue.
     """
     told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, (None if failure is None else str(failure), mine))
+    dist.all_gather_object(told, (None if failure is None else _first_line(failure), mine))
     if failure is not None:
         raise failure
     for rank, (problem, _) in enumerate(told):
         if problem is not None:
-            raise BadValue(f"Process {rank} could not {doing}.", there=problem.splitlines()[0])
+            raise BadValue(f"Process {rank} could not {doing}.", there=problem)
     return [one for _, one in told]
+
+
+def _first_line(failure: Exception) -> str:
+    """What others are told of a failure; one that is not ours says little without its kind."""
+    return str(failure).splitlines()[0] if isinstance(failure, SurgeryError) else cause_of(failure)
 
 
 def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, Any]]) -> Tallies:

@@ -96,6 +96,90 @@ assert_raises(
 dist.destroy_process_group()
 """
 
+FAILURES = """
+import datetime, sys, torch
+import torch.distributed as dist
+import pruning
+from pruning.agree import agreed, averaged
+from surgery import BadValue
+from tests.asserts import assert_raises
+from tests.pruning.tiny import batch, tiny_net
+torch.set_num_threads(1)
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2,
+                        timeout=datetime.timedelta(seconds=20))
+
+def refused(own, *words, of):  # the second process fails by itself, and the first is told so
+    if rank == 1:
+        assert_raises(own, of, *words)
+    else:
+        assert_raises(BadValue, of, "Process 1 could not", words[0])
+    dist.barrier()  # nobody is left waiting for the other
+
+@torch.no_grad()
+def spoil(model, held=None):
+    if rank == 1:
+        model[4].weight[0, 0] = float("nan")
+
+def foreign(*_):
+    if rank == 1:
+        raise ZeroDivisionError("a stranger's failure")
+    return {}
+
+def rounds(train=lambda model, held: None, pruner=pruning.lamp(), **more):
+    return pruning.run_rounds(tiny_net(), train, pruner, 0.3, 1, rewind=None, **more)
+
+def revive(model, held):
+    if rank == 1 and held.masks.alive < held.masks.size:
+        torch.nn.init.ones_(model[0].weight)
+
+def failing(round, share):
+    foreign()
+    return round.masks
+
+# In rounds: numbers that are none, weights that live again, and errors of others.
+refused(BadValue, "4.weight", "not finite", of=lambda: rounds(spoil))
+refused(BadValue, "came back to life", of=lambda: rounds(revive))
+refused(ZeroDivisionError, "stranger", of=lambda: rounds(pruner=failing))
+broken = tiny_net()
+spoil(broken)
+refused(BadValue, "4.weight", of=lambda: pruning.run_rounds(broken, lambda model, held: None, pruning.lamp(), 0.3, 1))
+refused(ZeroDivisionError, "stranger", of=lambda: averaged(foreign))
+refused(ZeroDivisionError, "stranger", of=lambda: agreed(foreign))
+
+# Batches that fail in one.
+def batches():
+    yield batch(0)
+    foreign()
+
+refused(ZeroDivisionError, "stranger", of=lambda: pruning.dead_neurons(tiny_net(), batches()))
+
+# In a loop of one's own.
+def loop(change, **options):
+    model = tiny_net()
+    ap = pruning.ActivateWhilePruning(model, 0.1, "any", "magnitude", **options)
+    ap.begin_round()
+    change(model)
+    return ap.step()
+
+def nothing(model):
+    pass
+
+def other(model):
+    with torch.no_grad():
+        model[0].weight.mul_(1 + 100 * rank)
+
+told = [None, None]
+dist.all_gather_object(told, {name: mask.tolist() for name, mask in loop(nothing).items()})
+assert told[0] == told[1]
+assert_raises(BadValue, lambda: loop(other), "different weights", "2 kinds of masks in 2 processes")
+dist.barrier()
+refused(BadValue, "4.weight", of=lambda: loop(spoil))
+asked = [pruning.Masks.full, pruning.Masks.full, foreign]  # as it is made, as a round begins, as it ends
+refused(ZeroDivisionError, "stranger", of=lambda: loop(nothing, masks=lambda model: asked.pop(0)(model) or None))
+dist.destroy_process_group()
+"""
+
 
 def data_of(rank: int) -> Tensor:
     """Images of one process."""
@@ -117,15 +201,29 @@ def mean_gradients() -> dict[str, Tensor]:
     return {name: (one + found[1][name]) / 2 for name, one in found[0].items()}
 
 
-@pytest.mark.slow
-def test_two_processes_cut_the_same_weights(tmp_path: Path) -> None:
+def run_two(code: str, folder: Path) -> None:
+    """The same code in two processes, which are told their rank and a folder."""
     ranks = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
     ]
-    for one in ranks:
-        _, problems = one.communicate(timeout=300)
-        assert one.returncode == 0, problems
+    try:
+        for one in ranks:
+            _, problems = one.communicate(timeout=300)
+            assert one.returncode == 0, problems
+    finally:
+        for one in ranks:
+            one.kill()
+
+
+@pytest.mark.slow
+def test_what_fails_in_one_process_leaves_no_other_waiting(tmp_path: Path) -> None:
+    run_two(FAILURES, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_cut_the_same_weights(tmp_path: Path) -> None:
+    run_two(PROCESS, tmp_path)
     model = tiny_net()
     first = snip()(Round.of(model, snapshot(model), gradients=mean_gradients()), 0.3)
     for rank in (0, 1):
