@@ -37,7 +37,7 @@ TORCH_MODULES: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Tanh, "tanh"),
 )
 
-# Classes outside torch, by name: timm's, and the spellings that private code copies around.
+# Classes outside torch, by name: timm's, the spellings that private code copies around, and those of transformers.
 OTHER_MODULES: dict[str, str] = {
     "Swish": "silu",
     "SwishMe": "silu",
@@ -53,6 +53,13 @@ OTHER_MODULES: dict[str, str] = {
     "GELUTanh": "gelu_tanh",
     "QuickGELU": "quick_gelu",
     "SquaredReLU": "squared_relu",
+    "GELUActivation": "gelu",
+    "NewGELUActivation": "gelu_tanh",
+    "FastGELUActivation": "gelu_tanh",
+    "QuickGELUActivation": "quick_gelu",
+    "SiLUActivation": "silu",
+    "MishActivation": "mish",
+    "ReLUSquaredActivation": "squared_relu",
 }
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {

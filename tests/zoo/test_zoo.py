@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-import zlib
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +10,12 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.errors import CannotEdit
-from surgery.sites import Site, Sites
+from surgery.sites import Site
 from tests.asserts import assert_bit_equal
 from tests.models import randomise
 from tests.zoo import catalogue, oracle
-from tests.zoo.counting import Event, count
+from tests.zoo.edits import checked, erase_and_undo, hard_among, owner_name, same_place, sample
+from tests.zoo.ledger import Row, is_partial, ledger_of, row_in, wait_for
 
 pytestmark = [
     pytest.mark.zoo,
@@ -33,41 +25,11 @@ pytestmark = [
 ]
 
 NAMES = catalogue.names()
-WAIT_S = 900.0
-
-
-@dataclass
-class Row:
-    """What one test saw of one model: one line of the ledger. Owners are named by class, once per site."""
-
-    name: str
-    what: str
-    outcome: str = "failed"
-    sites: int = 0
-    owners: list[str] = field(default_factory=list)
-    hard: list[str] = field(default_factory=list)
-    erased: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 @pytest.fixture(scope="session")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that all workers of this run append their rows to."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo.jsonl"
-
-
-@contextmanager
-def row_in(ledger: Path, name: str, what: str) -> Iterator[Row]:
-    """A row to fill in; it is written down however the test ends."""
-    row, start = Row(name, what), time.perf_counter()
-    try:
-        yield row
-    finally:
-        row.seconds = round(time.perf_counter() - start, 2)
-        with ledger.open("a") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+    return ledger_of(tmp_path_factory, "zoo")
 
 
 # -- edits, on the representatives, with numbers ----------------------------------------------------------------------
@@ -126,59 +88,6 @@ def with_numbers(name: str) -> tuple[nn.Module, Any]:
     return model, catalogue.example(name, model, small.size)
 
 
-def erase_and_undo(
-    model: nn.Module, example: Any, sites: Sites, picked: list[Site], before: list[torch.Tensor], counted: list[Event]
-) -> bool:
-    """Erase these calls, compare with the oracle, undo; False where the library refuses, by name and untouched."""
-    seen = list(sites.where(modes="eval"))
-    gone = {seen.index(site) for site in picked}
-    wanted, kept = oracle.output_without(model, example, gone)
-    assert all(bool(one.isfinite().all()) for one in (*before, *wanted)), "numbers that overflow prove nothing"
-    assert len(kept) == len(counted) - len(gone), "the oracle's model calls its activations depending on numbers"
-    frame = frame_of(model)
-    plan = surgery.make_plan(sites, surgery.erase(site=tuple(str(site) for site in picked)))
-    what = str(picked[0]) if len(picked) == 1 else f"{len(picked)} sites"
-    try:
-        surgery.apply_plan(model, plan)
-    except CannotEdit as refusal:
-        named = [site.path in str(refusal) or site.owner_kind in str(refusal) for site in picked]
-        assert any(named), f"the refusal does not say which call it means: {refusal}"
-        assert frame_of(model) == frame, "a refusal left a trace"
-        return False
-    assert [facts_of_event(event) for event in count(model, example)] == [facts_of_event(event) for event in kept], what
-    assert_bit_equal(oracle.output(model, example), wanted, what=f"output without {what}")
-    surgery.undo(model)
-    assert frame_of(model) == frame, "undo did not restore classes, names or modes"
-    assert_bit_equal(oracle.output(model, example), before, what="output after undo")
-    return True
-
-
-def hard_among(model: nn.Module, seen: list[Site]) -> list[Site]:
-    """The calls for which a new module in a slot is not enough: functional ones, and of modules called again."""
-    called = [None if site.module is None else id(model.get_submodule(site.module)) for site in seen]
-    times = Counter(called)
-    return [site for site, one in zip(seen, called, strict=True) if one is None or times[one] > 1]
-
-
-def sample(name: str, model: nn.Module, sites: list[Site], every_owner: bool) -> list[Site]:
-    """One of the sites, or one per owner class; which one follows from the model's name alone."""
-    groups: dict[str, list[Site]] = {}
-    for site in sites:
-        groups.setdefault(owner_name(model, site) if every_owner else "", []).append(site)
-    return [group[zlib.crc32(f"{name} {owner}".encode()) % len(group)] for owner, group in groups.items()]
-
-
-def same_place(seen: list[Site], site: Site) -> list[Site]:
-    """The calls that the same code makes in all runs of the owner: they can only be edited together."""
-    return [one for one in seen if one.key[:-1] == site.key[:-1]]
-
-
-def frame_of(model: nn.Module) -> list[tuple[str, int, type[nn.Module], bool, list[str]]]:
-    """Names, objects, classes, modes and attributes of all modules."""
-    modules = model.named_modules(remove_duplicate=False)
-    return [(path, id(one), type(one), one.training, list(vars(one))) for path, one in modules]
-
-
 # -- calls, on every model --------------------------------------------------------------------------------------------
 
 
@@ -210,32 +119,6 @@ def look(name: str, row: Row) -> None:
     checked(surgery.find_sites(model, given), model, example, row)
 
 
-def checked(sites: Sites, model: nn.Module, example: Any, row: Row) -> tuple[list[Site], list[Event]]:
-    """The calls seen in eval mode, found and counted, after they were compared."""
-    counted = count(model, example)
-    seen = list(sites.where(modes="eval"))
-    assert [facts_of(site) for site in seen] == [facts_of_event(event) for event in counted]
-    assert len({str(site) for site in sites}) == len(sites), "two sites have one name"
-    row.sites = len(counted)
-    row.owners = sorted({owner_name(model, site) for site in seen})
-    row.hard = sorted({owner_name(model, site) for site in hard_among(model, seen)})
-    return seen, counted
-
-
-def facts_of(site: Site) -> tuple[str, tuple[int, ...], bool]:
-    return (site.activation, site.shape, site.module is not None)
-
-
-def facts_of_event(event: Event) -> tuple[str, tuple[int, ...], bool]:
-    return (event.activation, event.shape, event.module is not None)
-
-
-def owner_name(model: nn.Module, site: Site) -> str:
-    """The class whose code holds the call, with its file: "torchvision.models.resnet.BasicBlock"."""
-    kind = type(model.get_submodule(site.owner))
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 # -- totals -----------------------------------------------------------------------------------------------------------
 
 
@@ -243,8 +126,7 @@ def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.Capt
     """How much was swept. It is collected last, so it only waits for what other workers have in hand."""
     wanted = {("calls", name) for name in NAMES}
     wanted |= {(what, name) for name in catalogue.REPRESENTATIVES for what in ("edits", "swaps")}
-    items = [item for item in request.session.items if "name" in getattr(getattr(item, "callspec", None), "params", {})]
-    if len(items) < len(wanted):
+    if is_partial(request, wanted):
         pytest.skip("a partial run has no totals")
     rows = wait_for(ledger, wanted)
     calls = [row for row in rows if row["what"] == "calls" and row["outcome"] == "swept"]
@@ -277,15 +159,3 @@ def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.Capt
     assert refused == set(catalogue.REFUSED_OWNERS), "what is refused is not what the catalogue says"
     unproved = hard - {owner for row in edits for owner in row["erased"]} - refused
     assert not unproved, "no call of these owner classes was erased with numbers: add a representative"
-
-
-def wait_for(ledger: Path, wanted: set[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The rows of the ledger, once there is one for every test."""
-    end = time.monotonic() + WAIT_S
-    while True:
-        lines = ledger.read_text().splitlines() if ledger.exists() else []
-        rows = {(row["what"], row["name"]): row for row in map(json.loads, lines)}
-        if wanted <= set(rows):
-            return list(rows.values())
-        assert time.monotonic() < end, f"no result for {sorted(wanted - set(rows))[:5]}"
-        time.sleep(1.0)

@@ -1,0 +1,172 @@
+"""Networks of libraries that are no model zoos of ours: which there are, how to build them, what cannot be swept."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.errors import CannotLook
+from tests.zoo import catalogue
+from tests.zoo.catalogue import Excluded
+
+LIBRARIES = ("torchvision", "smp", "transformers")
+IMAGE = 64
+
+# One encoder for every way of building one: torchvision's blocks, lukemelas' EfficientNet, a transformer, branches.
+SMP_ENCODERS = ("resnet18", "efficientnet-b0", "mit_b0", "mobileone_s0")
+DPT_ENCODER = "tu-test_vit"  # its readout takes transformers of timm only
+
+# The owner classes of calls that are left alone, as no edit of them can be proved, and why.
+LEFT_ALONE: dict[str, str] = {
+    "torchvision.models.detection.fcos.FCOSHead": "the sigmoid of its loss stands in a function of no module",
+    "torchvision.models.detection.retinanet.RetinaNetClassificationHead": "the same",
+    "torchvision.models.detection.roi_heads.RoIHeads": "the sigmoid of the masks stands in a function of no module",
+    "transformers.models.videoprism.modeling_videoprism.VideoPrismAttention": "its tanh stands in a function that is "
+    "given the module",
+}
+
+
+def _group(reason: str, error: type[BaseException], message: str, names: str) -> dict[str, Excluded]:
+    """The same for several networks, of `transformers` unless their names say otherwise."""
+    return {name if "/" in name else f"transformers/{name}": Excluded(reason, error, message) for name in names.split()}
+
+
+# What cannot be swept today. The sweep expects exactly these errors, so that what starts to work leaves the list.
+UNBUILT: dict[str, Excluded] = {
+    **_group(
+        "its decoder takes no features of this encoder", ValueError, "not support",
+        "smp/linknet/mit_b0 smp/unetplusplus/mit_b0",
+    ),
+    **_group(
+        "needs natten, kernels that are built for one version of torch", ImportError, "requires the natten library",
+        "DinatBackbone DinatForImageClassification DinatModel",
+    ),
+    **_group(
+        "its default configuration leaves out what its neck needs", TypeError, "not subscriptable",
+        "PPOCRV5ServerDetForObjectDetection PPOCRV6MediumDetForObjectDetection",
+    ),
+    **_group(
+        "its neck fits no backbone that its configuration makes", CannotLook, "does not run on this example",
+        "PPOCRV6SmallDetForObjectDetection",
+    ),
+}  # fmt: skip
+UNSEEN: dict[str, Excluded] = {}
+UNEDITED: dict[str, Excluded] = {}
+
+# Networks that the sweep leaves out until their outcome is settled, and what is open about them.
+UNSETTLED: dict[str, str] = {
+    name if "/" in name else f"transformers/{name}": reason
+    for reason, some in {
+        "looked at in their second forward they show other calls, or their edits take minutes": """
+            torchvision/fasterrcnn_resnet50_fpn torchvision/fasterrcnn_resnet50_fpn_v2 torchvision/fcos_resnet50_fpn
+            torchvision/keypointrcnn_resnet50_fpn torchvision/maskrcnn_resnet50_fpn
+            torchvision/maskrcnn_resnet50_fpn_v2 torchvision/retinanet_resnet50_fpn ConditionalDetrModel
+            DFineForObjectDetection DabDetrModel DeformableDetrModel Deimv2ForObjectDetection
+            Mask2FormerForUniversalSegmentation MllamaVisionModel OmDetTurboForObjectDetection
+            PPDocLayoutV2ForObjectDetection PPDocLayoutV3ForObjectDetection PPDocLayoutV4ForObjectDetection
+            RTDetrForObjectDetection RTDetrV2ForObjectDetection Swin2SRModel Swinv2Model VideoPrismClipModel
+            VideoPrismVisionModel
+        """,
+        "their parts gather results by hooks of their own": """
+            BeitForSemanticSegmentation CHMv2ForDepthEstimation DPTForDepthEstimation DPTForSemanticSegmentation
+            DepthAnythingForDepthEstimation DepthProForDepthEstimation DepthProModel LwDetrForObjectDetection
+            PPLCNetBackbone PPLCNetV3Backbone PPLCNetV4Backbone PPOCRV5MobileDetForObjectDetection
+            PromptDepthAnythingForDepthEstimation RfDetrForInstanceSegmentation RfDetrForObjectDetection
+            SegformerForSemanticSegmentation Tipsv2DptForDepthEstimation Tipsv2DptForSemanticSegmentation
+            UVDocBackbone ZoeDepthForDepthEstimation
+        """,
+    }.items()
+    for name in some.split()
+}
+
+# What a full sweep covered when this was written; less is a fault.
+AT_LEAST: dict[str, int] = {}
+
+_TORCHVISION = (
+    "fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "fcos", "ssd", "deeplabv3", "fcn_", "lraspp", "mc3",
+    "r2plus1d", "r3d", "s3d", "swin3d",
+)  # fmt: skip
+# Detectors of which a smaller one runs the same code: looked at, and not edited.
+_LARGER = """
+    fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 maskrcnn_resnet50_fpn_v2
+    retinanet_resnet50_fpn_v2
+"""
+
+
+def names() -> list[str]:
+    """All networks as "library/name", of the libraries that are installed."""
+    found = [name for name in catalogue.names() if name.startswith(tuple(f"torchvision/{one}" for one in _TORCHVISION))]
+    if importlib.util.find_spec("segmentation_models_pytorch"):
+        from segmentation_models_pytorch import MODEL_ARCHITECTURES_MAPPING
+
+        for architecture in MODEL_ARCHITECTURES_MAPPING:
+            encoders = (DPT_ENCODER,) if architecture == "dpt" else SMP_ENCODERS
+            found += [f"smp/{architecture}/{encoder}" for encoder in encoders]
+    if importlib.util.find_spec("transformers"):
+        from tests.zoo import guests_transformers
+
+        found += [f"transformers/{name}" for name in guests_transformers.names()]
+    return [name for name in found if name not in UNSETTLED]
+
+
+def edited() -> list[str]:
+    """Those that are edited, too: a class for every kind of configuration, every architecture, every encoder.
+
+    Of torchvision the detectors, on targets; the others are edited in the sweep of the zoos.
+    """
+    found: dict[str, str] = {}
+    for name in names():
+        library, short = name.split("/", 1)
+        if library == "transformers":
+            from tests.zoo import guests_transformers
+
+            found[guests_transformers.kind_of(short)] = name  # the last by name are those with a head
+        elif library == "smp":
+            architecture, encoder = short.split("/")
+            if architecture == "unet" or encoder in (SMP_ENCODERS[0], DPT_ENCODER):
+                found[name] = name
+        elif catalogue.is_detector(name) and short not in _LARGER.split():
+            found[name] = name
+    return list(found.values())
+
+
+def build(name: str) -> nn.Module:
+    """The network of that name, small, with random weights."""
+    library, short = name.split("/", 1)
+    if library == "torchvision":
+        return catalogue.build(name)
+    if library == "smp":
+        import segmentation_models_pytorch
+
+        architecture, encoder = short.split("/")
+        return segmentation_models_pytorch.create_model(architecture, encoder, encoder_weights=None, classes=3)
+    from tests.zoo import guests_transformers
+
+    return guests_transformers.build(short)
+
+
+def example(name: str, model: nn.Module) -> Any:
+    """What to call it on, in both modes: detectors get pictures of unequal size, and what is to be found in them."""
+    library, short = name.split("/", 1)
+    if library == "transformers":
+        from tests.zoo import guests_transformers
+
+        return guests_transformers.example(model)
+    if library == "smp":
+        side = 128 if "deeplab" in short or "pan" in short else IMAGE
+        return torch.rand(2, 3, side, side)
+    if catalogue.is_detector(name):
+        return ([torch.rand(3, 64, 64), torch.rand(3, 48, 72)], [_target(short), _target(short)])
+    return catalogue.example(name, model, IMAGE)
+
+
+def _target(short: str) -> dict[str, torch.Tensor]:
+    target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0], [8.0, 2.0, 30.0, 44.0]]), "labels": torch.tensor([1, 1])}
+    if short.startswith("maskrcnn"):
+        target["masks"] = torch.ones(2, 48, 64, dtype=torch.uint8)
+    if short.startswith("keypointrcnn"):
+        target["keypoints"] = torch.tensor([[[20.0, 20.0, 1.0]] * 17, [[15.0, 15.0, 1.0]] * 17])
+    return target
