@@ -98,7 +98,12 @@ class Facts:
         roles = ["nonlinearity"] * len(self.trace.heard)
         for index in reversed(range(len(roles))):  # what a call leads to is known before it
             roles[index] = self._role(self.trace.heard[index], roles)
-        return roles
+        places = [heard.key[:-1] for heard in self.trace.heard]
+        on_data = {place: role for place, role in zip(places, roles, strict=True) if role != "weight"}
+        # Code that runs on constants first, as on the flow that RAFT begins with, and on data later is not for weights.
+        return [
+            on_data.get(place, role) if role == "weight" else role for place, role in zip(places, roles, strict=True)
+        ]
 
     def _role(self, heard: Heard, roles: list[str]) -> str:
         """Gates multiply other data; what only leads to gates is one; squashed scores at the end are the head.

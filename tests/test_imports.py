@@ -65,7 +65,9 @@ def test_imports_follow_the_arrows(module: str) -> None:
 def test_every_library_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + [line for name in extras.keys() - {"test", "dev", "foreign"} for line in extras[name]]
+    lines = project["dependencies"] + [
+        line for name in extras.keys() - {"test", "dev", "foreign"} for line in extras[name]
+    ]
     declared = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines}
     package_of = {"sklearn": "scikit_learn", "PIL": "pillow"}
     imported = {package_of.get(name, name) for names in MAY_IMPORT.values() for name in names}

@@ -247,6 +247,29 @@ class Fusion(nn.Module):
         return self.act(first * self.a(x) + second * self.b(x))
 
 
+class Refined(nn.Module):
+    """A guess that begins as zeros, and is made better twice by the same code, as RAFT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.conv = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        guess = torch.zeros_like(x)
+        for _ in range(2):
+            guess = guess + self.conv(x) * self.step(guess)
+        return guess
+
+
+def test_code_that_runs_on_constants_first_is_for_data() -> None:
+    model, picture = Refined(), models.picture()
+    sites = surgery.find_sites(model, picture)
+    assert len(sites) == 2 and len({site.role for site in sites}) == 1 and sites[0].role != "weight"
+    edited, report = surgery.transform(model, surgery.swap("prelu", role="*"), picture)
+    assert len(report.plan.edits) == 2
+    assert torch.equal(edited(picture), model(picture))
+
+
 def test_activations_of_weights_are_left_alone() -> None:
     model, picture = Fusion(), models.picture()
     of_weights, of_data = sites = surgery.find_sites(model, picture)

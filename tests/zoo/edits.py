@@ -60,7 +60,9 @@ def erase_and_undo(
 def assert_finite(before: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
     """Numbers that overflow prove nothing. What is infinite by design, such as scores of padding, stays so."""
     for old, new in zip(before, wanted, strict=True):
-        assert not old.isnan().any() and torch.equal(old.isfinite(), new.isfinite()), "numbers overflow"
+        assert not old.isnan().any() and not new.isnan().any(), "numbers overflow"
+        # A detector may find more, or less, without some of its calls.
+        assert old.shape != new.shape or torch.equal(old.isfinite(), new.isfinite()), "numbers overflow"
 
 
 def hard_among(model: nn.Module, seen: list[Site]) -> list[Site]:
