@@ -132,7 +132,7 @@ def _checked(pruner: Any) -> nn.Module:
                        try_="torch_pruning.pruner.BasePruner(model, example_inputs, importance)")  # fmt: skip
     model: nn.Module = pruner.model
     check_plain(model)
-    check_plain_numbers(model)
+    check_plain_numbers(pruner, model)
     for path, module in model.named_modules():
         for call in _in_the_way(path, module):
             raise CannotEdit(

@@ -37,13 +37,20 @@ def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -
         )  # fmt: skip
 
 
-def check_plain_numbers(model: nn.Module) -> None:
-    """Refuse parameters that are no plain numbers: a cut would make plain ones of them, or fail.
+def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
+    """Refuse parameters in reach of the pruner that are no plain numbers: a cut would make plain ones of them, or fail.
+
+    An ignored layer is in reach, too: what enters it may be cut.
 
     Raises:
         CannotEdit: naming the first.
     """
+    nodes, spared = list(pruner.DG.module2node), {id(param) for param in pruner.ignored_params}
+    reached = {id(one) for one in nodes if isinstance(one, nn.Parameter)}
+    reached |= {id(param) for one in nodes if isinstance(one, nn.Module) for param in one.parameters()}
     for name, param in model.named_parameters():
+        if id(param) not in reached - spared:
+            continue
         if type(param.data) is not Tensor or not (param.is_floating_point() or param.is_complex()):
             kind = param.dtype if type(param.data) is Tensor else type(param.data).__name__
             raise CannotEdit(f"Torch-Pruning cannot cut {name}.", there=f"a parameter of another kind: {kind}",

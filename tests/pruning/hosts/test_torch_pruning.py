@@ -252,6 +252,13 @@ def test_parameters_that_are_no_plain_numbers_are_refused_by_name(net: Net) -> N
     assert pruner.pruning_history() == [] and net.stem.out_channels == 8
 
 
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
+def test_whole_numbers_that_no_cut_reaches_may_stay(net: Net) -> None:
+    net.order = nn.Parameter(torch.arange(3), requires_grad=False)
+    host.step(pruner_of(net, ignored_layers=[net.order]), example=IMAGES)
+    assert net.stem.weight.shape == (4, 3, 3, 3) and net.order.tolist() == [0, 1, 2]
+
+
 def test_a_frozen_model_is_cut_again_as_the_saved_one_was(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Slopes()
