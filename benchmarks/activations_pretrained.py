@@ -7,7 +7,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 
 import argparse
 import copy
-import csv
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import surgery
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, write_results
 from benchmarks.erase_pretrained import KNOWN
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
@@ -246,15 +245,12 @@ def write(rows: list[Row], part: str, options: argparse.Namespace, command: str)
     ]
     text += ["", about[part], "", *tables(rows, part)]
     text += ["", *conditions(command, options.seed, options.device), ""]
-    folder = Path(options.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"activations_pretrained_resnet{options.depth}_{part}.md"
-    file.write_text("\n".join(text), encoding="utf-8")
-    with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Row.__dataclass_fields__)
-        writer.writerows([getattr(row, name) for name in Row.__dataclass_fields__] for row in rows if row.part == part)
-    return file
+    return write_results(
+        options.results,
+        f"activations_pretrained_resnet{options.depth}_{part}",
+        text,
+        [row for row in rows if row.part == part],
+    )
 
 
 def study(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:

@@ -1,14 +1,17 @@
 """What a table of figures was measured with: command, date, versions, processor, seed; nothing else of the machine."""
 
 import argparse
+import csv
 import datetime
 import platform
 import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +41,19 @@ def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:
         f"- processor: {processor()}, {threads} thread{'s' if threads > 1 else ''}"
         + (f"; device: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""),
     ]
+
+
+def write_results(folder: str | Path, name: str, text: Sequence[str], rows: Sequence[Any]) -> Path:
+    """Write lines as NAME.md and rows, objects of one dataclass, as NAME.csv; the path of the first."""
+    file = Path(folder) / f"{name}.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(text), encoding="utf-8")
+    with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        heads = [one.name for one in fields(rows[0])]
+        writer.writerow(heads)
+        writer.writerows([getattr(row, head) for head in heads] for row in rows)
+    return file
 
 
 def device_name(device: str = "cpu") -> str:

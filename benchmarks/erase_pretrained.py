@@ -6,7 +6,6 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 """
 
 import argparse
-import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import surgery
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, write_results
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
 from recipes.models import build
@@ -117,15 +116,7 @@ def write(rows: list[Row], options: argparse.Namespace, command: str) -> Path:
         *conditions(command, options.seed, options.device),
         "",
     ]
-    folder = Path(options.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"erase_pretrained_resnet{options.depth}.md"
-    file.write_text("\n".join(text), encoding="utf-8")
-    with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Row.__dataclass_fields__)
-        writer.writerows([getattr(row, name) for name in Row.__dataclass_fields__] for row in rows)
-    return file
+    return write_results(options.results, f"erase_pretrained_resnet{options.depth}", text, rows)
 
 
 def main() -> None:

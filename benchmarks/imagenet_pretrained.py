@@ -8,7 +8,6 @@ each class, in `data/imagenet1k/val.tar`. From the root of the repository:
 
 import argparse
 import copy
-import csv
 import math
 import tarfile
 import tempfile
@@ -24,7 +23,7 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 import surgery
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
+from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
 from recipes.data import shared_folder
 from recipes.models import build
 from surgery import Site
@@ -222,15 +221,7 @@ def write(rows: list[Row], ranked: list[tuple[Site, float]], options: argparse.N
         *conditions(command, options.seed),
         "",
     ]
-    folder = Path(options.results)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"imagenet_pretrained_{NAME}.md"
-    file.write_text("\n".join(text), encoding="utf-8")
-    with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Row.__dataclass_fields__)
-        writer.writerows([getattr(row, name) for name in Row.__dataclass_fields__] for row in rows)
-    return file
+    return write_results(options.results, f"imagenet_pretrained_{NAME}", text, rows)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from surgery.plan import Edit
 from surgery.replacement import same_activation
 from surgery.rewrite import Splice
 from surgery.rng import random_state_kept, seeded
+from surgery.tensors import identical
 from surgery.trace import Heard, Trace
 from surgery.twin import in_mode, twin
 from surgery.watch import QuickNorms, hear
@@ -275,7 +276,7 @@ def _compare(
         "other activation calls" if calls_before != calls_after
         else "another call in the place of the one that was meant" if moved
         else "other results" if not _equal(before.result, after.result)
-        else "other buffers" if not all(_same(a, b) for a, b in zip(plain.buffers(), edited.buffers(), strict=True))
+        else "other buffers" if not all(identical(a, b) for a, b in zip(plain.buffers(), edited.buffers(), strict=True))
         else ""
     )  # fmt: skip
     if differs:
@@ -311,13 +312,7 @@ def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[
 def _equal(one: Any, two: Any) -> bool:
     """True if two results hold the same tensors, bit for bit, and at least one."""
     first, second = list(tensors_in(one)), list(tensors_in(two))
-    return 0 < len(first) == len(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _same(one: Tensor, two: Tensor) -> bool:
-    if one.shape != two.shape or one.dtype != two.dtype:
-        return False
-    return bool(torch.equal(one, two) or ((one == two) | (one.isnan() & two.isnan())).all())
+    return 0 < len(first) == len(second) and all(identical(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _close(one: Any, two: Any) -> bool:
@@ -328,6 +323,6 @@ def _close(one: Any, two: Any) -> bool:
 
 def _rounded(one: Tensor, two: Tensor) -> bool:
     if one.shape != two.shape or not one.is_floating_point() or not one.numel():
-        return _same(one, two)
+        return identical(one, two)
     spread = 64 * torch.finfo(one.dtype).eps * one.nan_to_num().abs().max()
     return torch.allclose(one, two, rtol=0.0, atol=float(spread), equal_nan=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from surgery.errors import BadFile, BadValue, WrongModel
 from surgery.kinds import activation_of_module
-from surgery.tensors import overwrite
+from surgery.tensors import identical, overwrite
 
 Shape = tuple[int, ...]
 
@@ -128,7 +128,7 @@ def put_weights(model: nn.Module, weights: Weights) -> None:
     wanted = weights.read(own)
     first: dict[object, str] = {}
     shared = {name: kept for name, one in own.items() if (kept := first.setdefault(_place(one), name)) != name}
-    merged = [f"{kept} and {name}" for name, kept in shared.items() if not _same(wanted[name], wanted[kept])]
+    merged = [f"{kept} and {name}" for name, kept in shared.items() if not identical(wanted[name], wanted[kept])]
     _refuse(model, {"one tensor here, two there": merged})
     for name, one in own.items():
         overwrite(one, wanted[name])
@@ -168,10 +168,6 @@ def _other_shapes(own: Mapping[str, Tensor], weights: Weights) -> list[str]:
         f"{name} {list(shape)}, here {list(own[name].shape)}"
         for name, shape in there.items() if shape is not None and shape != tuple(own[name].shape)
     ]  # fmt: skip
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one != one) & (other != other)).all())
 
 
 def _around(name: str) -> list[str]:
