@@ -7,9 +7,13 @@ from typing import Any
 
 Shape = tuple[int, ...]
 
-_ROW_MAJOR = {
+ROW_MAJOR = {
     "view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "squeeze_", "unsqueeze",
     "unsqueeze_", "contiguous", "clone", "detach",
+}  # fmt: skip
+PERMUTING = {
+    "permute", "transpose", "transpose_", "swapaxes", "swapdims", "t", "movedim", "moveaxis", "T", "H", "mT", "mH",
+    "adjoint",
 }  # fmt: skip
 
 
@@ -24,7 +28,9 @@ def channel_axis(
         spatial = {"1": 1, "2": 2, "3": 3}.get(next((c for c in name if c.isdigit()), ""), 2)
         return len(after) - spatial - 1
     if kind == "linear":
-        return len(after) - 1
+        # Of a matrix product with weights in front the channels are the rows.
+        rows = name in ("matmul", "__matmul__", "bmm", "mm") and tuple(args[0].shape) != before and len(after) > 1
+        return len(after) - (2 if rows else 1)
     if kind == "norm":
         if name in ("layer_norm", "rms_norm"):
             normalized = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
@@ -32,18 +38,23 @@ def channel_axis(
         return 1 if name in ("batch_norm", "group_norm", "instance_norm") else axis
     if axis is None:
         return None
-    if name in ("permute", "transpose", "transpose_", "swapaxes", "swapdims", "t", "movedim", "moveaxis"):
-        return _permuted(name, args, kwargs, len(before), axis)
-    if name in _ROW_MAJOR:
+    if name in PERMUTING:
+        order = permutation(name, args, kwargs, len(before))
+        return None if order is None else order.index(axis)
+    if name in ROW_MAJOR:
         return _reshaped(before, axis, after)
     if len(after) == len(before):
         return axis
+    if name == "stack":
+        place: int = kwargs.get("dim", args[1] if len(args) > 1 else 0) % len(after)
+        return axis + (place <= axis)
     if name in ("mean", "sum", "amax", "max", "__getitem__", "select"):
         return _same_size(before, axis, after)
     return axis - len(before) + len(after) if len(after) > len(before) else _same_size(before, axis, after)
 
 
-def _permuted(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count: int, axis: int) -> int | None:
+def permutation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
+    """For each axis of the result of a permuting operation the axis it was before; None where it cannot be told."""
     order = list(range(count))
     if name == "permute":
         dims = kwargs.get("dims", args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:])
@@ -53,11 +64,14 @@ def _permuted(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count: i
         if not isinstance(source, int) or not isinstance(target, int):
             return None
         order.insert(target % count, order.pop(source % count))
+    elif name == "T":
+        order.reverse()
     else:
-        one, two = (0, 1) if name == "t" else (*args[1:3], *kwargs.values())[:2]
+        last = (count - 2, count - 1)
+        one, two = last if name in ("t", "H", "mT", "mH", "adjoint") else (*args[1:3], *kwargs.values())[:2]
         one, two = one % count, two % count
         order[one], order[two] = order[two], order[one]
-    return order.index(axis)
+    return order
 
 
 def _reshaped(before: Shape, axis: int, after: Shape) -> int | None:

@@ -155,8 +155,6 @@ class Flow:
         elif kind == "paste":
             values = [source for source in data if ops[source].kind != "choice"]
             kind = "concat" if len(values) > 1 else "shape"
-        elif kind == "other" and name == "__get__":
-            kind = "shape"
         after = tuple(made.shape)
         first = ops[data[0]] if data else None
         before = (first.shape or call.shape) if first else ()

@@ -69,7 +69,7 @@ _OPERATIONS = {
     " movedim moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave"
     " tile chunk split split_with_sizes tensor_split unbind narrow __getitem__ select index_select gather pad roll flip"
     " rot90 fold unfold channel_shuffle alias as_strided detach requires_grad_ float half bfloat16 double to type"
-    " type_as cpu cuda dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout",
+    " type_as cpu cuda dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout adjoint",
 }
 _KIND_OF = {name: kind for kind, names in _OPERATIONS.items() for name in names.split()}
 
@@ -109,9 +109,17 @@ ARRIVING = (
 TAG = "surgery_activation"
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a torch function: of an attribute that is read, such as `x.mT`, that of the attribute."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
+
+
 def operation_of(function: Callable[..., Any]) -> str:
     """The kind of a torch function: "conv", "norm", "add", ..., "activation", or "other"."""
     name = getattr(function, "__name__", "")
+    if name == "__get__":
+        return "shape"  # `x.T`, `x.data`
     if name.rstrip("_") in _FUNCTIONS and not name.startswith("__"):
         return "activation"
     return _KIND_OF.get(name, "other")

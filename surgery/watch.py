@@ -20,6 +20,7 @@ from surgery.held import held_in
 from surgery.kinds import (
     activation_of_function,
     activation_of_module,
+    name_of,
     operation_of,
     options_of_function,
     options_of_module,
@@ -135,7 +136,7 @@ class _Listener(TorchFunctionMode):
         kind = operation_of(func)
         if self.inside or (self.live and kind != "activation"):
             return func(*args, **kwargs)
-        call = Call.of(kind, getattr(func, "__name__", type(func).__name__), args, kwargs)
+        call = Call.of(kind, name_of(func), args, kwargs)
         if kind == "activation":
             self._keep(call.sources)
         result = norm_on_meta(func, args, kwargs)
