@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.blocks import block_facts
+from surgery.extents import is_free
 from surgery.kinds import RECTIFIED, SCORES, SQUASHING
 from surgery.trace import SCALING, TRANSPARENT, Heard, Op, Trace
 
@@ -37,6 +38,23 @@ class Facts:
             "norm": self._norm(heard),
             **self.blocks[index],
         }
+
+    def channels_vary(self, heard: Heard, axis: int) -> bool:
+        """True if the example decides how many channels a call has, and nothing fixes them.
+
+        A linear layer that reads them fixes them, as the norm behind them does: the model runs at no other size.
+        """
+
+        def varies(op: Op) -> bool:
+            same = op.shape == heard.shape and op.extents is not None
+            return same and is_free(op.extents[axis])  # type: ignore[index]
+
+        def fixes(op: Op) -> bool:
+            reads = op.kind == "linear" and bool(self._weight_of(op)) and axis == len(heard.shape) - 1
+            return reads or (op.shape == heard.shape and op.extents is not None and not varies(op))
+
+        call = self.trace.ops[heard.op]
+        return varies(call) and not any(map(fixes, self.trace.forth(heard.op, varies, self.readers)))
 
     def _fed_by(self, heard: Heard) -> tuple[str, ...]:
         """Kinds of the nearest producers. What only chose among numbers made none of them."""

@@ -165,7 +165,7 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
     for key, heard in zip(order, heards, strict=True):
         turn[_called(heard)] += 1
         told = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
-        elsewhere = [traces[mode].heard[calls[mode][key]] for mode in modes_of[key][1:]]
+        seen = {mode: traces[mode].heard[calls[mode][key]] for mode in modes_of[key]}
         alone = heard.module is not None and once[id(model.get_submodule(heard.module))] == 1
         site = Site(
             owner=heard.owner,
@@ -193,7 +193,9 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
             # The slot of a module called once can always be filled.
             locked=None if alone and not heard.by_reference else heard.locked,
             by_reference=heard.by_reference,
-            other_channels=tuple(sorted({_channels(one) for one in elsewhere} - {_channels(heard)})),
+            other_channels=tuple(sorted({_channels(one) for one in seen.values()} - {_channels(heard)})),
+            channels_vary=not _learnt_per_channel(model, heard)
+            and any(not _single(one) and facts[mode].channels_vary(one, _axis(one)) for mode, one in seen.items()),
             **told,
         )
         sites.append(site)
@@ -220,9 +222,19 @@ def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
 
 
 def _channels(heard: Heard) -> int:
-    """How many channels the input of a call has. The only axis of one number per sample is the batch."""
-    none = not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
-    return 1 if none else heard.shape[_axis(heard)]
+    """How many channels the input of a call has."""
+    return 1 if _single(heard) else heard.shape[_axis(heard)]
+
+
+def _single(heard: Heard) -> bool:
+    """True for one number per sample: its only axis is the batch."""
+    return not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
+
+
+def _learnt_per_channel(model: nn.Module, heard: Heard) -> bool:
+    """True if the module that is called has a parameter with a number for each channel, which fixes how many."""
+    module = model.get_submodule(heard.module) if heard.module is not None else nn.Identity()
+    return any(one.shape[-1:] == (_channels(heard),) for one in module.parameters())
 
 
 def _axis(heard: Heard) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.axes import channel_axis
+from surgery.extents import Operand, extents_after
 from surgery.held import held_by_code, held_by_modules
 from surgery.kinds import ARRIVING, LEAVING, how_written, written_by
 from surgery.marks import Marks
@@ -136,11 +137,14 @@ class Flow:
     def _write(self, call: Call, sources: list[Tensor], made: Tensor, frame: FrameType) -> Op:
         """Append the operation that made `made` of `sources`."""
         kind, name, ops = call.kind, call.name, self.trace.ops
-        inputs, weights = [], []
+        inputs, weights, operands = [], [], list[Operand]()
         for value in sources:
             source, path = self.source(value, frame, shown=_view(made, value))
             inputs += [source] if source is not None else []
             weights += [path] if path is not None else []
+            maker = ops[source] if source is not None and ops[source].data else None
+            extents = maker.extents if maker else None
+            operands.append(Operand(tuple(value.shape), maker is not None, path is not None, extents))
         if not sources and self.left and name in ARRIVING:
             return self._unknown(name, tuple(made.shape))
         data = [source for source in inputs if ops[source].data]
@@ -161,6 +165,7 @@ class Flow:
         axis = channel_axis(kind, name, call.args, call.kwargs, before, first.axis, after) if first else None
         op = Op(len(ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
         op.traced = any(ops[source].traced for source in data)
+        op.extents = extents_after(kind, name, call.args, call.kwargs, operands, axis, after) if data else None
         if kind in ("add", "concat", "attention", "softmax"):
             op.place = self.place_of(frame)
         ops.append(op)

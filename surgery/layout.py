@@ -12,8 +12,8 @@ from surgery.sites import Site
 class Layout:
     """The number of channels and the axis they stand on, from the end where they stand last.
 
-    `channels` is None where the calls have several numbers of them, or have them on different axes: what they call
-    can have no parameters per channel.
+    `channels` is None where the calls have several numbers of them, or have them on different axes, or where their
+    number is that of the example: what they call can have no parameters per channel.
     """
 
     channels: int | None
@@ -27,7 +27,8 @@ class Layout:
         first = sites[0].channel_axis
         last = -1 in common or (not common and first == len(sites[0].shape) - 1)
         axis = -1 if last else first if first in common or not common else max(common)
-        return cls(widths.pop() if len(widths) == 1 and common else None, axis)
+        one = len(widths) == 1 and common and not any(site.channels_vary for site in sites)
+        return cls(widths.pop() if one else None, axis)
 
 
 def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:
@@ -36,8 +37,11 @@ def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:
 
 
 def widths_in_words(sites: Iterable[Site]) -> str:
-    """At how many channels these calls are made: "4 and 8 channels", or where the channels stand."""
+    """At how many channels these calls are made: "4 and 8 channels", or why these are not the same everywhere."""
+    sites = tuple(sites)
     widths = sorted({width for site in sites for width in (site.channels, *site.other_channels)})
+    if any(site.channels_vary for site in sites):
+        return f"{' and '.join(map(str, widths))} channels here and at others on an example of another size"
     if len(widths) > 1:
         return f"{', '.join(map(str, widths[:-1]))} and {widths[-1]} channels"
     axes = sorted({f"axis {site.channel_axis} of {len(site.shape)}" for site in sites})

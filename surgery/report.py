@@ -69,7 +69,7 @@ class Report:
         return [f"{len(blind)} of {len(lines)} affine stand-ins have no norm in front: the identity until fit_affine"]
 
     def _shared(self) -> list[str]:
-        """Which functions have no parameters per channel, because one piece of code calls them at several widths."""
+        """Which functions have no parameters per channel, because they are called at several widths, or may be."""
         alike = {edit.site.path: (edit, same_code(edit.site, self.plan.sites)) for edit in self.plan.edits}
         return [
             f"{path} is called at {widths_in_words(calls)}: its {edit.make} has parameters that all channels share"

@@ -166,6 +166,10 @@ def swap(
     without one, on what a norm in front lets in (its bias and four weights to either side), else on random numbers.
     `fade` puts it in gradually, see `set_progress`.
 
+    All channels share its parameters where no number of channels holds: where the same code calls it at several, or
+    the size of the example decides how many there are, as behind a `flatten` (`Site.channels_vary`). The report says
+    so; `per="channel"` is refused there, and so is a function whose parameters cannot be shared.
+
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
         BadValue: `to` is no name, or stands behind a classifier; or a switch is neither True nor False.

@@ -62,8 +62,11 @@ class Site:
 
     `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the tensor that enters the call, as seen on the
     example, in eval mode if it runs there: the batch included, axes counted from 0; one number per sample is one
-    channel. `other_channels` are the numbers of channels that enter it in train mode, where these differ. `modes` are
-    those the call was seen in, "eval" and "train".
+    channel. `other_channels` are the numbers of channels that enter it in train mode, where these differ.
+    `channels_vary` says that there are so many on this example only: that height, width, tokens or the batch are among
+    them, as behind a `flatten`, and no layer fixes their size, neither in front (`linear`, a norm, a pool to a size)
+    nor behind (the `linear` that reads them as they are). What a reshape cuts out of height or width counts as such.
+    `modes` are those the call was seen in, "eval" and "train".
     `locked` says why this call cannot get a module of its own, None if it can.
     """
 
@@ -104,6 +107,7 @@ class Site:
     by_reference: bool = False
     other_channels: tuple[int, ...] = ()
     norm: str | None = None
+    channels_vary: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, int, int | None, int]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from surgery.extents import Extents
+
 TRANSPARENT = ("shape",)  # kinds a reader of a network looks through
 SCALING = ("norm", "shape", "pool", "resize", "scale")
 
@@ -18,6 +20,7 @@ class Op:
 
     `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
     more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
+    `extents` tell which sizes of the result the example decides, None where that is not known.
     """
 
     index: int
@@ -30,6 +33,7 @@ class Op:
     axis: int | None = None
     place: str | None = None
     traced: bool = False
+    extents: Extents | None = None
 
 
 @dataclass(slots=True)

@@ -149,3 +149,78 @@ def test_a_layout_suits_every_call_of_the_same_code() -> None:
     assert layout(Sides()) == Layout(None, 1)
     assert layout(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())) == Layout(4, 1)
     assert layout(nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU())) == Layout(4, -1)
+
+
+class Flat(nn.Module):
+    """A ReLU on the numbers of all pixels, as many as there are on the example; then their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.conv(x).flatten(1)).mean(1, keepdim=True))
+
+
+class Pooled(nn.Module):
+    """ReLUs on pixels, on shuffled channels, on pooled channels that were flattened, and behind a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.first, self.shuffled, self.pooled, self.last = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.conv(x))
+        batch, channels, height, width = y.shape
+        y = y.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+        y = F.adaptive_avg_pool2d(self.shuffled(y - 0.5), 1).flatten(1)
+        return self.last(self.fc(self.pooled(y - 0.1)))
+
+
+@pytest.mark.parametrize("name", ["prelu", "pwlu", "frelu", "npwlu", "affine"])
+def test_where_the_example_decides_how_many_channels_there_are_they_share(name: str, tmp_path: Path) -> None:
+    model, x, larger = Flat(), picture(), torch.rand(3, 3, 9, 7)
+    edited, report = surgery.transform(model, surgery.swap(name), x)
+    assert {p.shape[-1] for p in edited.act.parameters()} == {1}
+    assert "act is called at 256 channels here and at others on an example of another size" in str(report)
+    if name != "affine":
+        assert torch.allclose(edited(larger), model(larger), atol=1e-6)
+    assert edited(larger).shape == (3, 2)
+    surgery.save(edited, tmp_path / "edited")
+    assert torch.equal(surgery.load(tmp_path / "edited", model=Flat())(larger), edited(larger))
+    assert torch.equal(surgery.undo(edited)(larger), model(larger))
+
+
+def test_parameters_per_channel_are_refused_where_the_example_decides_how_many_there_are() -> None:
+    model = Flat()
+    with assert_untouched(model):
+        assert_raises(
+            CannotEdit, lambda: surgery.transform_(model, surgery.swap("pwlu", per="channel"), picture()),
+            "act is called at 256 channels here", "another size", "per='layer'",
+        )  # fmt: skip
+
+
+def test_channels_that_the_network_fixes_have_parameters_each_at_any_size() -> None:
+    model = Pooled()
+    edited, report = surgery.transform(model, surgery.swap("prelu"), picture())
+    widths = {name: p.numel() for name, p in edited.named_parameters() if p.dim() == 1 and "weight" in name}
+    assert widths == {"first.weight": 4, "shuffled.weight": 4, "pooled.weight": 4, "last.weight": 5}
+    assert "share" not in str(report)
+    for x in (picture(), torch.rand(3, 3, 9, 7)):
+        assert torch.equal(edited(x), model(x))
+
+
+def test_a_linear_layer_behind_fixes_the_channels_of_the_one_size_there_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.ReLU(), nn.Dropout(), nn.Linear(256, 2)).eval()
+    edited, _ = surgery.transform(model, surgery.swap("prelu"), picture())
+    assert edited[2].weight.shape == (256,)
+    assert torch.equal(edited(picture()), model(picture()))
+
+
+def test_tokens_have_parameters_per_channel_however_many_tokens_there_are() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU())
+    edited, _ = surgery.transform(model, surgery.swap("prelu", activation="relu"), torch.rand(2, 5, 6))
+    assert edited[4].weight.shape == (6,)
+    for tokens in (torch.rand(2, 5, 6), torch.rand(3, 9, 6)):
+        assert torch.equal(edited(tokens), model(tokens))
