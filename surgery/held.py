@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import _lru_cache_wrapper
 from itertools import islice
-from types import FrameType, FunctionType, ModuleType
+from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from surgery.surroundings import attributes_of, is_ours
 _DEPTH = 4  # of containers in containers that are searched
 _OF_MENTIONED = 4096  # objects looked at behind a name that running code mentions
 _OF_OTHERS = 64  # behind each other name of its module: code that has returned may have read it
-_PLAIN = (bool, int, float, str, type(None), FunctionType)  # most of what modules have, and no container
+_PLAIN = (bool, int, float, str, type(None))  # most of what modules have, and no container
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
@@ -44,7 +44,11 @@ def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     own = [(name, value) for module in modules for name, value in vars(module).items() if name not in inside]
     values = [value for name, value in own if "hook" not in name]
     for value in (*values, *(value for kind in classes for value in vars(kind).values())):
-        if type(value) not in _PLAIN:
+        value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        if isinstance(value, FunctionType):
+            for cell in value.__closure__ or ():  # a decorator may keep a cache there
+                yield from held_in(_content(cell), _OF_MENTIONED)
+        elif type(value) not in _PLAIN:
             yield from held_in(value, _OF_MENTIONED)
 
 
@@ -80,6 +84,13 @@ def _held_by_named(names: dict[str, Any], read: dict[int, Any]) -> Iterator[Tens
             others = getattr(value, "__globals__", names)
             if _is_new(others, read):
                 yield from _held_by_names(others)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that is not assigned yet
+        return None
 
 
 def _is_new(value: Any, read: dict[int, Any]) -> bool:

@@ -77,8 +77,9 @@ class _Births(TorchFunctionMode):
         """Take what was made away from those who keep it, and return who could not let go."""
         if self._alive():
             self._before.restore(set(map(id, self._alive())))
-        if self._alive():
-            gc.collect()  # a twin may be a circle
+        for generation in (1, 2):  # a twin may be a circle, and is young
+            if self._alive():
+                gc.collect(generation)
         kept = self._alive()
         return _Release(self._before, kept).done() if kept else []
 
@@ -93,22 +94,39 @@ class _Release:
         self.before, self.kept = before, kept
         self.ids = {id(one) for one in kept}
         self.asked: set[int] = set()
+        self.known: dict[int, list[Any]] = {}  # holders, by the id of what they hold
         self.lists: list[Any] = [kept, *before.own()]  # what holds them for us
         self.keepers: list[str] = []
 
     def done(self) -> list[str]:
         """Take all of them away, and return who could not let go."""
         self.lists.append(self.lists)
+        self.look_for_holders(self.look_for_holders(self.kept))
         for value in self.kept:
             self.let_go(value)
         self.lists.clear()
+        self.known.clear()
         return self.keepers
 
     def holders(self, value: Any) -> list[Any]:
         """Who holds it, but for ourselves and for running code."""
+        self.look_for_holders([value])
+        return self.known[id(value)]
+
+    def look_for_holders(self, values: list[Any]) -> list[Any]:
+        """Find the holders of all these in one pass over everything there is, and return those that are new."""
+        new = [one for one in values if id(one) not in self.known]
+        if not new:
+            return new
+        places: dict[int, list[Any]] = {id(one): [] for one in new}
+        self.known |= places
+        self.lists += [new, *places.values()]
         ours = set(map(id, self.lists))
-        found = [one for one in gc.get_referrers(value) if id(one) not in ours and not isinstance(one, FrameType)]
+        found = [one for one in gc.get_referrers(*new) if id(one) not in ours and not isinstance(one, FrameType)]
         self.lists.append(found)
+        for holder in found:
+            for held in {id(one) for one in gc.get_referents(holder)} & places.keys():
+                places[held].append(holder)
         return found
 
     def let_go(self, value: Any) -> None:

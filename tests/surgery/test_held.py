@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 import pytest
@@ -96,3 +97,38 @@ def test_containers_are_read_without_their_own_methods_and_in_order() -> None:
     nested = (one, {"a": Boxed([two]), "b": [three]}, SHELF, four)
     assert [id(value) for value in held_in(nested)] == list(map(id, (one, two, three, four)))
     assert [id(value) for value in held_in(nested, 5)] == list(map(id, (one, two)))
+
+
+def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator that keeps its cache in a variable of its own."""
+    known = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def asked(*args: int) -> Tensor:
+        return known(*args)
+
+    return asked
+
+
+class Anchored(nn.Module):
+    """Adds anchors that are made once to what enters a sigmoid, as detectors of `transformers` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @staticmethod
+    @cached
+    def anchors(width: int) -> Tensor:
+        return torch.arange(width) / width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.linear(x) + Anchored.anchors(x.shape[-1]))
+
+
+def test_what_a_cache_behind_a_decorator_held_before_is_a_constant() -> None:
+    model, x = Anchored(), torch.rand(2, 4)
+    (fresh,) = surgery.find_sites(model, x)
+    assert (fresh.fed_by, fresh.joins_by) == (("linear",), None)
+    model(x)
+    assert list(surgery.find_sites(model, x)) == [fresh], "the anchors were made in a run of the model"
