@@ -21,7 +21,7 @@ from benchmarks.conditions import RESULTS, command_line, conditions, markdown_ta
 from benchmarks.erase_pretrained import KNOWN
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
-from recipes.models import build
+from recipes.models.build import build
 from surgery import Rule, Site
 
 PARTS = ("same", "scan", "cumulative", "fade")

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from benchmarks.conditions import RESULTS, conditions, markdown_table
 from benchmarks.memory import bytes_kept
 from benchmarks.published_pwlu import BOUND, INTERVALS, PublishedByChannel, PublishedByLayer
-from surgery.activations import forms
-from surgery.activations.affine import Affine
-from surgery.activations.helu import HeLU
-from surgery.activations.pwlu import PWLU
-from surgery.activations.slopes import FReLU, PReLU
-from surgery.activations.smooth import GSmeLU, SmeLU
-from surgery.activations.swish import Swish
+from surgery.activations import dispatch as forms
+from surgery.activations.functions.affine import Affine
+from surgery.activations.functions.helu import HeLU
+from surgery.activations.functions.prelu import FReLU, PReLU
+from surgery.activations.functions.pwlu import PWLU
+from surgery.activations.functions.smelu import GSmeLU, SmeLU
+from surgery.activations.functions.swish import Swish
 
 APART = 1.25  # a round counts only if the ReLU before it and the one after it are no further apart,
 BUSY = 2  # and no slower than the fastest by more than this

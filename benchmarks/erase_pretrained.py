@@ -17,7 +17,7 @@ import surgery
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, write_results
 from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
-from recipes.models import build
+from recipes.models.build import build
 
 # What the shared weights score on test.tar; anything else is a fault of the model or of the data path.
 KNOWN = {20: 0.9173, 32: 0.9263, 44: 0.9310, 56: 0.9339}

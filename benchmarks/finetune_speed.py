@@ -1,4 +1,4 @@
-"""Images a second of `recipes.finetune` against a bare PyTorch loop of the same network. From the root:
+"""Images a second of `recipes.train.finetune` against a bare PyTorch loop of the same network. From the root:
 
 python -m benchmarks.finetune_speed
 """
@@ -20,9 +20,9 @@ from benchmarks.bootstrap import told
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
 from recipes.data import DEVIATION, MEAN, MemoryFeed, Pictures
 from recipes.data.feed import Look
-from recipes.finetune import finetune
-from recipes.models import build
-from recipes.settings import Finetune
+from recipes.format.settings import Finetune
+from recipes.models.build import build
+from recipes.train.finetune import finetune
 
 SIDE, CLASSES = 32, 10
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -77,7 +77,7 @@ def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], 
 
     return {
         "bare loop, same batches": lambda: bare(deepcopy(fresh), options, feed.steps, laid(feed.epoch(0))),
-        "`recipes.finetune`": lambda: finetune(deepcopy(fresh), feed, options),
+        "`recipes.train.finetune`": lambda: finetune(deepcopy(fresh), feed, options),
         "bare loop, DataLoader and torchvision's transforms": lambda: bare(
             deepcopy(fresh), options, feed.steps, laid(iter(loader))
         ),

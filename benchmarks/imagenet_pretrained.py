@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import surgery
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
 from recipes.data import shared_folder
-from recipes.models import build
+from recipes.models.build import build
 from surgery import Site
 
 NAME = "tf_efficientnet_lite0"

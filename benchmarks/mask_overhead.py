@@ -21,7 +21,7 @@ from torchvision.models import resnet50
 
 from benchmarks.bootstrap import interval
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
-from pruning.masks import Masks
+from pruning.masks.masks import Masks
 
 PRUNED = 0.8
 LIMITS = {"cpu": 1.03, "cuda": 1.01}  # of the ratio to the step without masks

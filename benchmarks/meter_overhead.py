@@ -15,7 +15,7 @@ from torchvision.models import resnet50
 
 from benchmarks.bootstrap import told
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
-from pruning.meter import DeadNeuronMeter
+from pruning.dead.meter import DeadNeuronMeter
 
 EVERY = 50
 MOST = 1.05  # what a step with the meter may cost, of one without

@@ -1,6 +1,6 @@
 """The bare PyTorch loop that benchmarks train with, and the accuracy it is for.
 
-It stays as it is: the recorded results were made with it. Trainings of recipes go through recipes/finetune.py.
+It stays as it is: the recorded results were made with it. Trainings of recipes go through recipes/train/finetune.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.held import Holding
+from pruning.masks.hold_in_training import Holding
 from recipes.data import Pictures
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]

@@ -5,13 +5,13 @@ Adapters for other libraries are in `pruning.hosts`.
 """
 
 from pruning import hosts
-from pruning.activate import ActivateWhilePruning
-from pruning.ap import in_stages, with_ap
-from pruning.dead import DeadNeurons, dead_neurons, dead_units
-from pruning.masks import Masks
-from pruning.meter import DeadNeuronMeter
-from pruning.prunable import prunable
-from pruning.pruners import (
+from pruning.ap.ap import in_stages, with_ap
+from pruning.dead.meter import DeadNeuronMeter
+from pruning.dead.rates import DeadNeurons, dead_neurons, dead_units
+from pruning.hosts.pipeline import ActivateWhilePruning
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import prunable
+from pruning.pruners.pruners import (
     accumulated_movement,
     global_gradient,
     global_magnitude,
@@ -24,8 +24,8 @@ from pruning.pruners import (
     random_weights,
     snip,
 )
-from pruning.round import Round, snapshot
-from pruning.rounds import run_rounds
+from pruning.rounds.round import Round, snapshot
+from pruning.rounds.rounds import run_rounds
 
 __all__ = [
     "ActivateWhilePruning",

@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "build": "models", "load_model": "models",
-    "names": "shelf", "load": "shelf", "describe": "shelf",
-    "Recipe": "recipe", "Pruning": "settings", "Finetune": "settings",
-    "run": "runs", "preprocessing_of": "preprocessing",
+    "build": "models.build", "load_model": "models.build",
+    "names": "format.library", "load": "format.library", "describe": "format.library",
+    "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
+    "run": "runs.run", "preprocessing_of": "models.preprocessing",
 }  # fmt: skip
 
 

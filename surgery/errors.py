@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgery.sites import Site
+    from surgery.look.site import Site
 
 
 class SurgeryError(Exception):

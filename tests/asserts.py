@@ -14,7 +14,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from surgery.activations import Arithmetic, forms
+from surgery.activations import Arithmetic
+from surgery.activations import dispatch as forms
 
 HOOKS = (
     "_forward_hooks",

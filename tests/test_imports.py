@@ -33,18 +33,18 @@ MAY_IMPORT = {
 # Modules of surgery that may import inside a function, and what they import there.
 LATE_IMPORTS: dict[str, set[str]] = {}
 
-THE_WRITER = "surgery.edits"
+THE_WRITER = "surgery.edit.write"
 # Functions elsewhere that write only to what they have just made: a copy of a function, an object coming out of a
 # pickle, a new activation, a twin. Nobody's model yet.
 WRITE_TO_NEW_OBJECTS = {
-    "surgery.rewrite": {"_with_inner_code", "_copied", "_restored"},
-    "surgery.activations.catalogue": {"build"},
-    "surgery.proof": {"solid_twin"},
-    "surgery.references": {"reseated"},
-    "surgery.twin": {"_copy_whole", "shallow"},
-    "surgery.replacement": {"_kept"},
-    "surgery.example": {"mapped"},
-    "surgery.surroundings": {"put"},  # gives names outside of models back what a look took from them
+    "surgery.code.subclass": {"_with_inner_code", "_copied", "_restored"},
+    "surgery.activations.registry": {"build"},
+    "surgery.edit.prove": {"solid_twin"},
+    "surgery.look.references": {"reseated"},
+    "surgery.isolation.meta_copy": {"_copy_whole", "shallow"},
+    "surgery.edit.replacement": {"_kept"},
+    "surgery.look.example": {"mapped"},
+    "surgery.isolation.surroundings": {"put"},  # gives names outside of models back what a look took from them
 }
 WRITING_METHODS = {"add_module", "register_module", "set_submodule", "register_parameter", "register_buffer"}
 WRITTEN_TABLES = {"_modules", "_parameters", "_buffers", "__dict__"}
@@ -52,7 +52,7 @@ WRITING_TABLE_METHODS = {"__setitem__", "__delitem__", "clear", "pop", "popitem"
 
 
 def test_all_sources_are_read() -> None:
-    assert {"surgery", "surgery.errors", "surgery.sites", "pruning", "recipes"} <= set(SOURCES)
+    assert {"surgery", "surgery.errors", "surgery.look.site", "pruning", "recipes"} <= set(SOURCES)
 
 
 @pytest.mark.parametrize("module", SOURCES)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
 import surgery
-from pruning.measure import mean_inputs
-from recipes.finetune import accuracy
-from recipes.measured import measure
-from surgery.watch import listening
+from pruning.dead.measure import mean_inputs
+from recipes.runs.evaluate import measure
+from recipes.train.finetune import accuracy
+from surgery.look.listen import listening
 from tests import models
 from tests.asserts import assert_process_untouched, assert_raises, assert_untouched, call
 

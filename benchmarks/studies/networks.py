@@ -11,8 +11,8 @@ from torch import nn
 
 from benchmarks.studies.jobs import Protocol
 from recipes.data import shared_folder
-from recipes.models import build
-from recipes.settings import Finetune
+from recipes.format.settings import Finetune
+from recipes.models.build import build
 
 
 @dataclass(frozen=True)

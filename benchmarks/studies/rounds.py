@@ -20,13 +20,13 @@ from benchmarks.studies.networks import Network
 from benchmarks.studies.plots import Curve, drawn
 from benchmarks.studies.results import Results, at
 from benchmarks.studies.spread import spread
-from pruning.ap import Choice, cut_by_ap
-from pruning.cut import count_of
-from pruning.held import Held
-from pruning.hosts.torch_pruning import step as structural_step
-from pruning.round import Pruner, Round, snapshot
+from pruning.ap.ap import Choice, cut_by_ap
+from pruning.hosts.torch_pruning.prune_step import step as structural_step
+from pruning.masks.cut import count_of
+from pruning.masks.hold_in_training import Held
+from pruning.rounds.round import Pruner, Round, snapshot
 from recipes.data import open_data
-from recipes.finetune import accuracy, finetune
+from recipes.train.finetune import accuracy, finetune
 
 SHARE, AP_SHARE = 0.2, 0.02  # of the living weights, a round
 LOOKED_AT = 8  # training batches: for dead neurons, for AP by dead units, for the statistics of norms

@@ -23,9 +23,9 @@ from benchmarks.studies.plots import Curve, drawn
 from benchmarks.studies.results import Results, at
 from benchmarks.studies.spread import spread
 from recipes.data import open_data
-from recipes.finetune import finetune
+from recipes.train.finetune import finetune
 from surgery.errors import SurgeryError
-from surgery.running import in_eval
+from surgery.repair.batches import in_eval
 
 FITTED_ON = 8  # batches, for affine stand-ins
 

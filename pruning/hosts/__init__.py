@@ -8,10 +8,10 @@ from types import ModuleType
 from torch import nn
 
 from pruning.hosts import nncf, torch_ao, torch_prune
-from pruning.hosts.own import and_in
-from pruning.masks import Masks
-from pruning.prunable import owner_of
-from pruning.under import host_masks
+from pruning.hosts.remasking import and_in
+from pruning.masks.host_masks import host_masks
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import owner_of
 
 __all__ = ["commit", "nncf", "torch_ao", "torch_prune"]
 

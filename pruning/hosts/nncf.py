@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.ap import Among, By, Choice
-from pruning.hosts.own import own_cut
-from pruning.masks import Masks
-from pruning.prunable import Filter
-from pruning.under import nncf_masks
+from pruning.ap.ap import Among, By, Choice
+from pruning.hosts.remasking import own_cut
+from pruning.masks.host_masks import nncf_masks
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import Filter
 
 
 def cut(

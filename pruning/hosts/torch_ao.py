@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pruning.ap import Among, By, Choice
-from pruning.hosts.own import own_cut
-from pruning.masks import Masks
-from pruning.prunable import Filter, owner_of
-from pruning.under import host_masks
+from pruning.ap.ap import Among, By, Choice
+from pruning.hosts.remasking import own_cut
+from pruning.masks.host_masks import host_masks
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import Filter, owner_of
 
 
 def cut(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning.ap import Among, By, Choice, cut_by_ap, order
-from pruning.hosts.own import checked_count
-from pruning.masks import Masks
-from pruning.prunable import Filter, owner_of
-from pruning.round import Round
-from pruning.under import host_masks, nncf_masks
+from pruning.ap.ap import Among, By, Choice, cut_by_ap, order
+from pruning.hosts.remasking import checked_count
+from pruning.masks.host_masks import host_masks, nncf_masks
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import Filter, owner_of
+from pruning.rounds.round import Round
 from surgery.errors import BadValue
-from surgery.find import check_plain
+from surgery.look.finder import check_plain
 
 Importance = dict[tuple[nn.Module, str], Tensor]
 

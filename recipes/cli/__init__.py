@@ -8,7 +8,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from recipes.cli import look, shelf, train
+from recipes.cli import recipes as shelf
+from recipes.cli import sites as look
+from recipes.cli import train
 from recipes.cli.flags import Parser
 
 # Everything heavy is imported inside the commands: `surgery --help` must answer at once.

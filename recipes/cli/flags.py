@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from recipes.options import Option, options_of
+from recipes.format.options import Option, options_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,9 +107,9 @@ def settings_given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
 
 def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
     """The rules that `add_rules` asked for; none if there are none."""
-    from recipes.models import full_name
-    from recipes.rule_text import rule_from_text
-    from recipes.shelf import load
+    from recipes.format.library import load
+    from recipes.format.rule_text import rule_from_text
+    from recipes.models.build import full_name
 
     if options.recipe:
         return load(options.recipe).rules_for(full_name(options.model))
@@ -118,7 +118,7 @@ def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
 
 def skips(options: argparse.Namespace) -> bool:
     """Whether calls that cannot be edited are left alone: the flag, or the recipe that the rules are from, says so."""
-    from recipes.shelf import load
+    from recipes.format.library import load
 
     recipe = getattr(options, "recipe", None)
     return bool(options.skip_uneditable or (recipe and load(recipe).skip_uneditable))

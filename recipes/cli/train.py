@@ -21,10 +21,10 @@ from recipes.cli.flags import (
     skips,
 )
 from recipes.cli.flags import settings_given as given
-from recipes.settings import CROP_MODES, INTERPOLATIONS, Finetune, Pruning
+from recipes.format.settings import CROP_MODES, INTERPOLATIONS, Finetune, Pruning
 
 if TYPE_CHECKING:
-    from recipes.recipe import Recipe
+    from recipes.format.recipe import Recipe
 
 
 def add_commands(commands: Commands[Any]) -> None:
@@ -100,7 +100,7 @@ def _add_pruning(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from recipes.shelf import load
+    from recipes.format.library import load
 
     recipe = load(options.recipe)
     changed = given(options, Pruning)
@@ -118,15 +118,15 @@ def _prune(options: argparse.Namespace) -> None:
 
 def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Recipe:
     """A recipe made of flags."""
-    from recipes.recipe import Recipe
+    from recipes.format.recipe import Recipe
 
     return Recipe(name, rules_of(options), pruning=pruning, finetune=Finetune())
 
 
 def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
-    from recipes.hub import check_repo, push_to_hub
-    from recipes.place import place_of
-    from recipes.runs import run
+    from recipes.runs.hub import check_repo, push_to_hub
+    from recipes.runs.run import run
+    from recipes.train.device import place_of
 
     changed = given(options, Finetune)
     if recipe.finetune or changed:
@@ -157,7 +157,7 @@ def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from recipes.demo import demo
+    from recipes.runs.demo import demo
 
     outcome = demo(
         options.output,
@@ -171,6 +171,6 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from recipes.plot import plot
+    from recipes.log.plot import plot
 
     print(plot(options.folder, options.save))

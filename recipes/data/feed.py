@@ -21,8 +21,8 @@ from recipes.data.augment import (
     normalise,
     resized,
 )
-from recipes.data.pictures import Pictures
-from recipes.settings import Finetune
+from recipes.data.images import Pictures
+from recipes.format.settings import Finetune
 from surgery.errors import BadValue
 
 Batch = tuple[Tensor, Tensor]

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from recipes.data.augment import Colour, generator_for
 from recipes.data.feed import Batch, Share
-from recipes.data.files import PictureFile
+from recipes.data.image_files import PictureFile
 from recipes.data.preprocessing import Preprocessing
-from recipes.settings import Finetune
+from recipes.format.settings import Finetune
 from surgery.errors import BadFile
 
 _ERASED_WITH = "pixel"  # timm's train.py erases with noise, too

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from recipes.data.augment import DEVIATION, MEAN, Colour
-from recipes.settings import CROP_MODES, INTERPOLATIONS
+from recipes.format.settings import CROP_MODES, INTERPOLATIONS
 from surgery.errors import BadValue, UnknownName, nearest
 
 LARGEST_SIDE = 4096  # pixels

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
-from recipes.data.files import KINDS, MixedSizes, PictureFile, decoded
+from recipes.data.image_files import KINDS, MixedSizes, PictureFile, decoded
 from surgery.errors import BadFile, UnknownName, nearest
 
 

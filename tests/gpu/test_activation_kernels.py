@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from surgery.activations.affine import AFFINE
-from surgery.activations.forms import Function, apply, form_of, gradients_of, kernel_of, only, value_of
-from surgery.activations.piecewise import PWLU
-from surgery.activations.slopes import FRELU, PRELU
-from surgery.activations.smooth import SMELU
-from surgery.activations.swish import SWISH
+from surgery.activations.dispatch import Function, apply, form_of, gradients_of, kernel_of, only, value_of
+from surgery.activations.functions.affine import AFFINE
+from surgery.activations.functions.piecewise import PWLU
+from surgery.activations.functions.prelu import FRELU, PRELU
+from surgery.activations.functions.smelu import SMELU
+from surgery.activations.functions.swish import SWISH
 
 pytestmark = pytest.mark.gpu
 

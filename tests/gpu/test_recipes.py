@@ -10,7 +10,7 @@ import pytest
 import pruning
 import recipes
 import surgery
-from recipes.recipe import Finetune, Pruning, Recipe
+from recipes.format.recipe import Finetune, Pruning, Recipe
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")]
 
@@ -31,7 +31,7 @@ def test_a_run_is_kept(change: dict[str, object], tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes.journal import Journal
+    from recipes.log.journal import Journal
 
     class Killed(BaseException):
         pass

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pruning.masks import Masks
+from pruning.masks.masks import Masks
 
 
 def tiny_net(seed: int = 0) -> nn.Sequential:

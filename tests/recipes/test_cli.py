@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 import recipes
 import surgery
 from recipes import cli
-from recipes.models import build
-from recipes.outcome import Measured, Outcome
+from recipes.models.build import build
+from recipes.runs.outcome import Measured, Outcome
 from surgery.errors import BadValue
 
 SMALL = ("timm/test_resnet", "--shape", "2,3,32,32")
@@ -203,7 +203,7 @@ def test_the_demo_command_passes_its_options_on(
         options["say"]("working")
         return Outcome()
 
-    monkeypatch.setattr("recipes.demo.demo", demo)
+    monkeypatch.setattr("recipes.runs.demo.demo", demo)
     assert cli.main(["demo", "--model", "timm/test_resnet", "--epochs", "3", "--seed", "5"]) == 0
     assert capsys.readouterr() == ("working\na table\n", "")
     assert asked.pop("say")
@@ -252,7 +252,7 @@ def test_flags_change_what_a_recipe_says(monkeypatch: pytest.MonkeyPatch, capsys
         asked.append((recipe, words, options))
         return Outcome("a", "b", "c", MEASURED, MEASURED)
 
-    monkeypatch.setattr("recipes.runs.run", run)
+    monkeypatch.setattr("recipes.runs.run.run", run)
     words = ["--data", "digits", "--output", "out", "--epochs", "3", "--no-amp", "--model-ema", "--clip-grad", "1"]
     assert (
         cli.main(["run", "resnet-ap", "--model", "timm/resnet18", *words, "--rounds", "2", "--round-epochs", "1"]) == 0

@@ -8,12 +8,12 @@ import pytest
 from torch import nn
 
 import surgery
-from recipes.check import check, sites_of, without_weights
-from recipes.models import full_name
-from recipes.recipe import Recipe
-from recipes.settings import Finetune
-from recipes.shelf import load, names, text_of
-from surgery.sites import Sites
+from recipes.check.check import check, sites_of, without_weights
+from recipes.format.library import load, names, text_of
+from recipes.format.recipe import Recipe
+from recipes.format.settings import Finetune
+from recipes.models.build import full_name
+from surgery.look.site import Sites
 
 load_once, sites_once = cache(load), cache(sites_of)
 

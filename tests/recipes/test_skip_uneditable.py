@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import recipes
 import surgery
 from recipes.cli import main
-from recipes.models import _BUILDERS
-from recipes.parse import parse, to_toml
-from recipes.recipe import Finetune, Recipe
+from recipes.format.parse import parse, to_toml
+from recipes.format.recipe import Finetune, Recipe
+from recipes.models.build import _BUILDERS
 from surgery.errors import BadFile, SurgeryError
 from tests.asserts import assert_raises
 
@@ -134,7 +134,7 @@ def test_the_flag_of_what_trains(words: list[str], monkeypatch: pytest.MonkeyPat
         told.update(options)
         raise SurgeryError("enough")
 
-    monkeypatch.setattr("recipes.runs.run", run)
+    monkeypatch.setattr("recipes.runs.run.run", run)
     for flags in ([], ["--skip-uneditable"]):
         assert main([*words, "--data", "digits", "--output", "out", *flags]) == 2
         assert told["skip_uneditable"] is bool(flags)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes._start import check_torchvision
+from recipes.optional import check_torchvision
 
-CALL = "from recipes._start import check_torchvision; check_torchvision()"
+CALL = "from recipes.optional import check_torchvision; check_torchvision()"
 
 
 def test_a_working_pair_passes() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery import activations
-from surgery.kinds import ACTIVATIONS, activation_of_module
+from surgery.dataflow.operations import ACTIVATIONS, activation_of_module
 from tests.asserts import assert_raises
 from tests.models import picture
 from tests.surgery.activations.every import PLAIN
@@ -29,7 +29,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.fixture
 def own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(activations.catalogue, "_BY_NAME", dict(activations.catalogue._BY_NAME))
+    monkeypatch.setattr(activations.registry, "_BY_NAME", dict(activations.registry._BY_NAME))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.activations import FReLU
-from surgery.fading import progress_of
+from surgery.schedule.progress import progress_of
 from tests.asserts import assert_same_function
 from tests.models import picture
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import surgery
-from surgery.example import Example
-from surgery.observe import Key
+from surgery.look.example import Example
+from surgery.look.observe import Key
 from tests import models
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
 from tests.models import picture, randomise

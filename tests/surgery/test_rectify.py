@@ -19,7 +19,7 @@ from torchvision.models import VisionTransformer, resnet18, squeezenet1_1
 import surgery
 from recipes import cli
 from surgery.activations import RectifiedScores
-from surgery.sites import NO_CALL
+from surgery.look.site import NO_CALL
 from tests import models
 from tests.asserts import assert_raises, assert_same_frame, assert_same_function, assert_untouched
 from tests.models import picture, randomise

@@ -18,14 +18,14 @@ from torchvision.transforms import v2
 
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise
 from recipes.data.feed import Look, MemoryBatches
-from recipes.finetune import accuracy
-from recipes.models import build
+from recipes.models.build import build
+from recipes.train.finetune import accuracy
 from surgery import SurgeryError, erase, erase_relu, transform
 from surgery.activations import Fade
-from surgery.activations.affine import Affine
+from surgery.activations.functions.affine import Affine
 from surgery.errors import BadValue, NothingPicked
-from surgery.recalibrate import recalibrate
-from surgery.stand_in import fit_affine
+from surgery.repair.affine_fit import fit_affine
+from surgery.repair.batch_norm_stats import recalibrate
 from tests.surgery.small_net import SmallNet
 
 

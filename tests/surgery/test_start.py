@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import surgery
-from surgery.activations.seen import ROUNDING
-from surgery.rules import Rule
-from surgery.steps import check_steps
+from surgery import transforms
+from surgery.activations.input_stats import ROUNDING
+from surgery.history.plan_data import check_steps
+from surgery.plan.rules import Rule
 from tests import models
 from tests.asserts import assert_bit_equal, assert_raises, assert_same_function, assert_untouched
 from tests.models import picture, randomise
@@ -411,7 +411,7 @@ def test_a_saved_start_is_loaded_bit_for_bit_without_looking(
     def look(*_: object) -> None:
         raise AssertionError("loading looked at what enters")
 
-    monkeypatch.setattr(sys.modules["surgery.transform"], "seen_at", look)
+    monkeypatch.setattr(transforms, "seen_at", look)
     loaded = surgery.load(tmp_path, models.BottleneckNet()).eval()
     assert_same_function(loaded, edited, picture())
     if to in ("swish", "smelu"):  # they begin as what they do because of what was seen

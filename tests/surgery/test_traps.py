@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import surgery
-from surgery import locate
 from surgery.errors import CannotEdit, CannotLook, NotProved
+from surgery.look import call_site as locate
 from tests.asserts import assert_raises, assert_untouched
 
 

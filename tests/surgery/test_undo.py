@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.edits import keep_history
-from surgery.history import History, Step
-from surgery.rules import Rule
+from surgery.edit.write import keep_history
+from surgery.history.history import History, Step
+from surgery.plan.rules import Rule
 from tests import models
 from tests.asserts import HOOKS, assert_raises, assert_same_function, assert_untouched
 from tests.models import picture, randomise

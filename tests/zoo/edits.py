@@ -11,7 +11,7 @@ from torch import nn
 
 import surgery
 from surgery.errors import CannotEdit
-from surgery.sites import Site, Sites
+from surgery.look.site import Site, Sites
 from tests.asserts import assert_bit_equal
 from tests.zoo import oracle
 from tests.zoo.counting import Event, count

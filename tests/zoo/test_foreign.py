@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.activations.rows import ROWS
-from surgery.sites import Sites
+from surgery.activations.table import ROWS
+from surgery.look.site import Sites
 from tests.asserts import assert_bit_equal
 from tests.models import randomise
 from tests.zoo import foreign, oracle

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.sites import Site
+from surgery.look.site import Site
 from tests.asserts import assert_bit_equal
 from tests.models import randomise
 from tests.zoo import catalogue, oracle

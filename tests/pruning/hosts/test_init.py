@@ -15,7 +15,7 @@ import pruning
 assert "torch_pruning" not in sys.modules
 assert pruning.hosts.torch_ao.cut and pruning.hosts.torch_prune.cut and pruning.hosts.nncf.cut
 assert "torch_pruning" not in sys.modules
-assert pruning.hosts.torch_pruning.step is sys.modules["pruning.hosts.torch_pruning"].step
+assert pruning.hosts.torch_pruning.step is sys.modules["pruning.hosts.torch_pruning.prune_step"].step
 assert "torch_pruning" in sys.modules
 """
 

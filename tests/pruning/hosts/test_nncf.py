@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning.activate import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
 from pruning.hosts import nncf as host
-from pruning.masks import Masks
-from pruning.prunable import prunable
-from pruning.round import snapshot
-from pruning.under import nncf_masks
+from pruning.hosts.pipeline import ActivateWhilePruning
+from pruning.masks.host_masks import nncf_masks
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import prunable
+from pruning.rounds.round import snapshot
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.ao.pruning import BaseSparsifier, CubicSL, WeightNormSparsifier
 from torch.nn.utils import parametrize, prune
 
-from pruning.activate import ActivateWhilePruning
 from pruning.hosts import commit, torch_ao, torch_prune
-from pruning.masks import Masks
-from pruning.prunable import prunable
-from pruning.round import snapshot
+from pruning.hosts.pipeline import ActivateWhilePruning
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import prunable
+from pruning.rounds.round import snapshot
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 

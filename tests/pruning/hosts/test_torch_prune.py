@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from pruning.activate import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
-from pruning.masks import Masks
-from pruning.prunable import owner_of, prunable
-from pruning.round import snapshot
+from pruning.hosts.pipeline import ActivateWhilePruning
+from pruning.masks.masks import Masks
+from pruning.masks.prunable import owner_of, prunable
+from pruning.rounds.round import snapshot
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recipes.data import MemoryFeed, Pictures, normalise
 from recipes.data.feed import Batch, Look, MemoryBatches
-from recipes.settings import Finetune
+from recipes.format.settings import Finetune
 from surgery.errors import BadValue
 from tests.asserts import assert_raises
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import recipes.data.loader
 from recipes.data import Data, Feed, open_data
-from recipes.data.opened import Decoding
-from recipes.data.timm_sets import Streamed
-from recipes.settings import Finetune
+from recipes.data.dataset import Decoding
+from recipes.data.timm_datasets import Streamed
+from recipes.format.settings import Finetune
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName
 from tests.asserts import assert_raises
 from tests.recipes.data.written import picture, write_tar, write_tree

@@ -17,8 +17,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from surgery import activations
-from surgery.activations.pwlu import PWLU
-from surgery.kinds import activation_of_module
+from surgery.activations.functions.pwlu import PWLU
+from surgery.dataflow.operations import activation_of_module
 from tests.surgery.activations.every import LEARNED, PLAIN, SWEPT, SideBySide, by_formula, made, numbers
 
 X = numbers(2, 3, 4, 5, dtype=torch.float32)

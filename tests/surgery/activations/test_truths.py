@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery.activations.helu import HeLU
-from surgery.activations.parts import QuickGELU
-from surgery.activations.slopes import PReLU
-from surgery.activations.smooth import SmeLU
-from surgery.activations.swish import Swish
-from surgery.initialize import initialize
+from surgery.activations.functions.helu import HeLU
+from surgery.activations.functions.prelu import PReLU
+from surgery.activations.functions.simple import QuickGELU
+from surgery.activations.functions.smelu import SmeLU
+from surgery.activations.functions.swish import Swish
+from surgery.schedule.initialization import initialize
 
 STEP = 2.0**-10  # a power of two, so that every point is exact
 LINE = torch.arange(-8192, 8193, dtype=torch.float64) * STEP

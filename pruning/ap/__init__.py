@@ -1,0 +1,1 @@
+"""AP: beside the weights that a base pruner cuts, those that keep neurons inactive."""

@@ -1,0 +1,1 @@
+"""Dead neurons: their rates per site, channel and element, on batches or during a training."""

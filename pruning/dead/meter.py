@@ -1,0 +1,140 @@
+"""Meter: dead neurons while a network is being trained, from every so many of its forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pruning.dead.incoming_weights import living_weights
+from pruning.dead.measure import Measured, check_settings, sites_of
+from pruning.dead.rates import DeadNeurons, as_masks, dead_of
+from pruning.dead.tally import Tally, taking_down
+from surgery.dataflow.flow import tensors_in
+from surgery.errors import BadValue
+from surgery.look.example import Example
+from surgery.look.finder import check_plain
+from surgery.look.observe import Key, observing
+from surgery.look.site import Site
+
+
+class DeadNeuronMeter:
+    """Measure dead neurons during training: `with DeadNeuronMeter(model, every=50) as meter:` round your own loop.
+
+    Looks into the first forward in train mode, and into every `every`-th after it; the others cost nothing. It adds up
+    what it sees until `meter.reset()`, and `meter.rates()` gives the numbers as `dead_neurons` does: a unit is silent
+    if it never spoke on any sample looked at, by weights that moved meanwhile. Before the first look the calls of the
+    model are found, once. Nothing of the model or of its training changes, and no hook is left at the end. Forwards of
+    a copy of the model that is made inside (an average of the weights) do not count, nor do those that begin in another
+    thread while one is being counted.
+
+    Give it the plain model, also where a distributed wrapper of it is trained. A compiled forward cannot be looked
+    into, and is not counted.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+        BadValue: `every` is no whole number from 1, or another argument is out of its range; a meter that is measuring
+            is entered again.
+    """
+
+    def __init__(
+        self, model: nn.Module, every: int = 50, *, threshold: float = 0.0, role: str = "nonlinearity"
+    ) -> None:
+        check_plain(model)
+        check_settings(threshold, role)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise BadValue("Every so many forwards one is looked into.", asked=f"every={every!r}", try_="50")
+        self.model, self.every, self.threshold, self.role = model, every, threshold, role
+        self._forwards = 0  # in train mode, so far
+        self._depth = 0  # a forward may call its own model
+        self._thread = 0  # that runs the forward being looked into
+        self._looking = ExitStack()
+        self._hooks: list[Any] = []
+        self._sites: dict[Key, Site] = {}
+        self._leading: set[Key] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen; forwards are counted on."""
+        self._tallies: dict[Key, Tally] = {}
+        self._samples = 0
+
+    def rates(self, masks: Mapping[str, Tensor] | None = None) -> DeadNeurons:
+        """The numbers since the last reset; which weights are pruned is read now, see `dead_neurons`.
+
+        Where torch.distributed runs, every process must call this, and each gets the numbers of all.
+
+        Raises:
+            BadValue: no forward was looked into since the last reset, or a call put out what is no number; `masks` that
+                are no boolean tensors by name.
+            WrongModel: the masks are of another model.
+        """
+        living = living_weights(self.model, as_masks(masks))
+        failure = None
+        if not self._tallies:
+            failure = BadValue(
+                "No forward was looked into yet.", there=f"{self._forwards} forwards in train mode, every {self.every}",
+                try_="model.train(), and steps inside the meter's `with`",
+            )  # fmt: skip
+        measured = Measured.of(self._sites.values(), self._tallies, self._samples, failure)
+        return dead_of(self.model, measured, living, threshold=self.threshold, mode="train")
+
+    def __enter__(self) -> Self:
+        if self._hooks:
+            raise BadValue(
+                "This meter is measuring already.", asked="a second `with` inside its own",
+                try_="one `with` round the whole loop, or a second DeadNeuronMeter",
+            )  # fmt: skip
+
+        # A copy of the model has these hooks too: as plain functions they are not copied, and know whom they look at.
+        def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if model is self.model:
+                self._begin(args, kwargs)
+
+        def end(model: nn.Module, args: Any, result: Any) -> None:
+            if model is self.model:
+                self._end()
+
+        self._hooks = [
+            self.model.register_forward_pre_hook(begin, with_kwargs=True),
+            self.model.register_forward_hook(end, always_call=True),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._looking.close()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._depth = [], 0
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or not self.model.training:
+            return
+        if self._depth and self._thread != get_ident():
+            return
+        self._depth, self._thread = self._depth + 1, get_ident()
+        if self._depth > 1:
+            return
+        self._forwards += 1
+        if (self._forwards - 1) % self.every:
+            return
+        first = next(tensors_in((args, kwargs)), None)
+        samples = 0 if first is None or first.dim() == 0 else len(first)
+        if not self._sites:
+            self._sites, self._leading = sites_of(self.model, Example(args, kwargs), samples, self.role, "train")
+        self._samples += samples
+        look = taking_down(self._tallies, self._sites, self._leading, samples, self.threshold)
+        self._looking.enter_context(observing(self.model, look))
+
+    def _end(self) -> None:
+        if self._depth and self._thread == get_ident() and not torch.compiler.is_compiling():
+            self._depth -= 1
+            if not self._depth:
+                self._looking.close()

@@ -1,0 +1,269 @@
+"""Dead: which units of a network never speak, and whether their weights were pruned away or they fell silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.dead.incoming_weights import incoming, living_weights, static_units
+from pruning.dead.measure import Measured, check_settings, measure
+from pruning.dead.measure import mean_inputs as mean_inputs
+from pruning.dead.tally import Tally
+from pruning.masks.masks import Masks
+from surgery.errors import BadValue, SurgeryError
+from surgery.look.finder import check_plain
+from surgery.look.site import Site, table
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """One activation call: how many of its units are silent, by channel and by element.
+
+    A channel counts where it is so at every position. `static` units have no living incoming weight, whatever they
+    put out; `silent` ones never put out more than the threshold; `dynamic` ones are silent and not static. Elements
+    are channel and position together, None where they cannot be told apart (see `dead_neurons`). `zeros` is the share
+    of the `outputs` numbers at or below the threshold.
+    """
+
+    site: str
+    block: str | None
+    activation: str
+    channels: int
+    static: int
+    dynamic: int
+    silent: int
+    elements: int | None
+    static_elements: int | None
+    dynamic_elements: int | None
+    silent_elements: int | None
+    zeros: float
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadNeurons:
+    """How many units of a network are dead, call by call and over all. Prints as a table.
+
+    The shares are of all channels, or elements, of all calls together. `unreached` are calls that no forward made.
+    """
+
+    rows: tuple[DeadRow, ...]
+    threshold: float
+    samples: int
+    model_kind: str
+    mode: str = "eval"
+    unreached: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """All channels of all calls."""
+        return sum(row.channels for row in self.rows)
+
+    @property
+    def static_share(self) -> float:
+        """The share of channels without a living incoming weight."""
+        return sum(row.static for row in self.rows) / max(self.channels, 1)
+
+    @property
+    def dynamic_share(self) -> float:
+        """The share of channels that are silent though they have living weights."""
+        return sum(row.dynamic for row in self.rows) / max(self.channels, 1)
+
+    @property
+    def silent_share(self) -> float:
+        """The share of channels that are silent, for whatever reason."""
+        return sum(row.silent for row in self.rows) / max(self.channels, 1)
+
+    @property
+    def elements(self) -> int:
+        """All elements of the calls whose elements can be told apart."""
+        return sum(row.elements or 0 for row in self.rows)
+
+    @property
+    def dynamic_element_share(self) -> float:
+        """The share of elements that are silent and do not belong to a static channel."""
+        return sum(row.dynamic_elements or 0 for row in self.rows) / max(self.elements, 1)
+
+    @property
+    def silent_element_share(self) -> float:
+        """The share of elements that are silent, for whatever reason."""
+        return sum(row.silent_elements or 0 for row in self.rows) / max(self.elements, 1)
+
+    @property
+    def zeros(self) -> float:
+        """The share of all outputs at or below the threshold."""
+        return sum(row.zeros * row.outputs for row in self.rows) / max(sum(row.outputs for row in self.rows), 1)
+
+    def to_json(self) -> str:
+        """Rows and totals as one JSON object."""
+        names = ("static_share", "dynamic_share", "silent_share", "dynamic_element_share", "silent_element_share")
+        totals = {name: getattr(self, name) for name in ("channels", "elements", *names, "zeros")}
+        return json.dumps(asdict(self) | {"totals": totals}, indent=1)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the shares over depth into a file (PNG, PDF, SVG, by its ending). Needs the extra `plot`.
+
+        Raises:
+            SurgeryError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise SurgeryError(
+                "Plots are drawn with matplotlib, which is not installed.",
+                try_='pip install "activation-surgery[plot]"',
+            ) from error
+        figure = Figure(figsize=(max(6.0, 0.3 * len(self.rows)), 4.5), layout="constrained")
+        axes = figure.subplots()
+        depth = range(1, len(self.rows) + 1)
+        for name in ("static", "dynamic"):
+            axes.plot(depth, [getattr(row, name) / row.channels for row in self.rows], marker="o", label=name)
+        axes.plot(depth, [row.zeros for row in self.rows], linestyle=":", color="grey", label="zeros")
+        axes.set_xticks(list(depth), [row.site for row in self.rows], rotation=90, fontsize=7)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylabel("share")
+        axes.set_title(f"Dead channels of {self.model_kind}, {self.samples} samples")
+        axes.legend()
+        figure.savefig(str(path))
+
+    def __str__(self) -> str:
+        head = ("site", "block", "activation", "channels", "static", "dynamic", "silent",
+                "elements", "dynamic ones", "silent ones", "zeros")  # fmt: skip
+        rows = [
+            (row.site, row.block or "-", row.activation, *(str(n) for n in (row.channels, row.static, row.dynamic,
+             row.silent)), *("-" if n is None else str(n) for n in (row.elements, row.dynamic_elements,
+             row.silent_elements)), f"{row.zeros:.1%}")
+            for row in self.rows
+        ]  # fmt: skip
+        parts = [f"{self.dynamic_share:.2%} dynamically", f"{self.static_share:.2%} statically dead"]
+        parts += [f"{self.silent_share:.2%} silent", f"{self.dynamic_element_share:.2%} of elements dynamically dead"]
+        lines = table(head, rows) if rows else []
+        lines.append(f"{self.channels} channels of {self.model_kind} in {self.mode} mode: {', '.join(parts)}")
+        seen = f"on {self.samples} samples"
+        lines.append(f"silent: never above {self.threshold:g} {seen}; so are {self.zeros:.1%} of all outputs")
+        lines += [f"not reached: {', '.join(self.unreached)}"] if self.unreached else []
+        return "\n".join(lines)
+
+
+def dead_neurons(
+    model: nn.Module,
+    batches: Iterable[Any],
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    threshold: float = 0.0,
+    role: str = "nonlinearity",
+) -> DeadNeurons:
+    """Count the units that never speak on these batches, for every activation call of a role, in eval mode.
+
+    A unit is *silent* if its output exceeds `threshold` on no input seen: of a channel at no position, of an element
+    (channel and position) on no sample. For ReLU with threshold 0 that says it passes nothing on. GELU, SiLU, leaky
+    ReLU and others pass something on below zero: for them this is a definition, and says that what enters is never
+    positive. A sigmoid or a softplus is never silent at 0.
+
+    A unit is *static* if it has incoming weights and all of them are pruned, whatever it puts out: behind a batch norm
+    or a bias, and behind a shortcut, such a unit may speak. Both numbers are therefore given. *Dynamic* are silent
+    units that are not static. Incoming weights are those of `Site.weights` that have an output for each channel;
+    without any (as behind a concat) no unit is static. Pruned is what the `masks` say, else the masks of a host, else
+    nothing: a layer that begins at zero lives. Give `masks=Masks.of(model)` to take zeros for pruned.
+
+    Calls that were erased are no sites and count nowhere. Tokens (N, T, C) have their channels where the site says,
+    last. Elements are counted where the first axis is that of the samples and all batches have the same positions.
+    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are read once. Memory is that
+    of one sample, whatever their number. The model is afterwards as it was. Where torch.distributed runs, every
+    process must call this, and each gets the numbers over the batches of all.
+
+    Source: the dynamic dead-neuron rate of Liu et al., "AP: Selective Activation for De-sparsifying Pruned Networks".
+
+    Raises:
+        CannotLook: the model is wrapped or scripted, or cannot be copied.
+        NothingPicked: it has no activation call of this role in eval mode.
+        BadValue: the batches are empty, or one does not go through the model; a call puts out what is no number; a
+            threshold that is none; `masks` that are no boolean tensors by name.
+        WrongModel: the masks are of another model.
+    """
+    check_plain(model)
+    check_settings(threshold, role)
+    living = living_weights(model, as_masks(masks))
+    return dead_of(model, measure(model, batches, threshold, role), living, threshold=threshold, mode="eval")
+
+
+def dead_units(
+    model: nn.Module, batches: Iterable[Any], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Which weights lead to units that fell silent: name -> boolean (units), True where the unit is dynamically dead.
+
+    For every prunable weight that has an output for each channel of some nonlinearity it feeds, see `dead_neurons`.
+    A weight that feeds several calls leads to a dead unit only if the unit is dead at all of them; one of them with
+    other channels counts as speaking.
+
+    Raises:
+        As `dead_neurons`.
+    """
+    check_plain(model)
+    living = living_weights(model, as_masks(masks))
+    found: dict[str, Tensor] = {}
+    spoken: set[str] = set()
+    for site, tally in measure(model, batches, 0.0, "nonlinearity").seen:
+        dead = (tally.channels <= 0) & ~static_units(model, site, len(tally.channels), living)
+        for name, units in incoming(model, site, living):
+            if len(units) == len(dead):
+                found[name] = found.get(name, torch.ones_like(dead)) & dead
+            else:
+                spoken.add(name)
+    return {name: dead & (name not in spoken) for name, dead in found.items()}
+
+
+def as_masks(masks: Mapping[str, Tensor] | None) -> Masks | None:
+    """Masks of any mapping of boolean tensors.
+
+    Raises:
+        BadValue: it is something else.
+    """
+    if masks is None or isinstance(masks, Masks):
+        return masks
+    if not isinstance(masks, Mapping):
+        raise BadValue("`masks` are boolean tensors by name.", there=type(masks).__name__, try_="Masks.of(model)")
+    return Masks(masks)
+
+
+def dead_of(
+    model: nn.Module, measured: Measured, living: Mapping[str, Tensor], *, threshold: float, mode: str
+) -> DeadNeurons:
+    """The numbers that follow from what was measured and from which weights live."""
+    rows = tuple(_row(site, tally, threshold, static_units(model, site, len(tally.channels), living))
+                 for site, tally in measured.seen)  # fmt: skip
+    return DeadNeurons(rows, threshold, measured.samples, type(model).__name__, mode, measured.unreached)
+
+
+def _row(site: Site, tally: Tally, threshold: float, static: Tensor) -> DeadRow:
+    silent = tally.channels <= threshold
+    static = static.to(silent.device)
+    elements = static_elements = dynamic_elements = silent_elements = None
+    if tally.elements is not None:
+        quiet = tally.elements <= threshold
+        wide = [1] * quiet.dim()
+        wide[max(site.channel_axis - 1, 0)] = -1  # a sample has no batch axis
+        pruned = static.view(wide).expand_as(quiet)
+        elements, silent_elements = quiet.numel(), int(quiet.sum())
+        static_elements, dynamic_elements = int(pruned.sum()), int((quiet & ~pruned).sum())
+    return DeadRow(
+        site=str(site),
+        block=site.block,
+        activation=site.activation,
+        channels=len(silent),
+        static=int(static.sum()),
+        dynamic=int((silent & ~static).sum()),
+        silent=int(silent.sum()),
+        elements=elements,
+        static_elements=static_elements,
+        dynamic_elements=dynamic_elements,
+        silent_elements=silent_elements,
+        zeros=int(tally.below) / max(tally.outputs, 1),
+        outputs=tally.outputs,
+    )

@@ -1,0 +1,187 @@
+"""Tally: what the calls of an activation have put out so far, in the memory of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from surgery.errors import BadValue, SurgeryError, cause_of
+from surgery.look.observe import Key
+from surgery.look.site import Site
+
+Tallies = Mapping[Key, "Tally"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """The highest output of every channel (C) and of every element (the shape of one sample), and two counts.
+
+    `below` counts the outputs at or below the threshold, of `outputs` in all; both stay on the device. `elements` is
+    None where the samples do not stand on the first axis (`leads` is False), or do not all have one shape. What is no
+    number stays so in the highest outputs.
+    """
+
+    channels: Tensor
+    elements: Tensor | None
+    below: Tensor
+    outputs: int
+    leads: bool = True
+
+    @classmethod
+    def of(cls, output: Tensor, axis: int, samples: int, threshold: float, leads: bool) -> Tally:
+        """The tally of one call, whose output has its channels on `axis`, made from a batch of `samples`."""
+        if leads and output.dim() == 1:
+            output, axis = output.unsqueeze(1), 1  # one number a sample
+        elements = _highest(output, 0) if leads and axis > 0 and output.shape[0] == samples else None
+        rest, place = (output, axis) if elements is None else (elements, axis - 1)
+        rows = rest.movedim(place, 0).flatten(1) if rest.dim() > 1 else rest.reshape(-1, 1)
+        channels = _highest(rows, 1)
+        return cls(channels, elements, (output <= threshold).sum(), output.numel(), leads)
+
+    def joined(self, other: Tally) -> Tally:
+        """The tally of both."""
+        same = self.elements is not None and other.elements is not None and self.elements.shape == other.elements.shape
+        return Tally(
+            torch.maximum(self.channels, other.channels),
+            torch.maximum(self.elements, other.elements) if same else None,  # type: ignore[arg-type]
+            self.below + other.below,
+            self.outputs + other.outputs,
+            self.leads,
+        )
+
+
+def taking_down(
+    tallies: dict[Key, Tally], sites: Mapping[Key, Site], leading: set[Key], samples: int, threshold: float
+) -> Callable[[Key, Tensor], None]:
+    """A `look` for `surgery.observing` that adds what it sees at these sites to the tallies.
+
+    At the `leading` calls the samples stand on the first axis; those where that is not so on the first batch are taken
+    out.
+
+    Raises:
+        BadValue: a site has other channels than in the batches before.
+    """
+
+    def look(key: Key, output: Tensor) -> None:
+        site = sites.get(key)
+        if site is None or not output.numel():
+            return
+        known = tallies.get(key)
+        if known is None and output.shape[:1] != (samples,):
+            leading.discard(key)
+        leads = key in leading if known is None else known.leads
+        fresh = Tally.of(output, site.channel_axis, samples, threshold, leads)
+        if known is not None and known.channels.shape != fresh.channels.shape:
+            raise BadValue(
+                f"{site} has {len(fresh.channels)} channels on this batch.", there=f"{len(known.channels)} before",
+                try_="batches of one size",
+            )  # fmt: skip
+        tallies[key] = fresh if known is None else known.joined(fresh)
+
+    return look
+
+
+def check_numbers(sites: Sequence[Site], tallies: Tallies) -> None:
+    """Refuse outputs that are no numbers: they are neither above the threshold nor below it.
+
+    Raises:
+        BadValue: the first of the calls, in their order, that put out such.
+    """
+    for site in sites:
+        tally = tallies.get(site.key)
+        broken = 0 if tally is None else int(tally.channels.isnan().sum())
+        if tally is not None and broken:
+            raise BadValue(
+                f"{site} puts out what is no number.", there=f"nan in {broken} of its {len(tally.channels)} channels",
+                try_="batches without nan, and weights from before the training broke",
+            )  # fmt: skip
+
+
+def together(
+    sites: Sequence[Site], tallies: Tallies, samples: int, failure: Exception | None = None
+) -> tuple[Tallies, int]:
+    """Tallies and samples of all processes, if there are several; each must come here, also after a failure.
+
+    Raises:
+        Exception: the failure of this process, whatever it is.
+        BadValue: another process failed, or looked at another model.
+    """
+    if not several_processes():
+        if failure is not None:
+            raise failure
+        return tallies, samples
+    mine = {key: (len(one.channels), None if one.elements is None else one.elements.shape, one.outputs)
+            for key, one in tallies.items()}  # fmt: skip
+    keys = [site.key for site in sites]
+    told = told_by_all((keys, mine, samples), failure)
+    if any(one[0] != keys for one in told):
+        raise BadValue("The processes measured different models.", try_="one model in all of them")
+    parts = [part for _, part, _ in told]
+    order = [key for key in keys if any(key in part for part in parts)]
+    return _reduced(order, tallies, parts), sum(count for *_, count in told)
+
+
+def several_processes() -> bool:
+    """Whether there is somebody to add up with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def told_by_all(mine: Any, failure: Exception | None = None, doing: str = "measure") -> list[Any]:
+    """What each process has to tell, in their order; all must come here, also one that failed.
+
+    Raises:
+        Exception: the failure of this process, in the others BadValue.
+    """
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, (None if failure is None else _first_line(failure), mine))
+    if failure is not None:
+        raise failure
+    for rank, (problem, _) in enumerate(told):
+        if problem is not None:
+            raise BadValue(f"Process {rank} could not {doing}.", there=problem)
+    return [one for _, one in told]
+
+
+def _first_line(failure: Exception) -> str:
+    """What others are told of a failure; one that is not ours says little without its kind."""
+    return str(failure).splitlines()[0] if isinstance(failure, SurgeryError) else cause_of(failure)
+
+
+def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, Any]]) -> Tallies:
+    """One message for all highest outputs, one for all counts."""
+    if not order:
+        return {}
+    home = next((one.channels.device for one in tallies.values()), torch.device("cpu"))
+    blank, shapes = {}, {}
+    for key in order:
+        seen = [part[key] for part in parts if key in part]
+        shape = seen[0][1] if all(one[1] == seen[0][1] for one in seen) else None
+        none = torch.full((seen[0][0],), -torch.inf, device=home)
+        high = None if shape is None else torch.full(shape, -torch.inf, device=home)
+        blank[key] = Tally(none, high, torch.zeros((), dtype=torch.long, device=home), 0)
+        shapes[key] = shape
+    filled = {key: tallies.get(key, blank[key]) for key in order}
+    filled = {key: one if shapes[key] is not None else replace(one, elements=None) for key, one in filled.items()}
+    highest = [part for one in filled.values() for part in (one.channels, one.elements) if part is not None]
+    joined = torch.cat([part.double().flatten() for part in highest])
+    below = torch.stack([one.below for one in filled.values()])
+    dist.all_reduce(joined, dist.ReduceOp.MAX)
+    dist.all_reduce(below)
+    pieces = iter(joined.split([part.numel() for part in highest]))
+    whole = {}
+    for (key, one), count in zip(filled.items(), below, strict=True):
+        channels = next(pieces)
+        elements = None if one.elements is None else next(pieces).view(one.elements.shape)
+        whole[key] = Tally(channels, elements, count, sum(part[key][2] for part in parts if key in part))
+    return whole
+
+
+def _highest(values: Tensor, axis: int) -> Tensor:
+    """The highest along an axis, exactly; no number if one of them is none."""
+    high = values.amax(axis)
+    return high.to(torch.promote_types(high.dtype, torch.float32))

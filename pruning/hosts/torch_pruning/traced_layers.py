@@ -1,0 +1,94 @@
+"""Traced: which layers a pruner of Torch-Pruning has seen. It follows gradients, so it does not see what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch_pruning import ops
+
+from pruning.dead.measure import buffers_kept
+from surgery.errors import CannotEdit
+from surgery.look.example import Example
+from surgery.look.finder import home_of
+from surgery.repair.batches import in_eval
+
+_FEW = 3  # names in a message
+
+
+def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -> None:
+    """Refuse a model that runs layers which its pruner has not seen: their neighbours would be cut without them.
+
+    Without a sample to run, layers that are frozen count as those that run.
+
+    Raises:
+        CannotEdit: naming them.
+    """
+    runs = _frozen(model) if sample is None else _run(model, sample)
+    unseen = list(_unseen(pruner, model, runs))
+    if unseen:
+        raise CannotEdit(
+            "Torch-Pruning has not seen layers that the model runs, and would cut their neighbours without them.",
+            asked=f"{', '.join(unseen[:_FEW])}{', ...' if len(unseen) > _FEW else ''}",
+            there="layers that were frozen as the pruner was made, or that run without gradients",
+            try_="requires_grad_(True) for all, then a new pruner, then freeze again; what should stay as it is goes "
+                 "into its ignored_layers",
+        )  # fmt: skip
+
+
+def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
+    """Refuse parameters in reach of the pruner that are no plain numbers: a cut would make plain ones of them, or fail.
+
+    An ignored layer is in reach, too: what enters it may be cut.
+
+    Raises:
+        CannotEdit: naming the first.
+    """
+    nodes, spared = list(pruner.DG.module2node), {id(param) for param in pruner.ignored_params}
+    reached = {id(one) for one in nodes if isinstance(one, nn.Parameter)}
+    reached |= {id(param) for one in nodes if isinstance(one, nn.Module) for param in one.parameters()}
+    for name, param in model.named_parameters():
+        if id(param) not in reached - spared:
+            continue
+        if type(param.data) is not Tensor or not (param.is_floating_point() or param.is_complex()):
+            kind = param.dtype if type(param.data) is Tensor else type(param.data).__name__
+            raise CannotEdit(f"Torch-Pruning cannot cut {name}.", there=f"a parameter of another kind: {kind}",
+                             try_="prune the plain model; quantise or distribute it afterwards")  # fmt: skip
+
+
+def _unseen(pruner: Any, model: nn.Module, runs: set[int]) -> Iterator[str]:
+    graph = pruner.DG
+    seen, spared = {id(one) for one in graph.module2node}, {id(one) for one in graph.IGNORED_LAYERS_IN_TRACING}
+    spared |= {id(one) for one in graph.ignored_params}
+    kinds = tuple(ops.type2class(kind) for kind in graph.REGISTERED_PRUNERS if kind != ops.OPTYPE.PARAMETER)
+    loose = {id(param) for param, _ in graph.unwrapped_parameters}
+    for path, module in model.named_modules():
+        if id(module) not in runs or id(module) in spared:
+            continue
+        own = list(module.named_parameters(recurse=False))
+        if own and isinstance(module, kinds) and id(module) not in seen:
+            yield path
+        for name, param in own:
+            if id(param) in loose - seen - spared and not param.requires_grad:
+                yield f"{path}.{name}" if path else name
+
+
+def _frozen(model: nn.Module) -> set[int]:
+    """The ids of the modules that have parameters of their own, all of them frozen."""
+    owned = {id(one): [param.requires_grad for param in one.parameters(recurse=False)] for one in model.modules()}
+    return {module for module, flags in owned.items() if flags and not any(flags)}
+
+
+def _run(model: nn.Module, sample: Example) -> set[int]:
+    """The ids of the modules that one forward in eval mode calls; the model is afterwards as it was."""
+    found: set[int] = set()
+    handles = [one.register_forward_pre_hook(lambda one, _: found.add(id(one))) for one in model.modules()]
+    try:
+        with in_eval(model), buffers_kept(model):
+            given = sample.on(home_of(model))
+            model(*given.args, **given.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

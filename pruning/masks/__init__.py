@@ -1,0 +1,1 @@
+"""Masks: which weights are pruned, which can be, and how they stay pruned."""

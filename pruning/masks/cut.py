@@ -1,0 +1,76 @@
+"""Cut: exactly so many of the lowest scores, ties broken by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pruning.masks.masks import Masks
+from surgery.errors import BadValue
+
+_ROUNDING = 1e-6  # a share that should give a whole number may give a little less
+
+
+def count_of(share: float, alive: int) -> int:
+    """How many of the living weights a share is: the whole number at or below share x alive."""
+    return math.floor(share * alive + _ROUNDING)
+
+
+def check_share(name: str, share: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        BadValue: it is no number in [0, 1].
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise BadValue(f"`{name}` is a share of the living weights.", asked=f"{name}={share!r}", try_="0 to 1")
+
+
+def candidates_of(masks: Masks, among: Mapping[str, Tensor] | None) -> Masks:
+    """The living weights that may be cut: all of them, or those `among` which one may choose."""
+    return masks if among is None else Masks({name: mask & among[name] for name, mask in masks.items()})
+
+
+def cut_lowest(
+    masks: Masks, scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None
+) -> Masks:
+    """The masks without the `count` living weights of the lowest scores, over all tensors together.
+
+    Exactly so many: of equal scores the first in the order of names, and in each tensor, are cut first. `among` are
+    boolean tensors that say which weights may be cut, by default all.
+
+    Raises:
+        BadValue: fewer living weights may be cut, or one of them has no number as its score.
+    """
+    candidates = candidates_of(masks, among)
+    there = candidates.alive
+    if count > there:
+        raise BadValue("There are too few weights to cut.", asked=f"{count} weights", there=f"{there} that may be cut",
+                       try_="a smaller share")  # fmt: skip
+    if count == 0:
+        return masks
+    device = next(iter(masks.values())).device
+    living = [_checked(name, scores[name][mask]).to(device) for name, mask in candidates.items()]
+    cut = _lowest(torch.cat(living), count).split([len(one) for one in living])
+    kept = {}
+    for (name, mask), lost in zip(candidates.items(), cut, strict=True):
+        kept[name] = masks[name].clone()
+        kept[name][mask] = ~lost.to(mask.device)
+    return Masks(kept)
+
+
+def _checked(name: str, scores: Tensor) -> Tensor:
+    if bool(scores.isnan().any()):
+        raise BadValue(f"Living weights of {name} have no number as their score.", there="nan")
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _lowest(scores: Tensor, count: int) -> Tensor:
+    """True for the `count` lowest of a row of numbers, of equal ones the first."""
+    bound = scores.kthvalue(count).values
+    below, equal = scores < bound, scores == bound
+    missing = count - int(below.sum())
+    return below | (equal & (equal.cumsum(0) <= missing))

@@ -1,0 +1,278 @@
+"""Masks: which weights of a model live."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning.masks.hold import hold
+from pruning.masks.host_masks import host_masks
+from pruning.masks.optimizers import optimizers_in
+from pruning.masks.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
+from surgery.errors import BadFile, BadValue, WrongModel, nearest
+from surgery.look.finder import check_plain
+from surgery.look.site import table
+
+FORMAT = "1"
+
+_SOME = 0.01  # the share of a weight up to which zeros are an accident
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks(Mapping[str, Tensor]):
+    """Name -> boolean tensor, True where the weight lives. Prints as a table; values are replaced, not changed.
+
+    `Masks.full(model)` lets every prunable weight live, `Masks.of(model)` takes zeros for pruned. Names are those of
+    `prunable(model)`, the same for a copy of the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for name, mask in self.tensors.items():
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                there = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+                raise BadValue(f"The mask of {name} is not boolean.", there=there, try_="mask != 0")
+
+    @classmethod
+    def full(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
+        """Masks under which every prunable weight lives.
+
+        Raises:
+            CannotLook, NothingPicked, BadValue: as `prunable`.
+        """
+        weights = prunable(model, keep)
+        return cls({name: torch.ones(one.shape, dtype=torch.bool, device=_place(one)) for name, one in weights.items()})
+
+    @classmethod
+    def of(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
+        """Takes zeros for pruned: by the masks of a host where there are any, elsewhere those live that are not zero.
+
+        For a network that was pruned elsewhere and came without masks. A layer that merely begins at zero counts as
+        pruned here, and would never learn.
+
+        Raises:
+            CannotLook, NothingPicked, BadValue: as `prunable`; and on the meta device, where weights have no values.
+        """
+        found = {}
+        weights, hosts = prunable(model, keep), host_masks(model)
+        for name, param in weights.items():
+            shown = hosts.get(name, param).detach()
+            if shown.is_meta:
+                raise BadValue(f"{name} has no values yet: nobody knows which of its weights live.",
+                               there="a weight on the meta device", try_="Masks.full(model)")  # fmt: skip
+            found[name] = shown != 0
+        return cls(found)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def size(self) -> int:
+        """How many weights there are, living or not."""
+        return sum(mask.numel() for mask in self.values())
+
+    @property
+    def alive(self) -> int:
+        """How many weights live."""
+        return sum(int(mask.sum()) for mask in self.values())
+
+    @property
+    def share(self) -> float:
+        """The share of weights that live."""
+        return self.alive / max(self.size, 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Mapping)
+            and list(self) == list(other)
+            and all(
+                isinstance(other[name], Tensor) and torch.equal(mask, other[name].to(mask.device))
+                for name, mask in self.items()
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __and__(self, other: Mapping[str, Tensor]) -> Masks:
+        """Masks under which a weight lives if it lives in both; a name that one of them lacks lives there."""
+        other = other if isinstance(other, Masks) else Masks(other)
+        shared = {name: other[name] for name in self if name in other}
+        for name, mask in shared.items():
+            if mask.shape != self[name].shape:
+                raise BadValue(
+                    f"Two masks of {name} have two shapes.", there=f"{tuple(self[name].shape)} and {tuple(mask.shape)}"
+                )
+        both = {name: mask & shared[name].to(mask.device) if name in shared else mask for name, mask in self.items()}
+        return Masks(both | {name: mask for name, mask in other.items() if name not in self})
+
+    def beside(self, weights: Mapping[str, Tensor]) -> Masks:
+        """The same masks, each on the device of the weight of its name."""
+        return Masks({name: mask.to(weights[name].device) for name, mask in self.items()})
+
+    @torch.no_grad()
+    def lay_over(self, model: nn.Module) -> None:
+        """Set every weight that does not live to zero, in place. Masks of a host stay as they are: see `hosts.commit`.
+
+        Raises:
+            WrongModel: a mask is of a weight that the model does not have, or of another shape. Nothing has changed.
+        """
+        for param, mask in self.pairs(model):
+            param.masked_fill_(~mask.to(param.device), 0)
+
+    def held(
+        self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer], also: Iterable[nn.Module] = ()
+    ) -> AbstractContextManager[None]:
+        """Inside, weights that do not live are zero after every step of the optimiser (0.0 or -0.0).
+
+        They are set to zero on the way in, in the model and in those given as `also` (EMA copies), together with what
+        the optimiser keeps about them (momentum, moments); it may be one optimiser or several, and wrappers of such
+        (Accelerate, Lookahead, schedule-free ones, whose copies of the weights are held too). Enter it before the first
+        step, with the plain model also where a compiled or distributed wrapper of it is trained, and anew after
+        the model has been moved or cut. Gradients are left whole: clipping by their norm counts pruned weights in.
+
+        Raises:
+            WrongModel: the masks are of another model. Nothing has changed.
+            BadValue: here, no optimiser moves any of these weights, this is none, or its steps cannot be followed; at
+                the end, pruned weights came back to life: something else moved them.
+        """
+        optimizers, copies = optimizers_in(optimizer), [pair for one in also for pair in self.pairs(one)]
+        return self._held(model, hold(self.pairs(model), optimizers, copies))
+
+    @contextmanager
+    def _held(self, model: nn.Module, holding: AbstractContextManager[None]) -> Iterator[None]:
+        with holding:
+            yield
+            self.check_zero(model)
+
+    def check_zero(self, model: nn.Module) -> None:
+        """Refuse a model in which weights that do not live are not zero.
+
+        Raises:
+            WrongModel: the masks are of another model.
+            BadValue: pruned weights came back to life.
+        """
+        back = {name: _moved(param, mask) for name, (param, mask) in zip(self, self.pairs(model), strict=True)}
+        if any(back.values()):
+            raise BadValue(
+                "Pruned weights came back to life.", asked="zero after every step",
+                there=f"{sum(back.values())} that are not, the first in {next(name for name in back if back[name])}",
+                try_="with held(optimizer): around all steps, of all optimisers",
+            )  # fmt: skip
+
+    def pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each weight of the model with its mask.
+
+        Raises:
+            WrongModel: the masks are of another model.
+            BadValue: a layer does not use such a weight as it is, see `prunable`.
+        """
+        check_plain(model)
+        found = weights_of(model)
+        for name, mask in self.items():
+            if name not in found or found[name].shape != mask.shape:
+                there = f"{name} {tuple(found[name].shape)}" if name in found else ", ".join(list(found)[:3]) + ", ..."
+                raise WrongModel(
+                    f"These are masks of another model: {name} {tuple(mask.shape)}.", there=there,
+                    try_=nearest(name, found) if name not in found else "the masks of this model",
+                )  # fmt: skip
+            check_read_as_it_is(name, *owner_of(model, name))
+        return [(found[name], mask) for name, mask in self.items()]
+
+    def save(self, path: str | Path) -> None:
+        """Write the masks to a safetensors file, a bit per weight."""
+        packed = {name: torch.from_numpy(numpy.packbits(mask.cpu().numpy().reshape(-1))) for name, mask in self.items()}
+        shapes = {name: list(mask.shape) for name, mask in self.items()}
+        save_file(packed, path, {"kind": "masks", "format": FORMAT, "shapes": json.dumps(shapes)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Masks:
+        """Read masks from a file that `save` wrote.
+
+        Raises:
+            BadFile: it is none, or damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                told = file.metadata() or {}
+                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (told.get("kind"), told.get("format")) != ("masks", FORMAT):
+                raise BadFile(f"{path} holds no masks.", there=str(told), try_="a file that Masks.save wrote")
+            shapes: dict[str, list[int]] = json.loads(told["shapes"])
+            if set(shapes) != set(packed):
+                raise ValueError("other names in the head than in the body")
+            return cls({name: _unpacked(packed[name], shape) for name, shape in shapes.items()})
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise BadFile(f"{path} cannot be read as masks.", there=f"{type(error).__name__}: {error}") from error
+
+    def __str__(self) -> str:
+        rows = [
+            (name, "x".join(map(str, mask.shape)), str(alive := int(mask.sum())), f"{alive / max(mask.numel(), 1):.1%}")
+            for name, mask in self.items()
+        ]
+        lines = table(("weight", "shape", "living", "share"), rows) if rows else []
+        return "\n".join([*lines, f"{self.alive} of {self.size} weights live ({self.share:.2%})"])
+
+
+def masks_in_force(model: nn.Module, keep: Filter | None = None) -> Masks:
+    """The masks of a host where it laid any; every other prunable weight lives, also one that merely is zero.
+
+    Raises:
+        CannotLook, NothingPicked, BadValue: as `prunable`.
+    """
+    hosts = host_masks(model)
+    return Masks({name: hosts[name].detach() != 0 if name in hosts else mask
+                  for name, mask in Masks.full(model, keep).items()})  # fmt: skip
+
+
+def warn_of_zeros(model: nn.Module, masks: Masks, stacklevel: int) -> None:
+    """Warn of weights that will learn though somebody seems to have pruned them: zeros among others that are not zero.
+
+    A weight of zeros alone is one that begins so.
+    """
+    for name, (param, mask) in zip(masks, masks.pairs(model), strict=True):
+        living = mask.to(param.device)
+        zeros, count = int(((param == 0) & living).sum()), int(living.sum())
+        if _SOME * count < zeros < count:
+            warnings.warn(
+                f"{zeros} of {count} living weights of {name} are zero, and will learn: if they were pruned, give their"
+                " masks, or masks=Masks.of(model).", stacklevel=stacklevel + 1,
+            )  # fmt: skip
+            return
+
+
+@torch.no_grad()
+def _moved(param: Tensor, mask: Tensor) -> int:
+    """How many weights are not zero though they should; what is no number says nothing of who moved it."""
+    pruned = param[~mask.to(param.device)]
+    return int(((pruned != 0) & ~pruned.isnan()).sum())
+
+
+def _place(weight: Tensor) -> torch.device:
+    """Where the mask of a weight is: beside it, but masks always have values."""
+    return torch.device("cpu") if weight.is_meta else weight.device
+
+
+def _unpacked(packed: Tensor, shape: list[int]) -> Tensor:
+    count = math.prod(shape)
+    if packed.dim() != 1 or len(packed) != -(-count // 8):
+        raise ValueError(f"{packed.numel()} bytes for {shape}")
+    return torch.from_numpy(numpy.unpackbits(packed.numpy(), count=count).astype(bool).reshape(shape))

@@ -1,0 +1,93 @@
+"""Agree: what the processes of a training measured becomes one, and they cut the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from pruning.dead.tally import several_processes, told_by_all
+from pruning.masks.masks import Masks
+from pruning.rounds.rewind import digest_of
+from surgery.errors import BadValue
+
+T = TypeVar("T")
+
+
+def jointly(make: Callable[[], T], doing: str = "go on") -> T:
+    """What this process makes, if no process fails at it; else none of them is left waiting for another.
+
+    Every process must come here, also one whose `make` fails. `make` itself waits for nobody.
+
+    Raises:
+        Exception: the failure of this process, whatever it is.
+        BadValue: another process failed.
+    """
+    if not several_processes():
+        return make()
+    made, failure = _tried(make)
+    told_by_all(None, failure, doing)
+    return cast("T", made)
+
+
+def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The tensors by name that this process measures, each the mean over all processes, if there are several.
+
+    Every process must come here, also one whose `measure` fails.
+
+    Raises:
+        Exception: the failure of this process, whatever it is.
+        BadValue: another process failed, or measured something else.
+    """
+    if not several_processes():
+        return measure()
+    tensors, failure = _tried(measure)
+    mine = {name: list(one.shape) for name, one in (tensors or {}).items()}
+    if any(shapes != mine for shapes in told_by_all(mine, failure)):
+        raise BadValue("The processes measured different weights.", try_="one model, and one call, in all of them")
+    if not tensors:
+        return {}
+    dtype = torch.float32
+    for one in tensors.values():
+        dtype = torch.promote_types(dtype, one.dtype)
+    whole = torch.cat([one.detach().to(dtype).flatten() for one in tensors.values()])
+    dist.all_reduce(whole)
+    whole /= dist.get_world_size()
+    parts = whole.split([one.numel() for one in tensors.values()])
+    return {name: part.view(one.shape).to(one.dtype) for (name, one), part in zip(tensors.items(), parts, strict=True)}
+
+
+def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
+    """The masks that this process makes, if all processes make the same, and stand at the same `place`.
+
+    Every process must come here, also one whose `make` fails.
+
+    Raises:
+        Exception: the failure of this process, whatever it is.
+        BadValue: another process failed, or the processes differ.
+    """
+    if not several_processes():
+        return make()
+    masks, failure = _tried(make)
+    told = told_by_all((place, None if masks is None else digest_of(masks)), failure, "cut")
+    if any(there != place for there, _ in told):
+        raise BadValue("The processes do not stand at the same place.", there=", ".join(str(one) for one, _ in told),
+                       try_="folders that were kept at one moment, or new ones")  # fmt: skip
+    count = len({digest for _, digest in told})
+    if masks is None or count > 1:
+        raise BadValue(
+            "The processes cut different weights, and would train different networks.",
+            there=f"{count} kinds of masks in {len(told)} processes",
+            try_="equal weights, and one seed, in all of them; a criterion that is measured on data averages over them",
+        )  # fmt: skip
+    return masks
+
+
+def _tried(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return make(), None
+    except Exception as error:  # told to the others, and raised again
+        return None, error

@@ -1,0 +1,1 @@
+"""Pruners: which weights are cut, and by which criterion."""

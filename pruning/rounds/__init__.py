@@ -1,0 +1,1 @@
+"""Rounds: prune, rewind, train, repeated, with checkpoints."""

@@ -1,0 +1,282 @@
+"""Checkpoint: a folder that holds where a run of rounds stands, whole at any moment; nothing in it is pickled.
+
+The functions below are also those by which other packages keep their folders whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pruning.masks.masks import Masks
+from pruning.rounds.rewind import Tensors, put_into, tensors_of
+from surgery.errors import BadFile, WrongModel
+from surgery.files import put_in_place, write_half
+
+FORMAT = 1
+INDEX = "rounds.json"
+_PART = re.compile(r"(state|masks|rewind)-(\d+)\.safetensors(\.tmp)?")
+_SECTIONS = ("model", "before", "movement", "random")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """Where a run stands: what comes next, in which round, and what the pruner will be told of it.
+
+    `next` is "train", "cut", "after" or "done"; `number` the round, 0 before the first; `stage` how many of its cuts
+    are made; `alive` how many weights lived when it began. `before` and `movement` are those of `Round`.
+    """
+
+    next: str
+    number: int
+    stage: int
+    alive: int
+    masks: Masks
+    before: Tensors
+    movement: Tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a folder holds, read and checked."""
+
+    progress: Progress
+    rewind: Tensors | None
+    tensors: Tensors
+    training: frozenset[str]
+    random: Mapping[str, Any]
+
+    def restore(self, model: nn.Module) -> None:
+        """Make the model, its modes and the random generators of the process what they were, in place."""
+        put_into(model, self.tensors)
+        for path, module in model.named_modules():
+            module.training = path in self.training
+        set_random(self.random)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folder:
+    """The folder of one run, told apart from other runs by `run`, plain data.
+
+    A save writes new files, then replaces the index, which names them with their digests, then removes the old ones:
+    whenever the process is killed, the index and all it names are whole. One process at a time writes.
+    """
+
+    path: Path
+    run: Mapping[str, Any]
+
+    def save(self, model: nn.Module, progress: Progress, rewind: Tensors | None) -> None:
+        """Write where the run stands; the state to rewind to is written the first time only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        old = self._index() if (self.path / INDEX).is_file() else None
+        count = old["count"] + 1 if old else 0
+        sections = {"model": tensors_of(model), "before": progress.before, "movement": progress.movement,
+                    "random": random_tensors()}  # fmt: skip
+        state = {f"{section}/{name}": one for section, part in sections.items() for name, one in part.items()}
+        files = {
+            "state": write_whole(self.path, f"state-{count}.safetensors", lambda path: save_file(plain(state), path)),
+            "masks": write_whole(self.path, f"masks-{count}.safetensors", progress.masks.save),
+        }
+        if rewind is not None:
+            name = f"rewind-{count}.safetensors"
+            files["rewind"] = (
+                old["files"]["rewind"]
+                if old
+                else write_whole(self.path, name, lambda path: save_file(plain(rewind), path))
+            )
+        stands = {name: getattr(progress, name) for name in ("next", "number", "stage", "alive")}
+        data = {"format": FORMAT, "count": count, "run": dict(self.run), "progress": stands, "files": files,
+                "training": [path for path, module in model.named_modules() if module.training],
+                "python": random.getstate()}  # fmt: skip
+        write_index(self.path / INDEX, data)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove files of former saves; those of others stay."""
+        remove_stale(self.path, _PART, self._index()["files"])
+
+    def load(self, model: nn.Module) -> Saved | None:
+        """What was saved last, None if nothing was yet. Nothing changes.
+
+        Raises:
+            BadFile: a file is missing, damaged or not ours.
+            WrongModel: the folder holds another run, or one of another model.
+        """
+        if not (self.path / INDEX).is_file():
+            check_new(self.path, INDEX, _PART)
+            return None
+        data = self._index()
+        check_same(self.path, "run", self.run, data["run"])
+        paths = {part: checked(self.path / name, digest, INDEX) for part, (name, digest) in data["files"].items()}
+        state = read_tensors(paths["state"])
+        parts = {
+            section: {name.partition("/")[2]: one for name, one in state.items() if name.startswith(f"{section}/")}
+            for section in _SECTIONS
+        }
+        told = {**data["progress"], "before": parts["before"], "movement": parts["movement"]}
+        return Saved(
+            Progress(**told, masks=Masks.load(paths["masks"])),
+            read_tensors(paths["rewind"]) if "rewind" in paths else None,
+            parts["model"],
+            frozenset(data["training"]),
+            {"python": data["python"], **parts["random"]},
+        )
+
+    def _index(self) -> dict[str, Any]:
+        return read_index(self.path / INDEX, FORMAT)
+
+
+_ANEW = "a copy of the folder, or another folder to begin anew in"
+
+
+def write_whole(folder: Path, name: str, write: Callable[[str], object]) -> tuple[str, str]:
+    """Write a file under another name, then rename it; returns its name and digest."""
+    digest = _digest_of_file(write_half(folder / name, lambda half: write(str(half))))
+    put_in_place(folder / name)
+    return name, digest
+
+
+def write_index(path: Path, data: Mapping[str, Any]) -> None:
+    """Write plain data as JSON with a digest of itself."""
+    text = json.dumps({**data, "digest": _digest(data)}) + "\n"
+    write_whole(path.parent, path.name, lambda half: Path(half).write_text(text))
+
+
+def read_index(path: Path, format: int) -> dict[str, Any]:
+    """What `write_index` wrote.
+
+    Raises:
+        BadFile: it is none, altered, or of another format.
+    """
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        told = data.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+    if data.get("format") != format:
+        raise BadFile(f"{path} has another format.", asked=str(format), there=str(data.get("format")))
+    if told != _digest(data):
+        raise BadFile(f"{path} was altered.", try_=_ANEW)
+    return data
+
+
+def remove_stale(folder: Path, parts: re.Pattern[str], files: Mapping[str, tuple[str, str]]) -> None:
+    """Remove those of the files called like `parts` that an index does not name; those of others stay."""
+    wanted = [name for name, _ in files.values()]
+    for stale in folder.iterdir():
+        if parts.fullmatch(stale.name) and stale.name not in wanted:
+            stale.unlink(missing_ok=True)
+
+
+def check_new(folder: Path, index: str, parts: re.Pattern[str]) -> None:
+    """Refuse a folder that lacks its index but holds parts, whose second group counts saves from 0.
+
+    Raises:
+        BadFile: that, or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadFile(f"{folder} is no folder.", try_="another path")
+    found = (parts.fullmatch(one.name) for one in folder.iterdir()) if folder.is_dir() else ()
+    if any(one is not None and int(one[2]) > 0 for one in found):  # at 0 the first save was cut short
+        raise BadFile(f"{folder} holds a run, but its {index} is missing.", try_=_ANEW)
+
+
+def check_same(folder: Path, what: str, asked: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run than the one asked for, by the first thing that differs.
+
+    Raises:
+        WrongModel: it does.
+    """
+    asked = json.loads(json.dumps(dict(asked)))
+    for name in sorted({*asked, *there}, key=lambda name: (name == "layout", name)):
+        ours, theirs = asked.get(name), there.get(name)
+        if ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            tensor = next(one for one in [*ours, *theirs] if ours.get(one) != theirs.get(one))
+            ours, theirs = (f"{tensor} {told.get(tensor, 'missing')}" for told in (ours, theirs))
+        raise WrongModel(
+            f"{folder} holds another {what}: {name} differs.", asked=_short(ours), there=_short(theirs),
+            try_="another folder, or the same call as before",
+        )  # fmt: skip
+
+
+def checked(path: Path, digest: str, index: str) -> Path:
+    """The path of a file that an index names, if it is there and undamaged.
+
+    Raises:
+        BadFile: it is not.
+    """
+    if not path.is_file():
+        raise BadFile(f"{path} is missing.", there=f"{index}, which names it", try_=_ANEW)
+    if _digest_of_file(path) != digest:
+        raise BadFile(f"{path} is damaged: its digest is not that of {index}.", try_=_ANEW)
+    return path
+
+
+def _short(told: object) -> str:
+    text = json.dumps(told)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        BadFile: it is none.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+
+
+def plain(tensors: Tensors) -> dict[str, Tensor]:
+    """Copies on the processor that share no memory, as safetensors wants them."""
+    return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """The states of the generators of torch, on every device in use, and of numpy."""
+    _, keys, position, has_gauss, gauss = numpy.random.get_state()
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)),
+        "numpy.rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return found | {f"cuda.{place}": state for place, state in enumerate(cuda)}
+
+
+def set_random(states: Mapping[str, Any]) -> None:
+    """Set the generators of torch, numpy and Python to the states of `random_tensors`, and "python" among them."""
+    kind, numbers, gauss = states["python"]
+    random.setstate((kind, tuple(numbers), gauss))
+    position, has_gauss, second = states["numpy.rest"].tolist()
+    keys = states["numpy"].numpy().astype(numpy.uint32)
+    numpy.random.set_state(("MT19937", keys, int(position), int(has_gauss), second))
+    torch.set_rng_state(states["torch"])
+    for place in range(torch.cuda.device_count()):
+        if f"cuda.{place}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{place}"], place)

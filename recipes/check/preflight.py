@@ -1,0 +1,96 @@
+"""Before: what a run checks before it reads its first image, so that hours are not lost to what could be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+import surgery
+from recipes.data import Data
+from recipes.format.recipe import Recipe
+from recipes.format.settings import Finetune
+from recipes.train.loss import check_norms, mixes
+from surgery.errors import BadValue, CannotLook
+from surgery.isolation.meta_copy import in_mode, twin
+from surgery.look.finder import home_of
+from surgery.rng import random_state_kept
+
+
+def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Module, data: Data, world: int) -> None:
+    """Refuse what the stages of a run could not do with this network, data and number of processes.
+
+    Nothing is changed, and no image is read: a twin of the network is run on images of the size and number that it
+    would be trained on, without numbers where that works.
+
+    Raises:
+        SurgeryError: what is wrong, such as one class, no images, a rule that picks nothing, batches too small for a
+            norm, options that do not go together.
+    """
+    options = recipe.finetune or Finetune()
+    trains = options.epochs > 0 and (recipe.finetune is not None or recipe.pruning is not None)
+    if len(data.classes) < 2:
+        raise BadValue("There is nothing to tell apart.", there=f"one class, {data.classes[0]}", try_="data with more")
+    train, test = data.counts
+    for count, what in ((train, "train"), (test, "test")):
+        if count == 0:
+            raise BadValue(f"There are no images to {what} on.", there=data.name)
+    check_options(options)
+    if train is not None and train < world:
+        problem = "there are fewer images to train on than processes."
+        raise BadValue(problem, there=f"{train} images, {world} processes")
+    batch = options.batch_size if train is None else min(options.batch_size, train // world)
+    if trains and mixes(options) and batch % 2:
+        raise BadValue("Images are mixed in pairs.", there=f"batches of {batch}", try_="an even number of images")
+    check_norms(network, options)
+    _try(network, "eval", 2, data.size)
+    if trains:
+        _try(network, "train", min(batch, 2), data.size)
+    if rules:
+        example = torch.empty(2, 3, data.size, data.size, device="meta")
+        sites = surgery.find_sites(network, example)
+        surgery.make_plan(sites, list(rules), skip_uneditable=recipe.skip_uneditable)
+
+
+def check_options(options: Finetune) -> None:
+    """Refuse options of a training that do not go together.
+
+    Raises:
+        BadValue: with what to try.
+    """
+    if mixes(options) and options.batch_size % 2:
+        raise BadValue("Images are mixed in pairs.", asked=f"batch_size={options.batch_size}", try_="an even number")
+    if options.sched == "step" and options.decay_epochs == 0:
+        raise BadValue("The learning rate drops after some time.", asked="decay_epochs=0", try_="more than 0")
+
+
+def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
+    """Run a twin on so many images; where values decide something in the network, on numbers.
+
+    A network of which there is no twin is not tried: itself it must not run before the run begins.
+    """
+    reason: Exception | None = None
+    for device in dict.fromkeys((torch.device("meta"), home_of(network))):
+        with random_state_kept(), torch.no_grad(), device:
+            try:
+                tried = in_mode(twin(network, meta=device.type == "meta"), mode)
+            except CannotLook:
+                reason = None  # what a copy without numbers said before does not count
+                continue
+            try:
+                tried(torch.zeros(count, 3, size, size))
+                return
+            except Exception as error:  # whatever a forward may raise, refusals of this library among it
+                reason = error
+    if reason is None:
+        return
+    told = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+    kind = type(network).__name__
+    if mode == "train" and count == 1:
+        raise BadValue(
+            f"{kind} cannot be trained on one image at a time.", there=told, try_="a larger --batch-size, more images"
+        ) from reason  # fmt: skip
+    raise CannotLook(
+        f"{kind} does not run on images of {size} pixels.", there=told, try_="--img-size, with a size that it takes"
+    ) from reason  # fmt: skip

@@ -1,0 +1,98 @@
+"""Commands about recipe files: `recipes ls`, `show`, `copy`, `check`, `new`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recipes.cli.flags import Commands, add_skip, command
+
+
+def add_commands(commands: Commands[Any]) -> None:
+    """Declare them."""
+    recipes = commands.add_parser("recipes", help="list, show, copy, check and write recipes")
+    own = recipes.add_subparsers(dest="what", metavar="COMMAND", required=True)
+
+    ls = command(own, "ls", _ls, "list the ready-made recipes", "surgery recipes ls 'resnet*'")
+    ls.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="only these, such as 'vit-*'")
+    ls.add_argument("--markdown", action="store_true", help="print a table with models and what was measured")
+
+    show = command(own, "show", _show, "print a recipe", "surgery recipes show resnet-erase-last", json=False)
+    show.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
+
+    example = "surgery recipes copy resnet-ap mine.toml"
+    copy = command(own, "copy", _copy, "copy a ready-made recipe to edit it", example, json=False)
+    copy.add_argument("recipe", metavar="NAME", help="a name of `surgery recipes ls`")
+    copy.add_argument("file", metavar="FILE", help="a new file that ends in .toml")
+
+    about = "tell whether a recipe is well formed, and what it would pick on a model"
+    check = command(own, "check", _check, about, "surgery recipes check mine.toml --model timm/resnet50")
+    check.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
+    check.add_argument("--model", help="look without weights which sites each rule picks there")
+    add_skip(check)
+
+    about = "write a commented recipe that lists every site of a model"
+    new = command(own, "new", _new, about, "surgery recipes new timm/resnet18 > mine.toml", json=False)
+    new.add_argument("model", metavar="MODEL", help="timm/NAME, torchvision/NAME or cifar/NAME")
+
+
+def _ls(options: argparse.Namespace) -> None:
+    from recipes.format.library import load, names
+    from recipes.format.table import catalogue
+    from surgery.errors import UnknownName, nearest
+    from surgery.look.site import table
+
+    if not names(options.pattern):
+        raise UnknownName(f"no recipe is called {options.pattern!r}.", try_=nearest(options.pattern, names()))
+    if options.markdown:
+        print(catalogue(options.pattern))
+        return
+    found = [load(name) for name in names(options.pattern)]
+    if options.json:
+        print(json.dumps([{"name": one.name, "about": one.about, "models": list(one.models)} for one in found]))
+    else:
+        print("\n".join(table(("name", "about"), [(one.name, one.about) for one in found])))
+
+
+def _show(options: argparse.Namespace) -> None:
+    from recipes.format.library import text_of
+
+    print(text_of(options.recipe).rstrip())
+
+
+def _copy(options: argparse.Namespace) -> None:
+    from recipes.format.library import text_of
+    from surgery.errors import BadValue
+
+    text, file = text_of(options.recipe), Path(options.file)
+    if file.suffix != ".toml" or file.exists():
+        raise BadValue("a recipe is copied to a new file that ends in .toml.", asked=str(file),
+                       there="a file of this name" if file.exists() else "")  # fmt: skip
+    file.write_text(text, encoding="utf-8")
+    print(f"copied to {file}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from recipes.check.check import check
+    from recipes.format.library import describe, load
+    from surgery.errors import NothingPicked
+
+    recipe = load(options.recipe)
+    if options.model is None:
+        print(json.dumps({"name": recipe.name, "ok": True}) if options.json else describe(options.recipe))
+        return
+    if options.skip_uneditable:
+        recipe = replace(recipe, skip_uneditable=True)
+    checked = check(recipe, options.model)
+    print(json.dumps(checked.facts(), indent=1) if options.json else checked)
+    if not checked.holds:
+        raise NothingPicked(f"{recipe.name} does not hold on {options.model}.")
+
+
+def _new(options: argparse.Namespace) -> None:
+    from recipes.check.draft import draft
+
+    print(draft(options.model).rstrip())

@@ -1,0 +1,122 @@
+"""Image sets that are known by name: scikit-learn's digits, CIFAR-10 and CIFAR-100."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.data.images import ImageSet, Pictures
+from recipes.data.tar import read_tar
+from recipes.optional import check_torchvision
+from surgery.errors import BadFile, SurgeryError
+
+
+def digits(test_share: float = 0.2, seed: int = 0) -> ImageSet:
+    """Handwritten digits that come with scikit-learn: 1,797 grey images (N, 1, 8, 8), float in [0, 1].
+
+    The split depends on `seed` alone: the first `round(test_share * 1797)` of a random order are the test part.
+
+    Raises:
+        SurgeryError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise SurgeryError(
+            "the digits come with scikit-learn, which is not installed.",
+            try_='pip install "activation-surgery[demo]"',
+        ) from error
+    source = load_digits()
+    images = torch.from_numpy(source.images).to(torch.float32).unsqueeze(1) / 16.0
+    whole = Pictures(images, torch.from_numpy(source.target).to(torch.int64)).shuffled(seed)
+    cut = round(test_share * len(whole))
+    return ImageSet(
+        name="digits",
+        classes=tuple(str(name) for name in source.target_names),
+        train=Pictures(whole.images[cut:], whole.labels[cut:]),
+        test=whole.first(cut),
+    )
+
+
+def cifar10(folder: str | Path | None = None, shards: Sequence[str] = ("train-0",), test: bool = True) -> ImageSet:
+    """CIFAR-10 from tar files of PNG pictures: uint8 images (N, 3, 32, 32), each file read once and never unpacked.
+
+    `folder` holds `test.tar` and one `SHARD.tar` per name in `shards` (none: no training part); without it,
+    `data/cifar10` in the folder that the environment variable SURGERY_DATA names. Training pictures come in an order
+    fixed by a seed, because the files are sorted by class.
+
+    Raises:
+        UnknownName: a file that is not there.
+        BadFile: a file that is not what it should be.
+        SurgeryError: no folder given, and SURGERY_DATA is not set.
+    """
+    place = shared_folder() / "data" / "cifar10" if folder is None else Path(folder)
+    read = {name: read_tar(place / f"{name}.tar") for name in (*shards, *(("test",) if test else ()))}
+    classes = tuple(sorted({label for _, labels in read.values() for label in labels}))
+    number = {label: index for index, label in enumerate(classes)}
+    if len(classes) != 10:
+        raise BadFile(f"CIFAR-10 has ten classes, these files have {len(classes)}.", there=", ".join(classes))
+
+    def joined(names: Sequence[str]) -> Pictures:
+        labels = [number[label] for name in names for label in read[name][1]]
+        return Pictures(torch.cat([read[name][0] for name in names]), torch.tensor(labels))
+
+    return ImageSet(
+        name="cifar10",
+        classes=classes,
+        train=joined(shards).shuffled() if shards else None,
+        test=joined(["test"]) if test else None,
+    )
+
+
+def torchvision_cifar(name: str, folder: Path) -> ImageSet | None:
+    """`cifar10` or `cifar100` from the folder that torchvision unpacks it to, or None where it is not in `folder`.
+
+    The files are pickled; torchvision reads them only after their checksums.
+
+    Raises:
+        BadFile: files that are missing or altered.
+        SurgeryError: torchvision does not work here.
+    """
+    base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
+    if folder.name == base:
+        folder = folder.parent
+    if not (folder / base).is_dir():
+        return None
+    check_torchvision()
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    try:
+        train, test = (kind(folder, train=part, download=False) for part in (True, False))
+    except RuntimeError as error:
+        raise BadFile(
+            f"the files in {folder / base} are incomplete or altered: their checksums are not those of {name}.",
+            try_=f"torchvision.datasets.{kind.__name__}(folder, download=True)",
+        ) from error
+    return ImageSet(name, tuple(train.classes), *(_pictures(part) for part in (train, test)))
+
+
+def shared_folder() -> Path:
+    """The folder with data and weights that SURGERY_DATA names.
+
+    Raises:
+        SurgeryError: the variable is not set, or names no folder.
+    """
+    text = os.environ.get("SURGERY_DATA", "")
+    if not text or not Path(text).is_dir():
+        raise SurgeryError(
+            "the folder with data and weights is not known.",
+            there=f"SURGERY_DATA={text!r}, which is no folder" if text else "no environment variable SURGERY_DATA",
+            try_="SURGERY_DATA=FOLDER, with data/cifar10 and weights in it; for the data alone, data_dir",
+        )
+    return Path(text)
+
+
+def _pictures(source: Any) -> Pictures:
+    images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
+    return Pictures(images, torch.tensor(source.targets))

@@ -1,0 +1,207 @@
+"""Opening image sets by name: those known by name, folders of pictures or tar files, and timm's data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.data.builtin import digits, shared_folder, torchvision_cifar
+from recipes.data.dataset import Data, Decoding, InMemory
+from recipes.data.feed import Look
+from recipes.data.image_files import MixedSizes, PictureFile, decoded, list_tree
+from recipes.data.images import ImageSet, Pictures, sample
+from recipes.data.loader import Files
+from recipes.data.preprocessing import LARGEST_SIDE, Preprocessing, asked_size
+from recipes.data.tar import list_tar
+from recipes.data.timm_datasets import PREFIXES, open_timm
+from surgery.errors import BadFile, BadValue, UnknownName, nearest
+
+KNOWN = {"digits": 10, "cifar10": 10, "cifar100": 100}  # how many classes
+
+_TEST_NAMES = ("test", "val", "validation")
+_MOST_WORKERS = 1024
+_SMALL_SIDE = 96  # pixels
+_SMALL_SET = 1 << 30  # bytes of pixels
+
+Counts = tuple[int | None, int | None]  # images to train and to test on; None is all
+Parts = tuple[list[PictureFile], list[PictureFile]]
+
+
+def open_data(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    size: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    train_num_samples: int | None = None,
+    val_num_samples: int | None = None,
+    workers: int = 2,
+) -> Data:
+    """Open an image set with a training and a test part.
+
+    `name` is `digits` (scikit-learn's); `cifar10` or `cifar100`, from `data_dir`, or without it from `data/NAME` in the
+    folder that SURGERY_DATA names; a folder (relative to `data_dir`, where given); or a name of timm's, such as
+    `hfds/NAME` or `torch/NAME`, with `data_dir` as its root. A folder holds `train/CLASS/*.png` and
+    `test/CLASS/*.png` (also `val`, `validation`, and other kinds of pictures), or the same in `train.tar` or
+    `train-*.tar` and `test.tar`; for CIFAR also what torchvision unpacks.
+
+    Square pictures of one size, up to 96 pixels a side and 1 GiB in all, are decoded once, live on the device and are
+    augmented there in batch; others go through timm's transforms in `workers` processes.
+
+    `preprocessing` is that of the model, see `recipes.preprocessing_of`, or a table with some of its settings; what it
+    does not say is as for ImageNet, but the digits are not normalised. `size`, also as a setting in a table, is how
+    many pixels a side the model is fed: without it, that of small pictures, 32 for the digits, else that of the whole
+    `Preprocessing`. `train_num_samples` and `val_num_samples` take so many of each part, the same every time.
+
+    Raises:
+        UnknownName: no set and no folder of that name, or a part of it that is not there.
+        BadFile: a damaged file, by name, or a class to test on that is not trained.
+        BadValue: a number out of its range, more samples than there are, or two different sizes.
+        SurgeryError: what the set needs is not installed, or SURGERY_DATA is not set.
+    """
+    _at_least(0, workers=workers)
+    _at_most(_MOST_WORKERS, workers=workers)
+    size = asked_size(size, preprocessing)
+    sides = {} if size is None else {"size": size}
+    parts = {"train_num_samples": train_num_samples, "val_num_samples": val_num_samples}
+    _at_least(1, **sides, **{name: count for name, count in parts.items() if count is not None})
+    _at_most(LARGEST_SIDE, **sides)
+    counts = train_num_samples, val_num_samples
+    given = {} if preprocessing is None else preprocessing
+    if name == "digits":
+        if data_dir is not None:
+            raise BadValue("the digits come with scikit-learn, not from a folder.", asked=f"data_dir={data_dir}")
+        asked = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).changed(given)
+        side = 32 if size is None else size
+        look = Look(side, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
+        return _in_memory(digits(), counts, look)
+    asked = Preprocessing().changed(given)
+    if name.partition("/")[0].lower() in PREFIXES and "/" in name:
+        return open_timm(name, data_dir, _of_size(asked, size), counts, workers)
+    if name in KNOWN:
+        place = Path(data_dir).expanduser() if data_dir else shared_folder() / "data" / name
+        return _cifar(name, place, asked, size, counts, workers)
+    place = Path(data_dir or "", name).expanduser()
+    if not place.exists():
+        beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+        raise UnknownName(
+            f"there is no image set and no folder {name}.",
+            asked=str(place),
+            there=", ".join([*KNOWN, *(f"{prefix}/NAME" for prefix in PREFIXES)]),
+            try_=nearest(place.name, [*KNOWN, *beside]),
+        )
+    return _files(place.resolve().name, _parts(place), asked, size, counts, workers)
+
+
+def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
+    if not place.is_dir():
+        raise UnknownName(f"there is no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
+    if whole := torchvision_cifar(name, place):
+        return _in_memory(whole, counts, _look(asked, 32 if size is None else size))
+    parts = _parts(place)
+    classes = sorted({file.label for part in parts for file in part})
+    if len(classes) != KNOWN[name]:
+        raise BadFile(f"{name} has {KNOWN[name]} classes, {place} has {len(classes)}.", there=", ".join(classes))
+    return _files(name, parts, asked, size, counts, workers)
+
+
+def _in_memory(whole: ImageSet, counts: Counts, look: Look) -> Data:
+    assert whole.train is not None and whole.test is not None
+    train, test = (
+        part if count is None else part.picked(torch.tensor(sample(len(part), count)))
+        for part, count in zip((whole.train, whole.test), counts, strict=True)
+    )
+    return Data(whole.name, whole.classes, _whole(look), InMemory(train, test, look))
+
+
+def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
+    """A set of picture files, decoded now if it is small."""
+    classes = tuple(sorted({file.label for file in parts[0]}))
+    if unknown := sorted({file.label for file in parts[1]} - set(classes)):
+        problem = f"{name} has classes to test on that are not trained: {', '.join(unknown)}."
+        raise BadFile(problem, there=f"{len(classes)} classes to train", try_=nearest(unknown[0], classes))
+    train, test = (
+        [part[index] for index in sample(len(part), count)] for part, count in zip(parts, counts, strict=True)
+    )
+    if _may_be_small(train, test):
+        try:
+            images = decoded([*train, *test])
+        except MixedSizes:
+            pass
+        else:
+            number = {label: index for index, label in enumerate(classes)}
+            labels = torch.tensor([number[file.label] for file in (*train, *test)])
+            cut = len(train)
+            look = _look(asked, images.shape[-1] if size is None else size)
+            kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), look)
+            return Data(name, classes, _whole(look), kept)
+    asked = _of_size(asked, size)
+    return Data(name, classes, asked, Decoding(Files(train, classes), Files(test, classes), asked, workers))
+
+
+def _of_size(asked: Preprocessing, size: int | None) -> Preprocessing:
+    return asked if size is None else replace(asked, size=size)
+
+
+def _look(asked: Preprocessing, size: int) -> Look:
+    return Look(size, asked.mean, asked.std, asked.interpolation)
+
+
+def _whole(look: Look) -> Preprocessing:
+    """The preprocessing of small pictures, which are fed whole."""
+    return Preprocessing(
+        size=look.size, mean=look.mean, std=look.std, interpolation=look.interpolation, crop_pct=1.0
+    )  # fmt: skip
+
+
+def _may_be_small(*parts: Sequence[PictureFile]) -> bool:
+    """Whether the first picture is a small square, and all of them fit into memory if they are of its size."""
+    width, height = parts[0][0].measured()
+    return width == height <= _SMALL_SIDE and sum(map(len, parts)) * 3 * width * height <= _SMALL_SET
+
+
+def _parts(place: Path) -> Parts:
+    """The pictures to train and to test on in a folder.
+
+    Raises:
+        UnknownName: a part is not there.
+        BadFile: not a folder, or a part that is not what it should be.
+    """
+    if not place.is_dir():
+        raise BadFile(f"{place} is no folder.", try_="the folder that holds it")
+    found = tuple(next(_named(place, names), None) for names in (("train",), _TEST_NAMES))
+    for part, what in zip(found, ("train", "test (or val, validation)"), strict=True):
+        if part is None:
+            there = ", ".join(sorted(one.name for one in place.iterdir())[:10]) or "nothing"
+            raise UnknownName(f"there is no {what} in {place}, neither a folder nor tar files.", there=there)
+    train, test = found
+    assert train is not None and test is not None
+    return train, test
+
+
+def _named(place: Path, names: Sequence[str]) -> Iterator[list[PictureFile]]:
+    """What each of these names stands for in a folder: NAME/CLASS/*.png, or the members of NAME.tar and NAME-*.tar."""
+    for name in names:
+        if (place / name).is_dir():
+            yield list_tree(place / name)
+        elif tars := sorted([*place.glob(f"{name}.tar"), *place.glob(f"{name}-*.tar")]):
+            yield [file for tar in tars for file in list_tar(tar)]
+
+
+def _at_least(least: int, **given: int) -> None:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise BadValue(f"{name} is a whole number, not {value!r}.")
+        if value < least:
+            raise BadValue(f"{name} is at least {least}, not {value}.")
+
+
+def _at_most(most: int, **given: int) -> None:
+    for name, value in given.items():
+        if value > most:
+            raise BadValue(f"{name} is at most {most}, not {value}.")

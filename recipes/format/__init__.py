@@ -1,0 +1,1 @@
+"""Format: recipes as TOML files: read, checked, written and listed."""

@@ -1,0 +1,87 @@
+"""The shelf of ready-made recipes, and recipes from files."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+
+from recipes.format.options import options_of
+from recipes.format.parse import MOST_IN_A_FILE, parse
+from recipes.format.recipe import Recipe
+from recipes.format.write import rule_line
+from surgery.errors import BadFile, UnknownName, nearest
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names of the ready-made recipes that fit a pattern such as `resnet-*`, in order."""
+    found = (one.name.removesuffix(".toml") for one in _shelf().iterdir() if one.name.endswith(".toml"))
+    return sorted(name for name in found if fnmatchcase(name, pattern))
+
+
+def load(name: str | Path) -> Recipe:
+    """Read a ready-made recipe by its name, or any file whose name ends in .toml.
+
+    Raises:
+        UnknownName: no ready-made recipe of this name; the nearest are told.
+        BadFile: no such file, one that is too large, or one with mistakes; all of them are told.
+    """
+    text = text_of(name)
+    return parse(text, Path(name).stem if is_file(name) else str(name))
+
+
+def text_of(name: str | Path) -> str:
+    """The file of a recipe as it stands, with its comments; `name` is as in `load`.
+
+    Raises:
+        UnknownName, BadFile: as `load`.
+    """
+    if is_file(name):
+        return _read(Path(name))
+    if str(name) not in names():
+        raise UnknownName(
+            f"there is no ready-made recipe {str(name)!r}.",
+            there=f"{len(names())} of them: surgery recipes ls",
+            try_=nearest(str(name), names()) or "a name of the list, or a file that ends in .toml",
+        )
+    return _shelf().joinpath(f"{name}.toml").read_text(encoding="utf-8")
+
+
+def describe(name: str | Path | Recipe) -> str:
+    """What a recipe does, as text: about, source, models, rules, pruning and fine-tuning."""
+    recipe = name if isinstance(name, Recipe) else load(name)
+    facts = [("about", recipe.about), ("source", recipe.source), ("models", ", ".join(recipe.models))]
+    facts += [(f"rule {number}", rule_line(rule)) for number, rule in enumerate(recipe.rules, 1)]
+    for title, table in (("pruning", recipe.pruning), ("finetune", recipe.finetune)):
+        if table is not None:
+            default = {one.name: one.default for one in fields(table)}
+            # All of a short table; of a long one what differs from the usual.
+            shown = {one: getattr(table, one) for one in options_of(type(table))}
+            told = [f"{one}={value!r}" for one, value in shown.items() if title == "pruning" or value != default[one]]
+            facts.append((title, ", ".join(told) or "as usual"))
+    width = max(len(title) for title, _ in facts) + 2
+    return "\n".join([recipe.name, *(f"  {title.ljust(width)}{text}" for title, text in facts if text)])
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether this names a file rather than a ready-made recipe."""
+    return isinstance(name, Path) or name.endswith(".toml")
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as opened:
+            # One byte more than allowed is enough to know, whatever the file claims to be.
+            raw = opened.read(MOST_IN_A_FILE + 1)
+        if len(raw) > MOST_IN_A_FILE:
+            raise BadFile(f"{path} is larger than a recipe is.", there=f"more than {MOST_IN_A_FILE // 1024} KiB")
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise BadFile(f"{path} cannot be read.", there=error.strerror or type(error).__name__) from error
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{path} is no text in UTF-8.", there=f"byte {error.start}") from error
+
+
+def _shelf() -> resources.abc.Traversable:
+    return resources.files("recipes").joinpath("files")

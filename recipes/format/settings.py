@@ -1,0 +1,93 @@
+"""Settings: how a network is pruned in rounds, and how it is trained. Data only, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipes.format.options import check_options, option
+
+CRITERIA = (
+    "global_magnitude", "layer_magnitude", "global_gradient", "snip", "lamp", "lookahead", "movement",
+    "accumulated_movement", "random_weights",
+)  # fmt: skip
+OPTIMIZERS = (
+    "sgd", "momentum", "adam", "adamw", "nadamw", "radam", "adopt", "lamb", "lion", "laprop", "muon", "rmsprop",
+)  # fmt: skip
+POLICIES = ("none", "original", "v0", "3a", "rand-m7-mstd0.5-inc1", "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2")
+
+INTERPOLATIONS = ("bilinear", "bicubic")  # how pictures are resized, and large ones cropped, in timm's words
+CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """How a network is pruned in rounds, see `pruning.run_rounds`; every cut is a share of the living weights."""
+
+    criterion: str = option("global_magnitude", "what is cut first: a pruner of the package pruning", choices=CRITERIA)
+    share: float = option(0.2, "share of the living weights that a round cuts", least=0, most=1)
+    rounds: int = option(5, "how many rounds", least=0, most=1000)
+    rewind: str = option(
+        "init", "after a cut go back to the weights before any training, or not", choices=("init", "none")
+    )
+    epochs: int | None = option(
+        None, "epochs of each training in the rounds (those of fine-tuning if unset)", kind=int, least=0, most=100_000
+    )
+    ap_share: float = option(0.0, "part of the share, also of the living weights, that AP cuts", least=0, most=1)
+    among: str = option("negative", "which weights AP cuts", choices=("negative", "positive", "any"))
+    score: str = option("still", "which of them AP cuts first", choices=("still", "dead", "magnitude", "random"))
+    order: str = option(
+        "beside", "AP cuts right after the host, or after a training between", choices=("beside", "stages")
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetune:
+    """How a network is trained; names and meanings are those of timm's train.py where it has them."""
+
+    epochs: int = option(10, "passes over the training images", least=0, most=100_000)
+    batch_size: int = option(128, "images a step and process", least=1, most=2**20)
+    opt: str = option("sgd", "optimiser", choices=OPTIMIZERS)
+    lr: float = option(0.02, "highest learning rate", least=0)
+    momentum: float = option(0.9, "momentum of the optimiser", least=0, most=1)
+    weight_decay: float = option(1e-4, "weight decay; activations, biases and norms have none", least=0)
+    layer_decay: float | None = option(
+        None, "learning rate factor per layer, from the head down", kind=float, least=0, most=1
+    )
+    clip_grad: float | None = option(None, "largest norm of the gradient", kind=float, least=0)
+    sched: str = option("cosine", "schedule of the learning rate", choices=("cosine", "tanh", "poly", "step", "none"))
+    warmup_epochs: int = option(0, "epochs of linear rise at the start", least=0, most=100_000)
+    warmup_lr: float = option(1e-5, "learning rate at the start of the rise", least=0)
+    min_lr: float = option(0.0, "learning rate at the end", least=0)
+    decay_epochs: float = option(30.0, "epochs between drops of the schedule `step`", least=0)
+    decay_rate: float = option(0.1, "factor of each drop", least=0, most=1)
+    smoothing: float = option(0.0, "label smoothing", least=0, most=1)
+    mixup: float = option(0.0, "alpha of mixup; 0 is off", least=0)
+    cutmix: float = option(0.0, "alpha of cutmix; 0 is off", least=0)
+    crop: int = option(4, "pixels that small images are shifted by at most; 0 is off", least=0, most=256)
+    hflip: float = option(0.5, "share of the images that is mirrored", least=0, most=1)
+    cutout: int = option(0, "side of the square that is cut out of small images; 0 is off", least=0, most=256)
+    aa: str = option("none", "timm's augmentation policy for large images", choices=POLICIES)
+    reprob: float = option(0.0, "share of large images with a random patch erased", least=0, most=1)
+    amp: bool = option(False, "mixed precision")
+    amp_dtype: str = option("bfloat16", "its lower precision", choices=("bfloat16", "float16"))
+    channels_last: bool = option(False, "memory layout NHWC")
+    torchcompile: bool = option(False, "compile the model")
+    grad_accum_steps: int = option(1, "batches whose gradients make one step", least=1, most=2**20)
+    model_ema: bool = option(False, "train an average of the weights; it is the result")
+    model_ema_decay: float = option(0.9998, "what the average keeps at each step", least=0, most=1)
+    model_ema_warmup: bool = option(False, "let the average begin faster")
+    sync_bn: bool = option(False, "batch norms over all processes")
+    distill: bool = option(False, "learn from the network before surgery, too")
+    kd_temperature: float = option(4.0, "temperature of its logits", least=0.01)
+    task_loss_weight: float = option(1.0, "weight of the loss of the labels beside a teacher", least=0)
+    distill_loss_weight: float = option(1.0, "weight of the loss of the teacher", least=0)
+    fit_affine: int = option(0, "batches to fit affine stand-ins on, right after surgery", least=0, most=2**20)
+    recalibrate: int = option(
+        0, "batches to estimate batch norms on, after surgery and after every cut", least=0, most=2**20
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,1 @@
+"""Log: what a run reports, to files, trackers, a terminal and plots."""

@@ -1,0 +1,126 @@
+"""Journal: how the trainings of a run go, written down and shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from recipes.log.csv_log import LOG, Log, Row
+from recipes.log.progress_bar import Bar, Speed
+from recipes.log.trackers import tracker
+from surgery.errors import BadValue
+
+
+class Journal:
+    """Writes a row for every epoch to `<folder>/log.csv`, shows a progress bar, and feeds trackers.
+
+    Without a folder nothing is written. `quiet` leaves out the bar; by default it is left out where stderr is no
+    terminal. Without a bar, `say` is told one line for every epoch. `trackers` are names of `recipes.log.trackers`.
+    Where torch.distributed runs, only the first process does any of this, but all may call it.
+
+    Raises:
+        UnknownName, BadValue, SurgeryError: no such tracker, no folder for it, or its package is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        quiet: bool | None = None,
+        trackers: Sequence[str] = (),
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        found = [tracker(name, folder) for name in trackers]  # in every process: all stop if one is not there
+        self._first = _first_process()
+        self._trackers = found if self._first else []
+        self._log = Log(folder / LOG) if folder is not None and self._first else None
+        self._shown = self._first and not (not sys.stderr.isatty() if quiet is None else quiet)
+        self._say = say if self._first and not self._shown else None
+        self._speed = Speed()
+        self._bar: Bar | None = None
+        self._phase: str | None = None
+        self._epoch = self._epochs = self._number = 0
+
+    def begin(self, phase: str, epochs: int, steps: int, *, epoch: int = 0, step: int = 0) -> None:
+        """A training begins, or goes on: `phase` is its name, `steps` how many optimiser steps an epoch has.
+
+        `epoch` is the one it stands in, from 0, and `step` how many steps of that are made. Rows of this phase from
+        that epoch on are dropped from the log.
+
+        Raises:
+            BadValue: a name that is empty or not one printable line.
+            BadFile: the log in the folder is not one of ours.
+        """
+        if not phase or not phase.isprintable():
+            raise BadValue("A phase is named by one printable line.", asked=repr(phase), try_='"fit"')
+        kept = self._log.begin(phase, epoch) if self._log else self._number
+        self._end_bar()
+        self._phase, self._epoch, self._epochs, self._number = phase, epoch, epochs, kept
+        for one in self._trackers:
+            one.begin(kept)
+        if self._shown and epochs * steps:
+            self._bar = Bar(phase, epochs, steps, epoch, step)
+        self._speed.restart()
+
+    def step(self, loss: float | None, images: int) -> None:
+        """An optimiser step was made, on so many images of all processes together; its loss where it has been read.
+
+        Raises:
+            BadValue: no training has begun.
+        """
+        self._current()
+        self._speed.count(images)
+        if self._bar:
+            self._bar.step(loss, self._speed.images_s)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """An epoch is over: `loss`, `top1` (a share), `lr` and `living` (a share), those that are known.
+
+        Raises:
+            BadValue: a number of another name, or no training has begun.
+        """
+        phase, speed = self._current(), self._speed.images_s
+        taken = Row.of(phase, self._epoch, dict(row) | ({} if speed is None else {"images_s": round(speed, 1)}))
+        if self._log:
+            self._log.append(taken)
+        for one in self._trackers:
+            one.row(self._number, phase, taken.numbers)
+        self._epoch, self._number = self._epoch + 1, self._number + 1
+        if self._bar:
+            self._bar.epoch(self._epoch, taken.top1)
+        if self._say:
+            self._say(f"{phase}, epoch {self._epoch} of {self._epochs}: {_told(taken)}")
+        self._speed.restart()
+
+    def close(self) -> None:
+        """The run is over, or given up; closing twice does nothing more."""
+        self._end_bar()
+        for one in self._trackers:
+            one.close()
+        self._phase = None
+
+    def _current(self) -> str:
+        if self._phase is None:
+            raise BadValue("No training has begun.", try_="begin(phase, epochs, steps) first")
+        return self._phase
+
+    def _end_bar(self) -> None:
+        if self._bar:
+            self._bar.close()
+            self._bar = None
+
+
+def _first_process() -> bool:
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not shared or torch.distributed.get_rank() == 0
+
+
+def _told(row: Row) -> str:
+    texts = {
+        "loss": "loss {:.3f}", "top1": "top-1 {:.1%}", "living": "{:.1%} of the weights live",
+        "images_s": "{:.0f} images/s",
+    }  # fmt: skip
+    return ", ".join(texts[name].format(row.numbers[name]) for name in texts if name in row.numbers) or "done"

@@ -1,0 +1,1 @@
+"""Models: built by name, with weights or without, and the preprocessing they expect."""

@@ -1,0 +1,100 @@
+"""Who says how a model wants its pictures: timm, torchvision, or the run that wrote its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.data.preprocessing import Preprocessing
+from recipes.format.settings import CROP_MODES, INTERPOLATIONS
+from recipes.models.build import full_name, saved_folder
+from recipes.optional import check_torchvision
+from recipes.runs.folder import RESULT
+from recipes.runs.outcome import Outcome
+from surgery.errors import BadFile, BadValue
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
+    """How pictures are to be preprocessed for a model, edited or not; None if nobody says.
+
+    `model` is a name, as for `recipes.build`, or a model of timm. The name of a model of timm or torchvision stands for
+    its published weights, with or without which it is built; a folder that a run wrote says what its model was fed.
+    What `recipes.data.open_data` takes as `preprocessing`.
+
+    Raises:
+        UnknownName, BadValue, BadFile: as `recipes.build`.
+        BadValue: a model of timm asks for pictures that are resized or cropped as none are here.
+    """
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        return _of_timm(getattr(model, "pretrained_cfg", None))
+    if (folder := saved_folder(model)) and (found := _recorded(folder)):
+        return found
+    catalogue, short = full_name(model).split("/", 1)
+    if catalogue == "timm":
+        check_torchvision()
+        import timm
+
+        return _of_timm(timm.models.get_pretrained_cfg(short))
+    return _of_torchvision(short) if catalogue == "torchvision" else None
+
+
+def _recorded(folder: Path) -> Preprocessing | None:
+    """What the run that wrote a folder recorded, None if there was none, or one that did not record it."""
+    if not (folder / RESULT).is_file():
+        return None
+    try:
+        said = Outcome.from_json((folder / RESULT).read_text(encoding="utf-8")).preprocessing
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{folder / RESULT} is no text.", there=str(error)) from error
+    return Preprocessing().changed(said) if said else None
+
+
+def _of_timm(config: Any) -> Preprocessing | None:
+    """What timm's configuration of a model says, as timm reads it."""
+    told: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(told, Mapping) or not told:
+        return None
+    check_torchvision()
+    from timm.data.config import resolve_data_config
+
+    asked = resolve_data_config(pretrained_cfg=dict(told))  # type: ignore[no-untyped-call]
+    fed: dict[str, Any] = {"size": asked["input_size"][-1], "crop_pct": asked["crop_pct"]}
+    fed |= {key: tuple(map(float, asked[key])) for key in ("mean", "std") if len(asked[key]) == 3}
+    words = (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES))
+    for key, known in words:
+        if asked[key] not in known:
+            raise BadValue(
+                f"the model asks for pictures with {key}={asked[key]!r}, which are not made here.",
+                there=", ".join(known), try_="a pretrained_cfg with one of these",
+            )  # fmt: skip
+        fed[key] = asked[key]
+    return Preprocessing(**fed)
+
+
+def _of_torchvision(short: str) -> Preprocessing | None:
+    """What the transforms of the best weights of a classifier say."""
+    check_torchvision()
+    from torchvision import models
+
+    try:
+        transforms = models.get_model_weights(short).DEFAULT.transforms()
+        size, larger = transforms.crop_size[0], transforms.resize_size[0]
+    except (ValueError, AttributeError, TypeError):  # no weights, or those of another task
+        return None
+    return Preprocessing(
+        size=size, crop_pct=_share(size, larger), interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean), std=tuple(transforms.std),
+    )  # fmt: skip
+
+
+def _share(size: int, larger: int) -> float:
+    """The share of a picture of `larger` pixels that `size` are, such that timm comes to `larger` with it."""
+    share = size / larger
+    return share if math.floor(size / share) == larger else math.nextafter(share, 0)

@@ -1,0 +1,117 @@
+"""Weights from files: all of them or none, and never the weights of another model unnoticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.errors import BadFile, WrongModel
+from surgery.serialization.model_folder import EDITED
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class NewHead(UserWarning):
+    """A classifier that starts from fresh values, because the weights have another number of classes."""
+
+    def __init__(self, name: str, classes: int, was: int) -> None:
+        super().__init__(f"the classifier of {name} is new: {classes} classes, where the weights have {was}; train it.")
+
+
+def load_weights(model: nn.Module, file: str | Path) -> None:
+    """Load a safetensors file that holds exactly the weights of `model`: no more, no less, the same shapes.
+
+    Raises:
+        BadFile: not a readable safetensors file, or the weights of an edited model.
+        WrongModel: the weights of another model.
+    """
+    weights = read_weights(file)
+    if odd := misfit(model, weights):
+        raise WrongModel(f"the weights in {Path(file).name} are not those of this {type(model).__name__}.", there=odd)
+    model.load_state_dict(weights, strict=True)
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of an unedited model, on the CPU; tied ones under all their names.
+
+    Raises:
+        BadFile: not a readable safetensors file, or the weights of an edited model.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    path = Path(file)
+    if path.suffix != ".safetensors":
+        raise BadFile(f"{path.name} is not a safetensors file.", try_="a file that ends in .safetensors")
+    if not path.is_file():
+        raise BadFile(f"there is no weights file {path}.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadFile(f"{path.name} cannot be read as safetensors.", there=first_line(error)) from error
+    if EDITED in metadata:
+        # The names of an edited model's weights are those of the unedited one: they would load, and be wrong.
+        raise BadFile(
+            f"{path.name} holds the weights of an edited model.",
+            try_="surgery.load(folder, model=...), with the folder that surgery.save wrote",
+        )
+    # Of tensors that are one, safetensors writes one, and tells in the metadata which it stands for.
+    return weights | {name: weights[kept] for name, kept in metadata.items() if kept in weights}
+
+
+def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Why these are not the weights of this model, "" if they are."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    # Counters of batch norm are absent from older files; torch fills them in.
+    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in given if name not in wanted]
+    resized = [name for name in given if name in wanted and given[name] != wanted[name]]
+    facts = (("missing", missing), ("unknown", unknown), ("of another shape", resized))
+    return "; ".join(f"{_some(which)} {what}" for what, which in facts if which)
+
+
+def classes_of(model: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights seem to have: what all tensors of another shape than the model's agree on, if any.
+
+    Only a model built with so many classes, whose weights these are, proves it.
+    """
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    told = {one.shape[:1] for name, one in weights.items() if name in wanted and one.shape != wanted[name]}
+    return next(iter(told))[0] if len(told) == 1 and all(told) else None
+
+
+def load_body(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load what has the shape of the model's own, the head excepted; the names are those of the model."""
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    model.load_state_dict({name: one for name, one in weights.items() if one.shape == wanted[name]}, strict=False)
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Inside, torch.load unpickles nothing but tensors, whatever the library that calls it asks for."""
+    # torchvision, and timm before 1.0.25, pass weights_only=False where a caller cannot say otherwise.
+    forced, forbidden = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (forced, forbidden)}
+    os.environ[forced] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[forced]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _some(names: Iterable[str], shown: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:shown]) + (f" and {len(listed) - shown} more" if len(listed) > shown else "")

@@ -1,0 +1,39 @@
+"""Packages that may be missing: what an extra brings, and a torchvision that does not match torch."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from surgery.errors import SurgeryError
+
+
+def check_torchvision() -> None:
+    """Say in one sentence that torchvision does not work here, if it does not.
+
+    Call it before the first import of torchvision or timm (which imports torchvision). Costs that import, once.
+    A torchvision built for another torch fails deep in its own code, with a missing operator `torchvision::nms`.
+
+    Raises:
+        SurgeryError: torchvision is not installed, or cannot be imported with the torch that is.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torchvision"
+        says = (str(error).splitlines() or [repr(error)])[0]
+        # The cause is told in one line; its traceback through torchvision's files would bury it.
+        raise SurgeryError(
+            "torchvision is not installed." if missing else f"torchvision does not work with this torch: {says}.",
+            there=f"torch {_installed('torch')}, torchvision {_installed('torchvision')}",
+            try_="installing both with one command, from the same index: pip install --upgrade torch torchvision",
+        ) from None
+
+
+def missing(what: str, package: str, extra: str) -> SurgeryError:
+    """The error to raise where `package`, which the extra brings, cannot be imported."""
+    return SurgeryError(f"{what} {package}, which is not installed.", try_=f'pip install "activation-surgery[{extra}]"')
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"

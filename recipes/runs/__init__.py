@@ -1,0 +1,1 @@
+"""Runs: a recipe carried out on data, and the folder it leaves."""

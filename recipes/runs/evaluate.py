@@ -1,0 +1,112 @@
+"""Measured: what a network does and costs, in the numbers that a table before and after compares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import pruning
+from pruning.masks.masks import masks_in_force
+from recipes.train.finetune import accuracy
+from surgery.errors import BadValue, CannotLook, NothingPicked
+from surgery.look.finder import check_plain, home_of
+from surgery.repair.batches import batches_of, check_repeatable, in_eval
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a network does on test images, and what it costs; shares are 0 to 1, None where there is nothing to count.
+
+    `living` is the share of prunable weights that live. `flops` are those of the convolutions and matrix products of
+    one image, pruned weights counted like others, a multiplication and an addition as two. `dead_dynamic` and
+    `dead_static` are shares of channels, see `pruning.dead_neurons`, on few images. `images_s` is the speed in eval
+    mode, on this machine at that moment.
+    """
+
+    accuracy: float
+    parameters: int
+    living: float | None
+    flops: int
+    dead_dynamic: float | None
+    dead_static: float | None
+    images_s: float
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    few: int = 4,
+) -> Measured:
+    """Measure a network on test batches (images, labels), in eval mode; they are on its device.
+
+    All batches are read for the accuracy, the first `few` once more each for the dead channels and the speed, after a
+    first forward that does not count. Living is what `masks` say, else the masks of a host, else every weight. The
+    model is afterwards as it was, and so are the random generators, also where a loader shuffles. Where
+    torch.distributed runs, every process must call this.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted.
+        BadValue: there are no batches, they can be read once only, or they do not go through the model.
+    """
+    check_plain(model)
+    check_repeatable(batches)
+    with in_eval(model):
+        images = [batch.images for batch in batches_of(islice(batches, max(few, 1)), model)]
+    right = accuracy(model, batches)
+    dynamic, static = _dead(model, images, masks)
+    with in_eval(model):
+        flops, speed = _flops(model, images[0][:1]), _images_s(model, images)
+    parameters = sum(one.numel() for one in model.parameters())
+    return Measured(right, parameters, _living(model, masks), flops, dynamic, static, speed)
+
+
+def _living(model: nn.Module, masks: Mapping[str, Tensor] | None) -> float | None:
+    try:
+        return (masks_in_force(model) if masks is None else pruning.Masks(masks)).share
+    except (NothingPicked, BadValue):
+        return None  # no weight may be pruned, or a zero in it need not be a zero weight
+
+
+def _dead(
+    model: nn.Module, images: list[Tensor], masks: Mapping[str, Tensor] | None
+) -> tuple[float | None, float | None]:
+    try:
+        found = pruning.dead_neurons(model, images, masks)
+    except (NothingPicked, BadValue, CannotLook):
+        return None, None  # no activation is left, or it puts out what is no number
+    return found.dynamic_share, found.static_share
+
+
+def _flops(model: nn.Module, image: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    # Where such a mode is on, torch's transformer layers do not run as one kernel, which is not counted.
+    with counter, BaseTorchFunctionMode():
+        model(image.clone())
+    return counter.get_total_flops()
+
+
+def _images_s(model: nn.Module, images: list[Tensor]) -> float:
+    model(images[0].clone())  # the first forward sets things up
+    copies = [one.clone() for one in images]  # the model may overwrite them
+    began = _now(model)
+    for one in copies:
+        model(one)
+    return sum(map(len, images)) / max(_now(model) - began, 1e-9)
+
+
+def _now(model: nn.Module) -> float:
+    """The time when all that was asked of the device of the model is done."""
+    home: Any = home_of(model)
+    if home.type == "cuda":
+        torch.cuda.synchronize(home)
+    return time.perf_counter()

@@ -1,0 +1,110 @@
+"""The hub: the folder of a result, uploaded to and fetched from huggingface.co."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from surgery.errors import BadFile, BadValue, SurgeryError
+from surgery.serialization.model_folder import STEPS, WEIGHTS, read_steps, steps_file
+
+CARD = "README.md"
+# Nothing else goes there, nor comes from there.
+FILES = (WEIGHTS, STEPS, "masks.safetensors", "recipe.toml", "result.json", CARD)
+
+
+def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
+    """Upload a saved folder to the repository `repo` ("user/name") of the hub; returns its address.
+
+    The repository is made if it is not there, private unless `private=False`. Uploaded in one commit are the weights,
+    `surgery.json`, the masks, `recipe.toml` and `result.json` where they are there, and a card: the folder's own, or
+    one made now. Nothing else in the folder leaves this machine. `token` is one with the right to write; by default it
+    is the one that `hf auth login` keeps.
+
+    Raises:
+        BadFile: no folder written by `surgery.save`, or one that names no model.
+        BadValue: the repository is there already and public, though `private` is asked for; or its name is none.
+        SurgeryError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    source = Path(folder)
+    if read_steps(source)["model"] is None:
+        raise BadFile(
+            f"{source} does not say which model it is, so nobody could load it.", try_="surgery.save(..., name=...)"
+        )
+    additions = [
+        CommitOperationAdd(
+            path_in_repo=name, path_or_fileobj=str(steps_file(source) if name == STEPS else source / name)
+        )
+        for name in FILES
+        if name != CARD and (name == STEPS or (source / name).is_file())
+    ]
+    additions.append(CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=_card(source).encode()))
+    api = HfApi(token=token)
+    try:
+        made = api.create_repo(repo, private=private, exist_ok=True)
+        # A repository that was there keeps its visibility.
+        if private and not api.repo_info(made.repo_id).private:
+            raise BadValue(f"{made.repo_id} is public.", try_="another repository, or private=False")
+        api.create_commit(made.repo_id, additions, commit_message="A result of activation-surgery")
+    except HFValidationError as error:
+        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+    except OSError as error:
+        raise _refused(repo, error) from error
+    return str(made)
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what cannot be the name of a repository; nothing is asked of the hub.
+
+    Raises:
+        BadValue: it cannot.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+
+
+def pull(repo: str) -> Path:
+    """Fetch the files of a result from the repository "user/name" or "user/name@revision"; returns their folder.
+
+    What was fetched before is kept in the cache of huggingface_hub, and used again, without a connection too.
+
+    Raises:
+        BadValue: this is no name of a repository.
+        SurgeryError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    name, _, revision = repo.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+    except HFValidationError as error:
+        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+    except OSError as error:
+        raise _refused(repo, error) from error
+
+
+def _card(folder: Path) -> str:
+    from recipes.runs.model_card import MARK, card
+
+    file = folder / CARD
+    there = file.read_text(encoding="utf-8") if file.is_file() else ""
+    # Somebody may have added to the card; but a README that is no card is not ours to publish.
+    return there if MARK in there else card(folder)
+
+
+def _refused(repo: str, error: OSError) -> SurgeryError:
+    return SurgeryError(
+        f"the hub did not do what was asked for {repo}.", there=_first_line(error), try_="hf auth login, or token="
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

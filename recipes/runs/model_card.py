@@ -1,0 +1,99 @@
+"""Card: what a folder holds, told to whoever finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recipes.data.preprocessing import Preprocessing
+from recipes.runs.outcome import Outcome
+from surgery.errors import BadFile
+from surgery.serialization.model_folder import read_steps
+
+MARK = "library_name: activation-surgery"
+HEADER = f"""---
+{MARK}
+pipeline_tag: image-classification
+tags:
+- activation-surgery
+---
+"""
+TRAP = """\
+**Load it no other way.** An edited network has the names and shapes of weights of the network it was made from.
+`timm.create_model` or torchvision's builders with these weights work without an error, and compute something else:
+every activation that was erased or exchanged is back. The edits are in `surgery.json`, not in the weights."""
+
+
+def card(folder: str | Path) -> str:
+    """The model card, in Markdown, of a folder that `surgery.save` or a run wrote.
+
+    It says what was done, with which versions, what was measured (`result.json`, where it is there), and how to load
+    the network. It is made of the files in the folder alone, and names no path, user or machine.
+
+    Raises:
+        BadFile: no folder written by `surgery.save`, or a `result.json` that is damaged.
+    """
+    source = Path(folder)
+    saved = read_steps(source)
+    outcome = Outcome.from_json(text) if (text := _text(source / "result.json")) else None
+    model = (saved["model"] or {}).get("name") or saved["kind"]
+    parts = [HEADER + f"# {model}" + (f", {outcome.recipe}" if outcome else ""), "\n".join(_done(saved, outcome))]
+    if outcome:
+        parts += ["## Measured", f"On the test images of {outcome.data}:", outcome.to_markdown()]
+    if outcome and outcome.preprocessing:
+        parts += ["## Input", f"Pictures as it was fed: {Preprocessing().changed(outcome.preprocessing)}."]
+    parts += ["## Load", _how_to_load(saved)]
+    if saved["steps"]:
+        parts += [TRAP]
+    if recipe := _text(source / "recipe.toml"):
+        parts += ["## Recipe", _fenced(recipe, "toml")]
+    versions = {**(outcome.versions if outcome else {}), **saved["versions"]}  # these tell torch's build, too
+    versions.pop("format", None)
+    parts += ["## Versions", ", ".join(f"{name} {told}" for name, told in versions.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _done(saved: dict[str, Any], outcome: Outcome | None) -> Iterator[str]:
+    """What was done, as a list: rule by rule, or step by step where there are no rules."""
+    if not saved["steps"]:
+        yield "No activation was exchanged; the weights are those of the network as its library builds it."
+    for step in saved["steps"]:
+        if step["kind"] != "surgery":
+            yield f"- a step of the kind `{step['kind']}`"
+            continue
+        yield from (f"- `{rule}`" for rule in step["data"]["asked"])
+        yield f"- together: {_counted(step['data']['edits'])}"
+    if outcome:
+        yield f"\nIt took {outcome.seconds:.0f} s."
+
+
+def _counted(edits: list[dict[str, Any]]) -> str:
+    """What became what, how often."""
+    counts: dict[str, int] = {}
+    for edit in edits:
+        change = f"{edit['was']} to {edit['make']}"
+        counts[change] = counts.get(change, 0) + 1
+    return ", ".join(f"{count} times {change}" for change, count in counts.items()) or "nothing"
+
+
+def _how_to_load(saved: dict[str, Any]) -> str:
+    if saved["model"]:
+        lines = ["import recipes", "", "model = recipes.load_model(FOLDER).eval()  # or hf-hub:USER/NAME"]
+    else:
+        lines = ["import surgery", "", "model = surgery.load(FOLDER, fresh)  # fresh: the network before surgery"]
+    return "With `pip install activation-surgery`:\n\n" + _fenced("\n".join(lines), "python")
+
+
+def _fenced(text: str, language: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{file.name} is no text.", there=str(error)) from error

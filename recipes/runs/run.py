@@ -1,0 +1,196 @@
+"""Run a recipe: a model, its surgery, its pruning, its fine-tuning; everything kept in one folder."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import nn
+
+from pruning.masks.prunable import prunable
+from recipes.check.preflight import check_before
+from recipes.data import Data, Preprocessing, open_data
+from recipes.data.preprocessing import asked_size
+from recipes.format.library import load
+from recipes.format.parse import to_toml
+from recipes.format.recipe import Recipe
+from recipes.log.journal import Journal
+from recipes.models import build as models
+from recipes.models.preprocessing import preprocessing_of
+from recipes.runs.evaluate import measure
+from recipes.runs.folder import MASKS, begin, claim, finish, finished, masks_in, release
+from recipes.runs.outcome import Outcome
+from recipes.runs.stages import Stages
+from recipes.train.device import place_of
+from surgery.errors import BadValue, SurgeryError
+
+
+def run(
+    recipe: Recipe | str | Path,
+    model: str,
+    data: str = "digits",
+    output: str | Path = "out",
+    *,
+    pretrained: bool | str | Path = False,
+    data_dir: str | Path | None = None,
+    img_size: int | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    train_num_samples: int | None = None,
+    val_num_samples: int | None = None,
+    workers: int = 2,
+    device: str | None = None,
+    seed: int = 0,
+    skip_uneditable: bool = False,
+    resume: bool = False,
+    recovery_interval: int = 0,
+    trackers: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Edit, prune and fine-tune a model as a recipe says, and tell what came of it; everything is kept in `output`.
+
+    The order is fixed: surgery; a training, during which gradual changes come to their end; the rounds of pruning, each
+    with its training, and one before the first cut; a last training with the masks held. A recipe without pruning has
+    the first training only, one without rules not the first.
+
+    `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
+    `recipes.data.open_data`; the classes of the data decide the classifier. Pictures are preprocessed as the model asks
+    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise, or takes its place as a
+    whole. The model is made for the size that `img_size` or the table asks for. With `skip_uneditable`, or a recipe
+    that says so, calls that cannot be edited are left alone and told. `output` is a new folder; with `resume` a run
+    that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit as it would have), and a
+    finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many steps to those at the ends
+    of epochs. Under torchrun every process makes the same call; the first one writes and tells.
+
+    Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
+    `masks.safetensors` if it was ever pruned. `recipes.load_model(output)` gives the model back. A saved folder as the
+    `model` stays pruned by its masks; weights that merely are zero learn, and a line says so.
+
+    Raises:
+        SurgeryError: whatever is wrong with what was asked; nothing has been trained then.
+    """
+    started = time.perf_counter()
+    recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
+    if skip_uneditable:
+        recipe = replace(recipe, skip_uneditable=True)
+    saved = models.saved_folder(model)
+    _check(recipe, trained=pretrained is not False or saved is not None)
+    place, name, folder = place_of(device), models.full_name(model), Path(output)
+    tell = say if place.first else _silent
+    settings = _settings(preprocessing)
+    size = asked_size(img_size, preprocessing)
+    asked: dict[str, Any] = {
+        "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
+        "data_dir": str(data_dir), "img_size": img_size, "train_num_samples": train_num_samples,
+        "val_num_samples": val_num_samples, "seed": seed, "processes": place.world,
+    }  # fmt: skip
+    if settings:
+        asked["preprocessing"] = settings
+    begin(folder, asked, resume)
+    if (outcome := finished(folder)) is not None:
+        return outcome
+    own = preprocessing_of(model)
+    source = open_data(
+        data, data_dir=data_dir, size=models.input_size(model) if size is None else size,
+        preprocessing=own.changed(preprocessing or {}) if own else preprocessing,
+        train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
+    )  # fmt: skip
+    _seed(seed)
+    network, kwargs = _built(model, pretrained, source, size, tell)
+    network.to(place.device)
+    masks = None if saved is None else masks_in(saved)
+    check_before(recipe, recipe.rules_for(name), network, source, place.world)
+    before = measure(network, source.testing(device=place.device), masks)
+    tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
+    if masks is None and (saved is not None or isinstance(pretrained, str | Path)):
+        _tell_of_zeros(network, tell)
+    if place.first:
+        claim(folder, asked)
+    try:
+        with closing(Journal(folder, trackers=trackers, say=tell)) as journal:
+            stages = Stages(
+                recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, tell,
+                masks=masks,
+            )  # fmt: skip
+            report, masks = stages.carry_out()
+    except SurgeryError:
+        if place.first:
+            release(folder)
+        raise
+    seconds = time.perf_counter() - started
+    after = measure(network, source.testing(device=place.device), masks)
+    outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds, source.preprocessing)
+    if place.first:
+        finish(folder, network, masks, recipe, outcome, name, kwargs)
+    return outcome
+
+
+def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings that a caller gives, checked, as plain data.
+
+    Raises:
+        UnknownName, BadValue: as `Preprocessing.changed`.
+    """
+    facts = Preprocessing().changed({} if given is None else given).facts()
+    return {name: told for name, told in facts.items() if isinstance(given, Preprocessing) or name in (given or {})}
+
+
+def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
+    """Say that weights which somebody may have pruned will learn."""
+    try:
+        weights = prunable(network).values()
+    except SurgeryError:
+        return  # who prunes it is told so
+    zeros, size = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
+    if zeros:
+        tell(f"{zeros:,} of {size:,} weights are zero, and no {MASKS} says that they were pruned: they will learn")
+
+
+def _built(
+    model: str, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with a classifier for the data, and what its builder was given for that."""
+    if models.saved_folder(model):
+        network = models.build(model, pretrained, num_classes=len(data.classes))
+        return network, models.saved_kwargs(model)
+    name, kwargs = models.full_name(model), {"num_classes": len(data.classes)}
+    if img_size and (own := models.input_size(model)) and own != img_size:
+        if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
+            raise BadValue(f"{name} takes one size only.", asked=f"{img_size} pixels", there=f"{own} pixels")
+        kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
+    if name in ("torchvision/googlenet", "torchvision/inception_v3"):
+        kwargs["aux_logits"] = False  # their second classifiers would be a second loss
+    with warnings.catch_warnings(record=True) as caught:
+        network = models.build(model, pretrained, **kwargs)
+    for one in caught:
+        if issubclass(one.category, models.NewHead):
+            tell(str(one.message))
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return network, kwargs
+
+
+def _check(recipe: Recipe, trained: bool) -> None:
+    if not (recipe.rules or recipe.pruning or recipe.finetune):
+        raise BadValue(f"the recipe {recipe.name!r} has nothing to do.", try_="a [[rule]], [pruning] or [finetune]")
+    if recipe.finetune and recipe.finetune.distill and not trained:
+        raise BadValue("a network with fresh weights has nothing to teach.", asked="distill",
+                       try_="--pretrained, or --weights FILE")  # fmt: skip
+
+
+def _seed(seed: int) -> None:
+    """The same fresh weights in every process; the stages seed again for themselves."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _silent(text: str) -> None:
+    """What is told in all processes but the first."""

@@ -1,0 +1,1 @@
+"""Train: fine-tuning, with its settings, loss, device and checkpoints."""

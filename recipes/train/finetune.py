@@ -1,0 +1,262 @@
+"""Finetune: the one training loop, and the accuracy it is for."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+
+from pruning.masks.hold_in_training import Held, Holding
+from pruning.rounds.rewind import digest_of, put_into, tensors_of
+from recipes.check.preflight import check_options
+from recipes.data import Feed
+from recipes.format.settings import Finetune
+from recipes.train.checkpoint import Checkpoint, Moment, Parts, check_together, gathered, processes
+from recipes.train.loss import gathering, mixes, share_from_first
+from recipes.train.setup import Training, training_of
+from surgery.errors import BadValue, SurgeryError
+from surgery.history.history import steps_of
+from surgery.repair.batches import in_eval
+from surgery.schedule.progress import finish, move
+
+_READ = 10  # steps between two looks at the loss: each waits for the device
+
+
+class Journal(Protocol):
+    """Who is told how a training goes: see `recipes.log.journal`."""
+
+    def begin(self, phase: str, epochs: int, steps: int, *, epoch: int = 0, step: int = 0) -> None:
+        """A training begins or goes on."""
+
+    def step(self, loss: float | None, images: int) -> None:
+        """A step was made on so many images."""
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """An epoch is over."""
+
+
+def finetune(
+    model: nn.Module,
+    feed: Feed,
+    options: Finetune,
+    *,
+    test: Iterable[tuple[Tensor, Tensor]] | None = None,
+    teacher: nn.Module | None = None,
+    held: Holding | None = None,
+    settle: bool = True,
+    seed: int = 0,
+    folder: Path | None = None,
+    reuse: bool = False,
+    journal: Journal | None = None,
+    phase: str = "fit",
+    every: int = 0,
+) -> None:
+    """Train `model` in place on a feed of batches, and leave it in eval mode; with `options.model_ema`, the average.
+
+    What changes over time (fades, warm-ups, alternating slopes) goes from progress 0 to 1 in this training and is
+    settled at its end, unless `settle` is False. `held` keeps pruned weights at zero, as `pruning.run_rounds` hands it
+    on. `teacher` is the network to learn from with `options.distill`. The `journal` is told the loss and, after every
+    epoch, the accuracy on `test`. The random generators of the process are set from `seed`. Where torch.distributed
+    is initialised, all its processes call this together, each with a feed of its own; they end with equal weights.
+
+    In `folder`, where the training stands is kept after every epoch and every `every` steps. The same call goes on
+    from there, also in another process; after the end it gives the model its end state at once. The same call: same
+    weights, options, seed, `phase`, teacher and number of processes; of the feed only its number of batches is looked
+    at. On the CPU, in one process, with a feed that depends on nothing but epoch and batch, a training that was killed
+    ends bit for bit as one that was not. `reuse` lets another training's checkpoint be replaced instead of refused.
+    A pruner that wants the movement of a training sees only what happens in its last process: give no folder then.
+
+    Raises:
+        BadValue: an empty feed, or options that do not go together or with this place.
+        SurgeryError: the loss or a weight is no longer finite. The checkpoint of before is kept.
+        WrongModel: the folder holds another training.
+        BadFile: the folder is damaged.
+    """
+    _check(feed, options, teacher)
+    told = _start(model, feed, options, teacher, held is not None, settle, seed, phase)
+    kept = Checkpoint(Path(folder), gathered(told)[0], reuse) if folder is not None else None
+    saved = kept.load() if kept is not None else None
+    if kept is not None:
+        check_together(saved)
+    if saved is not None and saved.moment.done:
+        _end(model, None, settle, saved.moment)
+        saved.restore(Parts(model))
+        return
+    steps = _steps(feed, options)
+    if options.epochs:
+        sample = next(feed.epoch(0))[0] if mixes(options) else None
+        training = training_of(model, options, steps, sample, teacher)
+        with held(training.optimizer, also=training.averages) if held is not None else nullcontext():
+            now = training.begin(saved, seed)
+            if journal is not None:
+                journal.begin(phase, options.epochs, steps, epoch=now.epoch, step=now.update - now.epoch * steps)
+            for epoch in range(now.epoch, options.epochs):
+                now = _epoch(training, feed, now, journal, kept, every)
+                _close(training, now, journal, test, held)
+                now = replace(now, epoch=epoch + 1, batch=0, loss=0.0)
+                if kept is not None and now.epoch < options.epochs:
+                    _save(kept, training.parts, now)
+        _end(model, training.average, settle, now)
+        _check_weights(model, now)
+    else:
+        _end(model, None, settle, now := Moment(progress=1.0))
+    if kept is not None:
+        kept.save(Parts(model), replace(now, progress=1.0, done=True))
+
+
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The share of images (0 to 1) that `model` names rightly in eval mode.
+
+    Modes and random generators are afterwards as they were, also after an exception.
+
+    Raises:
+        BadValue: there are no images.
+    """
+    right, count = torch.zeros((), dtype=torch.long), 0
+    with in_eval(model):
+        for images, labels in batches:
+            right = (model(images).argmax(dim=1) == labels).sum() + right.to(labels.device)
+            count += len(labels)
+    if not count:
+        raise BadValue("There are no images to name.")
+    return int(right) / count
+
+
+def _epoch(
+    training: Training, feed: Feed, now: Moment, journal: Journal | None, kept: Checkpoint | None, every: int
+) -> Moment:
+    """The steps of an epoch from where it stands."""
+    batches, size = feed.epoch(now.epoch, now.batch), training.options.grad_accum_steps
+    unread: list[Tensor] = []
+    while now.batch < feed.steps:
+        count = min(size, feed.steps - now.batch)
+        loss, images = training.step(batches, count, now.update)
+        unread.append(loss)
+        now = replace(now, batch=now.batch + count, progress=now.update / training.total, step=now.update,
+                      update=now.update + 1)  # fmt: skip
+        last = now.batch == feed.steps
+        saves = kept is not None and every > 0 and now.update % every == 0 and not last
+        read = None
+        if saves or last or now.update % _READ == 0:
+            losses = _read(unread, now, training.lr)
+            now, read = replace(now, loss=_summed(now.loss, losses)), losses[-1]
+            unread.clear()
+        if journal is not None:
+            journal.step(read, images * processes())
+        if saves and kept is not None:
+            _save(kept, training.parts, now)
+    return now
+
+
+def _close(
+    training: Training,
+    now: Moment,
+    journal: Journal | None,
+    test: Iterable[tuple[Tensor, Tensor]] | None,
+    held: Holding | None,
+) -> None:
+    """The end of an epoch: the same norm statistics everywhere, and a line in the journal."""
+    from timm.utils import distribute_bn  # type: ignore[attr-defined]
+
+    if processes() > 1:
+        for one in (training.model, *training.averages):
+            distribute_bn(one, processes(), reduce=True)  # type: ignore[no-untyped-call]
+    if journal is None:
+        return
+    row = {"loss": now.loss * training.options.epochs / training.total, "lr": training.lr}
+    if test is not None:
+        row["top1"] = accuracy(training.model if training.average is None else training.average, test)
+    if isinstance(held, Held):
+        row["living"] = held.masks.share
+    journal.epoch(row)
+
+
+def _end(model: nn.Module, average: nn.Module | None, settle: bool, now: Moment) -> None:
+    """The final form of the model and of its average, whose weights are the result."""
+    for one in (model, *([average] if average is not None else [])):
+        early = gathering(one) > 0
+        move(one, 1.0, now.update)
+        if settle:
+            finish(one)
+        if early and processes() > 1:
+            share_from_first(one)
+    if average is not None:
+        put_into(model, tensors_of(average))
+    model.eval()
+
+
+def _save(kept: Checkpoint, parts: Parts, now: Moment) -> None:
+    _check_weights(parts.model, now)
+    kept.save(parts, now)
+
+
+def _read(unread: list[Tensor], now: Moment, lr: float) -> list[float]:
+    """The last losses, the means of all processes.
+
+    Raises:
+        SurgeryError: one of them is not finite.
+    """
+    losses = torch.stack(unread)
+    if processes() > 1:
+        distributed.all_reduce(losses)
+        losses /= processes()
+    found: list[float] = losses.tolist()
+    for number, loss in enumerate(found, now.update - len(found) + 1):
+        if not math.isfinite(loss):
+            raise SurgeryError(
+                f"The loss of step {number} is {loss}.", there=f"step {number}, lr {lr:g}", try_=_SMALLER
+            )
+    return found
+
+
+_SMALLER = "a lower lr, clip_grad, warmup_epochs; where amp_dtype is float16, bfloat16"
+
+
+def _summed(start: float, numbers: Iterable[float]) -> float:
+    for one in numbers:  # one by one: the same however many are read at once
+        start += one
+    return start
+
+
+def _check_weights(model: nn.Module, now: Moment) -> None:
+    """Refuse weights that are not finite: a checkpoint of them would be worth nothing."""
+    whole = [one.isfinite().all() for one in model.parameters()]
+    if whole and not bool(torch.stack([one.to(whole[0].device) for one in whole]).all()):
+        name = next(name for name, one in model.named_parameters() if not bool(one.isfinite().all()))
+        raise SurgeryError(f"{name} is not finite after step {now.update}.", try_=_SMALLER)
+
+
+def _steps(feed: Feed, options: Finetune) -> int:
+    """Steps of the optimiser in an epoch."""
+    return -(-feed.steps // options.grad_accum_steps)
+
+
+def _check(feed: Feed, options: Finetune, teacher: nn.Module | None) -> None:
+    if options.epochs and feed.steps < 1:
+        raise BadValue("There is nothing to train on.", there=f"{feed.steps} batches", try_="a smaller batch_size")
+    if options.distill and teacher is None:
+        raise BadValue("There is no teacher to learn from.", asked="distill", try_="teacher=, the unchanged network")
+    check_options(options)
+
+
+def _start(
+    model: nn.Module, feed: Feed, options: Finetune, teacher: nn.Module | None, held: bool, settle: bool, seed: int,
+    phase: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What a training begins with, as plain data."""
+    network = [str(model), *(str((step.kind, step.data, step.fingerprint)) for step in steps_of(model))]
+    plain = re.sub(r" at 0x[0-9a-fA-F]+", "", "\n".join(network))
+    return {
+        "phase": phase, "seed": seed, "world": processes(), "batches": feed.steps, "options": asdict(options),
+        "held": held, "settle": settle, "network": hashlib.sha256(plain.encode()).hexdigest(),
+        "weights": digest_of(tensors_of(model)),
+        "teacher": digest_of(tensors_of(teacher)) if options.distill and teacher is not None else None,
+    }  # fmt: skip

@@ -1,0 +1,102 @@
+"""Synchronised norms: batch norms whose statistics are those of all processes together, proved to be the same norms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from recipes.optional import check_torchvision
+from surgery.errors import CannotEdit, NotProved
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DIMS = (4, 2, 5)  # of what a batch norm takes
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """Turn the batch norms of a model into norms over all processes, on the same weights; the model is used up.
+
+    timm does the conversion: torch's own makes plain norms of those that are followed by an activation of their own.
+    Each norm is then compared with what it was, on random numbers, in eval mode.
+
+    Raises:
+        CannotEdit: a norm that no such norm can stand in for, by name.
+        NotProved: a norm that computes something else afterwards, by name.
+    """
+    check_synchronisable(model)
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    before = dict(_norms(model))
+    made: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    after = dict(made.named_modules(remove_duplicate=False))
+    for path, norm in before.items():
+        if not _same(norm, after[path]):
+            raise NotProved(
+                f"{path} is another function as a norm over all processes.",
+                there=f"{type(norm).__name__}, then {type(after[path]).__name__}", try_="sync_bn=False",
+            )  # fmt: skip
+    return made
+
+
+def check_synchronisable(model: nn.Module) -> None:
+    """Refuse a model with a batch norm whose forward, or whose hooks, a norm over all processes would not have.
+
+    Raises:
+        CannotEdit: the norm, by name.
+    """
+    check_torchvision()
+    from timm.layers.norm_act import BatchNormAct2d
+
+    known = {kind.forward for kind in (*_NORMS, BatchNormAct2d)}
+    for path, norm in _norms(model):
+        if type(norm).forward not in known or "forward" in vars(norm):
+            raise CannotEdit(
+                f"{path} does more than a batch norm, which would be lost in a norm over all processes.",
+                there=f"{type(norm).__name__} with a forward of its own", try_="sync_bn=False",
+            )  # fmt: skip
+        if any(getattr(norm, hooks) for hooks in _HOOKS):
+            raise CannotEdit(
+                f"{path} has hooks, which would be lost in a norm over all processes.",
+                there=type(norm).__name__, try_="sync_bn=False, or without the hooks",
+            )  # fmt: skip
+
+
+def _norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _BatchNorm):
+            yield path, module
+
+
+@torch.no_grad()
+def _same(before: nn.Module, after: nn.Module) -> bool:
+    """Whether copies of both put out the same where they only normalise: trained scales may hide an activation."""
+    first, second = _normalising(before), _normalising(after)
+    images = _images(first)
+    return torch.equal(first(images.clone()), second(images.clone()))
+
+
+def _normalising(norm: nn.Module) -> nn.Module:
+    made = copy.deepcopy(norm).eval()
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        if isinstance(tensor := getattr(made, name, None), Tensor):
+            tensor.fill_(value)
+    return made
+
+
+def _images(norm: nn.Module) -> Tensor:
+    """Random numbers with as many axes as the norm takes."""
+    like = next(iter(norm.state_dict().values()), torch.zeros(()))
+    draws = torch.Generator().manual_seed(0)
+    for dims in _DIMS:
+        shape = (2, int(norm.num_features), *[4] * (dims - 2))  # type: ignore[arg-type]
+        images = torch.randn(shape, generator=draws).to(like.device, like.dtype)
+        try:
+            norm(images.clone())
+        except (ValueError, AssertionError, RuntimeError):
+            continue
+        return images
+    raise NotProved("A batch norm runs on no random numbers.", there=str(norm), try_="sync_bn=False")

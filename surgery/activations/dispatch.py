@@ -1,0 +1,241 @@
+"""Forms: one function by its plain formula, by its closed form, or by a kernel, and which of them runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from threading import Lock, get_ident
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from surgery.errors import BadValue
+
+FORMS = ("formula", "closed", "fused")
+
+# Where the kernels of a device live, and what they are written in.
+_KERNELS = {
+    "cpu": ("surgery.activations.kernels.numba_kernels", "numba"),
+    "cuda": ("surgery.activations.kernels.triton_kernels", "triton"),
+}
+# Their closed form sums by index, which compilers make slow: in a compiled model they stay kernels, where these are
+# operators of torch.
+_SUMMED = ("pwlu",)
+_log = logging.getLogger(__name__)
+_Asked = tuple[str, tuple[str, ...]]  # a form, and the functions it is asked for, none for all
+_only: dict[int, _Asked] | None = None  # by thread; no thread-local, which a compiler does not see into
+_guard = Lock()
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function applied to every element, with parameters per channel.
+
+    `value(x, *params)` is the plain formula, in operations that torch can differentiate as often as it likes.
+    `gradients(grad, x, *params)` is its closed-form backward: the gradient of x and of each parameter, the latter in
+    its shape or still to be summed to it. Both see the channels on the last axis of x; parameters have them last,
+    (..., C), or (..., 1) where all channels share them. All is float32 or float64.
+    """
+
+    name: str
+    value: Callable[..., Tensor]
+    gradients: Callable[..., tuple[Tensor, ...]]
+
+
+class Kernel(Protocol):
+    """A function fused into one pass over x, in any dtype and with its channels on any axis."""
+
+    def forward(self, x: Tensor, axis: int, *params: Tensor) -> Tensor:
+        """The values, in dtype and layout of x."""
+
+    def backward(self, grad: Tensor, x: Tensor, axis: int, *params: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of x and of each parameter, in their shapes."""
+
+
+def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
+    """Compute `function` of x, whose channels are on `axis`: in float32 inside, in dtype and layout of x outside.
+
+    Raises:
+        BadValue: a parameter is for another number of channels than x has.
+    """
+    if not -x.dim() <= axis < x.dim():
+        axis = -1  # a single number or a row has no such axis: whatever there is, is a channel
+    form = form_of(function, x)
+    if not torch._C._is_tracing():  # there, sizes are no numbers
+        _check(function, x, axis, params)
+    if form == "formula":
+        return value_of(function, axis, x, params)
+    if form == "closed":
+        return _Closed.apply(function, axis, x, *params)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.surgery, function.name)(x, axis, *params)  # type: ignore[no-any-return]
+    return _Fused.apply(function, axis, x, *params)  # type: ignore[no-any-return]
+
+
+def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...]) -> None:
+    channels = x.shape[axis] if x.dim() else 1
+    for param in params:
+        if param.shape[-1] not in (1, channels):
+            raise BadValue(
+                f"{function.name} has parameters for {param.shape[-1]} channels.",
+                there=f"{channels} on axis {axis} of {tuple(x.shape)}",
+                try_="the same number of channels, or parameters that all channels share",
+            )
+
+
+def form_of(function: Function, x: Tensor) -> str:
+    """Which form computes this function of x here: "formula", "closed" or "fused".
+
+    Exported graphs and `torch.func` get the formula, which is torch's operations only. A compiled model gets the
+    closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is taken
+    where there is one.
+    """
+    if _only is not None:
+        asked: str | None = _asked_for(function.name)
+        if asked is not None:
+            return asked
+    if taken_apart():
+        return "formula"
+    if torch.compiler.is_compiling():
+        return "fused" if function.name in _SUMMED and _is_operator(function.name, x.device.type) else "closed"
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
+    return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, x.device.type) else "closed"
+
+
+def taken_apart() -> bool:
+    """True where a call is exported, traced, or transformed by `torch.func`: torch's operations are wanted there."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def only(form: str, *names: str) -> Iterator[None]:
+    """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
+
+    It holds for the thread that asks, not for others.
+
+    Raises:
+        BadValue: there is no such form.
+    """
+    if form not in FORMS:
+        raise BadValue("A function has three forms.", asked=repr(form), try_=", ".join(FORMS))
+    before = _ask((form, names))
+    try:
+        yield
+    finally:
+        _ask(before)
+
+
+def _ask(asked: _Asked | None) -> _Asked | None:
+    """Ask for this in this thread, and return what it asked for before."""
+    global _only
+    with _guard:
+        others = dict(_only or {})
+        before = others.pop(get_ident(), None)
+        if asked is not None:
+            others[get_ident()] = asked
+        _only = others or None
+    return before
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _asked_for(name: str) -> str | None:
+    """The form that this thread asks for, None for any."""
+    asked = (_only or {}).get(get_ident())
+    return asked[0] if asked is not None and (not asked[1] or name in asked[1]) else None
+
+
+@cache
+def kernel_of(name: str, device: str) -> Kernel | None:
+    """The kernel for a function on a kind of device ("cpu", "cuda"), None if there is none; said once in the log."""
+    home, library = _KERNELS.get(device, ("", ""))
+    if not home:
+        return None
+    try:
+        kernels: dict[str, Kernel] = import_module(home).KERNELS
+    except ImportError:
+        _log.info("%s is not installed: on %s, %s runs in its closed form, which is slower.", library, device, name)
+        return None
+    return kernels.get(name)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_operator(name: str, device: str) -> bool:
+    """Whether the kernel for a device is an operator of torch, which a compiler sees into."""
+    return device == "cuda" and kernel_of(name, device) is not None
+
+
+class _Closed(torch.autograd.Function):
+    """The value by the formula, its gradient in closed form: x is all that is kept for the backward pass."""
+
+    @staticmethod
+    def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
+        return laid_out_as(x, value_of(function, axis, x, params))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.function, ctx.axis, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, *params = ctx.saved_tensors
+        return None, None, *gradients_of(ctx.function, ctx.axis, grads[0], x, params)
+
+
+class _Fused(torch.autograd.Function):
+    """Value and gradient by a kernel; the gradient of a gradient goes back to the closed form."""
+
+    @staticmethod
+    def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
+        return _fused(function, x).forward(x, axis, *params)
+
+    setup_context = _Closed.setup_context
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        x, *params = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, *gradients_of(ctx.function, ctx.axis, grads[0], x, params)
+        return None, None, *_fused(ctx.function, x).backward(grads[0], x, ctx.axis, *params)
+
+
+def _fused(function: Function, x: Tensor) -> Kernel:
+    kernel = kernel_of(function.name, x.device.type)
+    if kernel is None:
+        raise BadValue(
+            f"There is no kernel for {function.name} on {x.device.type}.", asked="the fused form",
+            try_="the extra `fast`: pip install 'activation-surgery[fast]'" if x.device.type == "cpu" else "'closed'",
+        )  # fmt: skip
+    return kernel
+
+
+def laid_out_as(x: Tensor, value: Tensor) -> Tensor:
+    """The value in the layout that an operation on every element of x gives its result."""
+    if torch.compiler.is_compiling() or value.stride() == x.stride():
+        return value
+    made = torch.empty_like(x)
+    return value if value.stride() == made.stride() else made.copy_(value)
+
+
+def value_of(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    last = x.movedim(axis, -1) if x.dim() else x
+    value = function.value(last.to(dtype), *(param.to(dtype) for param in params)).to(x.dtype)
+    return value.movedim(-1, axis) if x.dim() else value.reshape(())
+
+
+def gradients_of(function: Function, axis: int, grad: Tensor, x: Tensor, params: Any) -> tuple[Tensor, ...]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    last, grad = (one.movedim(axis, -1).to(dtype) if x.dim() else one.to(dtype).reshape(1) for one in (x, grad))
+    of_x, *of_params = function.gradients(grad, last, *(param.to(dtype) for param in params))
+    of_x = of_x.to(x.dtype).movedim(-1, axis) if x.dim() else of_x.to(x.dtype).reshape(())
+    if not torch.is_grad_enabled():
+        of_x = laid_out_as(x, of_x)
+    return of_x, *(one.sum_to_size(param.shape).to(param.dtype) for one, param in zip(of_params, params, strict=True))

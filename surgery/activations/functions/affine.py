@@ -1,0 +1,143 @@
+"""Affine: a straight line per channel, the best linear stand-in of an activation that is erased."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.fx import wrap
+
+from surgery.activations.dispatch import Function, apply
+from surgery.errors import BadValue
+from surgery.isolation.meta_copy import read
+
+# Points over which a normal distribution is summed, in deviations. Evenly spaced ones are as good as Gauss-Hermite's
+# for smooth functions, and wrong by a square of their distance only at a kink, wherever it lies.
+_REACH, _POINTS = 9.0, 2049
+_NARROW = 1e-6  # deviations below this share of the mean (or of 1) count as this for the slope: it becomes the tangent
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * weight + bias
+
+
+def _affine_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    return grad * weight, grad * x, grad
+
+
+AFFINE = Function("affine", _affine, _affine_gradients)
+
+
+@wrap  # symbolic traces keep it as one call
+def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight x + bias, channels of x on `axis`."""
+    return apply(AFFINE, x, axis, weight, bias)
+
+
+class Affine(nn.Module):
+    """weight x + bias, per channel or shared by all. What it replaces is erased: a line is no activation.
+
+    `replaced` is the function it stands for, None if nobody said: no child of it, and in no state dict.
+    """
+
+    replaced: nn.Module | None = None
+
+    def __init__(self, channels: int = 1, weight: float = 1.0, bias: float = 0.0, *, axis: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), float(weight)))
+        self.bias = nn.Parameter(torch.full((channels,), float(bias)))
+        self.axis = axis
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the line at `input`, of any shape, in its dtype and layout."""
+        return affine(input, self.axis, self.weight, self.bias)
+
+    def stand_for(self, function: nn.Module) -> None:
+        """Keep a copy of the activation this line replaces, so that it can be fitted to it again."""
+        self.__dict__["replaced"] = copy.deepcopy(function).requires_grad_(False)  # a child would be in the state dict
+
+    @torch.no_grad()
+    def start_behind(self, norm: nn.Module, function: nn.Module) -> None:
+        """Become the best line for `function` behind a norm, without data.
+
+        What a norm hands on is taken as normal, with its bias as mean and its weight as deviation, per channel; (0, 1)
+        where it has none. A line shared by all channels, or a norm with other numbers than one per channel, takes
+        their mixture.
+
+        Raises:
+            BadValue: `function` takes no rows of so many channels.
+        """
+        mean, deviation = _behind(norm, len(self.weight))
+        slope, intercept = best_line(function, mean, deviation)
+        self.weight.copy_(slope)
+        self.bias.copy_(intercept)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.weight)}" + (f", for {type(self.replaced).__name__}" if self.replaced is not None else "")
+
+
+def best_line(function: nn.Module, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and intercept (C,) of the least-squares line for `function` on normal inputs, float64.
+
+    `mean` and `deviation` are (C,), deviation >= 0. Closed form for ReLU: slope Phi(m / s), intercept s phi(m / s),
+    with Phi and phi the standard normal distribution and density. Any other function is integrated, to about 1e-5 at a
+    kink and to rounding elsewhere. Where the deviation is 0 the line is the tangent through function(m).
+
+    Raises:
+        BadValue: `function` takes no rows of C channels.
+    """
+    m, s = mean.double(), deviation.double()
+    wide = torch.maximum(s, _NARROW * m.abs().clamp_min(1.0))
+    if type(function) is nn.ReLU:
+        ratio = m / wide
+        slope = torch.special.ndtr(ratio)
+        value = torch.where(s > 0, m * slope + wide * _density(ratio), m.clamp_min(0))
+        return slope, value - slope * m
+    points = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.float64, device=m.device).unsqueeze(1)
+    weights = _density(points)
+    weights = weights / weights.sum()
+    exact = evaluated(function)
+    slope = (weights * points * exact(m + wide * points)).sum(0) / wide
+    value = (weights * exact(m + s * points)).sum(0)
+    return slope, value - slope * m
+
+
+class evaluated:
+    """A function in float64, on a copy of its own: what it is given is not written to, wherever it lies."""
+
+    def __init__(self, function: nn.Module) -> None:
+        self.function = copy.deepcopy(function).double().eval()
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """The values at `x`, float64, of the same shape."""
+        try:
+            value: Tensor = self.function.to(x.device)(x.to(torch.float64, copy=True))
+        except RuntimeError as error:
+            raise BadValue(
+                f"{type(self.function).__name__} does not take what enters here.", asked=f"shape {tuple(x.shape)}",
+                there=str(error).partition("\n")[0],
+            ) from error  # fmt: skip
+        return value
+
+
+def _density(t: Tensor) -> Tensor:
+    return torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
+
+
+def _behind(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (channels,) of what a norm hands on."""
+    weight, bias = read(norm, "weight"), read(norm, "bias")
+    known = next((one for one in (weight, bias) if isinstance(one, Tensor)), torch.ones(channels))
+    deviation = weight.detach().double().abs() if isinstance(weight, Tensor) else torch.ones_like(known).double()
+    mean = bias.detach().double() if isinstance(bias, Tensor) else torch.zeros_like(known).double()
+    if mean.numel() == channels:
+        return mean.reshape(-1), deviation.reshape(-1)
+    # More numbers than lines: the mean and deviation of the mixture, over what is not a channel.
+    rows = (channels, -1) if mean.dim() > 1 and mean.shape[0] == channels else (1, -1)
+    mean, deviation = mean.reshape(rows), deviation.reshape(rows)
+    spread = (deviation.square().mean(1) + mean.var(1, correction=0)).sqrt()
+    return mean.mean(1).expand(channels), spread.expand(channels)

@@ -1,0 +1,124 @@
+"""N-PWLU: a piecewise linear function whose intervals are learned one by one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import wrap
+from torch.nn import functional as F
+
+from surgery.activations.dispatch import Function, apply
+from surgery.activations.functions.piecewise import along, best_lines, bounds_for, summed, taken
+from surgery.activations.functions.pwlu import around_zero, averaged, check, check_rows
+from surgery.activations.functions.smelu import positive
+from surgery.activations.input_stats import Elementwise, Seen
+
+
+def _tables(start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, bases and slopes (N + 2, C) of the regions: knots and values add up from the first knot on."""
+    knots = start + torch.cat([torch.zeros_like(widths[:1]), widths.cumsum(0)])
+    values = height + torch.cat([torch.zeros_like(widths[:1]), (widths * slopes[1:-1]).cumsum(0)])
+    return torch.cat([knots[:1], knots]), torch.cat([values[:1], values]), slopes
+
+
+def _region(x: Tensor, anchors: Tensor) -> Tensor:
+    """How many knots lie at or left of each x: no more than a few, so that comparing beats searching."""
+    region = torch.zeros_like(x, dtype=torch.long)
+    for knot in anchors[1:].detach():
+        region = region + (x.detach() >= knot)
+    return region
+
+
+def _npwlu(x: Tensor, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> Tensor:
+    x = torch.atleast_1d(x)
+    anchors, bases, slopes = _tables(start, height, widths, slopes)
+    return along(x, _region(x, anchors), anchors, bases, slopes)
+
+
+def _npwlu_gradients(
+    grad: Tensor, x: Tensor, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor
+) -> tuple[Tensor, ...]:
+    anchors, _, slopes = _tables(start, height, widths, slopes)
+    region, size = _region(x, anchors), len(slopes)
+    of_x = grad * taken(slopes, region)
+    plain = summed(grad, region, size)
+    far = summed(grad * (x - taken(anchors, region)), region, size)
+    # Everything to the right of an interval: its width shifts them, and lifts them by width times slope.
+    right = plain[2:].flip(0).cumsum(0).flip(0)
+    shifted = (slopes * plain)[2:].flip(0).cumsum(0).flip(0)
+    of_slopes = torch.cat([far[:1], far[1:-1] + widths * right, far[-1:]])
+    return of_x, -(slopes * plain).sum(0), plain.sum(0), slopes[1:-1] * right - shifted, of_slopes
+
+
+FUNCTION = Function("npwlu", _npwlu, _npwlu_gradients)
+
+
+@wrap  # symbolic traces keep it as one call
+def npwlu(
+    x: Tensor, axis: int, intervals: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor
+) -> Tensor:
+    """A piecewise linear function of x with knots at any distance; channels of x on `axis`."""
+    check_rows("widths", widths, intervals)
+    check_rows("slopes", slopes, intervals + 2)
+    return apply(FUNCTION, x, axis, start, height, positive(widths), slopes)
+
+
+class NPWLU(nn.Module):
+    """A piecewise linear function whose knots move freely but never pass each other, per channel or shared by all.
+
+    The first knot is at `start` (C,), where the value is `height` (C,); from there on, `widths` (N, C) and `slopes`
+    (N + 2, C), the outer two included, add up. So each interval's parameters reach all that lie right of it, and none
+    is left untrained for want of data. Of widths the absolute value counts. It begins as ReLU on [-bound, bound], from
+    -3 to 3 without a bound.
+
+    Source: N-PWLU, ICPR 2022, by the authors of PWLU. Only its abstract is known to us (non-uniform intervals, a
+    cumulative definition that ties them together, no realignment, four intervals): the parameters are our reading.
+
+    Raises:
+        BadValue: fewer than one interval or channel, or a bound not above 0.
+    """
+
+    def __init__(self, channels: int = 1, intervals: int = 4, bound: float | None = None, *, axis: int = 1) -> None:
+        super().__init__()
+        check(channels, intervals, bound)
+        self.start, self.height = (nn.Parameter(torch.zeros(channels)) for _ in range(2))
+        self.widths = nn.Parameter(torch.ones(intervals, channels))
+        self.slopes = nn.Parameter(torch.zeros(intervals + 2, channels))
+        self.intervals = intervals
+        self.axis = axis
+        self.bound = bound
+        low, high = around_zero(F.relu, bound, channels, intervals, True, self.start.dtype)
+        self._become(F.relu, low, high, (low, high))
+
+    @torch.no_grad()
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Come as near to `function` as equal intervals can, one ending at zero, three deviations round the mean.
+
+        A `bound` of one's own stays.
+        """
+        rows = len(seen.mean)
+        if len(self.start) == 1 and rows > 1:
+            seen, function = seen.shared(), averaged(function, rows)
+        low, high = bounds_for(function, seen, self.intervals, True, self.start.dtype)
+        if self.bound is not None:
+            low, high = around_zero(function, self.bound, len(self.start), self.intervals, True, self.start.dtype)
+        self._become(function, low, high, (seen.low, seen.high))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        return npwlu(input, self.axis, self.intervals, self.start, self.height, self.widths, self.slopes)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.start)}, intervals={self.intervals}"
+
+    def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
+        intervals, inner = self.intervals, torch.promote_types(self.start.dtype, torch.float32)
+        heights, low_slope, high_slope = best_lines(function, low, high, reach, intervals, inner)
+        width = (high - low).double() / intervals
+        slopes = torch.cat([low_slope[None], heights.diff(dim=0) / width, high_slope[None]])
+        with torch.no_grad():
+            for param, value in zip(
+                (self.start, self.height, self.widths, self.slopes), (low, heights[0], width, slopes), strict=True
+            ):
+                param.copy_(value.expand(param.shape))

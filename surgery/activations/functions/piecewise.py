@@ -1,0 +1,204 @@
+"""Piecewise linear functions: values, all gradients from one pass over x, and the best fit to another function.
+
+Knots B_0 < ... < B_N cut the numbers into N + 2 regions, the outer two unbounded. In region r the value is
+base_r + slope_r (x - anchor_r), the anchor being the knot at its left end (B_0 for the leftmost). Written so, and not
+as slope x + offset, nothing cancels, and with a knot at zero ReLU is exact, but for numbers that vanish beside the
+bounds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from surgery.activations.dispatch import Function
+from surgery.activations.input_stats import Elementwise, Seen
+from surgery.errors import BadValue
+
+PER_INTERVAL = 16  # points in each interval at which a fit is judged
+WIDE = 3.0  # bounds lie this many deviations from the mean
+_FAR = 2.0**14  # beyond the corners of any clipped ReLU, and a number of every type
+
+
+def along(x: Tensor, region: Tensor, anchors: Tensor, bases: Tensor, slopes: Tensor) -> Tensor:
+    """The value at x (..., C), given its region and the three tables, one row per region: (N + 2, C) or (N + 2, 1)."""
+    return taken(bases, region) + (x - taken(anchors, region)) * taken(slopes, region)
+
+
+def taken(table: Tensor, region: Tensor) -> Tensor:
+    """Entries of a table (R, C), one per element of an index (..., C)."""
+    channels = region.shape[-1]
+    return table.expand(-1, channels).gather(0, region.reshape(-1, channels)).reshape(region.shape)
+
+
+def summed(values: Tensor, region: Tensor, size: int) -> Tensor:
+    """Sums (size, C) of the values (..., C) with the same index."""
+    channels = values.shape[-1]
+    rows = region.reshape(-1, channels)
+    return values.new_zeros(size, channels).scatter_add(0, rows, values.reshape(-1, channels))
+
+
+def region_of(x: Tensor, left: Tensor, right: Tensor, intervals: int) -> Tensor:
+    """The region of each x, from 0 (left of all knots) to N + 1, where the knots are equally far apart."""
+    x, left, right = x.detach(), left.detach(), right.detach()
+    place = (x - left) * (intervals / (right - left))
+    # Rounding may carry a number within the bounds beyond the last interval, and NaN is no index.
+    inside = place.nan_to_num().floor().clamp(0, intervals - 1) + 1
+    return torch.where(x < left, 0.0, torch.where(x >= right, intervals + 1.0, inside)).long()
+
+
+def tables(
+    heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors, bases and slopes (N + 2, C) of the regions, from heights (N + 1, C) and the rest (C,)."""
+    intervals = heights.shape[0] - 1
+    channels = max(one.shape[-1] for one in (heights, left, right, low_slope, high_slope))
+    heights, begin, end, low, high = (one.expand(len(one) if one.dim() > 1 else 1, channels) for one in (
+        heights, left, right, low_slope, high_slope))  # fmt: skip
+    steps = torch.arange(intervals, dtype=heights.dtype, device=heights.device).unsqueeze(1)
+    knots = begin + steps * ((end - begin) / intervals)
+    inner = (heights[1:] - heights[:-1]) * intervals / (end - begin)
+    return torch.cat([begin, knots, end]), torch.cat([heights[:1], heights]), torch.cat([low, inner, high])
+
+
+def _pwlu(x: Tensor, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor) -> Tensor:
+    x = torch.atleast_1d(x)
+    region = region_of(x, left, right, heights.shape[0] - 1)
+    return along(x, region, *tables(heights, left, right, low_slope, high_slope))
+
+
+def _pwlu_gradients(
+    grad: Tensor, x: Tensor, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> tuple[Tensor, ...]:
+    intervals = heights.shape[0] - 1
+    region = region_of(x, left, right, intervals)
+    anchors, _, slopes = tables(heights, left, right, low_slope, high_slope)
+    of_x = grad * taken(slopes, region)
+
+    # Everything else follows from sums of the gradient per region, plain and weighted by the distance in it.
+    plain = summed(grad, region, intervals + 2)
+    far = summed(grad * (x - taken(anchors, region)), region, intervals + 2)
+    inner, weighted = plain[1:-1], far[1:-1] * (intervals / (right - left))
+    of_heights = torch.cat([inner - weighted, plain[-1:]]) + torch.cat([plain[:1], weighted])
+    steps = torch.arange(intervals, dtype=x.dtype, device=x.device).unsqueeze(1)
+    place = (weighted + steps * inner) / intervals
+    of_left = (slopes[1:-1] * (place - inner)).sum(0) - low_slope * plain[0]
+    of_right = -(slopes[1:-1] * place).sum(0) - high_slope * plain[-1]
+    return of_x, of_heights, of_left, of_right, far[0], far[-1]
+
+
+PWLU = Function("pwlu", _pwlu, _pwlu_gradients)
+
+
+def bounds_for(
+    function: Elementwise, seen: Seen, intervals: int, snap: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Bounds (C,) three deviations from the mean; with `snap` moved so that knots are where `function` has its corners.
+
+    These are zero and, of a clipped ReLU, the cap. A channel that always saw the same number gets bounds three to
+    either side of it.
+    """
+    mean = seen.mean.double().nan_to_num(posinf=0.0, neginf=0.0)
+    deviation = seen.deviation.double().nan_to_num(posinf=0.0)
+    deviation = torch.where(deviation > 1e-4 * (1 + mean.abs()), deviation, 1.0)
+    low, high = mean - WIDE * deviation, mean + WIDE * deviation
+    return snapped(function, low, high, intervals, dtype) if snap else (low, high)
+
+
+def snapped(
+    function: Elementwise, low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The bounds moved, by as little as knots at exactly the corners of `function` need in this precision."""
+    cap = cap_of(function, low.to(torch.promote_types(dtype, torch.float32)))
+    return _around_zero(low, high, intervals, dtype) if cap is None else _around_both(low, high, intervals, cap, dtype)
+
+
+def cap_of(function: Elementwise, like: Tensor) -> float | None:
+    """Where a clipped ReLU goes flat, as ReLU6 does at 6; None for any other function of rows such as `like` (C,)."""
+    top = function(torch.full_like(like, _FAR).unsqueeze(0))
+    if top.is_meta or not bool((top == top.flatten()[0]).all()) or not 0 < (cap := float(top.flatten()[0])) < _FAR / 2:
+        return None
+    points = torch.tensor([-_FAR, -cap, 0.0, cap / 2, cap, 2 * cap]).to(like).unsqueeze(1).expand(-1, len(like))
+    return cap if torch.equal(function(points.clone()), points.clamp(0.0, cap)) else None
+
+
+def _around_both(low: Tensor, high: Tensor, intervals: int, cap: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Bounds with knots at zero and at `cap`, as near to those given as whole intervals between the two allow."""
+    low, high = low.clamp_max(0.0), high.clamp_min(cap)
+    scale = 2.0 ** _digits(intervals, dtype)
+    counts = [k for k in range(1, intervals + 1) if (math.frexp(cap / k)[0] * scale).is_integer()]
+    between = torch.tensor(counts or [intervals]).to(low)
+    between = between[(between.unsqueeze(1) - intervals * cap / (high - low)).abs().argmin(0)]
+    before = torch.minimum((-low * between / cap).round(), intervals - between)
+    return -before * cap / between, (intervals - before) * cap / between
+
+
+def _around_zero(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The bounds widened, by as little as a knot at exactly zero needs in this precision."""
+    low, high = low.clamp_max(0.0), high.clamp_min(0.0)
+    # How many knots lie left of zero: none or all only where nothing lies on that side, or there is one interval.
+    least = ((low < 0) & (intervals > 1)).to(low)
+    most = intervals - ((high > 0) & (least < intervals)).to(low)
+    before = torch.minimum(torch.maximum((intervals * -low / (high - low)).round(), least), most)
+    after = intervals - before
+    width = torch.maximum(
+        torch.where(before > 0, -low / before, 0.0), torch.where(after > 0, high / after, 0.0)
+    )  # fmt: skip
+    mantissa, exponent = torch.frexp(width)
+    scale = 2.0 ** _digits(intervals, dtype)
+    width = torch.ldexp((mantissa * scale).ceil() / scale, exponent)
+    return -before * width, after * width
+
+
+def _digits(intervals: int, dtype: torch.dtype) -> int:
+    """How many binary digits the width of an interval may have.
+
+    So few that all its multiples are numbers of this type: then every knot is exact, and so is ReLU. Four digits are
+    left for the points between the knots at which a fit is judged.
+    """
+    return max(min(1 - round(math.log2(torch.finfo(dtype).eps)), 20) - intervals.bit_length(), 2)
+
+
+def best_lines(
+    function: Elementwise, left: Tensor, right: Tensor, reach: tuple[Tensor, Tensor], intervals: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Heights (N + 1, C) and outer slopes (C,) that come nearest to `function`, by least squares in double precision.
+
+    The heights over [left, right], uniformly; then each outer slope from its bound out to `reach`, or half a range
+    further if that is beyond. What is piecewise linear on these knots is met exactly. `function` maps rows (n, C) of
+    `dtype`.
+
+    Raises:
+        BadValue: the function is not finite there.
+    """
+    left, right = left.double(), right.double()
+    spread = torch.arange(intervals * PER_INTERVAL + 1, dtype=torch.float64, device=left.device).unsqueeze(1)
+    spread = spread / PER_INTERVAL
+    points = left + spread * ((right - left) / intervals)
+    points[-1] = right
+    wanted = _values(function, points.to(dtype))
+    at_knots = wanted[::PER_INTERVAL]
+    hats = (1 - (spread - spread[::PER_INTERVAL].T).abs()).clamp_min(0)
+    # What interpolation misses is what is solved for: where it misses nothing, it stays as exact as it is.
+    heights = at_knots + torch.linalg.solve(hats.T @ hats, hats.T @ (wanted - hats @ at_knots))
+
+    half, slopes = (right - left) / 2, []
+    for bound, height, far, sign in ((left, heights[0], reach[0], -1), (right, heights[-1], reach[1], 1)):
+        seen = torch.nan_to_num(sign * (far.double() - bound), nan=0.0, posinf=0.0)
+        steps = (spread[1:] / intervals * torch.maximum(seen, half) * sign + bound).to(dtype)
+        ahead = steps.double() - bound
+        slopes.append((ahead * (_values(function, steps) - height)).sum(0) / ahead.square().sum(0))
+    return heights, slopes[0], slopes[1]
+
+
+def _values(function: Elementwise, points: Tensor) -> Tensor:
+    """The function at these points, in double precision; the points survive a function that works in place."""
+    values = function(points.clone()).double()
+    if not values.is_meta and not bool(values.isfinite().all()):
+        raise BadValue(
+            "The function is not finite where it is to be fitted.",
+            there=f"points from {points.min().item():.3g} to {points.max().item():.3g}", try_="other bounds",
+        )  # fmt: skip
+    return values

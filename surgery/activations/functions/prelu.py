@@ -1,0 +1,157 @@
+"""Two straight lines that meet at zero: PReLU learns the left slope, FReLU both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import wrap
+
+from surgery.activations.dispatch import Function, apply
+from surgery.activations.input_stats import Elementwise, Seen, fitted, ones_like
+from surgery.errors import BadValue
+
+ALTERNATIONS = (None, "slopes", "weights")
+
+
+def _prelu(x: Tensor, negative: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * negative)
+
+
+def _prelu_gradients(grad: Tensor, x: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+    return torch.where(x > 0, grad, grad * negative), torch.where(x > 0, 0.0, grad * x)
+
+
+def _frelu(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    return x * torch.where(x > 0, positive, negative)
+
+
+def _frelu_gradients(grad: Tensor, x: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+    right, product = x > 0, grad * x
+    return (
+        grad * torch.where(right, positive, negative),
+        torch.where(right, product, 0.0),
+        torch.where(right, 0.0, product),
+    )
+
+
+PRELU = Function("prelu", _prelu, _prelu_gradients)
+FRELU = Function("frelu", _frelu, _frelu_gradients)
+
+
+@wrap  # symbolic traces keep it as one call
+def prelu(x: Tensor, axis: int, negative: Tensor) -> Tensor:
+    """max(0, x) + negative min(0, x), channels of x on `axis`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _prelu(x.movedim(axis, -1), negative).movedim(-1, axis)
+    return apply(PRELU, x, axis, negative)
+
+
+@wrap
+def frelu(x: Tensor, axis: int, positive: Tensor, negative: Tensor) -> Tensor:
+    """positive max(0, x) + negative min(0, x), channels of x on `axis`."""
+    return apply(FRELU, x, axis, positive, negative)
+
+
+class PReLU(nn.PReLU):
+    """max(0, x) + weight min(0, x), with one learned slope per channel, or one for all.
+
+    A `torch.nn.PReLU` whose channels may stand on any axis, and whose backward pass writes nothing of the size of x
+    but the gradient of x.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.1.
+    """
+
+    surgery_activation = "prelu"
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, axis: int = 1) -> None:
+        super().__init__(num_parameters, init)
+        self.axis = axis
+
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Take the slope of `function` left of zero."""
+        self.weight.copy_(fitted(-function(-ones_like(seen)), self.weight))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        return prelu(input, self.axis, self.weight)
+
+
+class FReLU(nn.Module):
+    """positive max(0, x) + negative min(0, x), both slopes learned per channel, or shared by all.
+
+    `alternate` trains one set of parameters while the other is frozen, as the paper does; its abstract admits two
+    readings, so both are here: "slopes", the positive against the negative ones, and "weights", the slopes against
+    all other weights of the model (even phases train these). A phase lasts `every` steps, counted by
+    `surgery.set_progress(model, progress, step)`; count epochs there to alternate by epochs. What is frozen has no
+    gradient at all, so neither momentum nor Adam moves it; under DDP this needs `find_unused_parameters=True`. Before
+    the first call, and at progress 1, everything learns; so it does after `settle` and `undo`. Freeze layers of your
+    own before the first call: while weights rest, they cannot be told from those that you freeze.
+
+    Source: Varshney and Singh 2021, "Optimizing nonlinear activation function for convolutional neural networks",
+    DOI 10.1007/s11760-021-01863-z, abstract. Initial slopes are ours: those of ReLU.
+    """
+
+    surgery_activation = "frelu"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        positive: float = 1.0,
+        negative: float = 0.0,
+        *,
+        alternate: str | None = None,
+        every: int = 1,
+        axis: int = 1,
+    ) -> None:
+        super().__init__()
+        if alternate not in ALTERNATIONS:
+            raise BadValue("What alternates?", asked=f"alternate={alternate!r}", try_="'slopes', 'weights' or None")
+        if type(every) is not int or every < 1:
+            raise BadValue("A phase lasts whole steps.", asked=f"every={every!r}", try_="1 or more")
+        self.positive = nn.Parameter(torch.full((channels,), float(positive)))
+        self.negative = nn.Parameter(torch.full((channels,), float(negative)))
+        self.alternate = alternate
+        self.every = every
+        self.axis = axis
+        self.phase: int | None = None
+
+    @property
+    def gradual(self) -> bool:
+        """Whether `set_progress` changes anything."""
+        return self.alternate is not None
+
+    def set_progress(self, progress: float, step: int = 0) -> None:
+        """Begin the phase that `step` falls into; at progress 1 everything learns."""
+        self.phase = step // self.every % 2 if self.alternate and progress < 1 else None
+        for slope, learns in ((self.positive, self._learns(0)), (self.negative, self._learns(1))):
+            if not learns:
+                slope.grad = None
+
+    def finish(self) -> None:
+        """Alternate no more."""
+        self.alternate, self.phase = None, None
+
+    @property
+    def rests_weights(self) -> bool:
+        """True while all weights of the model but those of activations are to rest."""
+        return self.alternate == "weights" and self.phase == 1
+
+    def _learns(self, number: int) -> bool:
+        if self.phase is None:
+            return True
+        return self.phase == number if self.alternate == "slopes" else self.phase == 1
+
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Take the slopes of `function` right and left of zero."""
+        self.positive.copy_(fitted(function(ones_like(seen)), self.positive))
+        self.negative.copy_(fitted(-function(-ones_like(seen)), self.negative))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        positive = self.positive if self._learns(0) else self.positive.detach()
+        negative = self.negative if self._learns(1) else self.negative.detach()
+        return frelu(input, self.axis, positive, negative)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.positive)}" + (f", alternate={self.alternate!r}, every={self.every}" * bool(self.alternate))

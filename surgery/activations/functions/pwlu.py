@@ -1,0 +1,348 @@
+"""PWLU: a piecewise linear function whose heights, bounds and outer slopes are learned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.fx import wrap
+
+from surgery.activations.dispatch import apply, taken_apart
+from surgery.activations.functions.piecewise import PWLU as FUNCTION
+from surgery.activations.functions.piecewise import WIDE, along, best_lines, bounds_for, region_of, snapped, tables
+from surgery.activations.functions.simple import QuickGELU, SquaredReLU
+from surgery.activations.functions.smelu import FLOOR
+from surgery.activations.input_stats import Elementwise, Seen
+from surgery.errors import BadValue, UnknownName, nearest
+
+MOST_INTERVALS = 512  # the work of a fit grows with the cube of this
+KEPT = 0.9  # share of the running statistics that a batch leaves as it is
+
+# Functions without parameters that a name can stand for.
+LIKE: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU, "celu": nn.CELU,
+    "gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "quick_gelu": QuickGELU, "silu": nn.SiLU,
+    "mish": nn.Mish, "hardswish": nn.Hardswish, "hardtanh": nn.Hardtanh, "softplus": nn.Softplus,
+    "squared_relu": SquaredReLU, "sigmoid": nn.Sigmoid, "hardsigmoid": nn.Hardsigmoid, "tanh": nn.Tanh,
+}  # fmt: skip
+
+
+@wrap  # symbolic traces keep it as one call
+def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor) -> Tensor:
+    """A piecewise linear function of x, whose channels are on `axis`."""
+    return apply(FUNCTION, x, axis, *ordered(intervals, *params))
+
+
+def ordered(
+    intervals: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> tuple[Tensor, ...]:
+    """The parameters of the function; left < right, whatever was learned, and the gradient still leads out."""
+    check_rows("heights", heights, intervals + 1)
+    left, right = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (left, right))
+    least = FLOOR * (1 + left.detach().abs())
+    right = right + (least - (right - left)).clamp_min(0).detach()
+    return heights, left, right, low_slope, high_slope
+
+
+class PWLU(nn.Module):
+    """A piecewise linear function on equal intervals, learned per channel or shared by all (channels=1).
+
+    `heights` (N + 1, C) are its values at the knots from `left` to `right` (C,), -3 to 3 without a `bound`, and
+    `low_slope` and `high_slope` (C,) its slopes beyond them. It begins as the function `like`: a name, a module that
+    computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly, and for
+    a clipped ReLU such as ReLU6 one at its cap.
+
+    `warmup` is a share of the training. Below it the module computes `like` itself (or, with None, its own function as
+    it is), its parameters have no gradient at all, and each training batch moves `running_mean` and
+    `running_deviation` by a tenth (the first ten count equally); under DDP those are of the batches of all processes,
+    and the model needs `find_unused_parameters=True`. The first `set_progress` that reaches it sets the bounds three
+    deviations from the mean and fits the function anew, in the same Parameters. At 0 it learns from the first step.
+    The phase is no part of the state dict: after loading, say the progress again.
+
+    Torch-Pruning resizes the parameters with the channels. Shared ones it would cut along the knots: name `heights`
+    among its `ignored_layers` then.
+
+    Source: Zhou, Zhu and Zhong 2021, "Learning specialized activation functions with the piecewise linear unit",
+    arXiv 2104.03693: the definition, 16 intervals, statistic-based realignment. Ours: the snapped knot, and fitting
+    where the paper takes the heights of ReLU at the knots.
+
+    Raises:
+        BadValue: fewer than one interval or channel, a bound not above 0, a warm-up outside [0, 1).
+        UnknownName: `like` is no name of a function without parameters.
+    """
+
+    running_mean: Tensor
+    running_deviation: Tensor
+    gathered: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        intervals: int = 16,
+        bound: float | None = None,
+        *,
+        warmup: float = 0.0,
+        snap: bool = True,
+        like: str | nn.Module | None = "relu",
+        axis: int = 1,
+    ) -> None:
+        super().__init__()
+        check(channels, intervals, bound)
+        self.bound = bound
+        if not 0 <= warmup < 1:
+            raise BadValue("The warm-up is a share of the training.", asked=f"warmup={warmup!r}", try_="0 to below 1")
+        self.heights = nn.Parameter(torch.zeros(intervals + 1, channels))
+        self.left, self.right, self.low_slope, self.high_slope = (nn.Parameter(torch.zeros(channels)) for _ in range(4))
+        self.intervals = intervals
+        self.warmup = warmup
+        self.snap = snap
+        self.axis = axis
+        self.gathering = warmup > 0
+        self.told = False  # until then, eval mode computes what the parameters say: they may come from a file
+        first = _module_like(like)
+        self.like = first if warmup > 0 and like is not None else None
+        if warmup > 0:
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_deviation", torch.ones(channels))
+            self.register_buffer("gathered", torch.zeros((), dtype=torch.long))
+        function = _rows_of(first, self.heights, self._inner)
+        low, high = around_zero(function, bound, channels, intervals, snap, self.left.dtype)
+        self._become(function, low, high, (low, high))
+
+    @property
+    def gradual(self) -> bool:
+        """Whether `set_progress` changes anything."""
+        return self.warmup > 0
+
+    @torch.no_grad()
+    def set_progress(self, progress: float, step: int = 0) -> None:
+        """Be in warm-up below `warmup`, and learn from there on; what was gathered is used once, when it ends."""
+        self.told = True
+        before, self.gathering = self.gathering, progress < self.warmup
+        if self.gathering:
+            for one in self.parameters():
+                one.grad = None
+        elif before and self.warmup and int(self.gathered) > 0:
+            self._realign()
+            self.gathered.zero_()
+
+    def finish(self) -> None:
+        """Warm up no more: what was gathered, and the function that stood in, are gone."""
+        if self.warmup:
+            self.warmup, self.gathering, self.like = 0.0, False, None
+            del self.running_mean, self.running_deviation, self.gathered
+
+    @torch.no_grad()
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Come as near to `function` as possible, with bounds three deviations from the mean that was `seen`.
+
+        A `bound` of one's own stays. Beyond the bounds, the outer slopes fit what was seen there.
+        """
+        rows = len(seen.mean)
+        if self.heights.shape[1] == 1 and rows > 1:
+            seen, function = seen.shared(), averaged(function, rows)
+        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
+        if self.bound is not None:
+            low, high = around_zero(function, self.bound, len(self.left), self.intervals, self.snap, self.left.dtype)
+        self._become(function, low, high, (seen.low, seen.high))
+
+    @torch.no_grad()
+    def fit(self, function: Elementwise, low: float | Tensor, high: float | Tensor) -> float:
+        """Come as near to `function` as possible on [low, high], numbers or (C,); returns the largest error there.
+
+        Heights by least squares, in place; `function` maps rows of channels (n, C). The error falls with the square
+        of the number of intervals; what is piecewise linear on the knots is met to rounding.
+
+        Raises:
+            BadValue: no width between the bounds, or the function is not finite there.
+        """
+        low, high = (
+            torch.as_tensor(one, dtype=torch.float64, device=self.left.device).expand(self.left.shape)
+            for one in (low, high)
+        )
+        if not bool((high - low > FLOOR * (1 + low.abs())).all()):
+            raise BadValue("There is no width between the bounds.", asked=f"{low.tolist()} to {high.tolist()}",
+                           try_="low < high")  # fmt: skip
+        self._become(function, low, high, (low, high))
+        steps = torch.linspace(0, 1, 64 * self.intervals + 1).to(low).unsqueeze(1)
+        points = (low + steps * (high - low)).to(self._inner)
+        return float((apply(FUNCTION, points, -1, *self._settled()) - function(points.clone())).abs().max())
+
+    def folded(self) -> nn.Module:
+        """The same function for inference: a table of regions, made now, that no longer follows the parameters."""
+        return Folded(*self._settled(), axis=self.axis)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        if not (self.gathering and (self.told or self.training)):
+            return pwlu(input, self.axis, self.intervals, *self._own())
+        if self.training and _first_time():
+            self._gather(input.detach())
+        if self.like is not None:
+            return self.like(input)  # type: ignore[no-any-return]
+        return pwlu(input, self.axis, self.intervals, *(one.detach() for one in self._own()))
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.left)}, intervals={self.intervals}" + f", warmup={self.warmup}" * (self.warmup > 0)
+
+    @property
+    def _inner(self) -> torch.dtype:
+        return torch.promote_types(self.heights.dtype, torch.float32)
+
+    def _own(self) -> tuple[Tensor, ...]:
+        return self.heights, self.left, self.right, self.low_slope, self.high_slope
+
+    def _settled(self) -> tuple[Tensor, ...]:
+        return ordered(self.intervals, *self._own())
+
+    def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
+        """Take bounds (C,), heights and outer slopes, once all of them are known."""
+        left, right = low.to(self.left.dtype), high.to(self.right.dtype)
+        heights, low_slope, high_slope = best_lines(function, left, right, reach, self.intervals, self._inner)
+        with torch.no_grad():
+            for param, value in zip(
+                (self.heights, self.left, self.right, self.low_slope, self.high_slope),
+                (heights, left, right, low_slope, high_slope), strict=True,
+            ):  # fmt: skip
+                param.copy_(value.expand(param.shape))
+
+    def _realign(self) -> None:
+        """Move the bounds to where the numbers are, and keep the function."""
+        if self.like is None:
+            before = [one.detach().clone() for one in self._settled()]
+            function: Elementwise = lambda rows: apply(FUNCTION, rows, -1, *before)  # noqa: E731
+        else:
+            function = _rows_of(self.like, self.heights, self._inner)
+        mean, deviation = self.running_mean, self.running_deviation
+        seen = Seen(mean, deviation, mean, mean)
+        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
+        self._become(function, low, high, (low, high))
+
+    @torch.no_grad()
+    def _gather(self, x: Tensor) -> None:
+        """Let a batch move the running statistics; one without numbers, or not finite, moves nothing."""
+        own, x = len(self.running_mean), torch.atleast_1d(x)
+        axis = self.axis if -x.dim() <= self.axis < x.dim() else -1
+        if own not in (1, x.shape[axis]):
+            there = f"{x.shape[axis]} on axis {axis} of {tuple(x.shape)}"
+            raise BadValue(f"The statistics are of {own} channels.", asked="warm-up", there=there)
+        count = x.numel() // own
+        if count:
+            over = [one for one in range(x.dim()) if own == 1 or one != axis % x.dim()]
+            # One more axis: there must be something to reduce, or all is.
+            rows = x.to(self._inner).unsqueeze(-1)
+            square, mean = (one.reshape(own) for one in torch.var_mean(rows, [*over, -1], correction=0))
+        else:
+            square, mean = (torch.zeros_like(self.running_mean, dtype=self._inner) for _ in range(2))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            square, mean = _of_all_processes(square, mean, count)
+        elif not count:
+            return
+        weight = (1 / (self.gathered + 1)).clamp_min(1 - KEPT)
+        for old, new in ((self.running_mean, mean), (self.running_deviation, square.sqrt())):
+            moved = old + weight * (new - old)
+            old.copy_(torch.where(moved.isfinite(), moved, old))
+        self.gathered.add_(1)
+
+
+class Folded(nn.Module):
+    """A PWLU as a table, for inference: one index, then base + slope (x - anchor); in float32 inside."""
+
+    anchors: Tensor
+    bases: Tensor
+    slopes: Tensor
+
+    def __init__(
+        self, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, *, axis: int = 1
+    ) -> None:
+        super().__init__()
+        dtype = torch.promote_types(heights.dtype, torch.float32)
+        params = (one.detach().to(dtype) for one in (heights, left, right, low_slope, high_slope))
+        for name, table in zip(("anchors", "bases", "slopes"), tables(*params), strict=True):
+            self.register_buffer(name, table.clone())
+        self.axis = axis
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        axis = self.axis if -input.dim() <= self.axis < input.dim() else -1
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        last = torch.atleast_1d(input).movedim(axis, -1).to(dtype)
+        anchors, bases, slopes = (one.to(dtype) for one in (self.anchors, self.bases, self.slopes))
+        region = region_of(last, anchors[0], anchors[-1], len(anchors) - 2)
+        value = along(last, region, anchors, bases, slopes).to(input.dtype)
+        return value.movedim(-1, axis) if input.dim() else value.reshape(())
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.anchors.shape[1]}, intervals={len(self.anchors) - 2}"
+
+
+def _first_time() -> bool:
+    """False where a forward pass is repeated inside a backward pass, or is only traced or transformed."""
+    if taken_apart():
+        return False
+    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1
+
+
+def _of_all_processes(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Variance and mean over the batches of all processes, which are `count` numbers here."""
+    square, mean = square.double(), mean.double()
+    sums = torch.stack([torch.ones_like(mean), mean, square + mean.square()]) * count
+    dist.all_reduce(sums)
+    mean = sums[1] / sums[0]
+    return (sums[2] / sums[0] - mean.square()).clamp_min(0), mean
+
+
+def _module_like(like: str | nn.Module | None) -> nn.Module:
+    """A frozen module that computes the function `like`."""
+    if isinstance(like, nn.Module):
+        return copy.deepcopy(like).requires_grad_(False)
+    name = "relu" if like is None else like
+    if name not in LIKE:
+        raise UnknownName(f"{name!r} is no function that PWLU can begin as.", there=", ".join(sorted(LIKE)),
+                          try_=nearest(str(name), LIKE) or "a module that computes it")  # fmt: skip
+    return LIKE[name]()
+
+
+def _rows_of(like: nn.Module, heights: Tensor, dtype: torch.dtype) -> Elementwise:
+    """The function of a module on rows (n, C) for these heights: averaged over its channels where they are shared."""
+    function = copy.deepcopy(like).to(heights.device, dtype)
+    channels = max((one.shape[-1] for one in like.parameters() if one.dim()), default=1)
+    return averaged(function, channels) if heights.shape[1] == 1 and channels > 1 else function
+
+
+def averaged(function: Elementwise, channels: int) -> Elementwise:
+    """The mean over all channels of a function of rows (n, C), as one of rows (n, 1)."""
+    return lambda rows: function(rows.expand(-1, channels)).mean(1, keepdim=True)
+
+
+def around_zero(
+    function: Elementwise, bound: float | None, channels: int, intervals: int, snap: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Bounds (C,) from -bound to bound, three deviations of a standard normal input where nobody asks for others."""
+    reach = torch.full((channels,), WIDE if bound is None else float(bound), dtype=torch.float64)
+    return snapped(function, -reach, reach, intervals, dtype) if snap else (-reach, reach)
+
+
+def check(channels: int, intervals: int, bound: float | None) -> None:
+    for name, value in (("channels", channels), ("intervals", intervals)):
+        if type(value) is not int or value < 1:
+            raise BadValue("It takes whole numbers.", asked=f"{name}={value!r}", try_="1 or more")
+    if intervals > MOST_INTERVALS:
+        raise BadValue("Too many intervals.", asked=f"intervals={intervals}", try_=f"at most {MOST_INTERVALS}")
+    if bound is not None and not 0 < bound < float("inf"):
+        raise BadValue("`bound` is half the range.", asked=f"bound={bound!r}", try_="a number above 0")
+
+
+def check_rows(name: str, table: Tensor, rows: int) -> None:
+    """Refuse a table that something cut along its rows, as Torch-Pruning does where all channels share it."""
+    if len(table) != rows:
+        raise BadValue(
+            f"{name} lost rows: it was cut as if they were channels.", asked=f"{rows} rows", there=str(len(table)),
+            try_=f"{name} among the ignored_layers of Torch-Pruning",
+        )  # fmt: skip

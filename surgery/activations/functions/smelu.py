@@ -1,0 +1,205 @@
+"""Two straight lines joined by a parabola: SmeLU, its generalisation, and a RESCU made of any two lines."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.fx import wrap
+
+from surgery.activations.dispatch import Function, apply
+from surgery.activations.input_stats import COARSE, Elementwise, Seen, best_of, fitted, nearest_member, ones_like
+from surgery.errors import BadValue
+
+FAR = 1e3  # where a function is taken to have reached its line
+FLOOR = 1e-4  # half-widths stay above it: at 0 the joint is a kink
+
+
+def _joint(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """How far x is through the joint from -left to right, from 0 to 1; and the parabola that joins 0 and a slope of 1.
+
+    The parabola is written so that its derivative is right at both ends, where those of clamp and maximum are not.
+    """
+    width = left + right
+    share = ((x + left) / width).clamp(0, 1)
+    return share, share * (torch.maximum(x, -left) + left - share * width / 2)
+
+
+def _smelu(x: Tensor, beta: Tensor) -> Tensor:
+    return _joint(x, beta, beta)[1]
+
+
+def _smelu_gradients(grad: Tensor, x: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+    share, _ = _joint(x, beta, beta)
+    return grad * share, grad * share * (1 - share)
+
+
+def _gsmelu(x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor) -> Tensor:
+    over = x >= right
+    inside = torch.where(over, right, x)  # beyond the joint only one slope may meet x, which may be infinite
+    curved = height + low_slope * (inside + left) + (high_slope - low_slope) * _joint(inside, left, right)[1]
+    return curved + high_slope * torch.where(over, x - right, 0.0)
+
+
+def _gsmelu_gradients(
+    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
+) -> tuple[Tensor, ...]:
+    inside = torch.minimum(x, right)
+    share, parabola = _joint(inside, left, right)
+    bend = high_slope - low_slope
+    of_x = grad * (low_slope + bend * share)
+    of_width = -grad * bend * share.square() / 2
+    return of_x, of_x + of_width, of_width, grad * (inside + left - parabola), grad * (parabola + x - inside), grad
+
+
+SMELU = Function("smelu", _smelu, _smelu_gradients)
+GSMELU = Function("gsmelu", _gsmelu, _gsmelu_gradients)
+
+
+@wrap  # symbolic traces keep it as one call
+def smelu(x: Tensor, axis: int, beta: Tensor) -> Tensor:
+    """0 up to -|beta|, x from |beta| on, a parabola between; channels of x on `axis`."""
+    return apply(SMELU, x, axis, positive(beta))
+
+
+@wrap
+def gsmelu(
+    x: Tensor, axis: int, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
+) -> Tensor:
+    """Two lines and the parabola that joins them from -left to right; channels of x on `axis`."""
+    return apply(GSMELU, x, axis, left, positive(left + right) - left, low_slope, high_slope, height)
+
+
+class SmeLU(nn.Module):
+    """0 up to -beta, x from beta on, and a parabola between: a ReLU whose gradient is continuous.
+
+    `beta` is learned, per channel or shared by all, unless `learn` is False. Its absolute value counts.
+
+    Source: Shamir, Lin and Coviello 2020, "Smooth activations and reproducibility in deep networks",
+    arXiv 2010.09931, section on SmeLU.
+    """
+
+    surgery_activation = "smelu"
+
+    def __init__(self, channels: int = 1, beta: float = 1.0, *, learn: bool = True, axis: int = 1) -> None:
+        super().__init__()
+        _above_zero("beta", beta)
+        self.beta = nn.Parameter(torch.full((channels,), float(beta)), requires_grad=learn)
+        self.axis = axis
+
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Become the member nearest to `function`, with beta between 0.05 and 4."""
+        nearest_member(self, self.beta, function, seen, torch.logspace(math.log10(0.05), math.log10(4), 60))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        return smelu(input, self.axis, self.beta)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.beta)}"
+
+
+class GSmeLU(nn.Module):
+    """A line of slope `low_slope` up to -left, one of slope `high_slope` from right on, and a parabola between.
+
+    `height` is the value at -left. All five are learned, per channel or shared by all, unless `learn` is False; of the
+    width of the joint, left + right, the absolute value counts. `rescu` builds one from two lines.
+
+    Source: Shamir, Lin and Coviello 2020, arXiv 2010.09931, equation 11.
+    """
+
+    surgery_activation = "gsmelu"
+
+    def __init__(
+        self,
+        channels: int = 1,
+        left: float = 1.0,
+        right: float = 1.0,
+        low_slope: float = 0.0,
+        high_slope: float = 1.0,
+        height: float = 0.0,
+        *,
+        learn: bool = True,
+        axis: int = 1,
+    ) -> None:
+        super().__init__()
+        if not left + right > 0:
+            raise BadValue("The joint has no width.", asked=f"left={left}, right={right}", try_="left + right above 0")
+        self.left, self.right, self.low_slope, self.high_slope, self.height = (
+            nn.Parameter(torch.full((channels,), float(number)), requires_grad=learn)
+            for number in (left, right, low_slope, high_slope, height)
+        )
+        self.axis = axis
+
+    def start_as(self, function: Elementwise, seen: Seen) -> None:
+        """Take the lines of `function` far out, and where they cross the width of joint that comes nearest to it."""
+        far = FAR * ones_like(seen)
+        lines = []
+        for slope, end in ((self.low_slope, -far), (self.high_slope, far)):
+            rise = (function(2 * end) - function(end)) / end
+            slope.copy_(fitted(rise, slope))
+            lines.append((rise, function(end) - rise * end))
+        (low_slope, low), (high_slope, high) = lines
+        bend = high_slope - low_slope
+        crossing = torch.where(bend.abs() > FLOOR, (low - high) / bend, 0.0)
+        points = seen.grid(COARSE)
+        wanted, errors, members = function(points), [], []
+        for half in torch.logspace(math.log10(0.05), math.log10(4), 60).tolist():
+            begin = crossing - half
+            members.append((-begin, crossing + half, low_slope * begin + low))
+            for param, value in zip((self.left, self.right, self.height), members[-1], strict=True):
+                param.copy_(fitted(value, param))
+            errors.append((seen.through(self)(points) - wanted).square().mean(0))
+        best = best_of(torch.stack(errors), self.left)
+        for number, param in enumerate((self.left, self.right, self.height)):
+            values = torch.stack([fitted(member[number], param) for member in members])
+            param.copy_(values.gather(0, best[None])[0])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activation of `input`, of any shape, in its dtype and layout."""
+        return gsmelu(input, self.axis, self.left, self.right, self.low_slope, self.high_slope, self.height)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{len(self.left)}"
+
+
+def rescu(
+    left: tuple[float, float],
+    right: tuple[float, float],
+    joint: float,
+    *,
+    channels: int = 1,
+    learn: bool = False,
+    axis: int = 1,
+) -> GSmeLU:
+    """Build a smooth unit from its left line, its right line and the width of the joint between them.
+
+    Lines are (slope, intercept). The joint lies symmetrically about where they cross: there a parabola touches both.
+
+    Raises:
+        BadValue: the lines are parallel, or the joint has no width.
+
+    Source: Shamir, Lin and Coviello 2020, arXiv 2010.09931, the RESCU recipe.
+    """
+    (low_slope, low), (high_slope, high) = left, right
+    if low_slope == high_slope:
+        raise BadValue("Parallel lines have no joint.", asked=f"left={left}, right={right}", try_="two slopes")
+    _above_zero("joint", joint)
+    crossing = (low - high) / (high_slope - low_slope)
+    begin, end = crossing - joint / 2, crossing + joint / 2
+    height = low_slope * begin + low
+    return GSmeLU(channels, -begin, end, low_slope, high_slope, height, learn=learn, axis=axis)
+
+
+def positive(width: Tensor) -> Tensor:
+    """Its absolute value, but no less than the floor; below it the gradient still leads out."""
+    size = width.abs()
+    return size + (FLOOR - size).clamp_min(0).detach()
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not value > 0:
+        raise BadValue(f"`{name}` is a width.", asked=f"{name}={value!r}", try_="a number above 0")

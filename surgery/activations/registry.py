@@ -1,0 +1,156 @@
+"""The catalogue: one row per function, and what can be asked of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from surgery.activations.table import ROWS, Activation
+from surgery.dataflow.operations import TAG, activation_of_module
+from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
+from surgery.look.site import table
+
+# What a builder may ask for beside the parameters of its function.
+_SURROUNDINGS = ("channels", "axis", "like")
+_BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names of all activations that can be put in, or of those that match a pattern such as "*gelu*"."""
+    return sorted({row.name for row in _BY_NAME.values() if fnmatchcase(row.name, pattern)})
+
+
+def build(
+    name: str, channels: int | None = None, *, axis: int = 1, like: nn.Module | None = None, **params: Any
+) -> nn.Module:
+    """Build one activation by name, for tensors with this many channels on this axis.
+
+    Without `channels`, learned parameters are shared by all. `like` is the function it is to replace, for those that
+    compute it until they learn (PWLU).
+
+    Raises:
+        UnknownName: no activation, or no parameter of it, has this name.
+        BadValue: the builder refuses a parameter, or makes no module; or this is no number of channels.
+    """
+    row = row_of(name)
+    if channels is not None and (type(channels) is not int or channels < 1):
+        raise BadValue("`channels` is a number of them.", asked=f"channels={channels!r}", try_="1 or more, or None")
+    known = parameters(name)
+    for key in params:
+        if key not in known:
+            raise UnknownName(
+                f"{row.name!r} has no parameter {key!r}.", there=", ".join(known) or "no parameters",
+                try_=nearest(key, known),
+            )  # fmt: skip
+    asked = ", ".join(f"{key}={value!r}" for key, value in params.items())
+    try:
+        module = _made(row, {"channels": channels, "axis": axis, "like": like}, params)
+    except SurgeryError as error:  # it says itself what to do
+        raise type(error)(f"{row.name!r} cannot be built with {asked or 'what it has'}. {error}") from error
+    except (TypeError, ValueError, AssertionError) as error:
+        raise BadValue(f"{row.name!r} cannot be built.", asked=asked, there=str(error).partition("\n")[0]) from error
+    if row.role != "linear" and activation_of_module(module) != row.name:
+        module.__dict__[TAG] = row.name  # so that looking again finds it under this name
+    return module
+
+
+def _made(row: Activation, around: Mapping[str, Any], params: Mapping[str, Any]) -> nn.Module:
+    """What the builder of a row makes, told of its surroundings what it asks for."""
+    taken = inspect.signature(row.build).parameters
+    module: object = row.build(**{key: value for key, value in around.items() if key in taken}, **params)
+    if not isinstance(module, nn.Module):
+        raise BadValue(f"The builder of {row.name!r} makes no module.", there=type(module).__name__,
+                       try_="a builder that returns an nn.Module")  # fmt: skip
+    return module
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """The names of the parameters `build` takes for this activation."""
+    return tuple(key for key in inspect.signature(row_of(name).build).parameters if key not in _SURROUNDINGS)
+
+
+def describe(name: str | None = None) -> str:
+    """Tell about one activation: what it computes, its parameters, how it begins, what runs it, where it comes from.
+
+    Without a name: a table of all.
+
+    >>> print(surgery.activations.describe("pwlu"))
+    """
+    if name is not None:
+        return _told(row_of(name))
+    rows = sorted({row.name: row for row in _BY_NAME.values()}.values(), key=lambda row: (not row.learns, row.name))
+    cells = [(row.name, row.formula, ", ".join(row.learns) or "-", ", ".join(row.begins) or "-") for row in rows]
+    return "\n".join(table(("name", "computes", "learns", "begins exactly as"), cells))
+
+
+def _told(row: Activation) -> str:
+    taken = inspect.signature(row.build).parameters
+    given = [
+        f"{key}={one.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")
+        for key, one in taken.items() if key not in _SURROUNDINGS
+    ]  # fmt: skip
+    facts = {
+        "computes": row.formula,
+        "parameters": ", ".join(given) or "none",
+        "learns": ", ".join(row.learns) or "nothing",
+        "role": row.role,
+        "begins as": row.beginning,
+        "runs": "; ".join(f"{device}: {how}" for device, how in row.running().items()),
+        "also called": ", ".join(row.aliases),
+        "source": row.source,
+    }
+    return "\n".join([row.name, *(f"  {label:<12}{text}" for label, text in facts.items() if text)])
+
+
+def register(name: str, build: Callable[..., nn.Module], *, source: str = "") -> None:
+    """Add your own activation: `build` returns a module, from keyword parameters, which `swap` hands on.
+
+    Of its surroundings the builder is told what it has a keyword for: `channels`, their number, or None where all
+    share the parameters; `axis`, where they stand; `like`, the module that is replaced, or None.
+
+    A module with `start_as(function, seen)` begins as what it replaces: `function` maps rows of channels (n, C),
+    `seen` is a `surgery.activations.input_stats.Seen`. One with `set_progress(progress, step)` is told how far
+    training is, and one with `finish()` when `settle` ends it.
+
+    Raises:
+        BadValue: the name is taken or is none; or `build` cannot be called with keywords.
+    """
+    if not isinstance(name, str) or not name or name != name.strip():
+        raise BadValue("An activation needs a name.", asked=repr(name), try_="'my_relu'")
+    if name in _BY_NAME:
+        raise BadValue(f"An activation named {name!r} exists already.", try_="another name")
+    _check_keywords(name, build)
+    _BY_NAME[name] = Activation(name, build, source=source)
+
+
+def _check_keywords(name: str, build: Callable[..., nn.Module]) -> None:
+    """Refuse what cannot be called by keywords."""
+    cures = "a function of keyword parameters that returns an nn.Module"
+    try:
+        taken = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise BadValue(f"{name!r} needs a builder with keywords.", asked=repr(build), try_=cures) from error
+    if any(one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) for one in taken):
+        raise BadValue(f"The builder of {name!r} must name each keyword.", asked=repr(build), try_=cures)
+
+
+def row_of(name: str) -> Activation:
+    """The row with this name or alias.
+
+    Raises:
+        UnknownName: there is none.
+        BadValue: this is no name.
+    """
+    if not isinstance(name, str):
+        raise BadValue("An activation is asked for by its name.", asked=repr(name), try_="'gelu'")
+    if name not in _BY_NAME:
+        raise UnknownName(
+            f"No activation is named {name!r}.",
+            there=", ".join(names()),
+            try_=nearest(name, _BY_NAME) or f"surgery.activations.register({name!r}, build)",
+        )
+    return _BY_NAME[name]

@@ -1,0 +1,112 @@
+"""Trace: what one forward did. Operations that made tensors from tensors, and the activation calls among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from surgery.dataflow.extents import Extents
+
+TRANSPARENT = ("shape",)  # kinds a reader of a network looks through
+SCALING = ("norm", "shape", "pool", "resize", "scale")
+
+
+@dataclass(slots=True)
+class Op:
+    """One operation. `inputs` are the operations that made its tensors, `weights` the parameters it reads itself.
+
+    `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
+    more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
+    `extents` tell which sizes of the result the example decides, None where that is not known.
+    """
+
+    index: int
+    kind: str
+    name: str
+    inputs: tuple[int, ...] = ()
+    weights: tuple[str, ...] = ()
+    data: bool = True
+    shape: tuple[int, ...] = ()
+    axis: int | None = None
+    place: str | None = None
+    traced: bool = False
+    extents: Extents | None = None
+
+
+@dataclass(slots=True)
+class Heard:
+    """One activation call, as heard: what it does to which tensor, and where in the code it stands."""
+
+    op: int
+    activation: str
+    inplace: bool
+    shape: tuple[int, ...]
+    axis: int | None
+    dtype: torch.dtype
+    options: tuple[tuple[str, float], ...]
+    overwrites: bool = False
+
+    owner: str = ""
+    owner_kind: str = ""
+    method: str = ""
+    callee: str = ""
+    ordinal: int = 1
+    iteration: int | None = None
+    run: int = 1
+    target: str = ""
+    module: str | None = None
+    by_reference: bool = False
+    locked: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int, int | None, int]:
+        """The key of the site this call belongs to."""
+        return (self.owner, self.method, self.callee, self.ordinal, self.iteration, self.run)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One forward in one mode."""
+
+    ops: list[Op] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)
+    outputs: tuple[int, ...] = ()
+    result: Any = None
+
+    def consumers(self) -> list[list[int]]:
+        """For every operation, the operations that read its result; to read its shape alone is none of that."""
+        readers: list[list[int]] = [[] for _ in self.ops]
+        for op in self.ops:
+            for source in op.inputs:
+                if op.data or not self.ops[source].data:
+                    readers[source].append(op.index)
+        return readers
+
+    def back(self, start: int, through: Callable[[Op], bool]) -> Iterator[Op]:
+        """The nearest operations before `start` that are not looked `through`, in order of discovery."""
+        todo, seen = list(self.ops[start].inputs), set[int]()
+        while todo:
+            op = self.ops[todo.pop(0)]
+            if op.index in seen:
+                continue
+            seen.add(op.index)
+            if through(op):
+                todo.extend(op.inputs)
+            else:
+                yield op
+
+    def forth(self, start: int, through: Callable[[Op], bool], readers: list[list[int]]) -> Iterator[Op]:
+        """The nearest operations after `start` that are not looked `through`, in order of discovery."""
+        todo, seen = list(readers[start]), set[int]()
+        while todo:
+            op = self.ops[todo.pop(0)]
+            if op.index in seen:
+                continue
+            seen.add(op.index)
+            if through(op):
+                todo.extend(readers[op.index])
+            else:
+                yield op

@@ -1,0 +1,97 @@
+"""Idle: modules that no call reaches any more once all their calls have been exchanged, and whether code reads them."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterable
+from types import CodeType, FunctionType
+
+from torch import fx, nn
+
+from surgery.code.splice import codes_in
+from surgery.code.subclass import base_of
+from surgery.plan.plan import Plan
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LIBRARIES = ("torch.nn.", "surgery.")
+
+
+def exchanged_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
+    """The modules with parameters of which a plan edits every call; to be asked for before it is carried out."""
+    places = {edit.site.key[:-1] for edit in plan.edits}
+    all_of: dict[nn.Module, bool] = {}
+    for site in plan.sites:
+        if site.module is not None:
+            module = model.get_submodule(site.module)
+            all_of[module] = all_of.get(module, True) and site.key[:-1] in places
+    return [module for module, every in all_of.items() if every and any(True for _ in module.parameters())]
+
+
+def idle_slots(model: nn.Module, exchanged: Iterable[nn.Module]) -> list[str]:
+    """The paths at which modules whose calls were all exchanged still stand, though no code reads them there.
+
+    To ask whether something stands there is not to read it. Where the code mentions such a module otherwise (its
+    weight, its class, a call that was not seen), the module stays.
+    """
+    slots = {id(module): list[str]() for module in exchanged}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if id(module) in slots:
+            slots[id(module)].append(path)
+    return [path for paths in slots.values() if not any(_is_read(model, path) for path in paths) for path in paths]
+
+
+def _is_read(model: nn.Module, path: str) -> bool:
+    """True if some method in the model may read the child at this path, other than to see whether it is None."""
+    around, _, name = path.rpartition(".")
+    while isinstance(model.get_submodule(around), _CONTAINERS):
+        if not around:
+            return True
+        around, _, name = around.rpartition(".")
+    owner = type(model.get_submodule(around))
+    if any(
+        isinstance(one, fx.Graph) for module in model.modules() for key, one in vars(module).items() if key != "_graph"
+    ):
+        return True  # a graph that runs in another mode
+    return any(
+        _mentions(code, name, own=kind is owner)
+        for kind in {type(module) for module in model.modules()}
+        for function in _methods(kind)
+        for code in codes_in(function.__code__)
+    )
+
+
+def _methods(kind: type[nn.Module]) -> list[FunctionType]:
+    """The functions of a class that can be called on its objects, but for its constructor."""
+    found: list[FunctionType] = []
+    hidden: list[FunctionType] = []  # by a method of the same name further down
+    names: set[str] = {"__init__"}
+    for one in kind.__mro__:
+        if f"{one.__module__}.".startswith(_LIBRARIES) or one is object:
+            continue
+        rewritten = vars(kind) if one is base_of(kind) is not kind else ()
+        for name, value in vars(one).items():
+            held = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            if isinstance(held, FunctionType) and name not in rewritten:
+                inner = inspect.unwrap(held)
+                (hidden if name in names else found).append(inner if isinstance(inner, FunctionType) else held)
+        names |= set(vars(one))
+    upwards = any("super" in code.co_names for function in found for code in codes_in(function.__code__))
+    return found + [one for one in hidden if upwards and one.__name__ != "__init__"]
+
+
+def _mentions(code: CodeType, name: str, *, own: bool) -> bool:
+    """True if code reads an attribute of this name, of its own object only if that is asked for."""
+    if name in code.co_consts:
+        return True  # getattr(self, "act")
+    me = next(iter(code.co_varnames[: code.co_argcount]), "self")
+    steps = list(dis.get_instructions(code))
+    for before, step, after in zip([None, *steps], steps, [*steps[1:], None], strict=False):
+        if step.argval != name or step.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+            continue
+        held = before.argval if before is not None else None
+        of_me = (held[-1] if isinstance(held, tuple) else held) in (me, "self")
+        asks_for_none = after is not None and "_NONE" in after.opname
+        if (own or not of_me) and not asks_for_none:
+            return True
+    return False

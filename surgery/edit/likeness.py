@@ -1,0 +1,137 @@
+"""Likeness: all that code can tell two modules apart by, but for the numbers in their tensors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.isolation.meta_copy import HISTORY, HOOKS, computes_weights
+
+_PLAIN = (
+    type(None), bool, int, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.layout,
+    torch.memory_format,
+)  # fmt: skip
+_NUMBERS = (float, complex)  # told by how they print: NaN is like NaN, 0.0 unlike -0.0
+_NESTS = (dict, OrderedDict, list, tuple, set, frozenset, torch.Size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Same:
+    """A thing that is like itself alone; it is held, so that no other gets its place in memory."""
+
+    thing: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+
+def likeness(value: Any) -> Hashable:
+    """What is equal for two values that the same code treats alike, whatever numbers their tensors hold.
+
+    Of a module: its class, its attributes, its hooks by their number, its children, the shapes and dtypes of its
+    tensors, and which of all these are one and the same object. Functions, and objects of which nothing is known, are
+    like themselves alone, and so is a tensor that no module holds.
+    """
+    return _Likeness().of(value)
+
+
+def shaped(value: Tensor) -> Hashable:
+    """The likeness of a tensor without its numbers."""
+    strides = value.stride() if value.layout is torch.strided else ()
+    return (type(value), tuple(value.shape), strides, value.dtype, value.device, value.layout, value.requires_grad)
+
+
+def can_be_given_again(value: Any) -> bool:
+    """True for arguments that hold tensors, plain data and functions without a memory, and nothing else.
+
+    Anything else, such as a module, an optimiser or a cache, may belong to the model: a copy of it would not.
+    """
+    if isinstance(value, FunctionType):
+        return value.__closure__ is None
+    if type(value) in (*_PLAIN, *_NUMBERS) or isinstance(value, Tensor | type | BuiltinFunctionType):
+        return True
+    if type(value) in (dict, OrderedDict):
+        return all(can_be_given_again(part) for pair in value.items() for part in pair)
+    if type(value) in _NESTS or hasattr(value, "_fields"):
+        return all(map(can_be_given_again, value))
+    return _is_record(value) and all(can_be_given_again(getattr(value, one.name)) for one in fields(value))
+
+
+def _written(hook: object) -> Hashable:
+    """A hook that may be run, by its code where that is all there is to it."""
+    return hook.__code__ if isinstance(hook, FunctionType) and not hook.__closure__ else Same(hook)
+
+
+def _is_record(value: Any) -> bool:
+    """True for an object of a dataclass that is nothing but its fields."""
+    if isinstance(value, type) or not all(map(is_dataclass, type(value).__mro__[:-1])):
+        return False
+    return set(getattr(value, "__dict__", ())) <= {one.name for one in fields(value)}
+
+
+class _Likeness:
+    """One description: what comes a second time is told by its number."""
+
+    def __init__(self) -> None:
+        self.met: dict[int, int] = {}
+
+    def of(self, value: Any) -> Hashable:
+        kind = type(value)
+        if kind in _PLAIN:
+            return (kind, str(value) if kind in (slice, range) else value)
+        if kind in _NUMBERS:
+            return (kind, repr(value))
+        if kind in (tuple, torch.Size) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+            return (kind, *map(self.of, value))
+        return self._again(value) or self._of_object(value)
+
+    def _again(self, value: Any) -> Hashable:
+        if id(value) in self.met:
+            return ("again", self.met[id(value)])
+        self.met[id(value)] = len(self.met)
+        return None
+
+    def _of_object(self, value: Any) -> Hashable:
+        kind = type(value)
+        if isinstance(value, nn.Module):
+            held = ((name, self._held(name, one)) for name, one in vars(value).items() if name != HISTORY)
+            return (kind, *held)
+        if kind in (dict, OrderedDict):
+            return (kind, *((self.of(key), self.of(one)) for key, one in value.items()))
+        if kind is list:
+            return (kind, *map(self.of, value))
+        if kind in (set, frozenset):
+            return (kind, len(value), frozenset(map(self.of, value)))
+        if isinstance(value, partial):
+            return (kind, self.of(value.func), self.of(value.args), self.of(value.keywords))
+        if isinstance(value, MethodType):
+            return (kind, Same(value.__func__), self.of(value.__self__))
+        if _is_record(value):
+            return (kind, *(self.of(getattr(value, one.name)) for one in fields(value)))
+        return Same(value)
+
+    def _held(self, name: str, value: Any) -> Hashable:
+        """An attribute of a module. The tensors that a twin on meta has without their numbers are told by shape."""
+        if name in HOOKS and isinstance(value, dict):
+            hooks = value.values()
+            return tuple((type(one), self.of(vars(one))) if computes_weights(one) else _written(one) for one in hooks)
+        if isinstance(value, Tensor):
+            return self._again(value) or shaped(value)
+        if type(value) in (dict, OrderedDict):
+            return tuple((self.of(key), self._part(one)) for key, one in value.items())
+        if type(value) in (list, tuple):
+            return (type(value), *map(self._part, value))
+        return self.of(value)
+
+    def _part(self, value: Any) -> Hashable:
+        return (self._again(value) or shaped(value)) if isinstance(value, Tensor) else self.of(value)

@@ -1,0 +1,328 @@
+"""Proof: a rewritten call does what the old one did, and an edit takes effect without anybody watching."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from surgery.code.subclass import Splice
+from surgery.dataflow.flow import tensors_in
+from surgery.dataflow.trace import Heard, Trace
+from surgery.edit.likeness import Same, can_be_given_again, likeness, shaped
+from surgery.edit.replacement import same_activation
+from surgery.edit.strategy import Decision, OwnCall
+from surgery.edit.write import carry_out
+from surgery.errors import NotProved, SurgeryError, about
+from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.meta_copy import in_mode, twin
+from surgery.look.example import Example, mapped
+from surgery.look.finder import MODES, home_of
+from surgery.look.listen import QuickNorms, hear
+from surgery.plan.plan import Edit
+from surgery.rng import random_state_kept, seeded
+from surgery.tensors import identical
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Proved = set[Hashable]  # what holds already, with all that it depends on
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the module at the path `at` was called with, in one mode.
+
+    `steered`: the mode cannot be run without numbers, so those in tensors may decide what the code does.
+    """
+
+    at: str
+    arguments: Arguments
+    steered: bool
+
+
+def prove_rewrites(
+    model: nn.Module, decisions: Iterable[Decision], sample: Example, proved: Proved | None = None
+) -> None:
+    """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not touched.
+
+    Every edited call is routed to a fresh equal activation. In eval and in train mode the results and the buffers
+    must be bit-equal, and the activation calls the same in the same order.
+
+    What holds for an owner holds for others that the same code cannot tell from it (see `likeness`). It is written
+    down in `proved`, which is good as long as nobody changes the code or the model.
+
+    Raises:
+        NotProved: naming the owner and what differs.
+    """
+    by_owner: dict[str, list[OwnCall]] = {}
+    for decision in decisions:
+        if isinstance(decision, OwnCall) and not isinstance(model.get_submodule(decision.owners[0]), fx.GraphModule):
+            by_owner.setdefault(decision.owners[0], []).append(decision)
+    if not by_owner:
+        return
+    alike = _Alike(model)
+    proved = set() if proved is None else proved
+    seen_in = {path: [call.edit.site.modes for call in calls] for path, calls in by_owner.items()}
+    for (path, mode), given in recorded_arguments(model, sample, seen_in).items():
+        calls = by_owner[path]
+        sites = [call.edit.site for call in calls]
+        what = [(call.splice, site.activation, site.options) for call, site in zip(calls, sites, strict=True)]
+        key = ("rewrites", mode, *what, *(alike.at(site.module) for site in sites), alike.run(path, given))
+        if key not in proved:
+            with about(call.edit.site for call in _culprits(calls, partial(_prove, model, path, given, mode))):
+                _prove(model, path, given, mode, calls)
+            proved.add(key)
+
+
+def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, proved: Proved | None = None) -> None:
+    """Prove that an edited model computes the same whether or not it is watched; see `prove_rewrites` for `proved`.
+
+    torch's encoder layer, for one, skips its children in eval mode where nobody has hooks on them.
+
+    Raises:
+        NotProved: naming the owner whose results differ.
+    """
+    if home_of(model).type == "meta":
+        return  # nothing to compute with
+    by_owner: dict[str, list[Edit]] = {}
+    for edit in plan_edits:
+        by_owner.setdefault(edit.site.owner, []).append(edit)
+    alike = _Alike(model)
+    proved = set() if proved is None else proved
+    seen_in = {path: [edit.site.modes for edit in edits] for path, edits in by_owner.items()}
+    for (path, mode), given in recorded_arguments(model, sample, seen_in, modes=("eval",)).items():
+        edits = by_owner[path]
+        key = ("effect", mode, *((*edit.site.key[1:5], *edit.same) for edit in edits), alike.run(path, given))
+        if key in proved:
+            continue
+        with nothing_left(model) as noted:
+            same = _same_unwatched(model, given, mode, noted)
+        if not same:
+            owner = type(model.get_submodule(path)).__name__
+            with about(edit.site for edit in edits):
+                raise NotProved(
+                    f"{owner} at {path or 'the top'} takes another way when nobody watches it.",
+                    asked="; ".join(str(edit) for edit in edits),
+                    try_="switch its fast path off, or leave its activations alone",
+                )
+        proved.add(key)
+
+
+def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
+    with random_state_kept():
+        solid = solid_twin(model.get_submodule(given.at), mode)
+    again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
+    watched = _run(solid, given.arguments, noted, watch=True)
+    return _close(watched.result, _run(again, given.arguments, noted, watch=False).result)
+
+
+class _Alike:
+    """What tells the modules of one model from each other, as long as nobody changes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.known: dict[str | None, Hashable] = {None: None}
+
+    def at(self, path: str | None) -> Hashable:
+        """What is equal for modules that the same code treats alike."""
+        if path not in self.known:
+            self.known[path] = likeness(self.model.get_submodule(path or ""))
+        return self.known[path]
+
+    def run(self, path: str, given: Given) -> Hashable:
+        """What a run that proves something of the module at `path` depends on."""
+        inside = path.removeprefix(given.at)
+        alone = Same(self.model.get_submodule(path)) if given.steered else None
+        return (inside, self.at(given.at), likeness(mapped(given.arguments, shaped)), alone)
+
+
+def _culprits(calls: list[OwnCall], prove: Callable[[list[OwnCall]], None]) -> Iterator[OwnCall]:
+    """Those calls of an owner that cannot stand alone even without the others; all, if each of them can."""
+    guilty = []
+    for call in calls if len(calls) > 1 else ():
+        try:
+            prove([call])
+        except SurgeryError:
+            guilty.append(call)
+    yield from guilty or calls
+
+
+def recorded_arguments(
+    model: nn.Module, sample: Example, seen_in: Mapping[str, Iterable[Sequence[str]]], modes: Sequence[str] = MODES
+) -> dict[tuple[str, str], Given]:
+    """For each path and mode, what to run to see all that the module at the path does there.
+
+    That is the module itself, if what it is first called with can be given again. If it cannot, or another method of
+    the module is called, the nearest module around it stands in, or the model. `seen_in` tells, by path, the modes
+    in which calls of the module were seen.
+    """
+    found: dict[tuple[str, str], Given] = {}
+    around = {path: [path, *_parents(path)] for path in seen_in}
+    paths = {path for chain in around.values() for path in chain}
+    for mode in modes:
+        for meta in (True, False):
+            try:
+                first = _first_arguments(model, sample, mode, paths, meta=meta)
+            except Exception:  # a mode that cannot run was reported when the sites were found
+                continue
+            for path, chain in around.items():
+                called = any(mode in seen for seen in seen_in[path])
+                at = next((one for one in (chain if called else chain[:1]) if one in first), None)
+                if at is not None:
+                    found[path, mode] = Given(at, first[at], steered=not meta)
+            break
+    return found
+
+
+def _first_arguments(
+    model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
+) -> dict[str, Arguments]:
+    """What the modules at these paths are first called with, where that can be given again."""
+    with nothing_left(model) as noted:
+        return _noted_arguments(model, sample, mode, paths, meta, noted)
+
+
+def _noted_arguments(
+    model: nn.Module, sample: Example, mode: str, paths: Iterable[str], meta: bool, noted: AbstractContextManager[Any]
+) -> dict[str, Arguments]:
+    first: dict[str, Arguments | None] = {}
+    look = in_mode(twin(model, meta=meta), mode)
+    with random_state_kept():
+        arguments = sample.on(torch.device("meta") if meta else home_of(model))
+    for path in paths:
+
+        def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            if path not in first:
+                again = can_be_given_again((args, kwargs))
+                with torch._C.DisableTorchFunction():  # these are kept
+                    first[path] = mapped((args, kwargs), lambda tensor: tensor.detach().clone()) if again else None
+
+        look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+    with random_state_kept(), torch.no_grad():
+        if meta:
+            with torch.device("meta"), QuickNorms(), noted:
+                look(*arguments.args, **arguments.kwargs)
+        else:
+            with noted:
+                look(*arguments.args, **arguments.kwargs)
+    given = {path: one for path, one in first.items() if one is not None}
+    return given | {"": (sample.args, sample.kwargs)}
+
+
+def _parents(path: str) -> list[str]:
+    """The paths around a path, innermost first, down to the model itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:size]) for size in range(len(parts) - 1, -1, -1)]
+
+
+def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
+    """A twin with numbers that tell: its own weights, drawn anew where they are missing or all alike."""
+    on_meta = home_of(owner).type == "meta"
+    solid = twin(owner, meta=on_meta)
+    if on_meta:
+        solid.to_empty(device="cpu")
+    for module in solid.modules():
+        for name, value in list(module._parameters.items()):
+            if value is not None and value.is_floating_point() and value.numel() and (on_meta or _alike(value)):
+                drawn = torch.empty(value.shape, dtype=torch.float32, device=value.device).uniform_(0.05, 0.3)
+                module._parameters[name] = nn.Parameter(drawn.to(value.dtype), requires_grad=value.requires_grad)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and on_meta:
+                module._buffers[name] = torch.ones_like(buffer)
+    return in_mode(solid, mode)
+
+
+def _alike(value: Tensor) -> bool:
+    return value.numel() > 1 and bool((value == value.flatten()[0]).all())
+
+
+def _prove(model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall]) -> None:
+    """Prove it for the owner at `path`, by running what was `given` around it."""
+    with nothing_left(model) as noted:
+        _compare(model, path, given, mode, calls, noted)
+
+
+def _compare(
+    model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall], noted: AbstractContextManager[Any]
+) -> None:
+    at = given.at
+    with random_state_kept():
+        plain = solid_twin(model.get_submodule(at), mode)
+    edited = in_mode(twin(plain, meta=False), mode)
+
+    def same(_: nn.Module, edit: Edit) -> nn.Module:
+        prefix = f"{at}." if at else ""
+        if edit.site.module is not None and edit.site.module.startswith(prefix):
+            return copy.deepcopy(plain.get_submodule(edit.site.module.removeprefix(prefix)))
+        return same_activation(model, edit)
+
+    inside = path.removeprefix(at).removeprefix(".")
+    carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
+    before, after = (_run(one, given.arguments, noted, watch=True) for one in (plain, edited))
+    owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
+    moved = []
+    for call in calls:
+        child = f"{inside}.{call.splice.child}".removeprefix(".")
+        meant = [k for k, h in enumerate(heard) if _stands_at(h, call.splice) and plain.get_submodule(h.owner) is owner]
+        met = [k for k, h in enumerate(heard_again) if h.module and f"{h.module}.".startswith(f"{child}.")]
+        moved += [call.edit] if meant != met else []
+    calls_before, calls_after = ([one.activation for one in part] for part in (heard, heard_again))
+    differs = (
+        "other activation calls" if calls_before != calls_after
+        else "another call in the place of the one that was meant" if moved
+        else "other results" if not _equal(before.result, after.result)
+        else "other buffers" if not all(identical(a, b) for a, b in zip(plain.buffers(), edited.buffers(), strict=True))
+        else ""
+    )  # fmt: skip
+    if differs:
+        raise NotProved(
+            f"{type(owner).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
+            asked="; ".join(str(edit) for edit in moved or [call.edit for call in calls]),
+            there=f"calls {', '.join(calls_before)} became {', '.join(calls_after)}",
+            try_="leave this call alone, or give it a module of its own in the model's source",
+        )
+
+
+def _stands_at(heard: Heard, splice: Splice) -> bool:
+    place = (splice.method, splice.callee, splice.ordinal, splice.iteration)
+    return (heard.method, heard.callee, heard.ordinal, heard.iteration or 0) == place
+
+
+def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[Any], *, watch: bool) -> Trace:
+    """One forward from a fixed random state: its result and, if watched, the calls that were heard."""
+    with seeded(), torch.no_grad():
+        fresh = Example(*arguments).on(home_of(module))
+        try:
+            if watch:
+                return hear(module, fresh.args, fresh.kwargs, noted=noted)
+            with noted:
+                return Trace(result=module(*fresh.args, **fresh.kwargs))
+        except Exception as error:  # whatever a forward may raise; it ran before
+            raise NotProved(
+                f"{type(module).__name__} does not run by itself on what the model gives it, so nothing can be proved.",
+                there=f"{type(error).__name__}: {error}".splitlines()[0],
+            ) from error
+
+
+def _equal(one: Any, two: Any) -> bool:
+    """True if two results hold the same tensors, bit for bit, and at least one."""
+    first, second = list(tensors_in(one)), list(tensors_in(two))
+    return 0 < len(first) == len(second) and all(identical(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _close(one: Any, two: Any) -> bool:
+    """True if two results differ by rounding at most: unwatched, torch's attention fuses its sums."""
+    first, second = list(tensors_in(one)), list(tensors_in(two))
+    return 0 < len(first) == len(second) and all(_rounded(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _rounded(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape or not one.is_floating_point() or not one.numel():
+        return identical(one, two)
+    spread = 64 * torch.finfo(one.dtype).eps * one.nan_to_num().abs().max()
+    return torch.allclose(one, two, rtol=0.0, atol=float(spread), equal_nan=True)

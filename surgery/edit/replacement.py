@@ -1,0 +1,158 @@
+"""Replacement: the module an edit puts in the place of a call, and how it begins."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery import activations
+from surgery.activations.input_stats import Seen, set_parameters, start
+from surgery.errors import BadValue, CannotEdit
+from surgery.isolation.meta_copy import HOOKS, twin
+from surgery.look.finder import home_of
+from surgery.look.layout import Layout, same_code, widths_in_words
+from surgery.look.site import Site
+from surgery.plan.plan import Edit
+from surgery.rng import random_state_kept
+
+
+def new_activation(
+    model: nn.Module,
+    edit: Edit,
+    seen: Mapping[Site, Seen] | None = None,
+    far: dict[Site, float] | None = None,
+    sites: Iterable[Site] = (),
+) -> nn.Module:
+    """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to.
+
+    What was `seen` to enter lets it begin as what it replaces; how far it is from that then is written into `far`.
+    All calls among `sites` that the same code makes get this module: where they differ in channels, its parameters
+    are shared by all channels.
+
+    Raises:
+        CannotEdit: they cannot be shared.
+    """
+    site = edit.site
+    calls = same_code(site, sites)
+    layout = Layout.of(calls)
+    if layout.channels is None and dict(edit.params).get("per") == "channel":
+        raise CannotEdit(
+            f"{site.path} is called at {widths_in_words(calls)} by the same code: no parameters per channel fit all.",
+            asked=str(edit), try_="per='layer'",
+        )  # fmt: skip
+    old = model.get_submodule(site.module) if site.module is not None else None
+    made: nn.Module
+    if edit.make == "identity":
+        made = nn.Identity() if site.inplace else activations.Copy()
+    else:
+        try:
+            made = _built(model, edit, layout, _kept(old, edit), seen or {}, far if far is not None else {})
+        except BadValue as error:
+            if layout.channels is not None:
+                raise
+            raise CannotEdit(
+                f"{site.path} is called at {widths_in_words(calls)} by the same code, and {edit.make} has no parameters"
+                f" that they could share. {error}", asked=str(edit), try_="a function without parameters",
+            ) from error  # fmt: skip
+    if edit.fade:
+        before = _kept(old, edit) if edit.start != "affine" else _line(model, site, layout, _kept(old, edit))
+        made = activations.Fade(before, made, edit.fade if isinstance(edit.fade, tuple) else (0.0, 1.0))
+    owner = model.get_submodule(site.owner)
+    dtype = _dtype_at(model, owner, site)
+    made.to(device=torch.device(site.device))
+    if dtype.is_floating_point:
+        made.to(dtype=dtype)
+    made.train(old.training if old is not None else owner.training)
+    frozen = (
+        old is not None
+        and [p.requires_grad for p in old.parameters()]
+        and not any(p.requires_grad for p in old.parameters())
+    )
+    return made.requires_grad_(False) if frozen else made
+
+
+def fits(made: nn.Module, site: Site) -> bool:
+    """True if what was made takes the tensor that enters the call, and returns one of its shape."""
+    entering = torch.ones(site.shape, dtype=getattr(torch, site.dtype), device=site.device)
+    try:
+        with torch.no_grad(), random_state_kept():
+            returned = twin(made, meta=False)(entering)
+    except Exception:  # whatever a forward may raise
+        return False
+    return isinstance(returned, torch.Tensor) and returned.shape == entering.shape
+
+
+def _built(
+    model: nn.Module, edit: Edit, layout: Layout, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
+) -> nn.Module:
+    """A function of the catalogue in the place of `old`, which is ours to use."""
+    site, row = edit.site, activations.row_of(edit.make)
+    if edit.make == "affine" and edit.start != "own":
+        return _line(model, site, layout, old, **dict(edit.params))
+    like = None if any(True for _ in old.parameters()) else old
+    made = activations.build(edit.make, layout.channels, axis=layout.axis, like=like, **dict(edit.params))
+    if isinstance(made, activations.Affine):
+        made.stand_for(old)
+    elif site in seen:
+        old.to(device="cpu", dtype=torch.float32).eval()
+        # In the precision it will have: bounds and heights are chosen so that they are exact there.
+        dtype = _dtype_at(model, model.get_submodule(site.owner), site)
+        made.to(dtype=dtype if dtype.is_floating_point else None)
+        asked = {key: value for key, value in edit.params if key in row.starts}
+        own = edit.start == "own" or (bool(asked) and not row.apart) or (bool(row.starts) and not row.fits)
+        with suppress(RuntimeError, ValueError):  # a function that such tensors do not suit: looking again will say so
+            difference = start(made.eval(), old, seen[site].on("cpu"), own=own, asked=asked)
+            far |= {run: difference for run in seen if run.key[:-1] == site.key[:-1]}
+    return made
+
+
+def _line(model: nn.Module, site: Site, layout: Layout, old: nn.Module, **params: Any) -> activations.Affine:
+    """The affine stand-in of `old`: the best one behind a norm, elsewhere the identity until it is fitted."""
+    line = activations.build("affine", layout.channels, axis=layout.axis, **params)
+    assert isinstance(line, activations.Affine)
+    line.stand_for(old)
+    if site.norm is not None and home_of(model).type != "meta":
+        line.start_behind(model.get_submodule(site.norm), old)
+        set_parameters(line, params)
+    return line
+
+
+def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:
+    """The dtype of the weights around a call; what enters it may be cast on the way."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    around = (*(named[path] for path in site.weights[:1] if path in named), *owner.parameters(), *named.values())
+    return next((one.dtype for one in around if one.is_floating_point()), getattr(torch, site.dtype))
+
+
+def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
+    """A fresh module that computes just what the call computes now."""
+    site = edit.site
+    if site.module is not None:
+        return copy.deepcopy(model.get_submodule(site.module))
+    made = _called_now(site)
+    return activations.InPlace(made) if site.inplace else made
+
+
+def _called_now(site: Site) -> nn.Module:
+    """What the function computes that a site without a module calls."""
+    options: dict[str, Any] = dict(site.options)
+    return activations.build(site.activation, site.channels, **options)
+
+
+def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
+    if old is None:
+        return _called_now(edit.site)
+    kept = copy.deepcopy(old)
+    for module in kept.modules():  # hooks go to what takes the place
+        for name in HOOKS:
+            if isinstance(module.__dict__.get(name), dict):
+                module.__dict__[name] = OrderedDict()
+    if getattr(kept, "inplace", False):
+        kept.inplace = False  # type: ignore[assignment]  # its input is needed again, to be faded to
+    return kept

@@ -1,0 +1,210 @@
+"""Decide how each edit of a plan is carried out: a new child in a slot, or a call of its own in the owner's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch import fx, nn
+from torch.ao.nn.quantized import FloatFunctional
+from torch.nn.utils.parametrize import is_parametrized
+
+from surgery.code.subclass import Splice, check_instance
+from surgery.errors import CannotEdit, UnknownName, about
+from surgery.look.site import NO_CALL, Site
+from surgery.plan.plan import Edit, Plan
+
+Place = tuple[str, str, str, int, int | None]  # the key of a site without its run: one call in one owner's code
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Put the new module into these slots (dotted paths of a child), in the place of the activation module there."""
+
+    edit: Edit
+    paths: tuple[str, ...]
+    alone: bool  # the parents may have other names that must not see the change
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCall:
+    """Give the call at these owners a child of its own, under this new name."""
+
+    edit: Edit
+    owners: tuple[str, ...]
+    splice: Splice
+    alone: bool
+
+
+Decision = Slot | OwnCall
+
+
+def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
+    """One decision for every place in the code that a plan edits; nothing is changed yet.
+
+    Most calls are one module called once: its slot is swapped, under all its names. A module called under several
+    names gets a new one under one name. Everything else, shared modules and functions, needs a call of its own.
+
+    Raises:
+        CannotEdit: by name, with the reason.
+    """
+    places = _places(model, plan)
+    chosen = {place: edit for place, edit in places.items() if edit is not None}
+    by_module: dict[int, list[tuple[Place, Site]]] = {}
+    for site in plan.sites:
+        if site.module is not None:
+            by_module.setdefault(id(_module(model, site)), []).append((_place(site), site))
+    runs: dict[Place, list[Site]] = {}
+    for site in plan.sites.places:
+        runs.setdefault(_place(site), []).append(site)
+    decisions: list[Decision] = []
+    done: set[Place] = set()
+    for place, edit in chosen.items():
+        if place in done:
+            continue
+        decision, covered = _slot(model, edit, by_module, chosen) or _own_call(model, edit, plan, chosen)
+        done |= covered
+        sites = [site for place in covered for site in runs[place]]
+        with about(sites):
+            if isinstance(decision, OwnCall):
+                _check_own_call(model, edit.site, decision)
+            if edit.site.module is not None:
+                _check_bare(_module(model, edit.site), edit)
+            _check_overwritten(sites, edit)
+        decisions.append(decision)
+    return _named(model, decisions)
+
+
+def _places(model: nn.Module, plan: Plan) -> dict[Place, Edit | None]:
+    """The edit of each place, None if it is left alone; all runs of one place must agree."""
+    edits = {edit.site: edit for edit in plan.edits}
+    places: dict[Place, Edit | None] = {}
+    for site in plan.sites.places:
+        place, edit = _place(site), edits.get(site)
+        before = places.setdefault(place, edit)
+        if (edit is None) != (before is None) or (edit and before and edit.same != before.same):
+            with about(run for run in plan.sites.places if _place(run) == place):
+                raise CannotEdit(
+                    f"{site.path} runs {site.runs} times in one forward, by the same code; its runs cannot differ.",
+                    asked=str(edit or before), try_="pick all of its runs, or none",
+                )  # fmt: skip
+    return places
+
+
+def _slot(
+    model: nn.Module, edit: Edit, by_module: dict[int, list[tuple[Place, Site]]], chosen: dict[Place, Edit]
+) -> tuple[Decision, set[Place]] | None:
+    site = edit.site
+    if site.module is None:
+        return None
+    module = _module(model, site)
+    callers = dict(by_module[id(module)])
+    names = tuple(path for path, one in model.named_modules(remove_duplicate=False) if one is module)
+    if any(caller.by_reference for caller in callers.values()):
+        return None  # the module stays where it is: what calls it past its name must find it
+    by_this_name = {place for place, caller in callers.items() if caller.module == site.module}
+
+    def one_will_do(places: set[Place]) -> bool:
+        """Callers may share the new module if all want it, and it is one call or has nothing to share."""
+        agree = all(place in chosen and chosen[place].same == edit.same for place in places)
+        return agree and (len(places) == 1 or (edit.make == "identity" and not edit.fade))
+
+    if one_will_do(set(callers)):
+        return Slot(edit, names, alone=False), set(callers)
+    if len(names) > 1 and one_will_do(by_this_name):
+        return Slot(edit, (site.module,), alone=True), by_this_name
+    return None
+
+
+def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit]) -> tuple[Decision, set[Place]]:
+    site = edit.site
+    owner = _part(model, site.owner)
+    twins = [s for s in plan.sites.places if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
+    group = {_place(twin) for twin in twins}
+    agree = all(place in chosen and chosen[place].same == edit.same for place in group)
+    splice = Splice(site.method, site.callee, site.ordinal, site.iteration or 0, "", site.activation == NO_CALL)
+    if agree:
+        return OwnCall(edit, tuple(dict.fromkeys(place[0] for place in group)), splice, False), group
+    return OwnCall(edit, (site.owner,), splice, True), {_place(site)}
+
+
+def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
+    owner = model.get_submodule(site.owner)
+    if site.locked is not None:
+        held = f"the code does not take it from {site.module}, but from another place that holds it"
+        raise CannotEdit(
+            f"{site} cannot get a call of its own: {site.locked}.",
+            asked=str(decision.edit), there=held if site.by_reference else "",
+            try_="an nn.ModuleList or nn.ModuleDict instead of a list or dict" if site.by_reference else "",
+        )  # fmt: skip
+    if isinstance(owner, fx.GraphModule):
+        return
+    try:
+        check_instance(owner, (decision.splice,))
+    except CannotEdit as reason:
+        raise CannotEdit(f"{site} cannot get a call of its own: {reason}") from reason
+
+
+def _check_overwritten(sites: Iterable[Site], edit: Edit) -> None:
+    """Refuse to put something out of place where what was written over the input is read."""
+    for site in sites:
+        if site.overwrites and site.inplace and (edit.make != "identity" or edit.fade):
+            raise CannotEdit(
+                f"{site} overwrites its input, and the overwritten input is read again afterwards.",
+                asked=str(edit), try_="erase the call instead, or make the model's activation out of place",
+            )  # fmt: skip
+
+
+def _check_bare(module: nn.Module, edit: Edit) -> None:
+    """Refuse to replace a module whose weight is computed: what computes it would be lost without a word."""
+    if is_parametrized(module):
+        found, cure = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(module, name) first"
+    elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
+        found, cure = (
+            "a mask or another hook that computes its weight",
+            "torch.nn.utils.prune.remove(module, name) first",
+        )
+    else:
+        return
+    raise CannotEdit(f"{edit.site.module} carries {found}, which replacing it would lose.", asked=str(edit), try_=cure)
+
+
+def _named(model: nn.Module, decisions: Iterable[Decision]) -> tuple[Decision, ...]:
+    """Names for new children, in torchvision's convention: `relu_2` for the third call of `relu`.
+
+    What takes the place of a `FloatFunctional` calls its child `activation`.
+    """
+    taken: dict[int, set[str]] = {}
+    named: list[Decision] = []
+    for decision in decisions:
+        if isinstance(decision, OwnCall):
+            site = decision.edit.site
+            owner = model.get_submodule(site.owner)
+            used = taken.setdefault(id(owner), {name for name in dir(owner)} | set(owner._modules))
+            stem = "activation" if type(owner) is FloatFunctional else site.target.replace(".", "_")
+            stem = stem if stem.isidentifier() else f"{site.activation}_{stem}"  # "0", as children of lists are named
+            name = stem if site.turn == 1 and stem not in used else f"{stem}_{site.turn - 1}"
+            while name in used:
+                name += "_"
+            used.add(name)
+            decision = replace(decision, splice=replace(decision.splice, child=name))
+        named.append(decision)
+    return tuple(named)
+
+
+def _place(site: Site) -> Place:
+    return site.key[:5]
+
+
+def _module(model: nn.Module, site: Site) -> nn.Module:
+    return _part(model, site.module or "")
+
+
+def _part(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise UnknownName(
+            f"The plan speaks of {path!r}, which this model does not have.",
+            there=type(model).__name__, try_="make the plan on the sites of this model",
+        ) from error  # fmt: skip

@@ -1,0 +1,426 @@
+"""Edits: the one writer of module trees. It puts modules in, changes classes, and can take every change back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import FloatFunctional
+
+from surgery import activations
+from surgery.code.subclass import base_of, rewritten, splices_of
+from surgery.edit.strategy import Decision, OwnCall, Slot
+from surgery.errors import CannotEdit, about
+from surgery.history.history import History, Step, histories_of
+from surgery.isolation.meta_copy import HISTORY, HOOKS, shallow
+from surgery.isolation.snapshot import Snapshot, snapshot
+from surgery.plan.plan import Edit
+from surgery.schedule.param_groups import is_activation
+from surgery.tensors import overwrite
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CHANGING = ("pwlu", "frelu")  # functions that change while they learn
+_MODES = ("train", "eval")
+_KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One write, with what stood there before: a child, the class, an attribute or a graph of `module`.
+
+    `put` is the child that was put in.
+    """
+
+    what: str
+    module: nn.Module
+    name: str
+    before: Any
+    put: nn.Module | None = None
+
+
+def all_or_nothing(
+    written: Callable[..., Iterable[Tensor]] | None = None, *, progress_only: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorates what changes its first argument, a model: if it fails, however far it got, the model is as it was.
+
+    `written` says, of the same arguments, into which tensors numbers are written. See `snapshot` for `progress_only`.
+    """
+
+    def decorate(verb: Callable[P, R]) -> Callable[P, R]:
+        @wraps(verb)
+        def verb_or_nothing(*args: P.args, **kwargs: P.kwargs) -> R:
+            model = args[0] if args else kwargs.get("model")
+            before = None
+            if isinstance(model, nn.Module):
+                tensors = written(*args, **kwargs) if written is not None else ()
+                before = snapshot(model, tensors, progress_only=progress_only)
+            try:
+                return verb(*args, **kwargs)
+            except BaseException:
+                if before is not None:
+                    put_back(before)
+                raise
+
+        return verb_or_nothing
+
+    return decorate
+
+
+@torch.no_grad()
+def put_back(before: Snapshot) -> None:
+    """Make a model what it was: its modules, their classes and attributes, its tensors, its history."""
+    for one in before.modules:
+        module = one.module
+        if isinstance(module, fx.GraphModule) and module.graph is not one.attributes["_graph"]:
+            module.graph = one.attributes["_graph"]  # makes the code of its forward again
+        if type(module) is not one.kind:
+            module.__class__ = one.kind
+        vars(module).clear()
+        vars(module).update(one.attributes)
+        for name, held in one.held.items():
+            _refill(vars(module)[name], held)
+    for told in before.tensors:
+        tensor = told.tensor
+        if tensor.is_leaf:
+            if tensor.requires_grad is not told.learns:  # of one made in inference mode torch refuses even to ask
+                tensor.requires_grad_(told.learns)
+            tensor.grad = told.grad
+        if told.numbers is not None and (tensor.is_inference() or tensor._version != told.version):
+            overwrite(tensor, told.numbers)
+    for history, then in before.histories:
+        _become(history, then)
+    for step, then_step in before.steps:
+        _become(step, then_step)
+
+
+def _become(now: History | Step, then: History | Step) -> None:
+    for part in fields(now):
+        setattr(now, part.name, getattr(then, part.name))
+
+
+def _refill(container: Any, held: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(held)
+    else:
+        container.update(held)
+
+
+def carry_out(
+    model: nn.Module, decisions: Iterable[Decision], new: Callable[[nn.Module, Edit], nn.Module]
+) -> list[Change]:
+    """Write the decisions into the model, and return the changes in order. `new` builds what is put in."""
+    changes: list[Change] = []
+    for decision in decisions:
+        with about([decision.edit.site]):
+            if isinstance(decision, Slot):
+                _fill_slots(changes, model, decision, new)
+            else:
+                _give_own_call(changes, model, decision, new)
+    return changes
+
+
+def empty_slots(model: nn.Module, paths: Iterable[str]) -> list[Change]:
+    """Let the parameters go that no call reaches any more; code that asks whether a module is there still finds one."""
+    changes: list[Change] = []
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        unused = activations.Unused().train(model.get_submodule(path).training)
+        _put_child(changes, model.get_submodule(parent), name, unused)
+    return changes
+
+
+def take_back(changes: Iterable[Change]) -> None:
+    """Undo changes, last first: children, classes, attributes and graphs as they were before."""
+    for change in reversed(list(changes)):
+        module, name, before = change.module, change.name, change.before
+        if change.what == "child":
+            current = module._modules.get(name)
+            if before is None:
+                module._modules.pop(name, None)
+            else:
+                module._modules[name] = before
+                before.train(module.training if current is None else current.training)
+        elif change.what == "class":
+            module.__class__ = rewritten(*before)
+        elif change.what == "graph":
+            _put_graph(module, name, before)
+        else:
+            setattr(module, name, before)
+
+
+def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
+    """See that what changes put in, oldest first, is still there, so that taking them back loses nothing.
+
+    Raises:
+        CannotEdit: somebody else put something there since, or this is a copy that kept other modules than these.
+    """
+    changes, here = list(changes), {id(module) for module in model.modules()}
+    rebuilt = any(_graphs_of(module, _MODES) != ["graph"] for module in model.modules())
+    if rebuilt and any(id(change.module) not in here for change in changes):
+        raise CannotEdit(
+            "A copy of a graph with one part for each mode is built anew, and cannot be taken back to what it was.",
+            there=type(model).__name__, try_="the model it was copied from, or a fresh one",
+        )  # fmt: skip
+    last = {(id(change.module), change.name): change for change in changes if change.what == "child"}
+    paths = {id(module): path for path, module in model.named_modules()}
+    for change in last.values():
+        now = change.module._modules.get(change.name)
+        if now is not change.put:
+            path = f"{paths.get(id(change.module), '')}.{change.name}".lstrip(".")
+            raise CannotEdit(
+                f"{path} is not what the edit put there.",
+                asked=f"undo {type(change.put).__name__}", there=type(now).__name__,
+                try_="a copy made before, or put back what was there",
+            )  # fmt: skip
+
+
+def catch_up(changes: Iterable[Change], home: torch.device, dtype: torch.dtype | None) -> None:
+    """Send what is to be put back after its surroundings, which moved in the meantime; None: dtypes are the same."""
+    for change in changes:
+        if change.what == "child" and change.before is not None:
+            around = next(change.module.parameters(), next(change.module.buffers(), None))
+            change.before.to(device=around.device if around is not None else home, dtype=dtype)
+
+
+def keep_history(model: nn.Module, history: History | None) -> None:
+    """Write down in the model itself what was done to it, so that copies and pickles know; None forgets it."""
+    if history is None:
+        model.__dict__.pop(HISTORY, None)
+    else:
+        model.__dict__[HISTORY] = history
+    if isinstance(model, fx.GraphModule):  # copying one keeps, of its plain attributes, what `meta` names
+        meta = model.__dict__.setdefault("meta", {})
+        kept = dict(meta.pop(_KEPT_BY_GRAPHS, {}))
+        kept.pop(HISTORY, None)
+        if kept := kept | ({HISTORY: history} if history is not None else {}):
+            meta[_KEPT_BY_GRAPHS] = kept
+
+
+def keep_progress(model: nn.Module, progress: float, step: int) -> None:
+    """Write down how far an edited model has faded, or those inside a wrapper."""
+    for history in histories_of(model):
+        history.progress = (progress, step)
+
+
+def rest_weights(model: nn.Module, rest: bool) -> None:
+    """Freeze every weight that learns and belongs to no activation, or let those learn again that were frozen so.
+
+    Which ones rest is written down in edited models, and for what is outside of these in the model itself.
+    """
+    homes = [module for module in model.modules() if module.__dict__.get(HISTORY) is not None]
+    for home in [*homes, *([model] if rest and model not in homes else [])]:
+        history: History = home.__dict__.get(HISTORY) or History()
+        named = dict(home.named_parameters())
+        if rest:
+            slopes = {id(p) for one in home.modules() if is_activation(one) for p in one.parameters()}
+            asleep = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
+            history.resting += asleep
+        else:
+            asleep, history.resting = history.resting, []
+        for name in asleep:
+            if name in named:
+                named[name].requires_grad_(not rest)
+                named[name].grad = None if rest else named[name].grad
+        if history.resting or history.steps:
+            keep_history(home, history)
+        elif not rest:
+            keep_history(home, None)
+
+
+def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
+    """Put the final form of every fading child in its slot, and let the histories in the model say so."""
+    changes: list[Change] = []
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, kind):
+                settled = child.settled().train(child.training)
+                _keep_hooks(child, settled)
+                _put_child(changes, parent, name, settled)
+    histories = histories_of(model)
+    steps = [step for history in reversed(histories) for step in history.steps]  # an edited part is older
+    for change in changes if steps else ():
+        # Undoing a later step must not bring back what this one had put there.
+        homes = [step for step in steps if any(_same_slot(change, one) for one in step.changes)]
+        (homes or steps)[-1].changes.append(change)
+    for history in histories:
+        _say_settled(history)
+
+
+def _say_settled(history: History) -> None:
+    for number, step in enumerate(history.steps):
+        later = history.steps[number + 1 :]
+        replaced = {tuple(edit["site"]) for one in later for edit in one.data.get("edits", ())}
+        for edit in step.data.get("edits", ()):
+            if edit["make"] in _CHANGING:
+                for name in ("warmup", "alternate", "every"):
+                    edit["params"].pop(name, None)
+            if edit["fade"] and tuple(edit["site"]) not in replaced:
+                edit["fade"] = False
+                # What the later steps were made on never existed in the settled form: nothing to compare with.
+                for one in later:
+                    one.fingerprint = None
+
+
+def _fill_slots(
+    changes: list[Change], model: nn.Module, slot: Slot, new: Callable[[nn.Module, Edit], nn.Module]
+) -> None:
+    made = new(model, slot.edit)
+    for path in slot.paths:
+        parent_path, _, name = path.rpartition(".")
+        parent = _alone(changes, model, parent_path) if slot.alone else model.get_submodule(parent_path)
+        old = parent._modules[name]
+        if old is not None:
+            _keep_hooks(old, made, shared=not slot.alone)
+        _put_child(changes, parent, name, made)
+        _no_fast_path(changes, model, parent)
+
+
+def _give_own_call(
+    changes: list[Change], model: nn.Module, decision: OwnCall, new: Callable[[nn.Module, Edit], nn.Module]
+) -> None:
+    made = new(model, decision.edit)
+    seen: set[int] = set()
+    for path in decision.owners:
+        owner = _alone(changes, model, path) if decision.alone else model.get_submodule(path)
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        if type(owner) is FloatFunctional:
+            _exchange(changes, model, owner, activations.Arithmetic(owner, made).train(owner.training))
+            continue
+        _put_child(changes, owner, decision.splice.child, made)
+        if isinstance(owner, fx.GraphModule):
+            _edit_graphs(changes, owner, decision)
+        else:
+            kind = rewritten(base_of(type(owner)), (*splices_of(type(owner)), decision.splice))
+            # Not the class itself: one of ours cannot be pickled, what it is made of can.
+            changes.append(Change("class", owner, "", (base_of(type(owner)), splices_of(type(owner)))))
+            owner.__class__ = kind
+        _no_fast_path(changes, model, owner)
+
+
+def _exchange(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put another module under all names of one, which may be a child of the other from now on."""
+    for parent in list(model.modules()):
+        for name in [name for name, one in parent._modules.items() if one is old]:
+            _put_child(changes, parent, name, new)
+
+
+def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:
+    """The user's hooks go to what takes the place; both share them, so that undo loses none.
+
+    Where the old module stays in use under another name, the new one gets hooks of its own.
+    """
+    for name in HOOKS:
+        if name in old.__dict__:
+            new.__dict__[name] = old.__dict__[name] if shared else copy.copy(old.__dict__[name])
+
+
+def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Module) -> None:
+    changes.append(Change("child", parent, name, parent._modules.get(name), child))
+    parent._modules[name] = child
+
+
+def _same_slot(one: Change, other: Change) -> bool:
+    return other.what == "child" and one.module is other.module and one.name == other.name
+
+
+def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall) -> None:
+    """Let the node named like the call's result call the new child, in every graph that runs in a mode of the call."""
+    for name in _graphs_of(owner, decision.edit.site.modes):
+        before = getattr(owner, name)
+        graph = copy.deepcopy(before)
+        node = next((node for node in graph.nodes if node.name == decision.splice.callee), None)
+        if node is None:
+            raise CannotEdit(f"{decision.edit.site} has no node {decision.splice.callee} in the {name}.")
+        with graph.inserting_after(node):
+            call = graph.call_module(decision.splice.child, (node.args[0],))
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+        changes.append(Change("graph", owner, name, before))
+        _put_graph(owner, name, graph)
+
+
+def _graphs_of(owner: nn.Module, modes: Iterable[str]) -> list[str]:
+    """The attributes that hold the graphs for these modes: torchvision's feature extractors have one for each."""
+    own = [f"{mode}_graph" for mode in modes]
+    return own if all(isinstance(owner.__dict__.get(name), fx.Graph) for name in own) else ["graph"]
+
+
+def _put_graph(owner: Any, name: str, graph: fx.Graph) -> None:
+    """Exchange one of the graphs, and run it from now on if it is the one for the present mode."""
+    if name == "graph" or name == ("train_graph" if owner.training else "eval_graph"):
+        owner.graph = graph
+    if name != "graph":
+        setattr(owner, name, graph)
+
+
+def _no_fast_path(changes: list[Change], model: nn.Module, module: nn.Module) -> None:
+    """Let an edited encoder layer of torch run its children, and get tensors that these can read.
+
+    The layer runs as one fused operation that knows ReLU and GELU only, and never calls its child. An encoder that
+    was built of such layers packs a padded batch into a nested tensor, which nothing but that operation takes.
+    """
+    if not isinstance(module, nn.TransformerEncoderLayer):
+        return
+    _switch_off(changes, module, "activation_relu_or_gelu", 0)
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and any(one is module for one in encoder.modules()):
+            _switch_off(changes, encoder, "use_nested_tensor", False)
+
+
+def _switch_off(changes: list[Change], module: nn.Module, name: str, off: int) -> None:
+    before = module.__dict__.get(name)
+    if before:
+        changes.append(Change("attribute", module, name, before))
+        setattr(module, name, off)
+
+
+def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, with nobody else's name on it: on the way, shared modules become shallow twins."""
+    module = model
+    for name in path.split(".") if path else ():
+        child = module._modules[name]
+        assert child is not None
+        slots = [
+            (id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child
+        ]
+        if len(slots) > 1:
+            child = shallow(child)
+            _put_child(changes, module, name, child)
+        module = child
+    return module
+
+
+def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give modules buffers of these names, which somebody gave the saved model, such as the counters of a profiler."""
+    for name, value in values.items():
+        path, _, last = name.rpartition(".")
+        module = model.get_submodule(path)
+        near = next(module.parameters(recurse=False), next(model.parameters(), value))
+        module.register_buffer(last, value.to(near.device))
+
+
+def set_numbers(model: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
+    """Set whole numbers that layers keep as attributes, by path and name."""
+    for path, named in numbers.items():
+        for name, value in named.items():
+            setattr(model.get_submodule(path), name, value)
+
+
+def fold_children(model: nn.Module, paths: Iterable[str]) -> None:
+    """Put the identity in the place of the children at these paths, under all their names: others do their work now."""
+    for child in [model.get_submodule(path) for path in paths]:
+        made = nn.Identity().train(child.training)
+        _keep_hooks(child, made)
+        for parent in list(model.modules()):
+            for name in [name for name, one in parent._modules.items() if one is child]:
+                _put_child([], parent, name, made)

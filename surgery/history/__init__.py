@@ -1,0 +1,1 @@
+"""History: the steps that made an edited model, in memory and as data."""

@@ -1,0 +1,70 @@
+"""History: the steps that made an edited model out of a plain one. It lives in the model, as plain data."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.isolation.meta_copy import HISTORY
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
+
+    `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time,
+    `left` and `buffers` are the parameters, by names and shapes, and the names of the buffers that the step left,
+    `numbers` the whole numbers that layers kept as attributes then.
+    """
+
+    kind: str
+    data: dict[str, Any]
+    fingerprint: str | None
+    changes: list[Any] = field(default_factory=list)
+    dtype: torch.dtype | None = None
+    left: list[Any] | None = None
+    buffers: frozenset[str] = frozenset()
+    numbers: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class History:
+    """The steps of one model, oldest first, and the progress and training step last set on it."""
+
+    steps: list[Step] = field(default_factory=list)
+    progress: tuple[float, int] | None = None
+    resting: list[str] = field(default_factory=list)  # weights that are frozen while slopes learn
+
+
+def histories_of(model: nn.Module) -> list[History]:
+    """The histories inside a model, outermost first: its own, or those of edited models that it wraps."""
+    found = (module.__dict__.get(HISTORY) for module in model.modules())
+    return [history for history in found if history is not None]
+
+
+def resting_weights(model: nn.Module) -> set[int]:
+    """The ids of the weights that are frozen for now, while slopes learn."""
+    found = set()
+    for module in model.modules():
+        history: History | None = module.__dict__.get(HISTORY)
+        named = dict(module.named_parameters()) if history is not None and history.resting else {}
+        found |= {id(named[name]) for name in (history.resting if history else ()) if name in named}
+    return found
+
+
+def history_of(model: nn.Module) -> tuple[Step, ...]:
+    """The steps that were applied to a model, oldest first; empty for one that was never edited.
+
+    They are copies: the model's own records change with the model only.
+    """
+    return tuple(replace(one, data=copy.deepcopy(one.data), changes=list(one.changes)) for one in steps_of(model))
+
+
+def steps_of(model: nn.Module) -> tuple[Step, ...]:
+    """The model's own records of its steps, oldest first."""
+    history: History | None = model.__dict__.get(HISTORY)
+    return tuple(history.steps) if history is not None else ()

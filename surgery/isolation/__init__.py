@@ -1,0 +1,1 @@
+"""Isolation: a look at a model runs its code and leaves no trace, in the model or outside of it."""

@@ -1,0 +1,161 @@
+"""A twin of a model: its own modules, but no weights of its own. What happens to the twin leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from surgery.errors import CannotLook
+from surgery.isolation.own_hooks import OwnHooks
+from surgery.rng import random_state_kept
+
+HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
+
+HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_is_full_backward_hook",
+)  # fmt: skip
+
+
+def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
+    """A copy of `model` to experiment on, on the meta device or with copies of the weights.
+
+    Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
+    weights (pruning, weight norm) or that the model itself has set come along. With `history` it can be undone as the
+    model itself can.
+
+    Raises:
+        CannotLook: the model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    alive: list[Any] = []  # `deepcopy` finds what we placed by id: keep it alive while it works
+    for module in model.modules():
+        for value in _tensors(module):
+            if nn.parameter.is_lazy(value):
+                raise CannotLook(
+                    "The model has parameters that take their shape from the first batch.",
+                    try_="run it once on a real batch, then come back",
+                )
+            if id(value) not in memo:
+                memo[id(value)] = _meta(value) if meta else _cloned(value)
+        for name in HOOKS:
+            hooks = module.__dict__.get(name)
+            if isinstance(hooks, dict):
+                memo[id(hooks)] = OrderedDict((k, copy.copy(h)) for k, h in list(hooks.items()) if computes_weights(h))
+        steps = module.__dict__.get(HISTORY)
+        if steps is not None and not history:
+            memo[id(steps)] = None
+        alive.append(module)
+    try:
+        _copy_whole(model, memo)
+        return _with_own_hooks(copy.deepcopy(model, memo), model, memo)
+    except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
+        raise CannotLook(
+            f"{type(model).__name__} cannot be copied, so it cannot be looked at without leaving a trace.",
+            there=f"{type(error).__name__}: {error}",
+            try_="remove what copy.deepcopy refuses (a file, a lock, a generator) from the model",
+        ) from error
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of weights that hooks compute (pruning, weight norm), which copy.deepcopy refuses."""
+    computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    _copy_whole(model, memo)
+    return _with_own_hooks(copy.deepcopy(model, memo), model, memo)
+
+
+def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy into `memo` what copies itself in part: a graph for each mode keeps only the children its nodes call."""
+    for module in model.modules():
+        if isinstance(module, fx.GraphModule) and isinstance(module.__dict__.get("train_graph"), fx.Graph):
+            made: fx.GraphModule = type(module).__new__(type(module))
+            memo[id(module)] = made
+            made.__dict__.update(copy.deepcopy(module.__dict__, memo))
+            made.graph = made.__dict__["_graph"]
+
+
+def _with_own_hooks(copied: nn.Module, model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    _another(copied, model)
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        OwnHooks(model).carry_over(memo)
+    return copied
+
+
+def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
+    """The copy, if it is one: a module may say in `__deepcopy__` that it is its own copy."""
+    own, theirs = {id(module) for module in model.modules()}, dict(copied.named_modules())
+    shared = next((path or "the model itself" for path, module in theirs.items() if id(module) in own), None)
+    if shared is not None:
+        raise CannotLook(
+            f"{type(model).__name__} cannot be copied: {shared} returns itself as its copy.",
+            try_="remove its __deepcopy__",
+        )
+    for path, module in model.named_modules():  # a __deepcopy__ may build its object anew, in training mode
+        if path in theirs and theirs[path].training != module.training:
+            theirs[path].train(module.training)
+    return copied
+
+
+def read(module: nn.Module, name: str) -> Any:
+    """What stands under a name of a module, as in eval mode; None if nothing does.
+
+    What computes a weight may move on whenever it is read (the power iteration of `spectral_norm` does): it is read
+    off a copy.
+    """
+    if not is_parametrized(module, name):
+        return getattr(module, name, None)
+    computing = copy.deepcopy(module.parametrizations[name]).eval()  # type: ignore[index, union-attr]
+    with random_state_kept(), torch.no_grad():
+        return computing()
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """Another module object with the same class, children, parameters and buffers."""
+    made: nn.Module = module.__class__.__new__(module.__class__)
+    made.__dict__.update(module.__dict__)
+    for key, value in module.__dict__.items():
+        if isinstance(value, dict | OrderedDict):
+            made.__dict__[key] = copy.copy(value)
+    if isinstance(made, fx.GraphModule):
+        made.recompile()  # its forward is a method of the class, and every graph has a class of its own
+    return made
+
+
+def in_mode(model: nn.Module, mode: str) -> nn.Module:
+    """The model itself, in "eval" or "train" mode; not every model's own `train` returns it."""
+    model.train(mode == "train")
+    return model
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    for value in module.__dict__.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            yield from (one for one in value.values() if isinstance(one, Tensor))
+        elif isinstance(value, list | tuple):
+            yield from (one for one in value if isinstance(one, Tensor))
+
+
+def _meta(value: Tensor) -> Tensor:
+    empty = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="meta")
+    return nn.Parameter(empty, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else empty
+
+
+def _cloned(value: Tensor) -> Tensor:
+    # Not the weights themselves: a forward may write into them.
+    clone = value.detach().clone()
+    return nn.Parameter(clone, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else clone
+
+
+def computes_weights(hook: object) -> bool:
+    """True for torch's hooks that make a weight out of others (a mask, a norm), without which a module does not run."""
+    return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)

@@ -1,0 +1,105 @@
+"""Snapshot: all that a verb may write to in a model, as it was before."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
+
+from torch import Tensor, nn
+
+from surgery.history.history import History, Step, histories_of
+from surgery.isolation.meta_copy import HISTORY
+
+_COPIES: dict[type, type] = {dict: dict, OrderedDict: dict, list: list, set: set}  # an OrderedDict is slow to copy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModuleBefore:
+    """A module, its class, its attributes, and what those of them held that are dicts, lists or sets."""
+
+    module: nn.Module
+    kind: type[nn.Module]
+    attributes: dict[str, Any]
+    held: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorBefore:
+    """A tensor, whether it learns, its gradient, and its numbers if they may be written."""
+
+    tensor: Tensor
+    learns: bool
+    grad: Tensor | None
+    version: int
+    numbers: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A model as it was. Tensors are held by reference, but for the numbers of those that may be written."""
+
+    modules: list[ModuleBefore]
+    tensors: list[TensorBefore]
+    histories: list[tuple[History, History]]
+    steps: list[tuple[Step, Step]]
+
+
+def snapshot(model: nn.Module, written: Iterable[Tensor] = (), *, progress_only: bool = False) -> Snapshot:
+    """The model as it is now. Numbers are kept of the tensors that are to be `written`, and of all that fades.
+
+    `progress_only`: no more than new progress changes, at a cost that a training step can bear.
+    """
+    everything = dict.fromkeys(model.modules() if progress_only else _reached(model))
+    moving = dict.fromkeys(part for module in everything if _moves(module) for part in module.modules())
+    homes = dict.fromkeys((model, *(module for module in everything if HISTORY in vars(module))))
+    kept = {id(one) for one in written} | {id(one) for part in moving for one in _tensors(part)}
+    modules = homes | moving if progress_only else everything
+    parameters = (one for module in everything for one in module._parameters.values() if _is_made(one))
+    tensors = {id(one): one for module in modules for one in _tensors(module)} | {id(one): one for one in parameters}
+    histories = histories_of(model)
+    steps = [] if progress_only else [step for history in histories for step in history.steps]
+    return Snapshot(
+        [_module(module) for module in modules],
+        [_tensor(one, id(one) in kept) for one in tensors.values()],
+        [(one, replace(one, steps=list(one.steps), resting=list(one.resting))) for one in histories],
+        [(one, replace(one, data=copy.deepcopy(one.data), changes=list(one.changes))) for one in steps],
+    )
+
+
+def _reached(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules of a model, and those that undoing would put back."""
+    yield from model.modules()
+    for history in histories_of(model):
+        for change in (change for step in history.steps for change in step.changes):
+            if isinstance(change.before, nn.Module):
+                yield from change.before.modules()
+
+
+def _moves(module: nn.Module) -> bool:
+    kind = type(module)
+    return hasattr(kind, "set_progress") or hasattr(kind, "finish")
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    named = (*module._parameters.values(), *module._buffers.values())
+    return (one for one in named if _is_made(one))
+
+
+def _is_made(one: Tensor | None) -> TypeGuard[Tensor]:
+    """True for a tensor; one that waits for its shape (`nn.LazyLinear`) cannot be asked anything."""
+    return one is not None and not nn.parameter.is_lazy(one)
+
+
+def _module(module: nn.Module) -> ModuleBefore:
+    attributes = dict(vars(module))
+    held = {name: _COPIES[type(value)](value) for name, value in attributes.items() if type(value) in _COPIES}
+    return ModuleBefore(module, type(module), attributes, held)
+
+
+def _tensor(one: Tensor, kept: bool) -> TensorBefore:
+    version = 0 if one.is_inference() else one._version
+    numbers = one.detach().clone() if kept else None
+    return TensorBefore(one, one.requires_grad, one.grad if one.is_leaf else None, version, numbers)

@@ -1,0 +1,1 @@
+"""Look: every activation call of a model, with what surrounds it."""

@@ -1,0 +1,148 @@
+"""Blocks: the basic modules of a network, found by how data flows and never by the name of a model."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+from surgery.dataflow.trace import SCALING, Heard, Op, Trace
+
+CONTAINERS = ("ModuleList", "ModuleDict")
+PLAIN = "stage"  # kind of a block in a network without any join: the convolutions between two pools
+
+
+def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list[dict[str, Any]]:
+    """For every activation call: its block, the block's kind and join, its position in it, the branch it leads to.
+
+    A block is the smallest module, never the whole model, whose own forward joins paths of data by add or concat. In
+    a transformer layer, which joins around attention, the blocks are the children that hold the calls. In a network
+    without joins, they are the convolutions between two pools.
+    """
+    joins = _joins(trace)
+    attention = _attention(trace)
+    paths = [_block_of(heard, joins, attention, kind_of) for heard in trace.heard]
+    kinds = {path: kind_of.get(path, "") for path in paths if path is not None}
+    if not any(op.kind in ("add", "concat") for op in trace.ops):
+        paths = _stages(trace)
+        kinds = {path: PLAIN for path in paths if path is not None}
+    places = _positions(trace, roles, paths)
+    facts = []
+    for heard, path, (position, positions) in zip(trace.heard, paths, places, strict=True):
+        last = joins[path][-1] if path in joins else None
+        facts.append(
+            {
+                "block": path,
+                "block_kind": kinds[path] if path is not None else None,
+                "position": position,
+                "positions": positions,
+                "joins_by": last.kind if last else None,
+                "branch": _branch(trace, last, heard.op) if last and last.kind == "concat" else None,
+            }
+        )
+    return facts
+
+
+def _joins(trace: Trace) -> dict[str, list[Op]]:
+    """The joins that each module makes in its own code, in order; the model itself is not a block."""
+    joins: dict[str, list[Op]] = {}
+    for op in trace.ops:
+        if op.kind in ("add", "concat") and op.place:
+            joins.setdefault(op.place, []).append(op)
+    return joins
+
+
+def _attention(trace: Trace) -> list[str]:
+    """Modules whose own code runs attention: the fused function, or a softmax over products of data."""
+    found = []
+    for op in trace.ops:
+        products = op.kind == "softmax" and any(
+            before.kind == "matmul"
+            for before in trace.back(op.index, lambda one: one.kind in ("shape", "scale", "add"))
+        )
+        if op.place is not None and (op.kind == "attention" or products):
+            found.append(op.place)
+    return found
+
+
+def _block_of(heard: Heard, joins: dict[str, list[Op]], attention: list[str], kind_of: dict[str, str]) -> str | None:
+    parts = heard.owner.split(".")
+    for size in range(len(parts), 0, -1):
+        path = ".".join(parts[:size])
+        if path not in joins:
+            continue
+        if any(place == path or place.startswith(path + ".") for place in attention):
+            inner = size + 1
+            while inner < len(parts) and kind_of.get(".".join(parts[:inner])) in CONTAINERS:
+                inner += 1
+            return ".".join(parts[:inner])
+        return path
+    return None
+
+
+def _stages(trace: Trace) -> list[str | None]:
+    """Stages of a plain network: a new one begins where a pool has followed a convolution."""
+    stage, convolved, stages = 1, False, dict[int, int]()
+    calls = {heard.op: k for k, heard in enumerate(trace.heard)}
+    for op in trace.ops:
+        if op.kind == "conv" and _collapses(trace, op):
+            break  # the classifier, written as convolutions
+        if op.kind == "conv":
+            convolved = True
+        elif op.kind == "pool" and convolved:
+            stage, convolved = stage + 1, False
+        elif op.index in calls and any(one.kind == "conv" for one in trace.back(op.index, _scaling)):
+            stages[calls[op.index]] = stage
+    owners = [trace.heard[k].owner.split(".") for k in stages]
+    prefix = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False)))
+    return [f"{prefix}#{stages[k]}" if k in stages else None for k in range(len(trace.heard))]
+
+
+def _collapses(trace: Trace, op: Op) -> bool:
+    """True for a convolution over all of its picture at once: a linear layer in other clothes."""
+    before = trace.ops[op.inputs[0]].shape if op.inputs else ()
+    return set(op.shape[2:]) == {1} and max(before[2:], default=1) > 1
+
+
+def _scaling(op: Op) -> bool:
+    return op.kind in (*SCALING, "add") and op.kind != "pool"
+
+
+def _positions(trace: Trace, roles: list[str], paths: list[str | None]) -> list[tuple[int | None, int | None]]:
+    """k of n among the nonlinearities of a block; further runs of the same code share the first run's place."""
+    members: dict[str, dict[tuple[Any, ...], int]] = {}
+    for heard, role, path in zip(trace.heard, roles, paths, strict=True):
+        if path is not None and role == "nonlinearity":
+            seen = members.setdefault(path, {})
+            seen.setdefault(heard.key[:-1], len(seen) + 1)
+    places: list[tuple[int | None, int | None]] = []
+    for heard, role, path in zip(trace.heard, roles, paths, strict=True):
+        counted = path is not None and role == "nonlinearity"
+        seen = members[path] if counted and path is not None else {}
+        places.append((seen[heard.key[:-1]], len(seen)) if counted else (None, None))
+    return places
+
+
+def _branch(trace: Trace, join: Op, start: int) -> int | None:
+    """Which operand of the concat this call leads to, None if it is none or several."""
+    led = [k for k, operand in enumerate(_operands(trace, join)) if start in _ancestors(trace, operand, start)]
+    return led[0] if len(led) == 1 else None
+
+
+def _operands(trace: Trace, join: Op) -> list[int]:
+    """The operands of a concat; one that is itself a concat of the same module stands for its own operands."""
+    operands: list[int] = []
+    for source in join.inputs:
+        op = trace.ops[source]
+        operands += _operands(trace, op) if op.kind == "concat" and op.place == join.place else [source]
+    return operands
+
+
+def _ancestors(trace: Trace, start: int, oldest: int) -> set[int]:
+    """`start` and every operation it was made of, back to the operation `oldest`."""
+    todo, found = [start], {start}
+    while todo:
+        for source in trace.ops[todo.pop()].inputs:
+            if source >= oldest and source not in found:
+                found.add(source)
+                todo.append(source)
+    return found

@@ -1,0 +1,189 @@
+"""Facts: what the operations around an activation call say about it. Its role, its neighbours, its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.dataflow.extents import is_free
+from surgery.dataflow.operations import RECTIFIED, SCORES, SQUASHING
+from surgery.dataflow.trace import SCALING, TRANSPARENT, Heard, Op, Trace
+from surgery.look.blocks import block_facts
+
+# What becomes of scores behind the last layer: they are put together, rescaled, pasted into pictures, changed one by
+# one, and the best are taken.
+_SCORED = ("shape", "scale", "concat", "resize")
+_SCORE_ARITHMETIC = (
+    "sqrt", "rsqrt", "pow", "__pow__", "exp", "log", "clamp", "clip", "where", "masked_fill", "topk", "sort",
+)  # fmt: skip
+
+
+class Facts:
+    """What the operations around each activation call of a trace say about it."""
+
+    def __init__(self, trace: Trace, kind_of: dict[str, str]) -> None:
+        self.trace = trace
+        self.readers = trace.consumers()
+        self.calls = {heard.op: k for k, heard in enumerate(trace.heard)}
+        self.roles = self._roles()
+        self.blocks = block_facts(trace, self.roles, kind_of)
+
+    def of(self, index: int) -> dict[str, Any]:
+        """The facts of one call, as fields of `Site`."""
+        heard = self.trace.heard[index]
+        return {
+            "role": self.roles[index],
+            "fed_by": self._fed_by(heard),
+            "feeds": self._feeds(heard),
+            "weights": self._weights(heard),
+            "norm": self._norm(heard),
+            **self.blocks[index],
+        }
+
+    def channels_vary(self, heard: Heard, axis: int) -> bool:
+        """True if the example decides how many channels a call has, and nothing fixes them.
+
+        A linear layer that reads them fixes them, as the norm behind them does: the model runs at no other size.
+        """
+
+        def varies(op: Op) -> bool:
+            same = op.shape == heard.shape and op.extents is not None
+            return same and is_free(op.extents[axis])  # type: ignore[index]
+
+        def fixes(op: Op) -> bool:
+            reads = op.kind == "linear" and bool(self._weight_of(op)) and axis == len(heard.shape) - 1
+            return reads or (op.shape == heard.shape and op.extents is not None and not varies(op))
+
+        call = self.trace.ops[heard.op]
+        return varies(call) and not any(map(fixes, self.trace.forth(heard.op, varies, self.readers)))
+
+    def _fed_by(self, heard: Heard) -> tuple[str, ...]:
+        """Kinds of the nearest producers. What only chose among numbers made none of them."""
+        op = self.trace.ops[heard.op]
+        producers = self.trace.back(heard.op, looked_through)
+        kinds = {source.kind for source in producers if source.data or source.kind in ("conv", "linear", "activation")}
+        if not op.data:
+            return tuple(sorted(kinds)) or ("weight",)
+        return tuple(sorted((kinds - {"choice"} or kinds) | (set() if op.traced else {"unknown"})))
+
+    def _feeds(self, heard: Heard) -> tuple[str, ...]:
+        kinds = {op.kind for op in self.trace.forth(heard.op, looked_through, self.readers)}
+        return tuple(sorted(kinds | ({"output"} if self._is_returned(heard) else set())))
+
+    def _weights(self, heard: Heard) -> tuple[str, ...]:
+        """Weights of the convolutions and linear layers whose sums arrive here through norms, adds and scalings.
+
+        Of a call that no data enters, the weights it is applied to.
+        """
+        found: dict[str, None] = {}
+        for op in self.trace.back(heard.op, lambda op: op.kind in (*SCALING, "add", "concat") or _gated(op)):
+            if op.kind in ("conv", "linear"):
+                found.update(dict.fromkeys(self._weight_of(op)))
+        op = self.trace.ops[heard.op]
+        return tuple(found) if found or op.data else tuple(self._weight_of(op))
+
+    def _norm(self, heard: Heard) -> str | None:
+        """The path of the norm right in front of a call, read off the names of what it holds."""
+        fed = [self.trace.ops[source] for source in self.trace.ops[heard.op].inputs]
+        names = fed[0].weights if len(fed) == 1 and fed[0].kind == "norm" else ()
+        return names[0].rpartition(".")[0] if names else None
+
+    def _weight_of(self, op: Op) -> list[str]:
+        """The weight an operation reads: its own parameter, or those a computed weight was made of."""
+        paths: dict[str, None] = {}
+        todo, seen = [op], {op.index}
+        while todo:
+            now = todo.pop()
+            paths.update(dict.fromkeys(now.weights))
+            for made in (self.trace.ops[source] for source in now.inputs if source not in seen):
+                seen.add(made.index)
+                todo += [made] if not made.data else []
+        kernels = [path for path in paths if not path.endswith("bias")]
+        return kernels or list(paths)
+
+    def _after(self, start: int, through: Any) -> set[int]:
+        todo, found = [start], set[int]()
+        while todo:
+            for reader in self.readers[todo.pop()]:
+                if reader not in found and through(self.trace.ops[reader]):
+                    found.add(reader)
+                    todo.append(reader)
+        return found
+
+    def _is_returned(self, heard: Heard) -> bool:
+        return bool(set(self.trace.outputs) & {heard.op, *self._after(heard.op, looked_through)})
+
+    def _roles(self) -> list[str]:
+        roles = ["nonlinearity"] * len(self.trace.heard)
+        for index in reversed(range(len(roles))):  # what a call leads to is known before it
+            roles[index] = self._role(self.trace.heard[index], roles)
+        places = [heard.key[:-1] for heard in self.trace.heard]
+        on_data = {place: role for place, role in zip(places, roles, strict=True) if role != "weight"}
+        # Code that runs on constants first, as on the flow that RAFT begins with, and on data later is not for weights.
+        return [
+            on_data.get(place, role) if role == "weight" else role for place, role in zip(places, roles, strict=True)
+        ]
+
+    def _role(self, heard: Heard, roles: list[str]) -> str:
+        """Gates multiply other data; what only leads to gates is one; squashed scores at the end are the head.
+
+        A squashing function is told from a gate by who reads it. Where that, or what it squashes, is not known, its
+        role is not either; nor is that of a call that leads to nothing else.
+        """
+        op, squashes = self.trace.ops[heard.op], heard.activation in SQUASHING
+        if not op.data:
+            return "weight"
+        if self._is_returned(heard):
+            return "head" if squashes or heard.activation == RECTIFIED else "nonlinearity"
+        if heard.activation in SCORES and self._only_scores(heard):
+            return "head"
+        readers = self.trace.forth(heard.op, looked_through, self.readers)
+        direct = [reader.kind for reader in readers if reader.kind != "choice"]
+        if direct and set(direct) <= {"mul", "matmul"}:
+            return "gate"
+        if squashes and (not op.traced or not direct or "unknown" in direct):
+            return "unknown"
+        later = list(self.trace.forth(heard.op, _leads_on, self.readers))
+        led_to = {roles[self.calls[one.index]] if one.index in self.calls else "else" for one in later}
+        if led_to and led_to <= {"gate", "unknown"}:
+            return "unknown" if "unknown" in led_to else "gate"
+        return "nonlinearity"
+
+    def _only_scores(self, heard: Heard) -> bool:
+        """True if the result is returned, or ranks and filters what is, and nothing else is made of it."""
+        todo, seen, used = [heard.op], {heard.op}, False
+        while todo:
+            for reader in self.readers[todo.pop()]:
+                op = self.trace.ops[reader]
+                used |= op.kind == "choice"
+                if reader in seen or op.kind == "choice":
+                    continue
+                if op.kind not in _SCORED and op.name.rstrip("_") not in _SCORE_ARITHMETIC and not self._product(op):
+                    return False
+                seen.add(reader)
+                todo.append(reader)
+        return used or bool(seen & set(self.trace.outputs))
+
+    def _product(self, op: Op) -> bool:
+        """True for a product of scores, which is a score: of an object and its class, of a class and its centre."""
+        factors = [self.trace.ops[source] for source in op.inputs if self.trace.ops[source].data]
+        return op.kind == "mul" and all(
+            self._is_score(made)
+            for factor in factors
+            for made in ([factor] if factor.index in self.calls else self.trace.back(factor.index, looked_through))
+        )
+
+    def _is_score(self, op: Op) -> bool:
+        return op.index in self.calls and self.trace.heard[self.calls[op.index]].activation in SCORES
+
+
+def looked_through(op: Op) -> bool:
+    """True for what a reader of the network looks through."""
+    return op.kind in (*TRANSPARENT, "scale")
+
+
+def _leads_on(op: Op) -> bool:
+    return op.kind in (*TRANSPARENT, "scale", "conv", "linear", "norm", "pool")
+
+
+def _gated(op: Op) -> bool:
+    return op.kind == "mul"

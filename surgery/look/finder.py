@@ -1,0 +1,246 @@
+"""Look: every activation call of a model, with all its facts, and no trace left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.dataflow.trace import Heard, Trace
+from surgery.errors import CannotLook
+from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.meta_copy import in_mode, twin
+from surgery.look.classifier_output import scores_of
+from surgery.look.context import Facts
+from surgery.look.example import Example
+from surgery.look.listen import hear
+from surgery.look.references import reseated
+from surgery.look.site import Site, Sites
+from surgery.rng import random_state_kept, seeded
+
+MODES = ("eval", "train")
+
+
+def find_sites(model: nn.Module, example: Any = None) -> Sites:
+    """List every activation call of one forward, in order of execution, in eval and train mode.
+
+    Module calls, calls of a shared module one by one, functional calls and tensor methods. The model is not run:
+    a twin of it is, on the meta device where that works, else on its own weights. Nothing of the model changes.
+
+    `example` is a tensor (one argument), a tuple (positional arguments) or a dict (keywords); by default a batch of
+    two of the size in the model's configuration, else 224 pixels.
+
+    Raises:
+        CannotLook: the model is wrapped or scripted, cannot be copied, or runs in neither mode.
+    """
+    check_plain(model)
+    sample = Example.of(example, model)
+    traces, unseen = traced(model, sample)
+    return Sites(_sites(model, traces), sample, type(model).__name__, unseen, scores=scores_of(model, traces))
+
+
+def check_plain(model: nn.Module) -> None:
+    """Refuse a model that hides its modules, or some of them, behind a wrapper.
+
+    Raises:
+        CannotLook: with the sentence that says what to do.
+    """
+    if not isinstance(model, nn.Module):
+        raise CannotLook("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
+    cures = {
+        "DistributedDataParallel": "take model.module, then wrap the result",
+        "DataParallel": "take model.module, then wrap the result",
+        "FullyShardedDataParallel": "take the model before it is sharded",
+        "FSDPModule": "take the model before it is sharded",
+        "OptimizedModule": "take model._orig_mod, then compile the result",
+        "ScriptModule": "take the Python model, then script or trace the result",
+    }
+    for path, module in model.named_modules():
+        for parent in type(module).__mro__:
+            if parent.__name__ in cures and parent.__module__.startswith("torch."):
+                name = f"{type(module).__name__}, {path} of the model," if path else type(module).__name__
+                raise CannotLook(
+                    f"{name} hides the calls of the model inside it.", there=parent.__name__,
+                    try_=cures[parent.__name__],
+                )  # fmt: skip
+
+
+def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[tuple[str, str], ...]]:
+    """The trace of a forward per mode, and per mode that could not be run the reason.
+
+    Raises:
+        CannotLook: no mode could be run.
+    """
+    traces, unseen, errors = {}, [], []
+    for mode in MODES:
+        try:
+            traces[mode] = _run(model, sample, mode)
+        except CannotLook:
+            raise
+        except Exception as error:  # whatever a forward may raise; it is handed on or reported below
+            errors.append(error)
+            unseen.append((mode, f"{type(error).__name__}: {error}".splitlines()[0]))
+    if not traces:
+        hooked = any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+        raise CannotLook(
+            f"{type(model).__name__} does not run on this example, in eval or in train mode.",
+            asked=f"forward({sample})",
+            there=unseen[0][1],
+            try_="pass example= with inputs the model accepts"
+            + ("; hooks of yours are left out while looking, so it must run without them" if hooked else ""),
+        ) from errors[0]
+    return traces, tuple(unseen)
+
+
+def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
+    home = home_of(model)
+    try:
+        with random_state_kept():
+            return _heard(model, sample, mode, torch.device("meta"))
+    except CannotLook:
+        raise
+    except Exception:
+        # Values decide something in this model, or an operation has no meta version: look at a real run.
+        if home.type == "meta":
+            raise
+    with seeded():
+        try:
+            return _heard(model, sample, mode, home)
+        except Exception:
+            # Its code may know activations by themselves, as keys of a dict: then each must stay where it is.
+            trace = _heard(model, sample, mode, home, reseat=False)
+    for heard in trace.heard:
+        heard.by_reference = heard.module is not None
+    return trace
+
+
+def _heard(model: nn.Module, sample: Example, mode: str, device: torch.device, *, reseat: bool = True) -> Trace:
+    """The trace of one run of a twin, on the meta device or where the model is."""
+    with nothing_left(model, strict=device.type == "meta") as noted:
+        return _of_a_twin(model, sample, mode, device, reseat, noted)
+
+
+def _of_a_twin(
+    model: nn.Module, sample: Example, mode: str, device: torch.device, reseat: bool, noted: AbstractContextManager[Any]
+) -> Trace:
+    on_meta = device.type == "meta"
+    look = in_mode(twin(model, meta=on_meta), mode)
+    references = reseated(look) if reseat else ()
+    arguments = sample.on(device)
+    with device if on_meta else nullcontext():
+        trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=noted)
+    trace.result = None  # the twin is gone, and what it made with it
+    return trace
+
+
+def home_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer, else the processor."""
+    tensor = next(model.parameters(), next(model.buffers(), None))
+    return tensor.device if tensor is not None else torch.device("cpu")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of the model's first floating parameter, None if it has none."""
+    return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
+
+
+def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
+    kind_of = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
+    facts = {mode: Facts(trace, kind_of) for mode, trace in traces.items()}
+    calls = {mode: {heard.key: k for k, heard in enumerate(trace.heard)} for mode, trace in traces.items()}
+    order = _merged(*(list(keys) for keys in calls.values()))
+    modes_of = {key: tuple(mode for mode in traces if key in calls[mode]) for key in order}
+    heards = [traces[modes_of[key][0]].heard[calls[modes_of[key][0]][key]] for key in order]
+    turns = Counter(_called(heard) for heard in heards)
+    turn: Counter[tuple[str, str, int]] = Counter()
+    runs: dict[tuple[str, str], int] = {}
+    for heard in heards:
+        runs[heard.owner, heard.method] = max(runs.get((heard.owner, heard.method), 1), heard.run)
+    once = Counter(id(model.get_submodule(heard.module)) for heard in heards if heard.module is not None)
+    devices = {path: tensor.device for path, tensor in (*model.named_parameters(), *model.named_buffers())}
+    sites = []
+    for key, heard in zip(order, heards, strict=True):
+        turn[_called(heard)] += 1
+        told = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
+        seen = {mode: traces[mode].heard[calls[mode][key]] for mode in modes_of[key]}
+        alone = heard.module is not None and once[id(model.get_submodule(heard.module))] == 1
+        site = Site(
+            owner=heard.owner,
+            method=heard.method,
+            callee=heard.callee,
+            ordinal=heard.ordinal,
+            iteration=heard.iteration,
+            run=heard.run,
+            runs=runs[heard.owner, heard.method],
+            target=heard.target,
+            turn=turn[_called(heard)],
+            turns=turns[_called(heard)],
+            owner_kind=heard.owner_kind,
+            module=heard.module,
+            activation=heard.activation,
+            inplace=heard.inplace,
+            shape=heard.shape,
+            channels=_channels(heard),
+            channel_axis=_axis(heard),
+            dtype=str(heard.dtype).removeprefix("torch."),
+            device=str(next((devices[path] for path in told["weights"] if path in devices), home_of(model))),
+            modes=modes_of[key],
+            options=heard.options,
+            overwrites=heard.overwrites,
+            # The slot of a module called once can always be filled.
+            locked=None if alone and not heard.by_reference else heard.locked,
+            by_reference=heard.by_reference,
+            other_channels=tuple(sorted({_channels(one) for one in seen.values()} - {_channels(heard)})),
+            channels_vary=not _learnt_per_channel(model, heard)
+            and any(not _single(one) and facts[mode].channels_vary(one, _axis(one)) for mode, one in seen.items()),
+            **told,
+        )
+        sites.append(site)
+    return tuple(sites)
+
+
+def _called(heard: Heard) -> tuple[str, str, int]:
+    """Calls that share this are counted as turns."""
+    return (heard.owner, heard.target, heard.run)
+
+
+def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
+    """One order of execution out of two: what only the second has stands after what preceded it there."""
+    merged, place = list(first), 0
+    known = set(first)
+    for key in second or ():
+        if key in known:
+            place = merged.index(key) + 1
+        else:
+            merged.insert(place, key)
+            known.add(key)
+            place += 1
+    return merged
+
+
+def _channels(heard: Heard) -> int:
+    """How many channels the input of a call has."""
+    return 1 if _single(heard) else heard.shape[_axis(heard)]
+
+
+def _single(heard: Heard) -> bool:
+    """True for one number per sample: its only axis is the batch."""
+    return not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
+
+
+def _learnt_per_channel(model: nn.Module, heard: Heard) -> bool:
+    """True if the module that is called has a parameter with a number for each channel, which fixes how many."""
+    module = model.get_submodule(heard.module) if heard.module is not None else nn.Identity()
+    return any(one.shape[-1:] == (_channels(heard),) for one in module.parameters())
+
+
+def _axis(heard: Heard) -> int:
+    return heard.axis if heard.axis is not None else _usual_axis(len(heard.shape))
+
+
+def _usual_axis(dims: int) -> int:
+    """Where channels usually stand: second in images, last in rows of tokens."""
+    return dims - 1 if dims in (1, 2, 3) else min(1, dims)

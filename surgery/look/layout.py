@@ -1,0 +1,48 @@
+"""Layout: how many channels a new activation gets, and where, if one piece of code calls it on several tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from surgery.look.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The number of channels and the axis they stand on, from the end where they stand last.
+
+    `channels` is None where the calls have several numbers of them, or have them on different axes, or where their
+    number is that of the example: what they call can have no parameters per channel.
+    """
+
+    channels: int | None
+    axis: int
+
+    @classmethod
+    def of(cls, sites: Sequence[Site]) -> Layout:
+        """The layout that suits all these calls."""
+        widths = {width for site in sites for width in (site.channels, *site.other_channels)}
+        common = set.intersection(*({site.channel_axis, site.channel_axis - len(site.shape)} for site in sites))
+        first = sites[0].channel_axis
+        last = -1 in common or (not common and first == len(sites[0].shape) - 1)
+        axis = -1 if last else first if first in common or not common else max(common)
+        one = len(widths) == 1 and common and not any(site.channels_vary for site in sites)
+        return cls(widths.pop() if one else None, axis)
+
+
+def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:
+    """The calls that get one module together with `site`: those the same piece of code makes, `site` among them."""
+    return tuple(dict.fromkeys((site, *(one for one in sites if one.key[:-1] == site.key[:-1]))))
+
+
+def widths_in_words(sites: Iterable[Site]) -> str:
+    """At how many channels these calls are made: "4 and 8 channels", or why these are not the same everywhere."""
+    sites = tuple(sites)
+    widths = sorted({width for site in sites for width in (site.channels, *site.other_channels)})
+    if any(site.channels_vary for site in sites):
+        return f"{' and '.join(map(str, widths))} channels here and at others on an example of another size"
+    if len(widths) > 1:
+        return f"{', '.join(map(str, widths[:-1]))} and {widths[-1]} channels"
+    axes = sorted({f"axis {site.channel_axis} of {len(site.shape)}" for site in sites})
+    return f"{widths[0]} channels on {' and '.join(axes)}"

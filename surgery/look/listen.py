@@ -1,0 +1,241 @@
+"""Run a twin of a model once and hear every activation call, with the code that makes it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from surgery.activations.dispatch import only
+from surgery.dataflow.flow import Call, Flow, tensors_in
+from surgery.dataflow.operations import (
+    activation_of_function,
+    activation_of_module,
+    name_of,
+    operation_of,
+    options_of_function,
+    options_of_module,
+    works_in_place,
+)
+from surgery.dataflow.trace import Heard, Op, Trace
+from surgery.isolation.held_tensors import held_in
+from surgery.look.call_site import Locator
+from surgery.look.references import References
+
+Look = Callable[[Heard, Tensor], None]
+_UNNOTED: AbstractContextManager[Any] = nullcontext()
+
+
+@contextmanager
+def listening(
+    model: nn.Module,
+    look: Look | None = None,
+    *,
+    after: Look | None = None,
+    live: bool = False,
+    references: References = (),
+) -> Iterator[Trace]:
+    """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
+
+    `look` is shown what entered each activation call, `after` what it returned. An in-place activation hands on an
+    alias of its result, so that a later reader of the overwritten input is told from a reader of the result: the model
+    must be a twin, which nobody else runs meanwhile. With `live` it may be anybody's: nothing is handed on but what the
+    model made, and the trace has the activation calls alone. `references` are what `reseated` returned: a call of a
+    module that was replaced is heard as one of the module in its place.
+    """
+    with _listened(model, look, after, live, references) as listener:
+        yield listener.trace
+
+
+@contextmanager
+def _listened(
+    model: nn.Module,
+    look: Look | None = None,
+    after: Look | None = None,
+    live: bool = False,
+    references: References = (),
+) -> Iterator[_Listener]:
+    listener = _Listener(model, look, after, live, references)
+    handles = []
+    try:
+        known = {id(module): one.activation for one in references for module in (one.old, one.new)}
+        for module in (*model.modules(), *(one.old for one in references)):
+            activation = known[id(module)] if id(module) in known else activation_of_module(module)
+            if activation is None:
+                handles.append(module.register_forward_pre_hook(listener.arrive))
+            else:
+                listener.activations[id(module)] = activation
+                handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(listener.leave, with_kwargs=True, always_call=True))
+        # A line is no activation: its operations are part of the trace. Torch's encoder layers, which can run as one
+        # operation, do not where a mode like the listener is on.
+        with nullcontext() if live else only("closed", "affine"), listener:
+            yield listener
+    finally:
+        for handle in handles:
+            handle.remove()
+        listener.locator.forget()  # frames keep everything their locals hold alive
+
+
+def hear(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    look: Look | None = None,
+    references: References = (),
+    noted: AbstractContextManager[Any] = _UNNOTED,
+) -> Trace:
+    """Run a twin once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`."""
+    # What is noted stands inside: it is not to see what the listener reads off tensors.
+    with torch.no_grad(), _listened(model, look, references=references) as listener, noted:
+        listener.flow.enter(held_in((args, kwargs)))
+        listener.trace.result = result = model(*args, **kwargs)
+    made = [listener.flow.source(value)[0] for value in held_in(result)]
+    listener.trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
+    return listener.trace
+
+
+class QuickNorms(TorchFunctionMode):
+    """Batch norm on the meta device without its Python detour, as in `listening`, but unheard."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        quick = norm_on_meta(func, args, kwargs or {})
+        return func(*args, **kwargs or {}) if quick is None else quick
+
+
+class _Listener(TorchFunctionMode):
+    """The torch-function mode and the module hooks of `listening`, writing one trace."""
+
+    def __init__(
+        self, model: nn.Module, look: Look | None, after: Look | None, live: bool, references: References
+    ) -> None:
+        super().__init__()
+        self.look, self.after, self.live = look, after, live
+        self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
+        self.trace = Trace()
+        self.activations: dict[int, str] = {}  # what modules compute, by their ids
+        self.locator = Locator(model, self.activations, references)
+        self.flow = Flow(model, self.trace, self.locator.place_of)
+        self.inside = 0  # depth of activation modules being run: what they do inside is theirs
+        self.thread = get_ident()  # hooks are called by whoever runs the model
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        kind = operation_of(func)
+        if self.inside or (self.live and kind != "activation"):
+            return func(*args, **kwargs)
+        call = Call.of(kind, name_of(func), args, kwargs)
+        if kind == "activation":
+            self._keep(call.sources)
+        result = norm_on_meta(func, args, kwargs)
+        if result is None:
+            result = func(*args, **kwargs)
+        # The disabled mode keeps our own bookkeeping out of the trace.
+        with torch._C.DisableTorchFunction():
+            op = None if self.live else self.flow.note(call, result, sys._getframe(1))
+            if kind != "activation" or not isinstance(result, Tensor):
+                return result
+            activation, source = activation_of_function(func, args, kwargs), call.sources[0]
+            inplace = works_in_place(func, args, kwargs)
+            heard = self._heard(
+                op or self.trace.ops[0], activation, inplace, source, options_of_function(activation, args, kwargs)
+            )
+            self.locator.locate(heard, sys._getframe(1), None, func)
+            self.locator.tell_apart(heard)
+            self._show(heard, result)
+            return self._handed_on(heard, result, source)
+
+    def arrive(self, module: nn.Module, args: Any) -> None:
+        if not self.inside and get_ident() == self.thread:
+            self.locator.arrive(sys._getframe(1), module)
+
+    def _unheard(self, module: nn.Module) -> bool:
+        """True in another thread, and for a module that was replaced: it has its hooks in common with what came."""
+        return get_ident() != self.thread or id(module) not in self.activations
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._unheard(module):
+            return
+        self.arrive(module, args)
+        if not self.inside:
+            self._keep(list(tensors_in((args, kwargs))))
+        self.inside += 1
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
+        if self._unheard(module):
+            return result
+        self.inside -= 1
+        sources = list(tensors_in((args, kwargs)))
+        if self.inside or not sources or not isinstance(result, Tensor):
+            return result
+        activation = self.activations[id(module)]
+        with torch._C.DisableTorchFunction():
+            call = Call.of("activation", activation, (sources[0],), {})
+            op = None if self.live else self.flow.note(call, result, sys._getframe(1))
+            inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
+            heard = self._heard(
+                op or self.trace.ops[0], activation, inplace, sources[0], options_of_module(activation, module)
+            )
+            self.locator.locate(heard, sys._getframe(1), module, None)
+            self.locator.tell_apart(heard)
+            self._show(heard, result)
+            return self._handed_on(heard, result, sources[0])
+
+    def _keep(self, sources: list[Tensor]) -> None:
+        if self.look is not None and sources:
+            with torch._C.DisableTorchFunction():
+                self.entered = sources[0].detach().clone()
+
+    def _show(self, heard: Heard, result: Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            if self.look is not None and self.entered is not None:
+                self.look(heard, self.entered)
+            if self.after is not None:
+                self.after(heard, result.detach())
+
+    def _heard(
+        self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]
+    ) -> Heard:
+        axis = self.trace.ops[op.inputs[0]].axis if op.inputs else None
+        if not op.data and source.dim() == 1:
+            axis = 0  # a vector of weights has one for every channel
+        heard = Heard(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
+        self.trace.heard.append(heard)
+        return heard
+
+    def _handed_on(self, heard: Heard, result: Tensor, source: Tensor) -> Tensor:
+        """The result, or an alias of an input that was overwritten."""
+        if self.live or result is not source:
+            return result
+        heard.inplace = True
+        self.flow.lose(result, heard)
+        alias: Tensor = result.view_as(result)
+        self.flow.mark(alias, heard.op)
+        return alias
+
+
+def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The result of batch norm on the meta device, without the Python detour that is most of looking; else None.
+
+    Whatever does not fit is left to torch, which says so.
+    """
+    if func is not F.batch_norm or not args or args[0].device.type != "meta" or args[0].dim() < 2:
+        return None
+    batch, channels, *space = args[0].shape
+    statistics = [value for value in args[1:5] if isinstance(value, Tensor)]
+    training = kwargs.get("training", args[5] if len(args) > 5 else False)
+    if any(value.shape != (channels,) for value in statistics) or (training and batch * math.prod(space) < 2):
+        return None
+    return torch.empty_like(args[0])

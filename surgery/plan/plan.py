@@ -1,0 +1,197 @@
+"""Plan: the edits that rules ask for, and every site left alone with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from surgery.activations import row_of
+from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
+from surgery.look.site import NO_CALL, Site, Sites
+from surgery.plan.pick import pick
+from surgery.plan.rules import Fading, Options, Rule
+
+
+class HasRules(Protocol):
+    """A recipe, or anything else that carries rules."""
+
+    @property
+    def rules(self) -> tuple[Rule, ...]: ...
+
+
+Rules = Rule | Sequence[Rule] | HasRules
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Put `make` in the place of the activation called at `site`, because rule number `because` says so."""
+
+    site: Site
+    make: str
+    params: Options = ()
+    fade: Fading = False
+    because: int = 1
+    start: str = "same"
+
+    @property
+    def same(self) -> tuple[str, Options, Fading, str]:
+        """What is put there; edits that agree on it may share one module."""
+        return (self.make, self.params, self.fade, self.start)
+
+    @property
+    def erases(self) -> bool:
+        """True if no activation stands there afterwards."""
+        return row_of(self.make).role == "linear" and not self.fade
+
+    def __str__(self) -> str:
+        if self.site.activation == NO_CALL:
+            return f"{self.site.owner}: {self.make} behind it"
+        made = "erased" if self.make == "identity" else self.make
+        return f"{self.site}: {self.site.activation} -> {made}{' (fading)' if self.fade else ''}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What will be edited and what will be left alone, on the sites as they are now. Prints as a list.
+
+    `left_out` names the parts of a recipe that are no surgery: a plan does not do them. With `skip_uneditable`,
+    `apply_plan` leaves alone what it cannot edit; the report holds the plan that was carried out.
+    """
+
+    sites: Sites
+    rules: tuple[Rule, ...]
+    edits: tuple[Edit, ...]
+    kept: tuple[tuple[Site, str], ...]
+    left_out: tuple[str, ...] = ()
+    skip_uneditable: bool = False
+
+    def __str__(self) -> str:
+        calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
+        lines = [f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
+        lines += [f"  {edit}" for edit in self.edits]
+        reasons = Counter(reason for _, reason in self.kept)
+        lines += [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()]
+        return "\n".join(lines + left_out_line(self.left_out))
+
+
+def left_out_line(parts: tuple[str, ...]) -> list[str]:
+    """One line that says which parts of a recipe surgery does not do, none if it does all of it."""
+    return [f"  left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
+
+
+def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> Plan:
+    """Decide, site by site, what rules change; the model is not needed.
+
+    `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever the rules before do.
+
+    With `skip_uneditable`, or a recipe that says so, calls that cannot be edited are left alone instead of stopping
+    everything, each with its reason in `kept`: here those of which the sites say so, in `apply_plan` all others.
+    Shares, positions and `expect` still count all that the rules pick.
+
+    Raises:
+        NothingPicked: a rule picks no site, and is neither optional nor expects none; or all it picks is uneditable.
+        CountChanged: a rule picks another number than it expects.
+        RuleConflict: two rules pick one site, and the second does not say `remaining=True`.
+    """
+    listed = as_rules(rules)
+    skip_uneditable = skip_uneditable or bool(getattr(rules, "skip_uneditable", False))
+    taken: dict[Site, Edit] = {}
+    why: dict[Site, str] = {}
+    for number, rule in enumerate(listed, 1):
+        picked, reasons = pick(rule, sites)
+        if rule.remaining:
+            picked = [site for site in picked if site not in taken]
+        _check_count(rule, number, picked, reasons, sites)
+        for site in picked:
+            if site in taken:
+                raise RuleConflict(
+                    f"Two rules want {site}.",
+                    asked=f"rule {taken[site].because}: {listed[taken[site].because - 1]}; rule {number}: {rule}",
+                    try_="remaining=True on the later rule, to take only what is left",
+                )
+            taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
+        why = {site: reason for site, reason in (reasons | why).items()}
+    kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
+    edits = tuple(taken[site] for site in sites.places if site in taken)
+    plan = Plan(sites, listed, edits, kept, _left_out(rules), skip_uneditable)
+    for site in (edit.site for edit in edits if skip_uneditable):
+        # The slot of a module may be filled even where its calls are locked; functions have none.
+        if site.locked and (site.module is None or site.by_reference):
+            plan = without(plan, [site], f"{site}: {site.locked}")
+    return plan
+
+
+def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
+    """The plan that leaves these sites alone, with all runs of their code, because they cannot be edited.
+
+    Raises:
+        NothingPicked: nothing is left of what a rule picked, and it is not optional.
+    """
+    places = {site.key[:-1] for site in sites}
+    dropped = [edit for edit in plan.edits if edit.site.key[:-1] in places]
+    edits = tuple(edit for edit in plan.edits if edit not in dropped)
+    kept = (*plan.kept, *((edit.site, f"cannot be edited: {reason}") for edit in dropped))
+    for number in {edit.because for edit in dropped} - {edit.because for edit in edits}:
+        if not plan.rules[number - 1].optional:
+            why = [reason for site, reason in kept if site.key[:-1] in places]
+            raise NothingPicked(
+                f"Nothing that rule {number} picks can be edited.", asked=str(plan.rules[number - 1]),
+                there="; ".join(dict.fromkeys(why)), try_="other sites, or optional=True if this is right",
+            )  # fmt: skip
+    order = {site: place for place, site in enumerate(plan.sites.places)}
+    return replace(plan, edits=edits, kept=tuple(sorted(kept, key=lambda pair: order[pair[0]])))
+
+
+def as_rules(rules: Rules) -> tuple[Rule, ...]:
+    """The rules of one rule, of several, or of a recipe.
+
+    Raises:
+        BadValue: there are none, or something else was given.
+    """
+    listed: Any = (rules,) if isinstance(rules, Rule) else getattr(rules, "rules", rules)
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not all(isinstance(r, Rule) for r in listed):
+        raise BadValue(
+            "This is not a rule.",
+            asked=repr(rules),
+            try_="surgery.erase_relu(), surgery.swap(...), a list, or a recipe",
+        )
+    if not listed:
+        parts = left_out_line(_left_out(rules))
+        raise BadValue("There is no rule to apply.", there="".join(parts).strip(), try_="at least one rule")
+    return tuple(listed)
+
+
+def _left_out(rules: Rules) -> tuple[str, ...]:
+    """What a recipe holds besides rules, as it says itself."""
+    return tuple(getattr(rules, "left_out", ()))
+
+
+def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site, str], sites: Sites) -> None:
+    if rule.expect is not None and len(picked) != rule.expect:
+        raise CountChanged(
+            f"Rule {number} expects {rule.expect} sites and picks {len(picked)}.", asked=str(rule),
+            there=inventory(sites), try_=f"expect={len(picked)}, or no `expect`, to accept this model",
+        )  # fmt: skip
+    if not picked and rule.expect is None and not rule.optional:
+        if rule.use == "rectify_scores" and sites.scores is None:
+            raise NothingPicked(
+                f"{sites.model_kind} does not return the result of one linear layer or convolution as it is.",
+                asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
+            )  # fmt: skip
+        told = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
+        because = Counter(told).most_common(2)
+        hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
+        raise NothingPicked(
+            f"Rule {number} picks no site"
+            + (f": {'; '.join(f'{count} {reason}' for reason, count in because)}." if because else "."),
+            asked=str(rule), there=inventory(sites),
+            try_=hint or "optional=True if this is right; print(surgery.find_sites(model)) shows every site",
+        )  # fmt: skip
+
+
+def inventory(sites: Sites) -> str:
+    """What a model has, in one line: "48 x relu in Bottleneck, 1 x relu in ResNet"."""
+    counts = Counter((site.activation, site.owner_kind) for site in sites)
+    return ", ".join(f"{n} x {act} in {owner}" for (act, owner), n in counts.most_common(5)) or "no activation call"

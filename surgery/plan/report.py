@@ -1,0 +1,130 @@
+"""Report: what an edit did, told by looking again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from surgery.activations import row_of
+from surgery.errors import NotProved, about
+from surgery.look.layout import Layout, same_code, widths_in_words
+from surgery.look.site import NO_CALL, Site, Sites, table
+from surgery.plan.plan import Edit, Plan, left_out_line
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
+
+    `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
+    replaced. One under the same name as before is in both. `far` says, per site, how far the new function is from the
+    replaced one to begin with: their largest difference on what was seen to enter it, 0 for no more than rounding.
+    `idle` are parameters that stay and get no gradient: all calls were exchanged, but the code reads their module.
+    """
+
+    plan: Plan
+    before: Sites
+    after: Sites
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    far: Mapping[Site, float] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        edits = self.plan.edits
+        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in edits)
+        counts = Counter(site.activation for site in self.before)
+        lines = []
+        for (old, new, fade), count in kinds.items():
+            if old == NO_CALL:
+                lines.append(f"{new} put behind the classifier")
+                continue
+            stand_in = {"identity": "erased", "affine": "erased, with an affine stand-in"}
+            done = stand_in.get(new, f"replaced by {new}")
+            fading = f"being {done} as progress goes to 1" if fade else done
+            lines.append(f"{count} of {counts[old]} {old} calls {fading}")
+        rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
+        if rows:
+            lines[-1] += f"; {len(self.plan.kept)} calls kept"
+            lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
+        else:
+            lines.append(f"nothing was asked for here; {len(self.before)} calls kept")
+        reasons = Counter(reason for _, reason in self.plan.kept)
+        lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
+        lines += [f"  {line}" for line in self._beginnings()]
+        lines += [f"  {line}" for line in self._blind()]
+        lines += [f"  {line}" for line in self._shared()]
+        named = (("new parameters", self.added), ("parameters gone", self.removed), ("no call reaches", self.idle))
+        changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
+        lines += changed or ["  parameters unchanged"]
+        return "\n".join(lines + left_out_line(self.plan.left_out))
+
+    def _blind(self) -> list[str]:
+        """How many affine stand-ins are no more than the identity, because no norm says what enters them."""
+        lines = [edit for edit in self.plan.edits if edit.make == "affine"]
+        blind = [edit for edit in lines if edit.site.norm is None]
+        if not blind:
+            return []
+        return [f"{len(blind)} of {len(lines)} affine stand-ins have no norm in front: the identity until fit_affine"]
+
+    def _shared(self) -> list[str]:
+        """Which functions have no parameters per channel, because they are called at several widths, or may be."""
+        alike = {edit.site.path: (edit, same_code(edit.site, self.plan.sites)) for edit in self.plan.edits}
+        return [
+            f"{path} is called at {widths_in_words(calls)}: its {edit.make} has parameters that all channels share"
+            for path, (edit, calls) in alike.items()
+            if row_of(edit.make).learns and Layout.of(calls).channels is None
+        ]
+
+    def _beginnings(self) -> list[str]:
+        """How the new functions begin, a line for each pair of old and new."""
+        pairs: dict[tuple[str, str], list[tuple[float, Site]]] = {}
+        for edit in self.plan.edits:
+            if edit.site in self.far:
+                pairs.setdefault((edit.site.activation, edit.make), []).append((self.far[edit.site], edit.site))
+        lines = []
+        put_in = [edit for edit in self.plan.edits if not edit.erases and edit.make != "identity"]
+        unknown = Counter(e.make for e in put_in if e.site not in self.far and e.site.activation != NO_CALL)
+        for (old, new), found in pairs.items():
+            most, site = max(found, key=lambda pair: pair[0])
+            lines.append(f"{new} begins as {old}: " + (f"up to {most:.2g} away ({site})" if most else "exactly"))
+        return lines + [
+            f"{count} {new} begin with values of their own: what enters them is not known"
+            for new, count in unknown.items()
+        ]
+
+
+def made(edit: Edit) -> str:
+    """What stands at the site now, in one word."""
+    return "-" if edit.make == "identity" else f"- ({edit.make})" if edit.erases else edit.make
+
+
+def check_outcome(plan: Plan, after: Sites) -> None:
+    """Check, in order of execution, that the calls found after an edit are those before with the edits made.
+
+    Raises:
+        NotProved: something else changed, or an edit had no effect.
+    """
+    edits = {edit.site: edit for edit in plan.edits}
+    for mode in ("eval", "train"):
+        wanted = []
+        for site in plan.sites:
+            edit = edits.get(site)
+            if mode in site.modes and not (edit and edit.erases):
+                made = ("fade" if edit.fade else edit.make) if edit else site.activation
+                wanted.append((site.owner, made))
+        wanted += [(edit.site.owner, edit.make) for edit in plan.edits if edit.site.activation == NO_CALL]
+        found = [(site.owner, site.activation) for site in after if mode in site.modes]
+        if wanted != found:
+            same = min(len(wanted), len(found))
+            first = next((k for k in range(same) if wanted[k] != found[k]), same)
+            owners = {owner for owner, _ in (*wanted[first : first + 1], *found[first : first + 1])}
+            with about(edit.site for edit in plan.edits if edit.site.owner in owners):
+                raise NotProved(
+                    f"Looking again in {mode} mode found other activation calls than the plan says; "
+                    "everything was undone.",
+                    asked=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
+                    there=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
+                    try_="make the plan on the sites of this model as it is now",
+                )  # fmt: skip

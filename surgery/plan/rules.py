@@ -1,0 +1,252 @@
+"""Rule: which activation calls to change, and what to put there. Data only: it prints, compares and goes into files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from surgery import activations
+from surgery.activations.functions.rectified_scores import READINGS
+from surgery.activations.registry import row_of
+from surgery.errors import BadValue, UnknownName, nearest
+from surgery.look.site import Pattern, Site
+
+Options = tuple[tuple[str, Any], ...]
+
+Fading = bool | tuple[float, float]
+
+LOCATIONS = ("first", "middle", "last")
+ORDERS = ("spread", "front", "back")
+STAND_INS = ("identity", "affine")
+STARTS = ("same", "own", "affine")
+_FACTS = ("site", *(one.name for one in fields(Site)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One instruction: `use` names the way of picking, `pick` holds its options, `make` what takes the place.
+
+    `expect` is the number of sites it must pick (None: at least one), `optional` lets it pick none, `remaining` lets
+    it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`; a pair says
+    over which part of the progress. `start` is "same" where the new function begins as the one it replaces, "own" where
+    it has its own initial values, "affine" where a fade begins as the affine stand-in of what it replaces.
+    """
+
+    use: str
+    pick: Options
+    make: str
+    params: Options = ()
+    fade: Fading = False
+    expect: int | None = None
+    optional: bool = False
+    remaining: bool = False
+    start: str = "same"
+
+    def __post_init__(self) -> None:
+        _check_fade(self.fade)
+        _one_of("start", self.start, STARTS)
+        if self.start == "affine" and not self.fade:
+            raise BadValue("Only a fade begins as an affine map.", asked=str(self), try_="fade=True")
+        if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
+            raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
+        for name in ("optional", "remaining"):
+            _switch(name, getattr(self, name))
+
+    def __str__(self) -> str:
+        options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params)]
+        options += ["stand_in='affine'"] if self.use == "erase_relu" and self.make == "affine" else []
+        options += [f"start={self.start!r}"] if self.start != "same" else []
+        options += [f"{key}={getattr(self, key)!r}" for key in ("fade", "optional", "remaining") if getattr(self, key)]
+        options += [f"expect={self.expect}"] if self.expect is not None else []
+        return f"{self.use}({', '.join(([repr(self.make)] if self.use == 'swap' else []) + options)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Rules under a name: what they do (`about`), where that comes from (`source`), what it was checked on."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    about: str = ""
+    source: str = ""
+    models: tuple[str, ...] = ()
+
+
+def erase_relu(
+    location: str | int = "last",
+    share: float = 1.0,
+    order: str = "spread",
+    *,
+    stem: bool = False,
+    keep_final: bool = False,
+    preactivation: str = "last",
+    vgg_odd: str = "keep",
+    activation: Pattern = ("relu", "relu6"),
+    stand_in: str = "identity",
+    start: str = "same",
+    fade: Fading = False,
+    expect: int | None = None,
+    optional: bool = False,
+    remaining: bool = False,
+) -> Rule:
+    """Erase one ReLU of every basic module: the last one, unless told otherwise.
+
+    What a basic module is follows from structure: a block that adds its paths (ResNet, ResNeXt, RegNet), the branches
+    of one that concatenates them (Inception, Fire, shuffle units: the ReLU that ends each branch), a layer that
+    concatenates its inputs (DenseNet), a pair of convolutions between pools (VGG). A block whose last convolution is
+    linear already (MobileNetV2) has no last ReLU to erase.
+
+    location: "first", "middle" (of n the ceil(n / 2)-th) or "last", or an integer counted from 1 (negative from the
+        end), among the ReLUs of a module, or of each branch that ends in a concat.
+    share: fraction of the modules to treat, in [0, 1]; round half up, at least one module if above 0.
+    order: which modules a share takes: evenly "spread", from the "front" or from the "back" of the network.
+    stem: erase the ReLUs before the first module, too.
+    keep_final: leave the last module as it is, so that the features before the head stay non-negative.
+    preactivation: in blocks that begin with norm and ReLU, the "last" one (before the last convolution) or the
+        "first" one counts as the last; the paper's text is not explicit, see Source.
+    vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
+    activation: what counts as a ReLU, as a pattern.
+    stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the ReLU
+        on what the norm in front lets through. It keeps most of a trained network's accuracy without training; see
+        `fit_affine` and `recalibrate`.
+    start: what a fade begins as: the "same" as before, or at once the "affine" map.
+    fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says over
+        which part of the progress.
+
+    Raises:
+        BadValue: an argument outside its range.
+
+    Source: Dong et al., "EraseReLU", arXiv 1709.07634, abstract (last ReLU of all modules); the location, share and
+    order axes are its ablations; pre-activation and odd convolutions are our reading.
+    """
+    if not (location in LOCATIONS or (isinstance(location, int) and not isinstance(location, bool) and location != 0)):
+        raise BadValue(
+            "`location` is a place in a basic module.", asked=f"location={location!r}",
+            try_="'first', 'middle', 'last', or an integer counted from 1 (negative from the end)",
+        )  # fmt: skip
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise BadValue("`share` is a fraction of the modules.", asked=f"share={share!r}", try_="0 to 1")
+    _one_of("order", order, ORDERS)
+    _one_of("preactivation", preactivation, ("first", "last"))
+    _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
+    _one_of("stand_in", stand_in, STAND_INS)
+    _one_of("start", start, ("same", "affine"))
+    _switch("stem", stem)
+    _switch("keep_final", keep_final)
+    pick = {
+        "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
+        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _pattern(activation),
+    }  # fmt: skip
+    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _fading(fade), expect, optional, remaining, start)
+
+
+def swap(
+    to: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    start: str = "same",
+    fade: Fading = False,
+    expect: int | None = None,
+    optional: bool = False,
+    remaining: bool = False,
+    **facts: Any,
+) -> Rule:
+    """Exchange activations for `to`, everywhere or where the `facts` of the site say so.
+
+    `to` is a name of `surgery.activations.names()`. A keyword that is a fact of `Site` picks: `block="layer3.*"`,
+    `activation="relu"`, `site="layer1.0.relu 3/3"`, `role="gate"`, as in `Sites.where`. Any other keyword, or one in
+    `params`, goes to the builder of `to`: `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are
+    taken, unless `role` or `site` asks for gates, heads or activations of weights. A call of unknown role is taken
+    where `role` asks for it, or `site`, `owner` or `module` names it in full: a wildcard names nothing.
+
+    With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
+    it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the
+    report says how far it is from what it replaces, on what the example given to `find_sites` or `transform` lets in;
+    without one, on what a norm in front lets in (its bias and four weights to either side), else on random numbers.
+    `fade` puts it in gradually, see `set_progress`.
+
+    All channels share its parameters where no number of channels holds: where the same code calls it at several, or
+    the size of the example decides how many there are, as behind a `flatten` (`Site.channels_vary`). The report says
+    so; `per="channel"` is refused there, and so is a function whose parameters cannot be shared.
+
+    Raises:
+        UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
+        BadValue: `to` is no name, or stands behind a classifier; or a switch is neither True nor False.
+    """
+    to = row_of(to).name
+    if row_of(to).role == "head":
+        raise BadValue(f"{to!r} stands behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
+    pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
+    given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
+    known = activations.parameters(to)
+    for key in given:
+        if key not in known:
+            raise UnknownName(
+                f"{key!r} is neither a fact of a site nor a parameter of {to!r}.",
+                there=f"parameters of {to}: {', '.join(known) or 'none'}", try_=nearest(key, (*_FACTS, *known)),
+            )  # fmt: skip
+    if "role" not in pick and "site" not in pick:
+        pick["role"] = "nonlinearity"
+    settings = tuple(sorted(given.items()))
+    return Rule("swap", tuple(pick.items()), to, settings, _fading(fade), expect, optional, remaining, start)
+
+
+def rectify_scores(
+    reading: str = "scores", *, expect: int | None = None, optional: bool = False, remaining: bool = False
+) -> Rule:
+    """Classify with a ReLU: put one behind the classifier, whose result the model returns; arg max still predicts.
+
+    The paper admits two readings: "scores" hands max(0, scores) on, to softmax cross-entropy; "shares" the logarithm of
+    the shares of the rectified scores, so that cross-entropy is the negative log of the right one's share.
+
+    Raises:
+        BadValue: there is no such reading.
+
+    Source: Agarap 2018, "Deep learning using rectified linear units", arXiv 1803.08375, section 2.
+    """
+    _one_of("reading", reading, READINGS)
+    settings: Options = (("reading", reading),)
+    return Rule("rectify_scores", (), "rectified_scores", settings, False, expect, optional, remaining)
+
+
+def erase(*, stand_in: str = "identity", **options: Any) -> Rule:
+    """Erase activations where the facts of the site say so: `swap` to the identity, or to another `stand_in`.
+
+    >>> print(erase(block="layer4.*", position=1))
+    swap('identity', block='layer4.*', position=1, role='nonlinearity')
+    """
+    if "to" in options:
+        raise UnknownName("erase puts nothing in: it has no option 'to'.", try_="swap")
+    _one_of("stand_in", stand_in, STAND_INS)
+    return swap(stand_in, **options)
+
+
+def _pattern(value: Any) -> Any:
+    """A list of patterns as a tuple of them: rules can be hashed."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fading(value: Any) -> Any:
+    """A list, as files hold it, as a pair: rules can be hashed."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_fade(fade: object) -> None:
+    match fade:
+        case bool():
+            return
+        case (int() | float() as begin, int() | float() as end) if 0 <= begin < end <= 1:
+            if not isinstance(begin, bool) and not isinstance(end, bool):
+                return
+    raise BadValue("`fade` is True, False, or a part of the progress.", asked=f"fade={fade!r}", try_="(0.1, 0.8)")
+
+
+def _switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadValue(f"`{name}` is True or False.", asked=f"{name}={value!r}")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadValue(f"`{name}` is one of {', '.join(allowed)}.", asked=f"{name}={value!r}")

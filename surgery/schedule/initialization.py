@@ -1,0 +1,232 @@
+"""Initialize: draw the weights of a model anew, each layer with the gain of the activation that follows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from surgery.activations import build
+from surgery.activations.functions.rectified_scores import RectifiedScores
+from surgery.dataflow.operations import SQUASHING
+from surgery.edit.write import all_or_nothing
+from surgery.errors import BadValue
+from surgery.isolation.meta_copy import twin
+from surgery.look.finder import find_sites
+from surgery.look.site import Site
+from surgery.schedule.param_groups import is_activation
+
+FANS = ("in", "out")
+
+# A normal distribution as evenly spaced points with weights. For smooth functions this is exact to rounding, as
+# Gauss and Hermite's points would be; at a kink, which theirs miss by 1e-4 or more, it is right to 1e-5.
+STEP, REACH = 0.01, 8.0
+
+
+def initialize(
+    model: nn.Module, example: Any = None, *, fan: str = "in", generator: torch.Generator | None = None
+) -> nn.Module:
+    """Draw the weights of all convolutions and linear layers anew as He et al. do, in place; returns the model.
+
+    Weights are normal with standard deviation gain / sqrt(fan). The gain is that of the activation the layer feeds,
+    the first one if there are several, also through norms and adds: see `gain`. It is 1 if the layer feeds none, as a
+    classifier, or `RectifiedScores`, or only a sigmoid, tanh or the like that is a gate or the head. `fan="in"` keeps
+    the mean square of what passes forward, "out" that of gradients; either counts the connections an element has on
+    average, so groups count, and strides.
+
+    Biases become 0, norms weight 1 and bias 0 with fresh statistics. A norm whose weights are all 0, such as the last
+    of a residual branch in some models, keeps them. The projections into `nn.MultiheadAttention` are drawn as torch
+    draws them (Xavier). Embeddings, positions, scales and all other parameters that are no layer's, and those of
+    activations, are left alone. Frozen weights are drawn anew, too.
+
+    `example` is what the model is run on to see what feeds what, as in `find_sites`. Numbers are drawn on the
+    processor, or where `generator` is, so one seed gives the same weights on every device.
+
+    Raises:
+        BadValue: another fan; weights without numbers (on meta) or computed from others; an activation without gain.
+        CannotLook: the model is wrapped or does not run on the example.
+
+    Source: He et al. 2015, arXiv 1502.01852, section 2.2.
+    """
+    if fan not in FANS:
+        raise BadValue("Variance is kept forward or backward.", asked=f"fan={fan!r}", try_="'in' or 'out'")
+    sites = find_sites(model, example)
+    _check_weights(model, _parts(model)[0])
+    return _draw(model, _gains(model, list(sites)), fan, generator)
+
+
+@all_or_nothing(lambda model, *_: (*model.parameters(), *model.buffers()))
+def _draw(model: nn.Module, gains: dict[int, float], fan: str, generator: torch.Generator | None) -> nn.Module:
+    """Write the weights: of each that feeds an activation, with its gain."""
+    layers, norms, attentions = _parts(model)
+    drawn = set[int]()
+    with torch.no_grad():
+        for _, layer in layers:
+            weight = layer.weight
+            if id(weight) not in drawn:
+                drawn.add(id(weight))
+                deviation = gains.get(id(weight), 1.0) / math.sqrt(fan_of(layer, fan))
+                weight.copy_(_normal(weight, generator).mul_(deviation))
+            if layer.bias is not None:
+                layer.bias.zero_()
+        for norm in norms:
+            _reset(norm)
+        for attention in attentions:
+            _reset_projections(attention, generator)
+    return model
+
+
+def gain(function: Callable[[Tensor], Tensor], channels: int = 1, *, axis: int = 1, dims: int = 2) -> float:
+    """The factor that makes up for what an activation takes away: 1 / sqrt(E[f(z)^2]), z standard normal.
+
+    sqrt(2) for ReLU. `function` is called once, with a float64 tensor of `dims` axes that has its `channels` on
+    `axis`; the mean square is taken over all channels. A module is called as a copy, in eval mode.
+
+    Raises:
+        BadValue: the function cannot be called so, or its mean square is zero or not finite.
+
+    Source: He et al. 2015, arXiv 1502.01852, equation 10, where f is ReLU; the same argument for any f.
+    """
+    if isinstance(function, nn.Module):
+        function = twin(function, meta=False).to("cpu", torch.float64).eval()
+    points = torch.arange(-round(REACH / STEP), round(REACH / STEP) + 1, dtype=torch.float64) * STEP
+    weights = torch.softmax(-points.square() / 2, 0)
+    shape, along = [1] * dims, 0 if axis % dims else dims - 1
+    shape[axis] = channels
+    rows = points.view([-1 if place == along else 1 for place in range(dims)])
+    shape[along] = len(points)
+    try:
+        with torch.no_grad():
+            values = function(rows.expand(shape).clone())
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BadValue(
+            "This activation cannot be called on points of a normal distribution.",
+            asked=f"a float64 tensor of shape {tuple(shape)}",
+            there=f"{type(error).__name__}: {error}".partition("\n")[0],
+        ) from error
+    square = float(values.square().movedim(along, 0).flatten(1).mean(1) @ weights)
+    if not 0 < square < math.inf:
+        raise BadValue("This activation has no gain.", there=f"its mean square is {square} on a normal distribution")
+    return 1 / math.sqrt(square)
+
+
+def fan_of(layer: Any, fan: str) -> float:
+    """How many inputs an output of a layer has ("in"), or outputs an input ("out"), on average and far from edges."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if fan == "in" else layer.out_features
+    taps = math.prod(layer.kernel_size) / layer.groups
+    spread = taps / math.prod(layer.stride)  # the side with more elements has fewer connections for each
+    if fan == "in":
+        return float(layer.in_channels * (spread if isinstance(layer, _ConvTransposeNd) else taps))
+    return float(layer.out_channels * (taps if isinstance(layer, _ConvTransposeNd) else spread))
+
+
+def _parts(model: nn.Module) -> tuple[list[tuple[str, Any]], list[nn.Module], list[nn.MultiheadAttention]]:
+    """The convolutions and linear layers with their paths, the norms, the attentions; none inside an activation."""
+    inside = {id(child) for module in model.modules() if is_activation(module) for child in module.modules()}
+    modules = [(path, module) for path, module in model.named_modules() if id(module) not in inside]
+    layers = [(path, module) for path, module in modules if _is_layer(module)]
+    norms = [module for _, module in modules if _is_norm(module)]
+    return layers, norms, [module for _, module in modules if isinstance(module, nn.MultiheadAttention)]
+
+
+def _is_layer(module: nn.Module) -> bool:
+    # By its name: torchvision, its home, is not imported here, and it is no subclass of torch's convolutions.
+    return isinstance(module, _ConvNd | nn.Linear) or type(module).__name__ == "DeformConv2d"
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Torch's norms and those of others, which are called so and have one weight per channel."""
+    weight = module._parameters.get("weight")
+    named = "norm" in type(module).__name__.lower()
+    return named and (hasattr(module, "reset_running_stats") or (weight is not None and weight.dim() == 1))
+
+
+def _check_weights(model: nn.Module, layers: list[tuple[str, Any]]) -> None:
+    empty = next((path for path, one in model.named_parameters() if one.is_meta), None)
+    if empty is not None:
+        raise BadValue(
+            "The weights of this model hold no numbers yet.", there=f"{empty} on the meta device",
+            try_="model.to_empty(device='cpu') first",
+        )  # fmt: skip
+    for path, layer in layers:
+        if layer._parameters.get("weight") is None:
+            raise BadValue(
+                f"The weight of {path or type(layer).__name__} is computed from other tensors.",
+                there="a parametrisation or a mask", try_="remove it, initialize, and put it back",
+            )  # fmt: skip
+
+
+def _gains(model: nn.Module, sites: list[Site]) -> dict[int, float]:
+    """The gain of each weight that feeds an activation, by its id."""
+    parameters = dict(model.named_parameters())
+    known: dict[tuple[Any, ...], float] = {}
+    gains: dict[int, float] = {}
+    for site in sites:
+        squashes = site.role != "nonlinearity" and site.activation in SQUASHING
+        if (
+            squashes
+            or site.fed_by == ("weight",)
+            or (site.module and isinstance(model.get_submodule(site.module), RectifiedScores))
+        ):
+            continue
+        fed = [id(parameters[path]) for path in site.weights if path in parameters]
+        if all(one in gains for one in fed):
+            continue
+        key = (site.module or (site.activation, site.options), site.channels, site.channel_axis, len(site.shape))
+        if key not in known:
+            known[key] = _gain_at(model, site)
+        for one in fed:
+            gains.setdefault(one, known[key])
+    return gains
+
+
+def _gain_at(model: nn.Module, site: Site) -> float:
+    if site.module is None:
+        options: dict[str, Any] = dict(site.options)
+        return gain(build(site.activation, **options))
+    module = model.get_submodule(site.module)
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(one.numel() == 1 for one in tensors):
+        return gain(module, dims=max(2, len(site.shape)))  # the same for all channels: one is enough
+    if len(site.shape) < 2:
+        return gain(module, site.channels)
+    return gain(module, site.channels, axis=site.channel_axis, dims=len(site.shape))
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of a shape, in float32 or better, where the generator is."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    device = generator.device if generator is not None else torch.device("cpu")
+    return torch.randn(like.shape, generator=generator, dtype=dtype, device=device)
+
+
+def _reset(norm: nn.Module) -> None:
+    weight, bias = norm._parameters.get("weight"), norm._parameters.get("bias")
+    if weight is not None and bool((weight != 0).any()):
+        weight.fill_(1)
+    if bias is not None:
+        bias.zero_()
+    if hasattr(norm, "reset_running_stats"):
+        norm.reset_running_stats()  # type: ignore[operator]
+
+
+def _reset_projections(attention: nn.MultiheadAttention, generator: torch.Generator | None) -> None:
+    """What `nn.MultiheadAttention` does when it is built; its output projection is a linear layer like others."""
+    for weight in _projections(attention):
+        bound = math.sqrt(6 / sum(weight.shape))
+        noise = torch.empty(weight.shape, device=generator.device if generator is not None else "cpu")
+        weight.copy_(noise.uniform_(-bound, bound, generator=generator))
+    if attention.in_proj_bias is not None:
+        attention.in_proj_bias.zero_()
+
+
+def _projections(attention: nn.MultiheadAttention) -> Iterator[Tensor]:
+    for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        weight = attention._parameters.get(name)
+        if weight is not None:
+            yield weight

@@ -1,0 +1,99 @@
+"""In front: the layer that an activation comes after, for what the two should share, such as a learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.errors import CannotLook
+from surgery.history.history import steps_of
+from surgery.isolation.meta_copy import in_mode, twin
+from surgery.look.example import Example
+from surgery.look.finder import home_of
+from surgery.rng import random_state_kept
+from surgery.schedule.param_groups import is_activation
+
+
+def layers_in_front(model: nn.Module, example: Any = None) -> dict[str, str]:
+    """For every parameter of an activation, by name: the name of a parameter of the layer in front of it.
+
+    That is the last module with parameters of its own which a forward enters before it first calls the activation: the
+    norm or, where there is none, the convolution or linear layer. A twin of the model is run, in eval mode. What no
+    forward reaches comes after what is registered before it, and so does everything where the model does not run.
+
+    `example` is as in `find_sites`; by default that of the last surgery, else that of the model's configuration.
+    """
+    activations = _outermost_activations(model)
+    held = {id(one): path for path, module in activations.items() for one in module.parameters()}
+    layers = {path: id(first) for path, module in model.named_modules() if (first := _first(module, held)) is not None}
+    entered = _last_entered(model, list(activations), list(layers), example) if activations else {}
+    name_of = {id(one): name for name, one in model.named_parameters()}
+    last = next((name for one, name in name_of.items() if one not in held), None)
+    found: dict[str, str] = {}
+    for one, name in name_of.items():
+        if one not in held:
+            last = name
+        elif (layer := entered.get(held[one])) is not None:
+            found[name] = name_of[layers[layer]]
+        elif last is not None:
+            found[name] = last
+    return found
+
+
+def _outermost_activations(model: nn.Module) -> dict[str, nn.Module]:
+    """The activations that are no part of another one, by path."""
+    found: dict[str, nn.Module] = {}
+    inside = set[int]()
+    for path, module in model.named_modules():  # a module comes before its parts
+        if is_activation(module) and id(module) not in inside:
+            found[path] = module
+            inside |= {id(part) for part in module.modules()}
+    return found
+
+
+def _first(module: nn.Module, held: dict[int, str]) -> nn.Parameter | None:
+    """The first parameter that a module holds itself, None if it holds none; those of activations do not count."""
+    return next((one for one in module._parameters.values() if one is not None and id(one) not in held), None)
+
+
+def _last_entered(model: nn.Module, activations: list[str], layers: list[str], example: Any) -> dict[str, str]:
+    """The layer that a forward enters last before it first calls each activation, both by path."""
+    steps = [step.data["example"] for step in steps_of(model) if step.kind == "surgery"]
+    given = Example.from_data(steps[-1]) if example is None and steps else example
+    # Where values decide something in the model, or an operation has no meta version, it is run on numbers.
+    for device in dict.fromkeys((torch.device("meta"), home_of(model))):
+        try:
+            with random_state_kept(), torch.no_grad():
+                return _run(model, activations, layers, Example.of(given, model).on(device), device)
+        except CannotLook:
+            break
+        except Exception:  # whatever a forward may raise
+            continue
+    return {}
+
+
+def _run(
+    model: nn.Module, activations: list[str], layers: list[str], example: Example, device: torch.device
+) -> dict[str, str]:
+    other = in_mode(twin(model, meta=device.type == "meta"), "eval")
+    found: dict[str, str] = {}
+    current: list[str] = []
+
+    def enter(path: str, *_: object) -> None:
+        current[:] = [path]
+
+    def call(path: str, *_: object) -> None:
+        if current:
+            found.setdefault(path, current[0])
+
+    told: list[tuple[list[str], Callable[..., None]]] = [(layers, enter), (activations, call)]
+    for paths, tell in told:
+        for path in paths:
+            other.get_submodule(path).register_forward_pre_hook(partial(tell, path))
+    with device:
+        other(*example.args, **example.kwargs)
+    return found

@@ -1,0 +1,1 @@
+"""Serialization: an edited model as safetensors and one small data file, and back."""

@@ -1,0 +1,199 @@
+"""Keep: an edited model, or a named one as it is, as plain weights and one small data file, and back again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.edit.write import add_buffers, all_or_nothing, set_numbers
+from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel, cause_of
+from surgery.history.history import histories_of, steps_of
+from surgery.history.manual_numbers import SET_BY_HAND, check_numbers
+from surgery.history.plan_data import Replay, fingerprint, plan_from_data, register_step, replay_of
+from surgery.look.example import Example, unwritten
+from surgery.look.finder import check_plain, find_sites
+from surgery.schedule.progress import move, named, not_driven, progress_of
+from surgery.serialization.model_folder import FORMAT, WEIGHTS, read_steps, write_folder
+from surgery.serialization.rehearsal import added_buffers, rehearse, steps_to_write
+from surgery.serialization.weights import Weights, check_before, put_weights, tensors_of
+from surgery.transforms import apply_plan
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    kwargs: dict[str, Any] | None = None,
+    example: Any = None,
+) -> None:
+    """Write an edited model into a folder: `model.safetensors`, plain weights, and `surgery.json`, its steps.
+
+    With `name` ("timm/resnet18", and `kwargs` for its builder) the file says which model to build, and
+    `recipes.load_model(folder)` needs nothing else. A model without edits, such as one that was only pruned, can be
+    saved under its name, too: its steps are none, and its weights load anywhere. What an earlier call wrote into the
+    folder is replaced: whenever this breaks off, the folder holds the model from before, or this one, whole.
+
+    What is written is proved to load: the edits are made again on a copy. Where the model was changed beside them, as
+    by a new head, `load` takes a fresh model that was changed likewise. Of its example a file keeps shapes, and values
+    of small tensors only; where others decide which way the model takes, give an `example` here and to `load`.
+
+    Raises:
+        NotEdited: the model carries no edit, and no name to build it by; save it as any other model.
+        CannotLook: a model inside a wrapper, such as a compiled one.
+        BadValue: `load` could not make this model again, as the message says; `kwargs`, a parameter of an edit, or an
+            argument of its example is no plain data; or the edits are those of a model inside this one.
+    """
+    steps = steps_to_write(model)
+    if not steps:
+        _check_unedited(model, name)
+    for step in steps:
+        if step["kind"] == "surgery" and (kinds := unwritten(step["data"]["example"])):
+            raise BadValue(
+                "An example can be saved if it holds plain data only: tensors, numbers, strings, lists, tuples, dicts.",
+                there=", ".join(kinds), try_="transform with an example of plain data",
+            )  # fmt: skip
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "kind": type(model).__name__,
+        "model": {"name": name, "kwargs": kwargs or {}} if name else None,
+        "progress": progress_of(model),
+        "steps": steps,
+    }
+    try:
+        data = json.loads(json.dumps(data))
+    except (TypeError, ValueError) as error:
+        raise BadValue(
+            "Only plain data can be saved: numbers, strings, lists, dicts.", there=str(error),
+            try_="plain values in `kwargs` and in the parameters of the rules",
+        ) from error  # fmt: skip
+    if idle := not_driven(model):
+        text = f"{named(idle)} never moved: call surgery.set_progress(model, progress) while the model trains."
+        warnings.warn(text, UserWarning, stacklevel=2)
+    made = rehearse(model, data["steps"], None if example is None else Example.of(example, model))
+    data |= {"fingerprint": made} if made is not None else {}
+    data |= {"buffers": added} if (added := added_buffers(model)) else {}
+    write_folder(Path(folder), model, data)
+
+
+def _check_unedited(model: nn.Module, name: str | None) -> None:
+    if histories_of(model) and not steps_of(model):
+        raise BadValue(
+            f"{type(model).__name__} carries no edit itself, but a model inside it does.",
+            try_="saving the model that was transformed",
+        )
+    if name is None:
+        raise NotEdited(
+            f"{type(model).__name__} carries no edit, so its weights say everything.",
+            try_="safetensors.torch.save_model(model, path), or name= for a folder that says which model it is",
+        )
+    check_plain(model)
+
+
+def load(folder: str | Path, model: nn.Module, example: Any = None) -> nn.Module:
+    """Make a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
+
+    Where the folder holds no edits there is nothing to replay, and only names and shapes of the weights are checked.
+    `model` is built as the original was before surgery, and changed as that was beside it: a model that was saved with
+    a new head is loaded into one with the same new head. Its own weights do not matter. Nothing is unpickled.
+    `example` stands in for the one it was edited on, where the values of that one matter and were too many to be kept.
+    If anything does not fit, the model is as it was before.
+
+    Raises:
+        BadFile: the folder is incomplete or was altered, or its weights belong to other edits.
+        WrongModel: the fresh model is not what the steps were made on.
+    """
+    data = read_steps(folder)
+    if steps_of(model):
+        raise WrongModel(
+            f"This {type(model).__name__} is edited already.", there=f"{len(steps_of(model))} edits",
+            try_="a fresh model, or surgery.undo(model) first",
+        )  # fmt: skip
+    replays = [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
+    sample = None if example is None else Example.of(example, model)
+    weights = Weights.of(Path(folder) / WEIGHTS)
+    if all(step["kind"] == "surgery" for step in data["steps"]):
+        check_plain(model)
+        check_before(model, weights)
+    else:
+        _restore(copy.deepcopy(model), replays, data, weights, sample)  # what cannot be taken back is rehearsed
+    try:
+        return _restored_or_nothing(model, replays, data, weights, sample)
+    except SurgeryError:
+        raise
+    except Exception as error:
+        raise WrongModel(f"This {type(model).__name__} cannot be made the saved one.", there=cause_of(error)) from error
+
+
+def _restore(
+    model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
+) -> None:
+    for step, replay in zip(data["steps"], replays, strict=True):
+        replay(model, {**step, "example": example})
+        set_numbers(model, check_numbers(model, step["data"].get(SET_BY_HAND, {})))
+    if data["progress"] is not None:
+        move(model, *data["progress"])
+    if data.get("fingerprint") is not None:
+        last = next(step["data"]["example"] for step in reversed(data["steps"]) if "example" in step["data"])
+        if fingerprint(model, find_sites(model, example or Example.from_data(last))) != data["fingerprint"]:
+            raise _not_it(model, "that was saved")
+    added = [name for name in data.get("buffers", []) if weights.shape_of(name) is not None and _is_free(model, name)]
+    add_buffers(model, weights.read(added))
+    put_weights(model, weights)
+
+
+@all_or_nothing(lambda model, *_: tensors_of(model).values())
+def _restored_or_nothing(
+    model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
+) -> nn.Module:
+    _restore(model, replays, data, weights, example)
+    return model
+
+
+def _is_free(model: nn.Module, name: str) -> bool:
+    """Whether a buffer of this name could be added."""
+    path, _, last = name.rpartition(".")
+    module = dict(model.named_modules(remove_duplicate=False)).get(path)
+    return module is not None and not hasattr(module, last)
+
+
+def _not_it(model: nn.Module, what: str) -> WrongModel:
+    return WrongModel(
+        f"This {type(model).__name__} is not the model {what}: other calls, or other weights.",
+        there=f"{sum(1 for _ in model.parameters())} parameters",
+        try_="build it with the same name, arguments and versions (see surgery.json), and change it likewise",
+    )
+
+
+def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
+    sites = find_sites(model, step.get("example") or Example.from_data(step["data"]["example"]))
+    now = fingerprint(model, sites)
+    plan = plan_from_data(step["data"], sites)
+    # The keys of sites count calls as they are written, the turns as they run: where a library has rewritten a method
+    # meanwhile, they part.
+    moved = [edit.site.turn for edit in plan.edits] != [edit["turn"] for edit in step["data"]["edits"]]
+    if step["fingerprint"] is not None and (now != step["fingerprint"] or moved):
+        raise _not_it(model, "the edits were made on")
+    apply_plan(model, plan, look=False)
+    steps_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
+
+
+def _versions() -> dict[str, str]:
+    versions: dict[str, str] = {"torch": str(torch.__version__)}
+    for package in ("activation-surgery", "torchvision", "timm", "torch-pruning"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+register_step("surgery", _replay_surgery)

@@ -1,0 +1,188 @@
+"""Weights: the tensors of a model by name, in a file of plain safetensors, and back into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from surgery.dataflow.operations import activation_of_module
+from surgery.errors import BadFile, BadValue, WrongModel
+from surgery.tensors import identical, overwrite
+
+Shape = tuple[int, ...]
+
+_LIKEWISE = "change the fresh model as the saved one was, such as by the same new head, and load then"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """What a file of weights holds, not read yet: shapes by name, and what its metadata say.
+
+    Of names that stand for one tensor, one is in the file; `same` says under which name the others are there.
+    """
+
+    path: Path
+    shapes: Mapping[str, Shape]
+    same: Mapping[str, str]
+
+    @classmethod
+    def of(cls, path: Path) -> Weights:
+        """Look into a file.
+
+        Raises:
+            BadFile: it is no safetensors file.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BadFile(f"{path.name} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+        return cls(path, shapes, {name: kept for name, kept in metadata.items() if kept in shapes})
+
+    def shape_of(self, name: str) -> Shape | None:
+        """The shape of a tensor, None if the file has none of this name."""
+        return self.shapes.get(self.same.get(name, name))
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """These tensors, under the names they are asked by.
+
+        Raises:
+            BadFile: the file cannot be read.
+        """
+        try:
+            with safe_open(str(self.path), framework="pt") as file:
+                return {name: file.get_tensor(self.same.get(name, name)) for name in names}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise BadFile(f"{self.path.name} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer, as a state dict names them: a tensor that is shared, under each name."""
+    return {
+        f"{path}.{name}" if path else name: one
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, one in (*module._parameters.items(), *module._buffers.items())
+        if one is not None and name not in module._non_persistent_buffers_set
+    }
+
+
+def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the tensors of a model into a file, as `safetensors.torch.load_model` reads it.
+
+    Raises:
+        BadValue: a tensor that such a file cannot hold, or a state that is no tensor; the message names it.
+    """
+    tensors = tensors_of(model)
+    _check_written(model, tensors)
+    first: dict[object, str] = {}
+    same = {name: kept for name in sorted(tensors) if (kept := first.setdefault(_place(tensors[name]), name)) != name}
+    memories: set[object] = set()
+    plain = {}
+    for name in [one for one in tensors if one not in same]:
+        one = tensors[name].detach().cpu().contiguous()
+        if _memory(one) in memories:  # parts of one memory: each becomes a tensor by itself
+            one = one.clone()
+        memories.add(_memory(one))
+        plain[name] = one
+    try:
+        save_file(plain, path, {**same, **metadata})
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise BadValue("The weights cannot be written to a safetensors file.", there=str(error)) from error
+
+
+def check_before(model: nn.Module, weights: Weights) -> None:
+    """See that the tensors that no edit touches are in the file, before anything is edited.
+
+    Raises:
+        WrongModel: naming those that are not, with both shapes.
+    """
+    called = {path for path, one in model.named_modules(remove_duplicate=False) if activation_of_module(one)}
+    untouched = {n: one for n, one in tensors_of(model).items() if not any(at in called for at in _around(n))}
+    wrong = _other_shapes(untouched, weights)
+    _refuse(model, {"other shape": wrong, "missing": [n for n in untouched if weights.shape_of(n) is None]})
+
+
+def put_weights(model: nn.Module, weights: Weights) -> None:
+    """Copy all tensors of a file into a model, in place, once all of them fit.
+
+    Raises:
+        WrongModel: naming what does not fit.
+        BadFile: the file cannot be read.
+    """
+    own = tensors_of(model)
+    apart = [f"{name} and {kept}" for name, kept in weights.same.items()
+             if name in own and kept in own and _place(own[name]) != _place(own[kept])]  # fmt: skip
+    _refuse(model, {
+        "missing": [name for name in own if weights.shape_of(name) is None],
+        "other shape": _other_shapes(own, weights),
+        "unknown": sorted({*weights.shapes, *weights.same} - own.keys()),
+        "one tensor there, two here": apart,
+    })  # fmt: skip
+    wanted = weights.read(own)
+    first: dict[object, str] = {}
+    shared = {name: kept for name, one in own.items() if (kept := first.setdefault(_place(one), name)) != name}
+    merged = [f"{kept} and {name}" for name, kept in shared.items() if not identical(wanted[name], wanted[kept])]
+    _refuse(model, {"one tensor here, two there": merged})
+    for name, one in own.items():
+        overwrite(one, wanted[name])
+
+
+def _check_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    memories = {_memory(one) for one in tensors.values()}
+    for name, one in model.state_dict().items():
+        if name not in tensors and (not isinstance(one, Tensor) or _memory(one) not in memories):
+            raise BadValue(
+                f"{type(model).__name__} keeps a state that is no parameter and no buffer, which the file cannot hold.",
+                there=f"{name}, {type(one).__name__}", try_="torch.save(model.state_dict(), path) for that part",
+            )  # fmt: skip
+    for name, one in tensors.items():
+        if one.is_meta or one.layout is not torch.strided or one.is_quantized:
+            kind = "on the meta device" if one.is_meta else "quantised" if one.is_quantized else str(one.layout)
+            raise BadValue("Only dense tensors with values can be saved.", there=f"{name}, {kind}")
+
+
+def _memory(one: Tensor) -> object:
+    """Tensors that share this share numbers."""
+    if one.is_meta or one.layout is not torch.strided or not one.numel():
+        return id(one)
+    return (one.device, one.untyped_storage().data_ptr())
+
+
+def _place(one: Tensor) -> object:
+    """Tensors that share this are one: they start at the same number and take the same steps."""
+    if one.is_meta or one.layout is not torch.strided or not one.numel():
+        return id(one)
+    return (one.device, one.data_ptr(), one.shape, one.stride(), one.dtype)
+
+
+def _other_shapes(own: Mapping[str, Tensor], weights: Weights) -> list[str]:
+    there = {name: weights.shape_of(name) for name in own}
+    return [
+        f"{name} {list(shape)}, here {list(own[name].shape)}"
+        for name, shape in there.items() if shape is not None and shape != tuple(own[name].shape)
+    ]  # fmt: skip
+
+
+def _around(name: str) -> list[str]:
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:size]) for size in range(len(parts) + 1)]
+
+
+def _refuse(model: nn.Module, problems: Mapping[str, list[str]]) -> None:
+    if any(problems.values()):
+        raise WrongModel(
+            f"The saved weights do not fit this {type(model).__name__}.",
+            there="; ".join(
+                f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+                for what, names in problems.items()
+                if names
+            ),
+            try_=_LIKEWISE,
+        )

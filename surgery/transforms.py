@@ -1,0 +1,196 @@
+"""The verbs: transform a copy or the model itself, apply a plan, take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.edit.idle_modules import exchanged_modules, idle_slots
+from surgery.edit.prove import Proved, prove_effect, prove_rewrites
+from surgery.edit.replacement import fits, new_activation
+from surgery.edit.strategy import decide
+from surgery.edit.write import (
+    all_or_nothing,
+    carry_out,
+    catch_up,
+    check_ours,
+    empty_slots,
+    keep_history,
+    rest_weights,
+    take_back,
+)
+from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
+from surgery.history.history import History, Step, steps_of
+from surgery.history.plan_data import asked_of, ended, fingerprint, plan_to_data
+from surgery.isolation.meta_copy import copied
+from surgery.look.finder import check_plain, dtype_of, find_sites, home_of
+from surgery.look.observe import seen_at
+from surgery.look.site import Site
+from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
+from surgery.plan.report import Report, check_outcome
+from surgery.plan.rules import Rule
+from surgery.schedule.progress import move, progress_of
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Whatever the caller is in: what is made inside can be trained, and has the dtype of the model."""
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@_plain_torch()
+def transform(
+    model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False
+) -> tuple[nn.Module, Report]:
+    """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
+
+    `rules` is one rule, several, or a recipe. The copy keeps the class, the methods, the hooks and all weight names.
+    See `find_sites` for `example`, and `transform_` to edit the model itself. With `skip_uneditable`, a call that
+    cannot be edited is left alone, and the report says why; see `make_plan`.
+
+    Raises:
+        SurgeryError: nothing picked, a site that cannot be edited, an edit that could not be proved.
+
+    >>> edited, report = surgery.transform(torchvision.models.resnet50(), surgery.erase_relu())
+    """
+    as_rules(rules)
+    check_plain(model)
+    try:
+        edited = copied(model)
+    except RuntimeError as error:
+        raise CannotEdit(
+            f"{type(model).__name__} cannot be copied.", there=str(error).splitlines()[0],
+            try_="surgery.transform_, which edits the model itself",
+        ) from error  # fmt: skip
+    return edited, transform_(edited, rules, example, skip_uneditable=skip_uneditable)
+
+
+@all_or_nothing()
+@_plain_torch()
+def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> Report:
+    """Edit a model in place by rules, and tell what was done.
+
+    As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
+    """
+    _check_new(model, as_rules(rules))
+    return apply_plan(model, make_plan(find_sites(model, example), rules, skip_uneditable=skip_uneditable))
+
+
+@all_or_nothing()
+@_plain_torch()
+def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
+    """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
+
+    Rewritten calls are proved on twins first; then the edits are written; then the model is looked at again. If
+    anything fails on the way, the model is as it was before. `look` lets new functions begin as what they replace; it
+    is of no use where weights are loaded afterwards. A plan made with `skip_uneditable` loses the edits that are
+    refused, until the rest can be carried out.
+
+    Raises:
+        CannotEdit: a site cannot be edited without touching something else.
+        NotProved: an edit did not do exactly what it should.
+    """
+    check_plain(model)
+    _check_new(model, plan.rules)
+    proved: Proved = set()
+    while True:
+        try:
+            return _carried_out(model, plan, proved, look=look)
+        except SurgeryError as refusal:
+            if not plan.skip_uneditable or not {edit.site for edit in plan.edits} & set(refusal.sites):
+                raise
+            plan = without(plan, refusal.sites, str(refusal).partition("\n")[0])
+
+
+@all_or_nothing()
+def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) -> Report:
+    """Carry out all edits of a plan, or none."""
+    if not plan.edits:
+        return Report(plan, plan.sites, plan.sites)
+    decisions = decide(model, plan)
+    sample = plan.sites.example
+    before = fingerprint(model, plan.sites)
+    prove_rewrites(model, decisions, sample, proved)
+    weights = dict(model.named_parameters())
+    seen = (
+        seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
+        if look
+        else {}
+    )
+    far: dict[Site, float] = {}
+    made: dict[Site, nn.Module] = {}
+
+    def new(model: nn.Module, edit: Edit) -> nn.Module:
+        return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
+
+    exchanged = exchanged_modules(model, plan)
+    changes = carry_out(model, decisions, new)
+    changes += empty_slots(model, idle_slots(model, exchanged))
+    with about(site for site, module in made.items() if not fits(module, site)):
+        after = find_sites(model, sample)
+    check_outcome(plan, after)
+    prove_effect(model, plan.edits, sample, proved)
+    step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
+    _remember(model, (*steps_of(model), ended(step, model)))
+    now = dict(model.named_parameters())
+    added = tuple(name for name in now if now[name] is not weights.get(name))
+    removed = tuple(name for name in weights if weights[name] is not now.get(name))
+    unused = {id(param) for module in exchanged for param in module.parameters()}
+    idle = tuple(name for name, param in now.items() if id(param) in unused)
+    return Report(plan, plan.sites, after, added, removed, far, idle)
+
+
+@all_or_nothing()
+def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
+    """Take back what was done to a model, in place: all of it, or the last `steps` steps; returns the model.
+
+    Class, modules, names, hooks and mode are as before; parameters that an edit had added are gone.
+
+    Raises:
+        NotEdited: the model carries no edit, or fewer than `steps`.
+        CannotEdit: a step that cannot be undone, such as a structural one, or a module that somebody else put in the
+            place of ours since, stands in the way.
+    """
+    done = steps_of(model)
+    wanted = len(done) if steps is None else steps
+    if not 1 <= wanted <= len(done):
+        raise NotEdited(
+            f"{type(model).__name__} carries {len(done)} edits.", asked=f"undo {'all' if steps is None else steps}",
+            try_="the edited model: transform returns a copy, and leaves its argument as it was",
+        )  # fmt: skip
+    kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
+    for step in dropped:
+        if step.kind != "surgery":
+            raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
+    check_ours(model, (change for step in dropped for change in step.changes))
+    for step in reversed(dropped):
+        catch_up(step.changes, home_of(model), dtype if (dtype := dtype_of(model)) != step.dtype else None)
+        take_back(step.changes)
+    _remember(model, kept)
+    return model
+
+
+def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
+    """Refuse a rule a second time: counted on what is left, it would cut deeper than anybody asked for."""
+    done = {asked for step in steps_of(model) for asked in step.data.get("asked", ())}
+    again = [asked for asked in map(asked_of, rules) if asked in done]
+    if again:
+        raise CannotEdit(
+            f"This rule was applied to this {type(model).__name__} already.",
+            asked="; ".join(again),
+            try_="surgery.undo(model) first, or other rules",
+        )
+
+
+def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:
+    """Write down the steps; whatever fades now stands where the rest of the model stands."""
+    progress = progress_of(model)
+    rest_weights(model, False)  # which weights rest is written in the history that goes now
+    keep_history(model, History(list(steps), progress) if steps else None)
+    if steps and progress is not None:
+        move(model, *progress)

@@ -1,0 +1,908 @@
+"""Rounds: what is called in which order, what goes back, and that a killed run ends as one that was not."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from pruning.ap.ap import in_stages, with_ap
+from pruning.hosts.torch_prune import finish
+from pruning.masks.cut import count_of, cut_lowest
+from pruning.masks.masks import Masks
+from pruning.pruners.pruners import global_magnitude, lowest, movement, random_weights
+from pruning.rounds import checkpoint
+from pruning.rounds.round import Round
+from pruning.rounds.rounds import run_rounds
+from surgery import files
+from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, WrongModel
+from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
+
+Held = Callable[..., AbstractContextManager[None]]
+
+
+class Net(nn.Module):
+    """Two convolutions with a norm between, and a buffer that the state dict leaves out."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, 2, 3)
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+        return self.conv2(self.bn(self.conv1(x)).relu()).mean((2, 3))
+
+
+def net(seed: int = 0, width: int = 4) -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Net(width)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Images and labels from all three global generators."""
+    x = torch.randn(4, 3, 8, 8) + float(numpy.random.standard_normal()) * 0.1
+    return x, torch.tensor([random.randrange(2) for _ in range(4)])
+
+
+def train(model: nn.Module, held: Held, steps: int = 3, tick: Callable[[], None] = lambda: None) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    with held(optimizer):
+        for _ in range(steps):
+            tick()
+            x, y = batch()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+
+def magnitude(round: Round, share: float) -> Masks:
+    scores = {name: weight.abs() for name, weight in round.now.items()}
+    return cut_lowest(round.masks, scores, count_of(share, round.masks.alive))
+
+
+class Spy:
+    """A pruner by movement if it wants that, else by magnitude, that keeps what it is told."""
+
+    def __init__(self, *wants: str) -> None:
+        self.wants = frozenset(wants)
+        self.told: list[Round] = []
+
+    def __repr__(self) -> str:
+        return "Spy()"
+
+    def __call__(self, round: Round, share: float) -> Masks:
+        self.told.append(Round(round.model, *_clones(round.before, round.now), round.masks,
+                               *_clones(round.gradients, round.movement)))  # fmt: skip
+        if "movement" in self.wants:
+            return cut_lowest(round.masks, round.movement, count_of(share, round.masks.alive))
+        return magnitude(round, share)
+
+
+class Stages(Spy):
+    """Two cuts of half the share each, counted on what lived when the round began."""
+
+    def stages(self, alive: int, share: float) -> list[Callable[[Round], Masks]]:
+        whole = count_of(share, alive)
+        return [partial(self._cut, whole - whole // 2), partial(self._cut, whole // 2)]
+
+    def _cut(self, count: int, round: Round) -> Masks:
+        return self(round, count / round.masks.alive)
+
+
+def _clones(*parts: Any) -> Iterator[dict[str, Tensor]]:
+    return ({name: one.clone() for name, one in part.items()} for part in parts)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: one.detach().clone() for name, one in named}
+
+
+def counts(rounds: int, alive: int, share: float = 0.2) -> list[int]:
+    found = [alive]
+    for _ in range(rounds):
+        found.append(found[-1] - math.floor(share * found[-1] + 1e-6))
+    return found
+
+
+def seeded(seed: int = 5) -> None:
+    torch.manual_seed(seed)
+    numpy.random.seed(seed)
+    random.seed(seed)
+
+
+# Zero is not pruned
+
+
+@pytest.mark.parametrize("rewind", ["init", None])
+def test_a_head_that_begins_at_zero_learns(rewind: str | None) -> None:
+    model, held_masks = net(), []
+    nn.init.zeros_(model.conv2.weight)
+
+    def training(model: Net, held: Any) -> None:
+        held_masks.append(held.masks)
+        train(model, held)
+        assert torch.equal(model.conv2.weight != 0, held.masks["conv2.weight"]), "what lives has learned"
+
+    masks = run_rounds(model, training, magnitude, 0.2, 2, rewind=rewind)
+    assert [one.alive for one in held_masks] == counts(2, 180) and held_masks[-1] == masks
+    assert masks["conv2.weight"].any()
+
+
+def test_a_network_that_was_pruned_before_stays_pruned_by_its_masks() -> None:
+    masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
+    again = run_rounds(model, train, magnitude, 0.2, 1, masks=masks)
+    assert (masks.alive, again.alive) == (90, 72)
+    again.check_zero(model)
+    assert all(not (again[name] & ~masks[name]).any() for name in masks)
+
+
+def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
+    masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
+    with pytest.warns(UserWarning, match="will learn: if they were pruned, give their masks") as caught:
+        again = run_rounds(model, train, magnitude, 0.2, 1)
+    assert [one.filename for one in caught] == [__file__]
+    assert again.alive == 144, "all lived, as the warning says"
+    assert masks.alive == 90
+
+
+# What happens, in order
+
+
+def test_the_order_of_calls_and_the_counts() -> None:
+    model, calls = net(), []
+    start = state(model)
+
+    def training(model: nn.Module, held: Held) -> None:
+        living = Masks.of(model).alive
+        calls.append(("train", living))
+        if living < Masks.of(model).size:
+            rewound = {name: one * (Masks.of(model)[name] if one.dim() > 1 else 1) for name, one in start.items()}
+            assert_bit_equal(state(model).values(), rewound.values())
+        train(model, held)
+
+    def pruner(round: Round, share: float) -> Masks:
+        calls.append(("cut", round.masks.alive))
+        return magnitude(round, share)
+
+    masks = run_rounds(
+        model, training, pruner, 0.2, 3, after=lambda number, masks: calls.append(("after", number, masks.alive))
+    )
+    a, b, c, d = counts(3, 180)
+    assert (a, b, c, d) == (180, 144, 116, 93)
+    assert calls == [
+        ("train", a), ("cut", a), ("train", b), ("after", 1, b), ("cut", b), ("train", c), ("after", 2, c),
+        ("cut", c), ("train", d), ("after", 3, d),
+    ]  # fmt: skip
+    assert masks.alive == d
+    assert Masks.of(model) == masks
+
+
+def test_without_a_training_first_the_cut_comes_first() -> None:
+    calls = []
+    run_rounds(
+        net(), lambda model, held: calls.append("train"), lambda *told: calls.append("cut") or magnitude(*told),
+        0.5, 2, train_first=False,
+    )  # fmt: skip
+    assert calls == ["cut", "train", "cut", "train"]
+
+
+def test_a_training_starts_without_gradients() -> None:
+    def training(model: nn.Module, held: Held) -> None:
+        assert all(param.grad is None for param in model.parameters())
+        train(model, held)
+
+    model = net()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    run_rounds(model, training, magnitude, 0.2, 1)
+
+
+def test_no_rounds_train_once_or_not_at_all() -> None:
+    calls = []
+    for first in (True, False):
+        masks = run_rounds(net(), lambda *_: calls.append("train"), magnitude, 0.5, 0, train_first=first)
+        assert masks.share == 1
+    assert calls == ["train"]
+
+
+def test_the_round_is_told_weights_from_where_it_began() -> None:
+    model, spy, begun, ended = net(), Spy(), [], []
+
+    def training(model: nn.Module, held: Held) -> None:
+        begun.append(state(model))
+        train(model, held)
+        ended.append(state(model))
+
+    run_rounds(model, training, spy, 0.2, 2)
+    for told, before, now in zip(spy.told, begun, ended, strict=False):
+        for name in told.masks:
+            assert torch.equal(told.before[name], before[name])
+            assert torch.equal(told.now[name], now[name])
+            assert not torch.equal(told.now[name], told.before[name])
+
+
+def test_nothing_is_shared_with_what_is_rewound_to() -> None:
+    model = net()
+    given = model.state_dict()  # the very tensors of the model
+    start = state(model)
+    seen = []
+
+    def training(model: nn.Module, held: Held) -> None:
+        seen.append(model.conv2.bias.detach().clone())
+        assert_bit_equal([model.bn.running_mean, model.bn.weight, seen[-1]],
+                         [start["bn.running_mean"], start["bn.weight"], start["conv2.bias"]])  # fmt: skip
+        train(model, held)
+        assert not torch.equal(model.conv2.bias, seen[-1])
+
+    run_rounds(model, training, magnitude, 0.2, 3, rewind=given)
+    assert len(seen) == 4
+
+
+def test_a_state_dict_is_rewound_to_and_stays() -> None:
+    model, other = net(), net(seed=1).state_dict()
+    kept, seen = {name: one.clone() for name, one in other.items()}, []
+
+    def training(model: nn.Module, held: Held) -> None:
+        seen.append(state(model))
+        train(model, held)
+
+    run_rounds(model, training, magnitude, 0.2, 2, rewind=other)
+    assert_bit_equal(other.values(), kept.values())
+    for one in seen[1:]:
+        assert torch.equal(one["conv2.bias"], other["conv2.bias"])
+        alive = one["conv1.weight"] != 0
+        assert torch.equal(one["conv1.weight"], other["conv1.weight"] * alive)
+    assert float(seen[1]["calls"]) == 3  # the state dict does not hold it
+
+
+def test_init_takes_back_buffers_that_are_not_in_the_state_dict() -> None:
+    model = net()
+    run_rounds(model, train, magnitude, 0.2, 2)
+    assert float(model.calls) == 3
+
+
+def test_fine_tuning_goes_on_from_the_trained_weights() -> None:
+    model, ended, begun = net(), [], []
+
+    def training(model: nn.Module, held: Held) -> None:
+        begun.append(state(model))
+        train(model, held)
+        ended.append(state(model))
+
+    run_rounds(model, training, magnitude, 0.2, 2, rewind=None)
+    for before, after in zip(ended[:-1], begun[1:], strict=True):
+        assert torch.equal(before["bn.running_var"], after["bn.running_var"])
+        assert torch.equal(before["conv2.bias"], after["conv2.bias"])
+        assert torch.equal(after["conv1.weight"], before["conv1.weight"] * (after["conv1.weight"] != 0))
+
+
+def test_stages_train_between_cuts_and_rewind_after_the_last() -> None:
+    model, spy, calls = net(), Stages(), []
+    start = state(model)
+
+    def training(model: nn.Module, held: Held) -> None:
+        calls.append((Masks.of(model).alive, torch.equal(model.conv2.bias, start["conv2.bias"])))
+        train(model, held)
+
+    masks = run_rounds(model, training, spy, 0.2, 2, after=lambda number, _: calls.append(number))
+    _, first, second = counts(2, 180)
+    assert calls == [(180, True), (162, False), (first, True), 1, (130, False), (second, True), 2]
+    assert masks.alive == second
+    for one, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
+        assert_bit_equal(spy.told[one].before.values(), spy.told[other].before.values())
+    assert torch.equal(spy.told[0].before["conv1.weight"], start["conv1.weight"])
+    rewound = start["conv1.weight"] * spy.told[2].masks["conv1.weight"]
+    assert torch.equal(spy.told[2].before["conv1.weight"], rewound)
+
+
+def test_gradients_reach_the_pruner_and_leave_no_trace() -> None:
+    model, spy = net(), Spy("gradients")
+    x, y = batch()
+    seen: list[Any] = []
+
+    def gradients(model: nn.Module) -> None:
+        model.eval()
+        torch.randn(3), random.random(), numpy.random.random()
+        assert all(param.grad is None for param in model.parameters())
+        nn.functional.cross_entropy(model.train()(x), y).backward()
+        model.eval()
+        seen.append({name: param.grad.clone() for name, param in model.named_parameters()})
+
+    class Watched(Spy):
+        def __call__(self, round: Round, share: float) -> Masks:
+            assert all(param.grad is None for param in round.model.parameters())
+            assert round.model.training
+            assert_bit_equal([*state(round.model).values(), torch.get_rng_state()], before[-1])
+            return super().__call__(round, share)
+
+    before: list[list[Tensor]] = []
+
+    def training(model: nn.Module, held: Held) -> None:
+        train(model, held)
+        before.append([*state(model).values(), torch.get_rng_state()])
+
+    spy = Watched("gradients")
+    run_rounds(model, training, spy, 0.2, 2, gradients=gradients)
+    assert len(spy.told) == 2
+    for told, made in zip(spy.told, seen, strict=True):
+        assert_bit_equal(told.gradients.values(), [made[name] for name in told.masks])
+
+
+@pytest.mark.parametrize("kind", [Spy, Stages])
+def test_movement_reaches_the_pruner(kind: type[Spy]) -> None:
+    sums: list[dict[str, Tensor]] = []
+    spy = kind("movement")
+
+    def training(model: nn.Module, held: Held) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        total = {name: torch.zeros_like(one) for name, one in model.named_parameters()}
+        with held(optimizer):
+            for _ in range(2):
+                x, y = batch()
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                for name, param in model.named_parameters():
+                    total[name] -= param.detach() * param.grad
+                optimizer.step()
+        sums.append(total)
+
+    run_rounds(net(), training, spy, 0.2, 2)
+    if kind is Stages:  # the movement of a round, over all its trainings: 0 and 1, then 2 and 3
+        for place in (1, 3):
+            sums[place] = {name: one + sums[place - 1][name] for name, one in sums[place].items()}
+    for told, total in zip(spy.told, sums, strict=False):
+        for name in told.masks:
+            torch.testing.assert_close(told.movement[name], total[name])
+            assert told.movement[name].abs().sum() > 0
+
+
+def test_norms_are_estimated_after_the_rewind() -> None:
+    images = [torch.randn(4, 3, 8, 8) for _ in range(250)]
+    model, seen, start = net(), [], net().bn.running_mean.clone()
+
+    def training(model: Net, held: Held) -> None:
+        with torch.no_grad():
+            outputs = torch.cat([model.conv1(x) for x in images])
+        same = torch.allclose(model.bn.running_mean, outputs.mean((0, 2, 3)), atol=1e-5)
+        seen.append((same, torch.equal(model.bn.running_mean, start)))
+        train(model, held)
+
+    run_rounds(model, training, magnitude, 0.2, 2, recalibrate=images)
+    assert seen == [(False, True), (True, False), (True, False)]
+
+
+def test_given_masks_and_a_filter_say_what_is_pruned() -> None:
+    model = net()
+    masks = Masks({"conv1.weight": torch.rand(4, 3, 3, 3) < 0.5})
+    ended = run_rounds(model, train, magnitude, 0.5, 1, masks=masks)
+    assert list(ended) == ["conv1.weight"]
+    assert ended.alive == masks.alive - masks.alive // 2
+    assert not bool((ended["conv1.weight"] & ~masks["conv1.weight"]).any())
+    ended = run_rounds(net(), train, magnitude, 0.5, 1, keep=lambda name, _: name == "conv2.weight")
+    assert list(ended) == ["conv2.weight"]
+
+
+def test_weights_under_the_masks_of_a_host_are_refused() -> None:
+    model = net()
+    prune.l1_unstructured(model.conv1, "weight", amount=54)
+    with assert_untouched(model):
+        refused(BadValue, model, "conv1.weight", "torch_prune.finish(model)", "ActivateWhilePruning")
+        refused(BadValue, model, "conv1.weight", masks=Masks.of(model))
+    other = run_rounds(model, train, magnitude, 0.5, 1, keep=lambda name, _: name == "conv2.weight")
+    assert other.alive == 36
+    masks = Masks.full(model) & finish(model) & other
+    assert run_rounds(model, train, magnitude, 0.5, 1, masks=masks).alive == 45
+    model.eval()(torch.randn(1, 3, 8, 8))
+
+
+def test_a_weight_without_a_gradient_is_refused_by_name() -> None:
+    model = net()
+    model.conv2.weight.requires_grad_(False)
+    x, y = batch()
+
+    def gradients(model: nn.Module) -> None:
+        nn.functional.cross_entropy(model(x), y).backward()
+
+    asked = (train, Spy("gradients"), 0.2, 1)
+    assert_raises(BadValue, lambda: run_rounds(model, *asked, gradients=gradients),
+                  "conv2.weight has no gradient (frozen?)", "keep=")  # fmt: skip
+    assert all(param.grad is None for param in model.parameters()) and model.training
+    masks = run_rounds(model, *asked, gradients=gradients, keep=lambda name, _: name != "conv2.weight")
+    assert list(masks) == ["conv1.weight"]
+    assert_raises(BadValue, lambda: run_rounds(net(), *asked, gradients=lambda _: None), "leaves no gradient")
+
+
+def test_gradients_and_trainings_that_fail_say_where() -> None:
+    def gradients(model: nn.Module) -> None:
+        model(torch.zeros(2, 5, 8, 8)).sum().backward()
+
+    model = net()
+    asked = (train, Spy("gradients"), 0.2, 1)
+    words = ("`gradients` fails on Net", "RuntimeError", "5 channels")
+    error = assert_raises(BadValue, lambda: run_rounds(model, *asked, gradients=gradients), *words)
+    assert isinstance(error.__cause__, RuntimeError)
+    assert all(param.grad is None for param in model.parameters()) and model.training
+
+    class Stopped(Exception):
+        pass
+
+    def training(model: nn.Module, held: Any) -> None:
+        if held.masks.share < 0.7:
+            raise Stopped("enough")
+        train(model, held)
+
+    stopped = assert_raises(Stopped, lambda: run_rounds(net(), training, magnitude, 0.2, 3), "enough")
+    assert stopped.__notes__ == ["In a training of run_rounds: round 2, after its cut 1."]
+
+
+def test_a_weight_that_no_optimiser_moves_has_no_movement() -> None:
+    def training(model: nn.Module, held: Held) -> None:
+        assert isinstance(model, Net)
+        with held(torch.optim.SGD(model.conv1.parameters(), lr=0.1)):
+            pass
+
+    assert_raises(BadValue, lambda: run_rounds(net(), training, Spy("movement"), 0.2, 1), "moves conv2.weight", "keep=")
+    run_rounds(net(), training, magnitude, 0.2, 1)  # nobody asks for it
+
+
+def test_a_cut_by_movement_before_any_is_refused() -> None:
+    refused(BadValue, model := net(), "Nothing has moved", "train_first=True", pruner=movement(), train_first=False)
+    assert_bit_equal(state(model).values(), state(net()).values())
+    assert run_rounds(net(), train, movement(), 0.2, 1).alive == 144
+
+
+def test_training_that_lets_weights_live_again_is_an_error() -> None:
+    def free(model: nn.Module, held: Held) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x, y = batch()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    assert_raises(BadValue, lambda: run_rounds(net(), free, magnitude, 0.2, 1), "came back to life", "held(optimizer)")
+    assert_raises(BadValue, lambda: run_rounds(net(), free, Spy("movement"), 0.2, 1), "held")
+
+
+def test_training_that_breaks_is_an_error() -> None:
+    def broken(model: nn.Module, held: Held) -> None:
+        with torch.no_grad():
+            model.conv1.weight[0] = math.nan
+
+    assert_raises(BadValue, lambda: run_rounds(net(), broken, magnitude, 0.2, 1), "finite")
+
+
+@pytest.mark.parametrize(
+    ("returned", "error"),
+    [
+        (lambda masks: None, BadValue),
+        (lambda masks: dict(masks), BadValue),
+        (lambda masks: Masks({"conv1.weight": masks["conv1.weight"]}), WrongModel),
+        (lambda masks: Masks({name: torch.ones_like(one) for name, one in masks.items()}), BadValue),
+    ],
+)
+def test_a_pruner_that_does_not_cut_is_an_error(returned: Callable[[Masks], Any], error: type[Exception]) -> None:
+    masks = Masks({name: torch.rand(one.shape) < 0.5 for name, one in Masks.full(net()).items()})
+    assert_raises(error, lambda: run_rounds(net(), train, lambda r, _: returned(r.masks), 0.2, 1, masks=masks))
+
+
+# Bad input
+
+
+def dropped(name: str) -> dict[str, Tensor]:
+    return {key: one for key, one in net().state_dict().items() if key != name}
+
+
+def nan_in(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    values[name].view(-1)[0] = math.nan
+    return values
+
+
+REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
+    "share above 1": (BadValue, "share", {"share": 1.2}),
+    "share below 0": (BadValue, "share", {"share": -0.1}),
+    "share is nan": (BadValue, "share", {"share": math.nan}),
+    "rounds below 0": (BadValue, "rounds", {"rounds": -1}),
+    "rounds no number": (BadValue, "rounds", {"rounds": 1.5}),
+    "rewind to a word": (BadValue, "rewind", {"rewind": "start"}),
+    "rewind lacks a weight": (WrongModel, "conv1.weight", {"rewind": dropped("conv1.weight")}),
+    "rewind lacks a buffer": (WrongModel, "bn.running_mean", {"rewind": dropped("bn.running_mean")}),
+    "rewind of other shapes": (WrongModel, "conv1.weight", {"rewind": net(width=5).state_dict()}),
+    "rewind with more": (WrongModel, "head", {"rewind": {**net().state_dict(), "head": torch.zeros(1)}}),
+    "rewind is nan": (BadValue, "finite", {"rewind": nan_in(net().state_dict(), "bn.weight")}),
+    "masks of another model": (WrongModel, "another model", {"masks": Masks.full(net(width=5))}),
+    "masks of no kind": (BadValue, "masks", {"masks": {"conv1.weight": torch.ones(4, 3, 3, 3)}}),
+    "masks and keep": (BadValue, "keep", {"masks": Masks.full(net()), "keep": lambda *_: True}),
+    "nothing kept": (NothingPicked, "no weight", {"keep": lambda *_: False}),
+    "no masks": (NothingPicked, "no weight", {"masks": Masks({})}),
+    "no pruner": (BadValue, "pruner", {"pruner": "magnitude"}),
+    "a class": (BadValue, "pruner", {"pruner": Spy}),
+    "no gradients": (BadValue, "gradients", {"pruner": Spy("gradients")}),
+    "gradients no function": (BadValue, "gradients", {"pruner": Spy("gradients"), "gradients": 3}),
+    "no training": (BadValue, "train(model, held)", {"train": None}),
+    "after no function": (BadValue, "after(number, masks)", {"after": [1]}),
+    "unknown wants": (BadValue, "hessian", {"pruner": Spy("hessian")}),
+    "movement of nothing": (BadValue, "movement", {"pruner": Spy("movement"), "train_first": False}),
+    "recalibrate on nothing": (BadValue, "no batches", {"recalibrate": []}),
+    "recalibrate once": (BadValue, "read once", {"recalibrate": iter([torch.zeros(4, 3, 8, 8)])}),
+    "recalibrate other images": (BadValue, "recalibrate", {"recalibrate": [torch.zeros(4, 5, 8, 8)]}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_before_anything_changes(case: str, tmp_path: Path) -> None:
+    error, word, changed = REFUSED[case]
+    model = net()
+    with assert_untouched(model):
+        refused(error, model, word, folder=tmp_path / "run", **changed)
+    assert not (tmp_path / "run").exists()
+
+
+def refused(error: type[Exception], model: nn.Module, *words: str, **changed: Any) -> None:
+    asked = {"train": never, "pruner": magnitude, "share": 0.2, "rounds": 1} | changed
+    assert_raises(error, lambda: run_rounds(model, **asked), *words)
+
+
+def never(*_: object) -> None:
+    raise AssertionError("trained")
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        global_magnitude, random_weights, lowest, in_stages, partial(global_magnitude), lambda round: round.masks,
+        lambda round, share, seed: round.masks, lambda *, round, share: round.masks,
+    ],
+    ids=["factory", "of two arguments", "of three", "of stages", "partial", "one", "three", "keywords"],
+)  # fmt: skip
+def test_a_pruner_that_does_not_take_a_round_and_a_share_is_refused(pruner: Any) -> None:
+    with assert_untouched(model := net()):
+        refused(BadValue, model, "This is no pruner", "pruning.", pruner=pruner)
+
+
+def test_a_pruner_whose_signature_nobody_knows_is_tried() -> None:
+    class Unknown(Spy):
+        __signature__ = "none"
+
+    assert_raises(TypeError, lambda: inspect.signature(Unknown()))
+    assert run_rounds(net(), train, Unknown(), 0.2, 1).alive == 144
+
+
+def test_bad_models_are_refused() -> None:
+    broken = net()
+    nan_in(broken.state_dict(), "conv1.weight")
+    for model, error, word, changed in (
+        (broken, BadValue, "finite", {}),
+        (nn.DataParallel(net()), CannotLook, "module", {}),
+        (nn.Sequential(nn.ReLU()), NothingPicked, "no weight", {}),
+        (nn.Conv2d(3, 4, 3), NothingPicked, "batch norm", {"recalibrate": [torch.zeros(4, 3, 8, 8)]}),
+    ):
+        with assert_untouched(model):
+            refused(error, model, word, **changed)
+
+
+def test_a_pruner_may_refuse_the_share_in_advance() -> None:
+    class Half(Spy):
+        def check(self, share: float) -> None:
+            raise BadValue("too much for me")
+
+    class NoStage(Spy):
+        def stages(self, alive: int, share: float) -> list[Callable[[Round], Masks]]:
+            if share > 0.1:
+                raise BadValue("too much for me")
+            return []
+
+    for pruner in (Half(), NoStage()):
+        with assert_untouched(model := net()):
+            refused(BadValue, model, "too much", pruner=pruner)
+    refused(BadValue, net(), "stages", pruner=NoStage(), share=0.1)
+
+
+# Killed, and gone on
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Clock:
+    """Counts what happens, and stops everything at one moment."""
+
+    def __init__(self, end: int | None, stop: Callable[[], None]) -> None:
+        self.end, self.stop, self.now = end, stop, 0
+
+    def tick(self, *_: object) -> None:
+        self.now += 1
+        if self.now == self.end:
+            self.stop()
+
+    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return called
+
+
+def run(model: nn.Module, folder: Path | None, clock: Clock, pruner: Any, rewind: Any) -> Masks:
+    """A run whose every part draws from the global generators, and which may end at any moment."""
+
+    def drawing(model: nn.Module) -> None:
+        clock.tick()
+        x, y = batch()
+        nn.functional.cross_entropy(model(x), y).backward()
+
+    def after(number: int, masks: Masks) -> None:
+        clock.tick()
+        torch.randn(number)
+        model.eval()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "replace", clock.before(os.replace))
+        patch.setattr(checkpoint, "save_file", clock.before(checkpoint.save_file))
+        patch.setattr(Path, "unlink", clock.before(Path.unlink))
+        return run_rounds(
+            model, partial(train, steps=2, tick=clock.tick), pruner, 0.3, 2, rewind=rewind, gradients=drawing,
+            folder=folder, after=after,
+        )  # fmt: skip
+
+
+def halt() -> None:
+    raise Killed
+
+
+def result(model: nn.Module, masks: Masks) -> list[Tensor]:
+    drawn = torch.tensor([torch.rand(()).item(), numpy.random.random(), random.random()], dtype=torch.float64)
+    return [*state(model).values(), *masks.values(), drawn]
+
+
+STOPPED = {
+    "one cut, init": (Spy("gradients"), "init"),
+    "one cut, fine-tuned": (Spy("gradients"), None),
+    "stages, init": (Stages("movement"), "init"),
+    "stages, fine-tuned": (Stages("movement"), None),
+}
+
+
+@pytest.mark.parametrize("case", ["one cut, init", "stages, fine-tuned"])
+def test_a_run_stopped_at_some_moments_ends_as_if_it_was_not(case: str, tmp_path: Path) -> None:
+    stopped_at_every(29, case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", STOPPED)
+def test_a_run_stopped_at_any_moment_ends_as_if_it_was_not(case: str, tmp_path: Path) -> None:
+    stopped_at_every(1, case, tmp_path)
+
+
+def stopped_at_every(step: int, case: str, home: Path) -> None:
+    pruner, rewind = STOPPED[case]
+
+    def until(moment: int | None, folder: Path | None) -> list[Tensor] | None:
+        begun = folder is not None and (folder / checkpoint.INDEX).is_file()
+        seeded(99 if begun else 5)  # once begun, it does not matter what the process draws, or which weights it has
+        model = net(seed=7 if begun else 0)
+        try:
+            return result(model, run(model, folder, Clock(moment, halt), pruner, rewind))
+        except Killed:
+            return None
+
+    seeded()
+    clock = Clock(None, halt)
+    whole = result(model := net(), run(model, home / "whole", clock, pruner, rewind))
+    assert clock.now > 100
+    assert_bit_equal(until(None, None) or [], whole)
+    for moment in range(1, clock.now + 1, step):
+        folder = home / str(moment)
+        assert until(moment, folder) is None
+        until(13, folder)  # and once more on the way
+        assert_bit_equal(until(None, folder) or [], whole)
+        assert len(list(folder.iterdir())) == (4 if rewind else 3), "old files stay behind"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_a_killed_process_is_gone_on_with_in_another(tmp_path: Path) -> None:
+    pruner, rewind = STOPPED["stages, init"]
+    seeded()
+    clock = Clock(None, halt)
+    whole = result(model := net(), run(model, None, clock, pruner, rewind))
+    call = f"from tests.pruning.test_rounds import kill_and_go_on; kill_and_go_on({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ends = sorted(tmp_path.glob("*/end.safetensors"))
+    assert len(ends) == len(KILLED)
+    for end in ends:
+        assert_bit_equal([one for _, one in sorted(load_file(end).items())], whole)
+
+
+KILLED = random.Random(4).sample(range(1, 150), 4)
+
+
+def kill_and_go_on(home: str) -> None:
+    """Kill a run at some moments, each time in a process of its own, and let another one end it."""
+    pruner, rewind = STOPPED["stages, init"]
+    for moment in KILLED:
+        folder = Path(home) / str(moment)
+        for end in (moment, None):
+            if (child := os.fork()) == 0:
+                torch.set_num_threads(1)
+                seeded()
+                clock = Clock(end, lambda: os.kill(os.getpid(), signal.SIGKILL))
+                ended = result(model := net(), run(model, folder, clock, pruner, rewind))
+                save_file({f"{place:03}": one for place, one in enumerate(ended)}, folder / "end.safetensors")
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if end else 0), (moment, status)
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_goes_on_with_its_random_numbers(tmp_path: Path) -> None:
+    def dropping(clock: Clock, model: nn.Module, held: Held) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        with held(optimizer):
+            for _ in range(3):
+                clock.tick()
+                optimizer.zero_grad()
+                model(torch.randn(8, 6, device="cuda")).square().mean().backward()
+                optimizer.step()
+
+    def ended(end: int | None, folder: Path | None) -> tuple[Masks, nn.Module]:
+        seeded()
+        model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 2)).cuda()
+        clock = Clock(end, halt)
+        return run_rounds(model, partial(dropping, clock), magnitude, 0.3, 2, folder=folder), model
+
+    masks, whole = ended(None, None)
+    assert_raises(Killed, lambda: ended(5, tmp_path))
+    again, model = ended(None, tmp_path)
+    assert again == masks
+    assert all(mask.is_cuda for mask in again.values())
+    for one, other in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# Folders
+
+
+def finished(folder: Path, **changed: Any) -> Masks:
+    asked = {"train": train, "pruner": magnitude, "share": 0.2, "rounds": 1} | changed
+    return run_rounds(net(), folder=folder, **asked)
+
+
+def test_a_finished_folder_gives_its_masks_and_model_at_once(tmp_path: Path) -> None:
+    first, second, closures = net(), net(seed=3), []
+    for _ in range(2):  # two functions at two addresses, as in two processes
+        closures.append(lambda round, share: magnitude(round, share))
+    masks = run_rounds(first, train, closures[0], 0.2, 1, folder=tmp_path)
+    again = run_rounds(second, never, closures[1], 0.2, 1, folder=tmp_path, after=never)
+    assert again == masks
+    assert_bit_equal(state(second).values(), state(first).values())
+    assert second.training is first.training
+
+
+def test_other_files_in_a_folder_stay(tmp_path: Path) -> None:
+    for name in ("notes.txt", "model.safetensors", "state-final.safetensors"):
+        (tmp_path / name).write_text("mine")
+    finished(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "masks-3.safetensors", "model.safetensors", "notes.txt", "rewind-0.safetensors", "rounds.json",
+        "state-3.safetensors", "state-final.safetensors",
+    ]  # fmt: skip
+    assert Masks.load(tmp_path / "masks-3.safetensors").alive == 144
+
+
+def test_what_a_killed_save_left_goes(tmp_path: Path) -> None:
+    finished(tmp_path)
+    there = sorted(tmp_path.iterdir())
+    for name in ("state-2.safetensors", "masks-4.safetensors.tmp"):
+        (tmp_path / name).write_text("half")
+    finished(tmp_path, train=never)
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+def edit_index(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+DAMAGED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+    f"{part} {how}": (f"{part}-*.safetensors", word, change)
+    for part in ("state", "masks", "rewind")
+    for how, word, change in (
+        ("flipped", "damaged", flip),
+        ("cut short", "damaged", lambda path: path.write_bytes(path.read_bytes()[:-5])),
+        ("empty", "damaged", lambda path: path.write_bytes(b"")),
+        ("missing", "missing", lambda path: path.unlink()),
+    )
+} | {
+    "index missing": ("rounds.json", "rounds.json is missing", lambda path: path.unlink()),
+    "index empty": ("rounds.json", "cannot be read", lambda path: path.write_text("")),
+    "index no table": ("rounds.json", "cannot be read", lambda path: path.write_text("[1]")),
+    "index no text": ("rounds.json", "cannot be read", lambda path: path.write_bytes(bytes(range(128, 200)))),
+    "index without digest": ("rounds.json", "cannot be read", lambda path: path.write_text("{}")),
+    "index altered": ("rounds.json", "altered", lambda path: edit_index(path, count=7)),
+    "index of another format": ("rounds.json", "format", lambda path: edit_index(path, format=2)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_folder_is_refused(case: str, tmp_path: Path) -> None:
+    pattern, word, change = DAMAGED[case]
+    finished(tmp_path)
+    (path,) = tmp_path.glob(pattern)
+    change(path)
+    there = {one: one.read_bytes() for one in tmp_path.iterdir()}
+    with assert_untouched(model := net(seed=3)):
+        refused(BadFile, model, word, str(tmp_path), folder=tmp_path)
+    assert {one: one.read_bytes() for one in tmp_path.iterdir()} == there
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with assert_untouched(model := net()):
+        refused(BadFile, model, "no folder", folder=tmp_path / "run")
+
+
+OTHER: dict[str, dict[str, Any]] = {
+    "share": {"share": 0.3},
+    "rounds": {"rounds": 2},
+    "pruner": {"pruner": Spy()},
+    "rewind": {"rewind": net(seed=2).state_dict()},
+    "train_first": {"train_first": False},
+    "masks": {"masks": Masks.full(net())},
+    "prunable": {"keep": lambda name, _: name == "conv1.weight"},
+    "recalibrate": {"recalibrate": [torch.zeros(4, 3, 8, 8)]},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_folder_of_another_run_is_refused(name: str, tmp_path: Path) -> None:
+    finished(tmp_path)
+    with assert_untouched(model := net()):
+        refused(WrongModel, model, f"another run: {name}", str(tmp_path), folder=tmp_path, **OTHER[name])
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with assert_untouched(model := net(width=5)):
+        refused(WrongModel, model, "layout", "conv1.weight", "[5, 3, 3, 3]", "[4, 3, 3, 3]", folder=tmp_path)
+
+
+def test_another_state_to_rewind_to_is_another_run(tmp_path: Path) -> None:
+    finished(tmp_path, rewind=net(seed=1).state_dict())
+    assert finished(tmp_path, rewind=net(seed=1).state_dict(), train=never).alive == 144
+    refused(WrongModel, net(), "rewind", folder=tmp_path, rewind=net(seed=2).state_dict())
+
+
+def test_a_share_that_is_less_than_aps_is_refused_before_training() -> None:
+    trained: list[object] = []
+    pruner = with_ap(global_magnitude(), ap_share=0.3)
+    assert_raises(BadValue, lambda: run_rounds(Net(), lambda *_: trained.append(1), pruner, 0.2, 1), "ap_share=0.3")
+    assert not trained

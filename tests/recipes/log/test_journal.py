@@ -1,0 +1,284 @@
+"""The journal: rows, the bar, the trackers; and that only the first process has any."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.log import journal as module
+from recipes.log.csv_log import LOG, Log, Row
+from recipes.log.journal import Journal
+from surgery import BadFile, BadValue, UnknownName
+from tests.asserts import assert_raises
+
+
+class Terminal(io.StringIO):
+    """A text that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Taken:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def begin(self, number: int) -> None:
+        self.told.append(("begin", number))
+
+    def row(self, number: int, phase: str, numbers: Mapping[str, float]) -> None:
+        self.told.append((number, phase, dict(numbers)))
+
+    def close(self) -> None:
+        self.told.append(("close",))
+
+
+def trained(journal: Journal, phase: str, epochs: int, *, start: int = 0, steps: int = 2) -> None:
+    """A training whose loss is the epoch, told from epoch `start` on."""
+    journal.begin(phase, epochs, steps, epoch=start)
+    for epoch in range(start, epochs):
+        for step in range(steps):
+            journal.step(float(epoch) if step == steps - 1 else None, 8)
+        journal.epoch({"loss": float(epoch), "top1": 0.5, "lr": 0.1})
+
+
+def epochs_of(folder: Path) -> list[tuple[str, int]]:
+    return [(row.phase, row.epoch) for row in Log(folder / LOG).rows()]
+
+
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock that moves only when it is called with seconds."""
+    now = [0.0]
+    monkeypatch.setattr("recipes.log.progress_bar.time.perf_counter", lambda: now[0])
+
+    def move(seconds: float) -> None:
+        now[0] += seconds
+
+    return move
+
+
+# Rows
+
+
+def test_every_epoch_is_a_row(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    trained(journal, "fit", 2)
+    journal.begin("round 1", 1, 3)
+    journal.epoch({"loss": 0.5, "living": 0.8})
+    journal.close()
+    rows = Log(tmp_path / LOG).rows()
+    assert [(row.phase, row.epoch, row.loss, row.top1, row.lr, row.living) for row in rows] == [
+        ("fit", 0, 0.0, 0.5, 0.1, None),
+        ("fit", 1, 1.0, 0.5, 0.1, None),
+        ("round 1", 0, 0.5, None, None, 0.8),
+    ]
+    assert rows[0].images_s and rows[2].images_s is None
+
+
+@pytest.mark.parametrize("killed", range(5))
+def test_a_run_that_was_killed_and_goes_on_has_every_row_once(tmp_path: Path, killed: int) -> None:
+    wanted = [("fit", k) for k in range(4)] + [("round 1", k) for k in range(3)]
+    trained(Journal(tmp_path), "fit", 4)
+    trained(Journal(tmp_path), "round 1", killed)  # killed without a close, after so many epochs
+    for start in range(min(killed, 3) + 1):  # its last checkpoint may be older
+        trained(Journal(tmp_path), "round 1", 3, start=start)
+        assert epochs_of(tmp_path) == wanted
+
+
+def test_it_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    trained(Journal(tmp_path), "fit", 3)
+    journal = Journal(tmp_path)
+    journal.begin("fit", 3, 2, epoch=1, step=1)
+    journal.step(1.0, 8)
+    journal.epoch({"loss": 7.0})
+    assert epochs_of(tmp_path) == [("fit", 0), ("fit", 1)]
+    assert Log(tmp_path / LOG).rows()[1].loss == 7.0
+
+
+def test_speed_is_that_of_training_without_testing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = clock(monkeypatch)
+    journal = Journal(tmp_path)
+    journal.begin("fit", 2, 2)
+    for _ in range(2):
+        for _ in range(2):
+            move(0.25)
+            journal.step(None, 10)
+        move(100.0)  # testing
+        journal.epoch({})
+    assert [row.images_s for row in Log(tmp_path / LOG).rows()] == [40.0, 40.0]
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(None)
+    trained(journal, "fit", 2)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_log_stops_it_before_anything_has_begun(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("epoch,train_loss\n0,1\n")
+    journal = Journal(tmp_path)
+    assert_raises(BadFile, lambda: journal.begin("fit", 1, 1), LOG)
+    assert_raises(BadValue, lambda: journal.epoch({}), "begin")
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "a\ttab"])
+def test_a_phase_is_one_printable_line(tmp_path: Path, name: str) -> None:
+    assert_raises(BadValue, lambda: Journal(tmp_path).begin(name, 1, 1), "printable")
+    assert not (tmp_path / LOG).exists()
+
+
+def test_a_training_begins_first() -> None:
+    assert_raises(BadValue, lambda: Journal(None).step(1.0, 8), "begin")
+    assert_raises(BadValue, lambda: Journal(None).epoch({}), "begin")
+
+
+def test_an_unknown_number_is_refused_and_leaves_no_row(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.begin("fit", 1, 1)
+    assert_raises(BadValue, lambda: journal.epoch({"los": 1.0}), "los", "loss")
+    journal.epoch({"loss": 1.0})
+    assert Log(tmp_path / LOG).rows() == (Row("fit", 0, 1.0),)
+
+
+# The bar, and the lines
+
+
+def test_on_a_terminal_a_bar_shows_speed_loss_accuracy_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, said = Terminal(), []
+    monkeypatch.setattr(sys, "stderr", shown)
+    journal = Journal(None, say=said.append)
+    journal.begin("fit", 2, 5)
+    for epoch in range(2):
+        for step in range(5):
+            time.sleep(0.001)
+            journal.step(0.125 if step == 4 else None, 8)
+        journal.epoch({"loss": 0.125, "top1": 0.75 + epoch / 8})
+    journal.close()
+    last = shown.getvalue().rstrip().rsplit("\r", 1)[-1]
+    assert "fit 2/2" in last and "100%" in last and "10/10" in last
+    assert "images/s" in last and "loss 0.125" in last and "top-1 87.5%" in last
+    assert "<" in last.split("[")[1]  # elapsed<remaining
+    assert said == []
+
+
+def test_the_bar_of_a_run_that_goes_on_stands_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    journal = Journal(None)
+    journal.begin("fit", 4, 10, epoch=2, step=5)
+    assert "fit 3/4" in shown.getvalue() and "25/40" in shown.getvalue()
+    journal.close()
+    journal.close()
+
+
+def test_without_a_terminal_there_is_a_line_for_each_epoch_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, said = io.StringIO(), []
+    monkeypatch.setattr(sys, "stderr", shown)
+    move = clock(monkeypatch)
+    journal = Journal(None, say=said.append)
+    journal.begin("fit", 2, 1)
+    move(0.5)
+    journal.step(0.25, 100)
+    journal.epoch({"loss": 0.25, "top1": 0.5, "lr": 0.1})
+    journal.epoch({"living": 0.8})
+    journal.epoch({})
+    journal.close()
+    assert said == [
+        "fit, epoch 1 of 2: loss 0.250, top-1 50.0%, 200 images/s",
+        "fit, epoch 2 of 2: 80.0% of the weights live",
+        "fit, epoch 3 of 2: done",
+    ]
+    assert shown.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_can_be_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    shown = {quiet: Terminal() if terminal else io.StringIO() for quiet in (True, False)}
+    for quiet, stream in shown.items():
+        monkeypatch.setattr(sys, "stderr", stream)
+        journal = Journal(None, quiet=quiet)
+        trained(journal, "fit", 1)
+        journal.close()
+    assert shown[True].getvalue() == "" and "fit 1/1" in shown[False].getvalue()
+
+
+def test_a_training_without_steps_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    journal = Journal(None)
+    journal.begin("fit", 0, 5)
+    journal.close()
+    assert shown.getvalue() == ""
+
+
+# Trackers
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    one = Taken()
+    monkeypatch.setattr(module, "tracker", lambda name, folder: one)
+    return one
+
+
+def test_trackers_get_the_rows_numbered_through_all_phases(tmp_path: Path, taken: Taken) -> None:
+    journal = Journal(tmp_path, trackers=("tensorboard",))
+    for phase in ("fit", "round 1"):
+        journal.begin(phase, 2, 1)
+        journal.epoch({"loss": 1.0})
+        journal.epoch({"loss": 0.5})
+    journal.close()
+    assert taken.told == [
+        ("begin", 0), (0, "fit", {"loss": 1.0}), (1, "fit", {"loss": 0.5}),
+        ("begin", 2), (2, "round 1", {"loss": 1.0}), (3, "round 1", {"loss": 0.5}), ("close",),
+    ]  # fmt: skip
+
+
+def test_trackers_are_told_where_a_resumed_run_goes_on(tmp_path: Path, taken: Taken) -> None:
+    trained(Journal(tmp_path), "fit", 3)
+    trained(Journal(tmp_path), "round 1", 3)
+    Journal(tmp_path, trackers=("tensorboard",)).begin("round 1", 3, 2, epoch=1)
+    assert taken.told == [("begin", 4)]
+
+
+def test_an_unknown_tracker_is_refused_at_once(tmp_path: Path) -> None:
+    assert_raises(UnknownName, lambda: Journal(tmp_path, trackers=("tensorbord",)), "tensorbord", "tensorboard")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Several processes
+
+
+def test_another_process_writes_and_shows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: Taken
+) -> None:
+    shown, said = Terminal(), []
+    monkeypatch.setattr(sys, "stderr", shown)
+    place(monkeypatch, 1)
+    journal = Journal(tmp_path, trackers=("tensorboard",), say=said.append)
+    quiet = Journal(tmp_path, quiet=True, say=said.append)
+    for one in (journal, quiet):
+        trained(one, "fit", 2)
+        one.close()
+    assert (list(tmp_path.iterdir()), shown.getvalue(), said, taken.told) == ([], "", [], [])
+
+
+def test_the_first_process_of_several_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(monkeypatch, 0)
+    trained(Journal(tmp_path), "fit", 2)
+    assert epochs_of(tmp_path) == [("fit", 0), ("fit", 1)]
+
+
+def place(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)

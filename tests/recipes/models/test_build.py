@@ -1,0 +1,459 @@
+"""Models by name: the right network, its weights strictly, and one clear sentence for everything else."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+import recipes
+import surgery
+from recipes.data import Pictures, cifar10
+from recipes.data.feed import Look, MemoryBatches
+from recipes.models.build import NewHead, build, full_name, input_size, load_weights, names, saved_folder, saved_kwargs
+from recipes.train.finetune import accuracy
+from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, WrongModel
+from tests.asserts import assert_raises
+
+# Counted by hand from the paper: 3 n blocks of two convolutions with their norms, a stem and a linear layer.
+CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+@pytest.mark.parametrize("depth", CIFAR_PARAMETERS)
+def test_a_cifar_resnet_is_the_one_of_the_paper(depth: int) -> None:
+    model = build(f"cifar/resnet{depth}")
+    assert sum(parameter.numel() for parameter in model.parameters()) == CIFAR_PARAMETERS[depth]
+    assert sum(isinstance(module, nn.ReLU) for module in model.modules()) == depth - 1
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert f"resnet{depth}" in names("cifar") and len(names("cifar")) == len(CIFAR_PARAMETERS) + 1
+
+
+def test_the_shortcut_subsamples_and_pads_with_zeros() -> None:
+    block = build("cifar/resnet20").get_submodule("layer2.0")
+    x = torch.rand(1, 16, 8, 8)
+    shortcut = block.shortcut(x)  # type: ignore[operator]
+    assert shortcut.shape == (1, 32, 4, 4)
+    assert torch.equal(shortcut[:, 8:24], x[:, :, ::2, ::2])
+    assert not shortcut[:, :8].any() and not shortcut[:, 24:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("timm/test_resnet", "ResNet"),
+        ("torchvision/squeezenet1_1", "SqueezeNet"),
+        ("torchvision/googlenet", "GoogLeNet"),
+        ("torchvision/lraspp_mobilenet_v3_large", "LRASPP"),
+        ("test_resnet", "ResNet"),
+        ("googlenet", "GoogLeNet"),
+        ("resnet20", "CifarResNet"),
+    ],
+)
+def test_a_name_builds_its_model_without_a_download(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with torch.device("meta"):
+        assert type(build(name)).__name__ == kind
+
+
+def test_keywords_reach_the_builder() -> None:
+    assert build("timm/test_resnet", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
+    assert build("torchvision/squeezenet1_1", num_classes=3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+    assert build("cifar/resnet20", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_a_bare_name_in_two_catalogues_shows_both() -> None:
+    with pytest.raises(BadValue, match="timm/resnet50, torchvision/resnet50"):
+        build("resnet50")
+    assert full_name("googlenet") == "torchvision/googlenet"
+    assert full_name("timm/resnet50") == "timm/resnet50"
+    assert full_name("resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("timm/resnet5O", "timm/resnet50"),
+        ("torchvision/resnet19", "torchvision/resnet18"),
+        ("cifar/resnet21", "cifar/resnet20"),
+        ("squeezenet1_2", "torchvision/squeezenet1_1"),
+        ("keras/resnet50", "timm, torchvision, cifar"),
+        ("resnet50.a1_in1", "resnet50.a1_in1k"),
+        ("timm/test_byobnet.nobody", "r160_in1k"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(name: str, says: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        build(name)
+    assert says in str(caught.value)
+
+
+def test_weights_from_a_file_are_loaded_bit_for_bit(tmp_path: Path) -> None:
+    source = build("cifar/resnet20").eval()
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    for path in (tmp_path / "weights.safetensors", str(tmp_path / "weights.safetensors")):
+        loaded = build("cifar/resnet20", pretrained=path).eval()
+        x = torch.rand(2, 3, 32, 32)
+        assert torch.equal(loaded(x), source(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"linear.bias": None}, "linear.bias missing"),
+        ({"linear.scale": torch.ones(3)}, "linear.scale unknown"),
+        ({"linear.bias": torch.ones(3)}, "linear.bias of another shape"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    model = build("cifar/resnet20")
+    weights = {name: value for name, value in (model.state_dict() | change).items() if value is not None}
+    save_file(weights, tmp_path / "weights.safetensors")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(WrongModel, match=says):
+        load_weights(model, tmp_path / "weights.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_files_that_are_not_plain_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="there is no weights file"):
+        build("cifar/resnet20", pretrained=tmp_path / "none.safetensors")
+    torch.save(build("cifar/resnet20").state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(BadFile, match=r"weights\.pth is not a safetensors file"):
+        build("cifar/resnet20", pretrained=tmp_path / "weights.pth")
+    (tmp_path / "broken.safetensors").write_bytes(b"no header")
+    with pytest.raises(BadFile, match="cannot be read as safetensors"):
+        build("cifar/resnet20", pretrained=tmp_path / "broken.safetensors")
+
+
+def test_weights_of_an_edited_model_are_refused(tmp_path: Path) -> None:
+    model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
+    surgery.save(model, tmp_path / "saved")
+    copied = shutil.copy(tmp_path / "saved" / "model.safetensors", tmp_path)  # away from its surgery.json
+    with pytest.raises(BadFile, match="weights of an edited model"):
+        build("cifar/resnet20", pretrained=copied)
+
+
+def test_published_weights_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(BadValue, match="no published weights"):
+        build("cifar/resnet20", pretrained=True)
+    with pytest.raises(BadValue, match="publishes no weights for botnet50ts_256"):
+        build("timm/botnet50ts_256", pretrained=True)
+
+
+def test_a_failed_download_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(SurgeryError, match=r"weights of torchvision/squeezenet1_1 could not be fetched") as caught:
+        build("torchvision/squeezenet1_1", pretrained=True)
+    assert "no route to host" in str(caught.value) and "and more" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def pictures(surgery_data: Path) -> Pictures:
+    pictures = cifar10(surgery_data / "data" / "cifar10", shards=()).test
+    assert pictures is not None
+    return pictures
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("depth", "expected"), [(20, 0.9173), (32, 0.9263), (44, 0.9310), (56, 0.9339)])
+def test_the_shared_weights_load(depth: int, expected: float, surgery_data: Path, pictures: Pictures) -> None:
+    model = build(f"cifar/resnet{depth}", pretrained=surgery_data / "weights" / f"cifar10_resnet{depth}.safetensors")
+    some = pictures.shuffled().first(300)
+    assert accuracy(model, MemoryBatches(some, Look(32), 250)) == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_resnet20_scores_what_it_should(surgery_data: Path, pictures: Pictures) -> None:
+    model = build("cifar/resnet20", pretrained=surgery_data / "weights" / "cifar10_resnet20.safetensors")
+    assert round(accuracy(model, MemoryBatches(pictures, Look(32), 250)), 4) == 0.9173
+
+
+def test_a_saved_folder_that_names_its_model_is_all_it_takes(tmp_path: Path) -> None:
+    model, _ = surgery.transform(build("cifar/resnet20", num_classes=4), surgery.erase_relu(share=0.5))
+    surgery.save(model.eval(), tmp_path, name="cifar/resnet20", kwargs={"num_classes": 4})
+    again = recipes.load_model(tmp_path).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+    assert len(surgery.find_sites(again)) == len(surgery.find_sites(model))
+
+
+def test_a_saved_folder_without_a_name_asks_for_the_model(tmp_path: Path) -> None:
+    model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
+    surgery.save(model, tmp_path)
+    with pytest.raises(BadFile, match=r"surgery\.load\(folder, model="):
+        recipes.load_model(tmp_path)
+
+
+def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Path) -> None:
+    plain = build("cifar/resnet20")
+    save_file(plain.state_dict(), tmp_path / "plain.safetensors")
+    (tmp_path / "surgery.json").write_text("{}")
+    loaded = build("cifar/resnet20", pretrained=tmp_path / "plain.safetensors")
+    assert torch.equal(loaded.get_parameter("linear.weight"), plain.get_parameter("linear.weight"))
+
+
+# -- published weights, from the caches of the libraries ---------------------------------------------------------------
+
+
+def same(one: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
+    """Whether all weights are equal, those named `but` excepted, which differ in shape."""
+    first, second = one.state_dict(), other.state_dict()
+    return list(first) == list(second) and all(
+        first[name].shape != second[name].shape if name in but else torch.equal(first[name], second[name])
+        for name in first
+    )
+
+
+@pytest.fixture
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a file where torchvision would keep the weights of a model that it has downloaded."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+
+    def keep(short: str, weights: Any) -> None:
+        folder = tmp_path / "hub" / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        url = torchvision.models.get_model_weights(short).DEFAULT.url
+        torch.save(weights, folder / url.rpartition("/")[2])
+
+    return keep
+
+
+@pytest.fixture
+def timm_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The model whose weights lie in the cache of huggingface_hub, as those of timm/test_resnet; no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = timm.create_model("test_resnet")
+    place = tmp_path / ("models--" + timm.models.get_pretrained_cfg("test_resnet").hf_hub_id.replace("/", "--"))
+    for folder in ("refs", f"snapshots/{'0' * 40}"):
+        (place / folder).mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    save_file(model.state_dict(), place / "snapshots" / ("0" * 40) / "model.safetensors")
+    return model
+
+
+def test_torchvision_loads_its_weights(torch_home: Callable[..., None]) -> None:
+    source = torchvision.models.squeezenet1_1()
+    torch_home("squeezenet1_1", source.state_dict())
+    assert same(build("torchvision/squeezenet1_1", pretrained=True), source)
+    assert same(build("torchvision/squeezenet1_1", pretrained=True, num_classes=1000), source)
+
+
+def test_timm_loads_its_weights(timm_weights: nn.Module) -> None:
+    assert same(build("timm/test_resnet", pretrained=True), timm_weights)
+    assert same(build("timm/test_resnet.r160_in1k", pretrained=True, num_classes=1000), timm_weights)
+
+
+def test_timm_without_a_cache_or_a_network_is_one_sentence(timm_weights: nn.Module) -> None:
+    assert_raises(SurgeryError, lambda: build("timm/test_vit", pretrained=True), "weights of timm/test_vit could not")
+
+
+def test_other_classes_get_a_new_head_in_torchvision(torch_home: Callable[..., None]) -> None:
+    source = torchvision.models.squeezenet1_1()
+    torch_home("squeezenet1_1", source.state_dict())
+    with pytest.warns(NewHead, match=r"torchvision/squeezenet1_1 is new: 3 classes, where the weights have 1000"):
+        model = build("torchvision/squeezenet1_1", pretrained=True, num_classes=3)
+    assert same(model, source, but=("classifier.1.weight", "classifier.1.bias"))
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_a_new_head_keeps_what_comes_with_the_weights(torch_home: Callable[..., None]) -> None:
+    source = torchvision.models.googlenet(init_weights=False)
+    torch_home("googlenet", source.state_dict())
+    with pytest.warns(NewHead):
+        model = build("torchvision/googlenet", pretrained=True, num_classes=3)
+    published = torchvision.models.googlenet(weights="DEFAULT")
+    assert model.transform_input is published.transform_input is True and model.aux_logits is published.aux_logits
+    assert same(model, published, but=("fc.weight", "fc.bias"))
+
+
+def test_other_classes_get_a_new_head_in_timm(timm_weights: nn.Module) -> None:
+    with pytest.warns(NewHead, match="timm/test_resnet is new: 3 classes, where the weights have 1000"):
+        model = build("timm/test_resnet", pretrained=True, num_classes=3)
+    assert same(model, timm_weights, but=("fc.weight", "fc.bias"))
+    assert build("timm/test_resnet", pretrained=True, num_classes=0)(torch.rand(2, 3, 32, 32)).ndim == 2  # no warning
+
+
+@pytest.mark.parametrize("name", ["cifar/resnet20", "timm/test_vit", "torchvision/squeezenet1_1"])
+def test_other_classes_get_a_new_head_beside_a_file(name: str, tmp_path: Path) -> None:
+    source = build(name, num_classes=7)
+    save_file(source.state_dict(), file := tmp_path / "weights.safetensors")
+    with pytest.warns(NewHead, match=f"{name} is new: 3 classes, where the weights have 7"):
+        model = build(name, pretrained=file, num_classes=3)
+    head = [key for key, one in source.state_dict().items() if len(one.shape) and one.shape[0] == 7]
+    assert len(head) == 2 and same(model, source, but=tuple(head))
+    assert_raises(WrongModel, lambda: build(name, pretrained=file), head[0])  # nobody asked for other classes
+    assert same(build(name, pretrained=file, num_classes=7), source)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"linear.weight": torch.ones(7, 32)},
+        {"linear.bias": torch.ones(8)},
+        {"linear.bias": torch.ones(())},
+        {"linear.bias": torch.ones(3)},
+        {"conv1.weight": torch.ones(7, 3, 3, 3)},
+        {"more": torch.ones(3)},
+        {"bn1.bias": None},
+    ],
+)
+def test_a_file_that_differs_in_more_than_its_head_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    weights = build("cifar/resnet20", num_classes=7).state_dict() | change
+    file = tmp_path / "weights.safetensors"
+    save_file({name: value for name, value in weights.items() if value is not None}, file)
+    assert_raises(WrongModel, lambda: build("cifar/resnet20", pretrained=file, num_classes=3), "not those of this")
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return exec, ("raise AssertionError('foreign code ran')",)
+
+
+def test_nothing_but_tensors_is_unpickled(torch_home: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        pickle.loads(pickle.dumps(Code()))
+    torch_home("squeezenet1_1", {"classifier.1.bias": Code()})
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    before = dict(os.environ)
+    assert_raises(BadFile, lambda: build("torchvision/squeezenet1_1", pretrained=True), "more than weights")
+    assert dict(os.environ) == before
+
+
+def test_tied_weights_are_loaded_under_both_names(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.two.weight = self.one.weight
+
+    source, model = Tied(), Tied()
+    surgery.save(source, tmp_path, name="mine/tied")
+    load_weights(model, tmp_path / "model.safetensors")
+    assert same(model, source)
+
+
+# -- saved folders by name ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, nn.Module]:
+    model, _ = surgery.transform(build("cifar/resnet20", num_classes=4), surgery.erase_relu(share=0.5))
+    surgery.save(model.eval(), tmp_path / "out", name="cifar/resnet20", kwargs={"num_classes": 4})
+    return tmp_path / "out", model
+
+
+def test_a_saved_folder_is_a_name(saved: tuple[Path, nn.Module]) -> None:
+    folder, model = saved
+    images = torch.rand(2, 3, 32, 32)
+    for name in (folder, str(folder)):
+        assert full_name(name) == "cifar/resnet20"
+        assert saved_kwargs(name) == {"num_classes": 4}
+        assert saved_folder(name) == folder
+        assert torch.equal(build(name, num_classes=4).eval()(images), model(images))
+    assert saved_folder("cifar/resnet20") is None and saved_folder("nothing") is None
+
+
+def test_a_model_without_edits_is_a_name_too(tmp_path: Path) -> None:
+    model = build("timm/test_vit", num_classes=3).eval()
+    surgery.save(model, tmp_path, name="timm/test_vit", kwargs={"num_classes": 3})
+    images = torch.rand(2, 3, 160, 160)
+    assert torch.equal(build(tmp_path).eval()(images), model(images))
+    plain = build("timm/test_vit", pretrained=tmp_path / "model.safetensors", num_classes=3).eval()
+    assert torch.equal(plain(images), model(images))
+
+
+def test_a_saved_folder_stays_as_it_is(saved: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    folder, _ = saved
+    assert_raises(BadValue, lambda: build(folder, num_classes=5), "num_classes", "num_classes=4")
+    assert_raises(BadValue, lambda: build(folder, pretrained=tmp_path / "a.safetensors"), "pretrained")
+
+
+def test_what_is_a_model_and_a_folder_shows_both(
+    saved: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = saved
+    shutil.copytree(folder, folder / "resnet20")
+    shutil.copytree(folder, folder / "cifar" / "resnet20")
+    monkeypatch.chdir(folder)
+    assert_raises(BadValue, lambda: build("resnet20"), "a model and a folder", "./resnet20")
+    assert saved_kwargs("./resnet20") == {"num_classes": 4}
+    assert build("cifar/resnet20")(torch.rand(2, 3, 32, 32)).shape == (2, 10)  # the catalogue's
+    assert_raises(UnknownName, lambda: full_name("runs/none"), "no folder runs/none written by surgery.save")
+    assert_raises(BadFile, lambda: full_name(Path("runs")), "no folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("hf-hub:somebody/net", {}),
+        ("./other", {}),
+        ("resnet20", {}),
+        ("torchvision/resnet18", {"weights": "DEFAULT"}),
+        ("timm/resnet18", {"checkpoint_path": "x.pth"}),
+    ],
+)
+def test_a_saved_folder_leads_nowhere_else(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    surgery.save(build("cifar/resnet20"), tmp_path, name=name, kwargs=kwargs)
+    for verb in (full_name, build, recipes.load_model, saved_kwargs):
+        assert_raises(BadFile, lambda verb=verb: verb(tmp_path))
+
+
+def test_a_damaged_folder_is_named(saved: tuple[Path, nn.Module]) -> None:
+    folder, _ = saved
+    data = json.loads((folder / "surgery.json").read_text())
+    (folder / "surgery.json").write_text(json.dumps(data | {"model": {"name": "timm/resnet18", "kwargs": {}}}))
+    assert_raises(BadFile, lambda: full_name(str(folder)), "do not belong together")
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("timm/vit_tiny_patch16_224", 224),
+        ("timm/mixer_s32_224", 224),
+        ("timm/test_vit", None),  # adapts its positions
+        ("timm/test_resnet", None),
+        ("torchvision/vit_b_32", 224),
+        ("torchvision/maxvit_t", 224),
+        ("torchvision/squeezenet1_1", None),
+        ("cifar/resnet20", None),
+    ],
+)
+def test_some_models_insist_on_a_size(name: str, size: int | None) -> None:
+    assert input_size(name) == size
+
+
+def test_a_model_insists_on_the_size_it_was_built_for(tmp_path: Path) -> None:
+    model = build("timm/vit_tiny_patch16_224", img_size=32, depth=1)
+    assert input_size(model) == 32
+    assert input_size(build("timm/vit_tiny_patch16_224", dynamic_img_size=True, depth=1)) is None
+    assert input_size(nn.Linear(2, 2)) is None
+    surgery.save(model, tmp_path, name="timm/vit_tiny_patch16_224", kwargs={"img_size": 32, "depth": 1})
+    assert input_size(tmp_path) == 32

@@ -1,0 +1,134 @@
+"""Held: constants are found where code holds them, at little cost, and nobody's code runs for it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgery
+from surgery.isolation import held_tensors as held
+from surgery.isolation.held_tensors import held_by_code, held_in
+
+
+class Shelf(Mapping[str, Tensor]):
+    """A mapping that reads a file, so to say, whenever it is asked for something."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[str]:
+        Shelf.asked += 1
+        return iter("abc")
+
+    def __getitem__(self, key: str) -> Tensor:
+        Shelf.asked += 1
+        return torch.zeros(4)
+
+
+class Boxed(list[Tensor]):
+    """A list that says something else when it is iterated."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise AssertionError("asked")
+
+
+SHELF = Shelf()
+TABLES = [torch.rand(4) for _ in range(200)]
+BIG = [(f"p{number}", number) for number in range(20_000)]
+
+
+def _table(number: int) -> Tensor:
+    return TABLES[number]
+
+
+class Net(nn.Module):
+    """Adds constants of the module to what enters a sigmoid; the rest of the globals is none of its business."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.shelf = nn.Linear(4, 4), nn.Linear(4, 4), SHELF
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + TABLES[199] * len(BIG)
+        return self.b(torch.sigmoid(y + _table(3)))
+
+
+def test_a_mapping_is_not_asked_and_constants_are_found() -> None:
+    Shelf.asked = 0
+    [site] = surgery.find_sites(Net(), torch.rand(2, 4))
+    assert (site.role, site.fed_by, site.feeds) == ("nonlinearity", ("linear",), ("linear",))
+    assert Shelf.asked == 0
+
+
+def test_a_big_list_is_left_and_nothing_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    parts = held._parts
+
+    def counted(value: object, most: int | None) -> list[object]:
+        looked.append(value)
+        return parts(value, most)
+
+    monkeypatch.setattr(held, "_parts", counted)
+    read: dict[int, object] = {}
+    [frame] = _running()
+    found = list(held_by_code(frame, read))
+    assert {id(one) for one in TABLES} <= {id(one) for one in found}
+    assert len({id(one) for one in looked} & set(map(id, BIG))) < 5000  # of 20,000
+    looked.clear()
+    assert not list(held_by_code(frame, read))
+    assert not looked
+
+
+def _running() -> list[FrameType]:
+    """The frame of code that mentions the big list and the tables."""
+    return [sys._getframe()] if BIG and TABLES else []
+
+
+def test_containers_are_read_without_their_own_methods_and_in_order() -> None:
+    one, two, three, four = (torch.rand(1) for _ in range(4))
+    nested = (one, {"a": Boxed([two]), "b": [three]}, SHELF, four)
+    assert [id(value) for value in held_in(nested)] == list(map(id, (one, two, three, four)))
+    assert [id(value) for value in held_in(nested, 5)] == list(map(id, (one, two)))
+
+
+def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator that keeps its cache in a variable of its own."""
+    known = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def asked(*args: int) -> Tensor:
+        return known(*args)
+
+    return asked
+
+
+class Anchored(nn.Module):
+    """Adds anchors that are made once to what enters a sigmoid, as detectors of `transformers` do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @staticmethod
+    @cached
+    def anchors(width: int) -> Tensor:
+        return torch.arange(width) / width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.linear(x) + Anchored.anchors(x.shape[-1]))
+
+
+def test_what_a_cache_behind_a_decorator_held_before_is_a_constant() -> None:
+    model, x = Anchored(), torch.rand(2, 4)
+    (fresh,) = surgery.find_sites(model, x)
+    assert (fresh.fed_by, fresh.joins_by) == (("linear",), None)
+    model(x)
+    assert list(surgery.find_sites(model, x)) == [fresh], "the anchors were made in a run of the model"

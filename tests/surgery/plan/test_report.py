@@ -1,0 +1,146 @@
+"""Reports: what was done, told by looking again."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+import surgery
+from surgery.plan.report import Report, check_outcome
+from surgery.plan.rules import Rule
+from tests import models
+from tests.asserts import assert_raises
+from tests.models import picture
+
+
+def report_of(model: nn.Module, *rules: Rule) -> Report:
+    return surgery.transform(model, rules, picture())[1]
+
+
+def test_a_report_of_erasing() -> None:
+    assert str(report_of(models.ResidualNet(), surgery.erase_relu())).splitlines() == [
+        "2 of 5 relu calls erased; 3 calls kept",
+        "  site               block     was       is",
+        "  layer1.0.relu 2/2  layer1.0  relu  ->  -",
+        "  layer1.1.relu 2/2  layer1.1  relu  ->  -",
+        "  kept: 2 not the last of its module",
+        "  kept: 1 in the stem",
+        "  parameters unchanged",
+    ]
+
+
+def test_a_report_names_new_parameters() -> None:
+    report = report_of(models.BottleneckNet(), surgery.erase_relu(), surgery.swap("prelu", position=1))
+    assert report.added == ("body.0.act1.weight", "body.1.act1.weight")
+    lines = str(report).splitlines()
+    assert lines[:2] == ["2 of 6 relu calls replaced by prelu", "2 of 6 relu calls erased; 2 calls kept"]
+    assert lines[-1] == "  new parameters: body.0.act1.weight, body.1.act1.weight"
+
+
+def test_a_report_names_parameters_that_are_gone() -> None:
+    report = report_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)), surgery.erase())
+    assert report.removed == ("1.weight",)
+    assert str(report).splitlines()[-1] == "  parameters gone: 1.weight"
+
+
+def test_a_report_holds_the_sites_found_after_by_looking_again() -> None:
+    model = models.ResidualNet()
+    edited, report = surgery.transform(model, surgery.erase_relu(), picture())
+    assert list(report.before) == list(surgery.find_sites(model, picture()))
+    assert list(report.after) == list(surgery.find_sites(edited, picture()))
+    assert report.plan.rules == (surgery.erase_relu(),)
+
+
+@pytest.mark.parametrize("optional", [{"optional": True}, {"expect": 0}], ids=str)
+def test_a_report_of_nothing(optional: dict[str, int]) -> None:
+    report = report_of(models.MobileNet(), surgery.erase_relu(**optional))  # type: ignore[arg-type]
+    assert report.added == report.removed == ()
+    assert str(report).splitlines() == [
+        "nothing was asked for here; 2 calls kept",
+        "  kept: 2 its module ends linear already",
+        "  parameters unchanged",
+    ]
+
+
+def test_an_outcome_is_checked_call_by_call() -> None:
+    model = models.BottleneckNet()
+    sites = surgery.find_sites(model, picture())
+    plan = surgery.make_plan(sites, surgery.erase_relu())
+    done = surgery.transform(model, surgery.erase_relu(), picture())[1].after
+    check_outcome(plan, done)
+    for wrong in (sites, done[:-1], surgery.transform(model, surgery.swap("gelu"), picture())[1].after):
+        assert_raises(surgery.NotProved, lambda wrong=wrong: check_outcome(plan, wrong), "4 calls")
+
+
+def test_a_parameter_replaced_under_its_own_name_is_new_and_gone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4))
+    _, report = surgery.transform(model, surgery.swap("prelu"), picture())
+    assert (report.added, report.removed) == (("1.weight",), ("1.weight",))
+
+
+def test_the_calls_kept_are_said_once() -> None:
+    report = report_of(models.BottleneckNet(), surgery.erase_relu(), surgery.swap("prelu", position=1))
+    assert str(report).count("calls kept") == 1
+
+
+def test_a_report_of_lines_and_of_scores() -> None:
+    report = report_of(models.ResidualNet(), surgery.erase_relu(stand_in="affine"), surgery.rectify_scores())
+    lines = str(report).splitlines()
+    assert lines[0] == "2 of 5 relu calls erased, with an affine stand-in"
+    assert lines[1] == "rectified_scores put behind the classifier; 3 calls kept"
+    assert [line.split() for line in lines[2:6]] == [
+        ["site", "block", "was", "is"],
+        ["layer1.0.relu", "2/2", "layer1.0", "relu", "->", "-", "(affine)"],
+        ["layer1.1.relu", "2/2", "layer1.1", "relu", "->", "-", "(affine)"],
+        ["fc.scores", "-", "none", "->", "rectified_scores"],
+    ]
+    assert not [line for line in lines if "begins as" in line]
+    assert len(report.added) == 4
+
+
+def test_a_report_says_how_new_functions_begin_once_for_each_pair() -> None:
+    report = report_of(models.BottleneckNet(), surgery.swap("prelu", position=1), surgery.swap("gelu", position=2))
+    lines = [line.strip() for line in str(report).splitlines() if "begins as" in line]
+    assert lines[0] == "prelu begins as relu: exactly"
+    worst = max((edit.site for edit in report.plan.edits if edit.make == "gelu"), key=lambda site: report.far[site])
+    assert lines[1] == f"gelu begins as relu: up to {report.far[worst]:.2g} away ({worst})"
+    assert len(lines) == 2 and set(report.far) == {edit.site for edit in report.plan.edits}
+
+
+def test_what_is_kept_has_no_beginning() -> None:
+    report = report_of(models.BottleneckNet(), surgery.swap("gelu", position=1))
+    assert {site.position for site in report.far} == {1}
+    assert report_of(models.BottleneckNet(), surgery.erase()).far == {}
+
+
+class WithMore(surgery.Recipe):
+    """A recipe that asks for more than surgery."""
+
+    left_out = ("pruning", "fine-tuning")
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ((), None),
+        (("pruning",), "  left out: pruning (surgery run does it)"),
+        (("pruning", "fine-tuning"), "  left out: pruning, fine-tuning (surgery run does them)"),
+    ],
+)
+def test_what_a_recipe_asks_for_beyond_surgery_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], line: str | None
+) -> None:
+    monkeypatch.setattr(WithMore, "left_out", parts)
+    recipe = WithMore("mine", (surgery.erase_relu(),))
+    model = models.ResidualNet()
+    _, report = surgery.transform(model, recipe, picture())
+    plan = surgery.make_plan(surgery.find_sites(model, picture()), recipe)
+    assert report.plan.left_out == plan.left_out == parts
+    for text in (str(report), str(plan)):
+        assert [one for one in text.splitlines() if "left out" in one] == ([line] if line else [])
+    assert str(report).splitlines()[-1] == (line or "  parameters unchanged")
+
+
+def test_a_recipe_without_rules_says_what_it_holds() -> None:
+    recipe = WithMore("mine", ())
+    assert_raises(surgery.BadValue, lambda: surgery.transform(models.ResidualNet(), recipe), "no rule", "left out: pr")
