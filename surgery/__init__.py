@@ -4,6 +4,7 @@ Look with `find_sites`, cut with `transform`, go back with `undo`, keep the resu
 """
 
 from surgery import activations as activations
+from surgery import old_names
 from surgery.errors import BadFile as BadFile
 from surgery.errors import BadValue as BadValue
 from surgery.errors import CannotEdit as CannotEdit
@@ -45,3 +46,5 @@ from surgery.transforms import apply_plan as apply_plan
 from surgery.transforms import transform as transform
 from surgery.transforms import transform_ as transform_
 from surgery.transforms import undo as undo
+
+old_names.install()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,20 @@ from torch import nn
 from surgery.isolation.meta_copy import HISTORY
 
 
+class _Pickled:
+    """Comes out of a pickle whole, also out of one that an earlier version wrote before a field was added."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        kept = state[1]
+        for one in fields(self):  # type: ignore[arg-type]
+            made = one.default if one.default_factory is MISSING else one.default_factory()
+            setattr(self, one.name, kept.get(one.name, made))
+
+
 @dataclass(slots=True, eq=False)
-class Step:
+class Step(_Pickled):
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
     `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time,
@@ -32,7 +44,7 @@ class Step:
 
 
 @dataclass(slots=True, eq=False)
-class History:
+class History(_Pickled):
     """The steps of one model, oldest first, and the progress and training step last set on it."""
 
     steps: list[Step] = field(default_factory=list)
