@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ WRITE_TO_NEW_OBJECTS = {
     "surgery.isolation.meta_copy": {"_copy_whole", "shallow"},
     "surgery.edit.replacement": {"_kept"},
     "surgery.look.example": {"mapped"},
+    "surgery.old_names": {"exec_module"},
     "surgery.isolation.surroundings": {"put"},  # gives names outside of models back what a look took from them
 }
 WRITING_METHODS = {"add_module", "register_module", "set_submodule", "register_parameter", "register_buffer"}
@@ -80,6 +82,22 @@ def test_no_import_cycles() -> None:
         for module in SOURCES
     }
     assert len(list(TopologicalSorter(graph).static_order())) == len(SOURCES)
+
+
+FOLDERS = sorted({path.parent for path in SOURCES.values()})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 14
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_package_hides_a_module_of_its_own(folder: Path) -> None:
+    package = import_module(".".join(folder.relative_to(ROOT).parts))
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    hidden = {name for name in modules if callable(getattr(package, name, None))}
+    assert not hidden, f"{package.__name__} has functions that hide its modules: {sorted(hidden)}"
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name.split(".")[0] == "surgery"])

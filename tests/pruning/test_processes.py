@@ -27,7 +27,7 @@ import pruning
 from pruning.processes import averaged
 from surgery import BadValue
 from tests.asserts import assert_raises
-from tests.pruning.test_agree import gradients_on, data_of
+from tests.pruning.test_processes import gradients_on, data_of
 from tests.pruning.tiny import tiny_net
 torch.set_num_threads(1)
 rank, folder = int(sys.argv[1]), sys.argv[2]

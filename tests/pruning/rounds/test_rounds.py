@@ -728,7 +728,7 @@ def test_a_killed_process_is_gone_on_with_in_another(tmp_path: Path) -> None:
     seeded()
     clock = Clock(None, halt)
     whole = result(model := net(), run(model, None, clock, pruner, rewind))
-    call = f"from tests.pruning.test_rounds import kill_and_go_on; kill_and_go_on({str(tmp_path)!r})"
+    call = f"from tests.pruning.rounds.test_rounds import kill_and_go_on; kill_and_go_on({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ends = sorted(tmp_path.glob("*/end.safetensors"))

@@ -499,7 +499,7 @@ def run(folder: Path | None, end: int | None = None, opt: str = "lamb") -> list[
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Callable[..., None]]:
     """Calls a function of this module in another process, which may fork: here, autograd may have threads by now."""
-    code = "from tests.recipes.test_finetune import serve; serve()"
+    code = "from tests.recipes.train.test_finetune import serve; serve()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -35,7 +35,7 @@ TRANSACTION = {
         "repair/affine_fit",
         "serialization/save_load",
         "serialization/weights",
-    )  # fmt: skip
+    )
 }
 
 
