@@ -22,7 +22,7 @@ def check_torchvision() -> None:
         # The cause is told in one line; its traceback through torchvision's files would bury it.
         raise SurgeryError(
             "torchvision is not installed." if missing else f"torchvision does not work with this torch: {says}.",
-            there=f"torch {_installed('torch')}, torchvision {_installed('torchvision')}",
+            asked=f"torch {_installed('torch')}, torchvision {_installed('torchvision')}",
             try_="installing both with one command, from the same index: pip install --upgrade torch torchvision",
         ) from None
 

@@ -1,4 +1,4 @@
-"""The errors of the library: one family, each says what was asked, what is there, what to try."""
+"""The errors of the library: one family; each says what it got, what is available, and gives a hint."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class SurgeryError(Exception):
-    """Any refusal of this library. A call that raises it has changed nothing.
+    """Any error of this library. A call that raises it has changed nothing.
 
-    The message is one sentence, followed by up to three short lines:
-    what was `asked` for, what is `there`, and what to `try_` instead. `sites` are the activation calls that cannot be
-    edited, none where the refusal is of something else.
+    The message is one sentence, followed by up to three short lines: "got" what was passed or found (`asked`), what is
+    "available" or expected instead (`there`), and a "hint" (`try_`). `sites` are the activation calls that cannot be
+    edited; empty if the error is about something else.
     """
 
     sites: tuple[Site, ...] = ()
 
     def __init__(self, problem: str, *, asked: str = "", there: str = "", try_: str = "") -> None:
-        facts = [("asked for", asked), ("there is", there), ("try", try_)]
+        facts = [("got:", asked), ("available:", there), ("hint:", try_)]
         super().__init__("\n".join([problem] + [f"  {label:<10} {text}" for label, text in facts if text]))
 
 
@@ -31,23 +31,23 @@ class BadValue(SurgeryError, ValueError):
 
 
 class UnknownName(SurgeryError, LookupError):
-    """A name or a path that does not exist here."""
+    """A name or a path that does not exist."""
 
 
 class NothingPicked(SurgeryError):
-    """A rule that picks no site."""
+    """A rule that matches no site."""
 
 
 class CountChanged(SurgeryError):
-    """A rule that picks another number of sites than it expects."""
+    """A rule that matches a different number of sites than it expects."""
 
 
 class RuleConflict(SurgeryError):
-    """Two rules that want the same site."""
+    """Two rules that match the same site."""
 
 
 class CannotLook(SurgeryError):
-    """A model whose calls cannot be observed: it does not run, or it hides them."""
+    """A model whose calls cannot be observed: it does not run, or it hides its calls."""
 
 
 class CannotEdit(SurgeryError):
@@ -55,36 +55,36 @@ class CannotEdit(SurgeryError):
 
 
 class NotProved(SurgeryError):
-    """An edit that did not do exactly what it should; it was taken back."""
+    """An edit that failed its proof: it changed something else, or not what it should. It was reverted."""
 
 
 class NotEdited(SurgeryError):
-    """A model that carries no edit of this library."""
+    """A model that was not edited by this library."""
 
 
 class WrongModel(SurgeryError):
-    """A saved edit offered to a model it was not made for."""
+    """A saved edit applied to a model it was not made for."""
 
 
 class BadFile(SurgeryError):
-    """A saved folder or a recipe file that is incomplete, altered or not ours."""
+    """A saved folder or a recipe file that is incomplete, damaged, or in an unknown format."""
 
 
 @contextmanager
 def about(sites: Iterable[Site]) -> Iterator[None]:
-    """A refusal raised inside is of these sites, unless it says itself which ones cannot be edited."""
+    """Errors raised inside are about these sites, unless they name their own."""
     try:
         yield
-    except SurgeryError as refusal:
-        refusal.sites = refusal.sites or tuple(sites)
+    except SurgeryError as error:
+        error.sites = error.sites or tuple(sites)
         raise
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
-    """The names most like `name`, best first, joined for a message ("" if none is close)."""
+    """The names closest to `name`, best first, joined for a message ("" if none is close)."""
     return ", ".join(get_close_matches(name, sorted(set(names)), n=count, cutoff=0.5))
 
 
 def cause_of(error: BaseException) -> str:
-    """Somebody else's error in one line, for a message: its kind and the first line of what it says."""
+    """An error of another library in one line: its type and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"surgery: {message}; try {self.prog} --help\n")
+        self.exit(2, f"surgery: {message}; hint: {self.prog} --help\n")
 
 
 def command(

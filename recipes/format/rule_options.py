@@ -89,7 +89,7 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
 def one_line(error: SurgeryError) -> str:
     """An error in one line, without what was asked for, which the reader has before them."""
     first, *facts = str(error).splitlines()
-    told = [" ".join(fact.split()) for fact in facts if not fact.startswith("  asked for")]
+    told = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
     return "; ".join([first.rstrip("."), *told])
 
 

@@ -149,12 +149,12 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["sites", "timm/resnet5O"], "there is no model 'timm/resnet5O'; there is "),
-        (["sites", "resnet50"], "timm/resnet50, torchvision/resnet50; try one of them in full"),
-        (["sites", *SMALL, "--where", "block=layer9"], "no site has a block like 'layer9'; there is layer1.0"),
-        (["sites", *SMALL, "--where", "blok=layer9"], "try block"),
+        (["sites", "timm/resnet5O"], "there is no model 'timm/resnet5O'; available: "),
+        (["sites", "resnet50"], "timm/resnet50, torchvision/resnet50; hint: one of them in full"),
+        (["sites", *SMALL, "--where", "block=layer9"], "no site has a block like 'layer9'; available: layer1.0"),
+        (["sites", *SMALL, "--where", "blok=layer9"], "hint: block"),
         (["sites", *SMALL, "--shape", "2,x"], "'2,x' is not a shape such as 2,3,224,224"),
-        (["transform", *SMALL], "there is nothing to do; try --rule RULE, or --recipe NAME"),
+        (["transform", *SMALL], "there is nothing to do; hint: --rule RULE, or --recipe NAME"),
         (["transform", *SMALL, *ERASE, "--recipe", "resnet-erase-last"], "not allowed with argument --rule"),
         (["transform", *SMALL, "--recipe", "resnet-erase-lst"], "resnet-erase-last"),
         (["finetune", *TRAIN, "--lr", "-1"], "it is at least 0"),
@@ -167,12 +167,12 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
         (["finetune", *TRAIN, "--img-size", "0"], "0 is less than 1"),
         (["finetune", *TRAIN, "--push-to-hub", "no name!!"], "is no name of a repository"),
         (["plot", "nowhere"], "nowhere has nothing to draw"),
-        (["transform", *SMALL, "--rule", "erase_rellu"], "there is no rule 'erase_rellu'; there is erase_relu, swap"),
+        (["transform", *SMALL, "--rule", "erase_rellu"], "there is no rule 'erase_rellu'; available: erase_relu, swap"),
         (["transform", *SMALL, "--rule", "swap:to=silu,activation=gelu"], "no site"),
         (["transform", *SMALL, *ERASE, "--weights", "none.safetensors"], "there is no weights file none.safetensors"),
         (["transform", *SMALL, *ERASE, "--save", "/proc/nowhere"], "/proc/nowhere"),
         (["cut", "resnet18"], "invalid choice: 'cut'"),
-        ([], "required: COMMAND; try surgery --help"),
+        ([], "required: COMMAND; hint: surgery --help"),
         (["demo", "--epochs", "-1"], "-1 is less than 0"),
     ],
 )
@@ -214,7 +214,7 @@ def test_the_demo_command_passes_its_options_on(
 
 
 def test_an_error_becomes_one_line() -> None:
-    assert cli.one_line(BadValue("it is wrong.", asked="this", try_="that")) == "it is wrong; asked for this; try that"
+    assert cli.one_line(BadValue("it is wrong.", asked="this", try_="that")) == "it is wrong; got: this; hint: that"
     assert cli.one_line(BadValue("it is wrong.")) == "it is wrong."
     assert cli.one_line(OSError()) == "OSError()"
 

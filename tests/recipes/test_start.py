@@ -38,7 +38,7 @@ def test_a_broken_pair_gets_one_sentence(tmp_path: Path, source: str, says: str)
     (tmp_path / "torchvision.py").write_text(source)
     done = run_python(CALL, before=tmp_path)
     assert done.returncode == 1
-    assert f"surgery.errors.SurgeryError: {says}\n  there is   torch " in done.stderr
+    assert f"surgery.errors.SurgeryError: {says}\n  got:       torch " in done.stderr
     assert "pip install --upgrade torch torchvision" in done.stderr
     assert str(tmp_path) not in done.stderr, "the traceback leads through torchvision"
 

@@ -37,7 +37,7 @@ def test_a_text_is_the_rule_it_says(text: str, rule: surgery.Rule) -> None:
     [
         ("erase_rellu", UnknownName, "erase_relu"),
         ("", UnknownName, "there is no rule ''"),
-        ("erase_relu:locatoin=last", UnknownName, "try        location"),
+        ("erase_relu:locatoin=last", UnknownName, "hint:      location"),
         ("swap:to=sliu", UnknownName, "silu"),
         ("swap:to=silu,blok=layer3.*", UnknownName, "block"),
         ("swap:block=layer3.*", BadValue, "the rule swap needs to=VALUE"),

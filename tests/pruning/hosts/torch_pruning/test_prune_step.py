@@ -195,7 +195,7 @@ class Slopes(nn.Module):
 @pytest.mark.parametrize(
     ("frozen", "named"),
     [
-        (["first"], "first"), (["first", "second", "norm"], "asked for  first\n"),
+        (["first"], "first"), (["first", "second", "norm"], "got:       first\n"),
         (["first", "slopes"], "first, slopes"),
         (["first", "slopes", "second", "norm", "head"], "first, slopes"),
     ],
