@@ -53,3 +53,7 @@ __all__ = [
     "snip",
     "with_ap",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

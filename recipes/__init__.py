@@ -5,21 +5,46 @@ Pick with `names` and `load`, try with `surgery.transform(model, recipe)`, carry
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "build": "models.build", "load_model": "models.build",
-    "names": "format.library", "load": "format.library", "describe": "format.library",
-    "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
-    "run": "runs.run", "preprocessing_of": "models.preprocessing",
-}  # fmt: skip
+__all__ = [
+    "Finetune",
+    "Pruning",
+    "Recipe",
+    "build",
+    "data",
+    "describe",
+    "load",
+    "load_model",
+    "names",
+    "preprocessing_of",
+    "run",
+]
 
+if TYPE_CHECKING:
+    from recipes import data
+    from recipes.format.library import describe, load, names
+    from recipes.format.recipe import Recipe
+    from recipes.format.settings import Finetune, Pruning
+    from recipes.models.build import build, load_model
+    from recipes.models.preprocessing import preprocessing_of
+    from recipes.runs.run import run
+else:
+    # What the imports above say, made when it is first asked for.
+    _HOMES = {
+        "build": "models.build", "load_model": "models.build", "preprocessing_of": "models.preprocessing",
+        "names": "format.library", "load": "format.library", "describe": "format.library",
+        "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
+        "run": "runs.run",
+    }  # fmt: skip
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"recipes.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'recipes' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name in _HOMES:
+            return getattr(import_module(f"recipes.{_HOMES[name]}"), name)
+        if name in __all__:
+            return import_module(f"recipes.{name}")
+        raise AttributeError(f"module 'recipes' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return __all__

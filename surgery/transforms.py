@@ -30,6 +30,7 @@ from surgery.isolation.meta_copy import copied
 from surgery.look.finder import check_plain, dtype_of, find_sites, home_of
 from surgery.look.observe import seen_at
 from surgery.look.site import Site
+from surgery.model import M
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
 from surgery.plan.rules import Rule
@@ -44,9 +45,7 @@ def _plain_torch() -> Iterator[None]:
 
 
 @_plain_torch()
-def transform(
-    model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False
-) -> tuple[nn.Module, Report]:
+def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> tuple[M, Report]:
     """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
 
     `rules` is one rule, several, or a recipe. The copy keeps the class, the methods, the hooks and all weight names.
@@ -146,7 +145,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
 
 
 @all_or_nothing()
-def undo(model: nn.Module, steps: int | None = None) -> nn.Module:
+def undo(model: M, steps: int | None = None) -> M:
     """Take back what was done to a model, in place: all of it, or the last `steps` steps; returns the model.
 
     Class, modules, names, hooks and mode are as before; parameters that an edit had added are gone.

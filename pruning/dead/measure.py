@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from surgery.look.observe import Key, observing
 from surgery.look.site import Site
 from surgery.repair.batches import batch_errors, batches_of, in_eval
 
-ROLES = ("nonlinearity", "gate", "head", "weight", "unknown")
+Role = Literal["nonlinearity", "gate", "head", "weight", "unknown"]
 
 _FEW = 2  # samples that the calls are found with
 
@@ -50,7 +50,7 @@ class Measured:
         return cls(seen, tuple(str(site) for site in found if site.key not in whole), total)
 
 
-def check_settings(threshold: float, role: str) -> None:
+def check_settings(threshold: float, role: Role) -> None:
     """Refuse what cannot be measured.
 
     Raises:
@@ -59,11 +59,11 @@ def check_settings(threshold: float, role: str) -> None:
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if not number or not math.isfinite(threshold):
         raise BadValue("The threshold is what an output must exceed.", asked=f"threshold={threshold!r}", try_="0.0")
-    if role not in ROLES:
-        raise BadValue("There is no such role.", asked=f"role={role!r}", there=", ".join(ROLES))
+    if role not in get_args(Role):
+        raise BadValue("There is no such role.", asked=f"role={role!r}", there=", ".join(get_args(Role)))
 
 
-def sites_of(model: nn.Module, batch: Example, samples: int, role: str, mode: str) -> tuple[dict[Key, Site], set[Key]]:
+def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: str) -> tuple[dict[Key, Site], set[Key]]:
     """The activation calls of a role and a mode, by their keys; and which have the samples on their first axis.
 
     They are found with another number of samples than the batch has: what is as long as the samples are there, and on
@@ -100,7 +100,7 @@ def _first(batch: Example, samples: int, count: int) -> Example:
     return Example(mapped(batch.args, few), mapped(batch.kwargs, few))
 
 
-def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: str) -> Measured:
+def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: Role) -> Measured:
     """Run the batches in eval mode and take down what every activation call of a role puts out.
 
     Raises:

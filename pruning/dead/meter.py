@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.dead.incoming_weights import living_weights
-from pruning.dead.measure import Measured, check_settings, sites_of
+from pruning.dead.measure import Measured, Role, check_settings, sites_of
 from pruning.dead.rates import DeadNeurons, as_masks, dead_of
 from pruning.dead.tally import Tally, taking_down
 from surgery.dataflow.flow import tensors_in
@@ -43,7 +43,7 @@ class DeadNeuronMeter:
     """
 
     def __init__(
-        self, model: nn.Module, every: int = 50, *, threshold: float = 0.0, role: str = "nonlinearity"
+        self, model: nn.Module, every: int = 50, *, threshold: float = 0.0, role: Role = "nonlinearity"
     ) -> None:
         check_plain(model)
         check_settings(threshold, role)

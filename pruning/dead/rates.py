@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.dead.incoming_weights import incoming, living_weights, static_units
-from pruning.dead.measure import Measured, check_settings, measure
+from pruning.dead.measure import Measured, Role, check_settings, measure
 from pruning.dead.measure import mean_inputs as mean_inputs
 from pruning.dead.tally import Tally
 from pruning.masks.masks import Masks
@@ -157,7 +157,7 @@ def dead_neurons(
     masks: Mapping[str, Tensor] | None = None,
     *,
     threshold: float = 0.0,
-    role: str = "nonlinearity",
+    role: Role = "nonlinearity",
 ) -> DeadNeurons:
     """Count the units that never speak on these batches, for every activation call of a role, in eval mode.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from surgery.errors import BadValue
 
 Constraint = Callable[[Scores, Masks], Mapping[str, Tensor]]  # which weights may be cut: name -> boolean tensor
 
-_PER = ("model", "layer")
-_ELSEWHERE = ("keep", "cut")
+Per = Literal["model", "layer"]
+Elsewhere = Literal["keep", "cut"]
+
 _DIGITS = 6  # remainders of shares that agree so far are equal
 
 
@@ -39,13 +41,13 @@ class Lowest:
     """
 
     criterion: Criterion
-    per: str = "model"
+    per: Per = "model"
     within: Constraint | None = None
 
     def __post_init__(self) -> None:
-        if self.per not in _PER:
+        if self.per not in get_args(Per):
             raise BadValue("Scores are compared over the model or in each layer.", asked=f"per={self.per!r}",
-                           try_=" or ".join(_PER))  # fmt: skip
+                           try_=" or ".join(get_args(Per)))  # fmt: skip
         check_function("A criterion is a function of a round.", "criterion", self.criterion, takes=1)
         if self.within is not None:
             check_function("`within` is a function of scores and masks.", "within", self.within, takes=2)
@@ -75,7 +77,7 @@ class Lowest:
         return Masks({name: mask for layer in layers for name, mask in layer.items()})
 
 
-def lowest(criterion: Criterion, per: str = "model", within: Constraint | None = None) -> Lowest:
+def lowest(criterion: Criterion, per: Per = "model", within: Constraint | None = None) -> Lowest:
     """Cut the lowest by any criterion, compared over the whole model or in each layer.
 
     A criterion is a function of a round that returns a tensor of scores for every name in its masks; one that needs
@@ -138,7 +140,7 @@ class NOfM:
 
     n: int
     m: int
-    elsewhere: str = "keep"
+    elsewhere: Elsewhere = "keep"
 
     def __repr__(self) -> str:
         elsewhere = "" if self.elsewhere == "keep" else f", elsewhere={self.elsewhere!r}"
@@ -158,7 +160,7 @@ class NOfM:
         return among.flatten(-2).movedim(-1, 1)
 
 
-def n_of_m(n: int = 2, m: int = 4, elsewhere: str = "keep") -> NOfM:
+def n_of_m(n: int = 2, m: int = 4, elsewhere: Elsewhere = "keep") -> NOfM:
     """A pattern for `within`: in every group of m weights in a row along axis 1 at least the n highest-scoring stay.
 
     A share of 1 - n / m of a dense layer then gives exactly n of m (2 of 4 for sparse tensor cores); smaller shares
@@ -173,9 +175,9 @@ def n_of_m(n: int = 2, m: int = 4, elsewhere: str = "keep") -> NOfM:
     """
     if bool in (type(n), type(m)) or not isinstance(n, int) or not isinstance(m, int) or not 1 <= n <= m:
         raise BadValue("Of m weights in a row n stay.", asked=f"n={n!r}, m={m!r}", try_="n_of_m(2, 4)")
-    if elsewhere not in _ELSEWHERE:
+    if elsewhere not in get_args(Elsewhere):
         raise BadValue("Layers without whole groups keep their weights or may lose any.",
-                       asked=f"elsewhere={elsewhere!r}", try_=" or ".join(_ELSEWHERE))  # fmt: skip
+                       asked=f"elsewhere={elsewhere!r}", try_=" or ".join(get_args(Elsewhere)))  # fmt: skip
     return NOfM(n, m, elsewhere)
 
 
@@ -208,7 +210,7 @@ def _checked_among(among: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Te
     return {name: among[name].to(mask.device) for name, mask in masks.items()}
 
 
-def _wanted(per: str, masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
+def _wanted(per: Per, masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
     """How many weights each layer loses; over the model only the layers' whole numbers, as the scores decide."""
     alive = {name: int(mask.sum()) for name, mask in masks.items()}
     counts = {name: math.floor(share * one) for name, one in alive.items()}
@@ -223,7 +225,7 @@ def _wanted(per: str, masks: Masks, candidates: Masks, share: float) -> dict[str
     return counts
 
 
-def _fits(per: str, masks: Masks, candidates: Masks, share: float) -> bool:
+def _fits(per: Per, masks: Masks, candidates: Masks, share: float) -> bool:
     """Whether so many may be cut."""
     count = count_of(share, masks.alive)
     if per == "model":

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from recipes.cli import recipes as shelf
 from recipes.cli import sites as look
@@ -61,7 +62,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Models are timm/NAME, torchvision/NAME, cifar/resnet20 (32, 44, 56, 110), cifar/vgg16_bn, or a folder "
         "that a run saved. Recipes are names of `surgery recipes ls`, or files that end in .toml.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for group in (look, train, shelf):
         group.add_commands(commands)
     return parser
+
+
+def _version() -> str:
+    """What `surgery.__version__` says; that package imports torch, which takes its time."""
+    try:
+        return version("activation-surgery")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recipes.format.settings import Interpolation
+
 Colour = tuple[float, float, float]
 
 MEAN: Colour = (0.485, 0.456, 0.406)
@@ -45,7 +47,7 @@ def normalise(images: Tensor, mean: Colour = MEAN, std: Colour = DEVIATION) -> T
     return (scaled - centre) / spread
 
 
-def resized(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
+def resized(images: Tensor, size: int, interpolation: Interpolation = "bilinear") -> Tensor:
     """Float images (N, C, H, W) as squares of `size` pixels, "bilinear" or "bicubic"; smoothed first where they shrink.
 
     Bicubic ones are those of PIL but for rounding; they reach beyond the range of their pixels, which PIL cuts off.

@@ -22,7 +22,7 @@ from recipes.data.augment import (
     resized,
 )
 from recipes.data.images import Pictures
-from recipes.format.settings import Finetune
+from recipes.format.settings import Finetune, Interpolation
 from surgery.errors import BadValue
 
 Batch = tuple[Tensor, Tensor]
@@ -111,7 +111,7 @@ class Look:
     size: int
     mean: Colour = MEAN
     std: Colour = DEVIATION
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     enlarge_first: bool = False  # of floats only
     most_shift: int | None = None  # pixels
     mirrored: bool = True  # whether a mirrored picture still is of its class

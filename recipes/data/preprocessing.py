@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from recipes.data.augment import DEVIATION, MEAN, Colour
-from recipes.format.settings import CROP_MODES, INTERPOLATIONS
+from recipes.format.settings import CROP_MODES, INTERPOLATIONS, CropMode, Interpolation
 from surgery.errors import BadValue, UnknownName, nearest
 
 LARGEST_SIDE = 4096  # pixels
@@ -29,9 +29,9 @@ class Preprocessing:
     size: int = 224
     mean: Colour = MEAN
     std: Colour = DEVIATION
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     crop_pct: float = 0.875
-    crop_mode: str = "center"
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= LARGEST_SIDE:

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from recipes.format.options import check_options, option
 
-CRITERIA = (
+Criterion = Literal[
     "global_magnitude", "layer_magnitude", "global_gradient", "snip", "lamp", "lookahead", "movement",
     "accumulated_movement", "random_weights",
-)  # fmt: skip
-OPTIMIZERS = (
+]  # fmt: skip
+Optimizer = Literal[
     "sgd", "momentum", "adam", "adamw", "nadamw", "radam", "adopt", "lamb", "lion", "laprop", "muon", "rmsprop",
-)  # fmt: skip
-POLICIES = ("none", "original", "v0", "3a", "rand-m7-mstd0.5-inc1", "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2")
+]  # fmt: skip
+OPTIMIZERS = get_args(Optimizer)
+Policy = Literal["none", "original", "v0", "3a", "rand-m7-mstd0.5-inc1", "rand-m9-mstd0.5-inc1", "augmix-m5-w4-d2"]
 
-INTERPOLATIONS = ("bilinear", "bicubic")  # how pictures are resized, and large ones cropped, in timm's words
-CROP_MODES = ("center", "squash", "border")
+# How pictures are resized, and large ones cropped, in timm's words.
+Interpolation = Literal["bilinear", "bicubic"]
+CropMode = Literal["center", "squash", "border"]
+INTERPOLATIONS, CROP_MODES = get_args(Interpolation), get_args(CropMode)
+
+Rewind = Literal["init", "none"]
+Among = Literal["negative", "positive", "any"]
+Score = Literal["still", "dead", "magnitude", "random"]
+ApOrder = Literal["beside", "stages"]
+Schedule = Literal["cosine", "tanh", "poly", "step", "none"]
+Dtype = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
     """How a network is pruned in rounds, see `pruning.run_rounds`; every cut is a share of the living weights."""
 
-    criterion: str = option("global_magnitude", "what is cut first: a pruner of the package pruning", choices=CRITERIA)
+    criterion: Criterion = option(
+        "global_magnitude", "what is cut first: a pruner of the package pruning", choices=get_args(Criterion)
+    )
     share: float = option(0.2, "share of the living weights that a round cuts", least=0, most=1)
     rounds: int = option(5, "how many rounds", least=0, most=1000)
-    rewind: str = option(
-        "init", "after a cut go back to the weights before any training, or not", choices=("init", "none")
+    rewind: Rewind = option(
+        "init", "after a cut go back to the weights before any training, or not", choices=get_args(Rewind)
     )
     epochs: int | None = option(
         None, "epochs of each training in the rounds (those of fine-tuning if unset)", kind=int, least=0, most=100_000
     )
     ap_share: float = option(0.0, "part of the share, also of the living weights, that AP cuts", least=0, most=1)
-    among: str = option("negative", "which weights AP cuts", choices=("negative", "positive", "any"))
-    score: str = option("still", "which of them AP cuts first", choices=("still", "dead", "magnitude", "random"))
-    order: str = option(
-        "beside", "AP cuts right after the host, or after a training between", choices=("beside", "stages")
+    among: Among = option("negative", "which weights AP cuts", choices=get_args(Among))
+    score: Score = option("still", "which of them AP cuts first", choices=get_args(Score))
+    order: ApOrder = option(
+        "beside", "AP cuts right after the host, or after a training between", choices=get_args(ApOrder)
     )
 
     def __post_init__(self) -> None:
@@ -49,7 +62,7 @@ class Finetune:
 
     epochs: int = option(10, "passes over the training images", least=0, most=100_000)
     batch_size: int = option(128, "images a step and process", least=1, most=2**20)
-    opt: str = option("sgd", "optimiser", choices=OPTIMIZERS)
+    opt: Optimizer = option("sgd", "optimiser", choices=OPTIMIZERS)
     lr: float = option(0.02, "highest learning rate", least=0)
     momentum: float = option(0.9, "momentum of the optimiser", least=0, most=1)
     weight_decay: float = option(1e-4, "weight decay; activations, biases and norms have none", least=0)
@@ -57,7 +70,7 @@ class Finetune:
         None, "learning rate factor per layer, from the head down", kind=float, least=0, most=1
     )
     clip_grad: float | None = option(None, "largest norm of the gradient", kind=float, least=0)
-    sched: str = option("cosine", "schedule of the learning rate", choices=("cosine", "tanh", "poly", "step", "none"))
+    sched: Schedule = option("cosine", "schedule of the learning rate", choices=get_args(Schedule))
     warmup_epochs: int = option(0, "epochs of linear rise at the start", least=0, most=100_000)
     warmup_lr: float = option(1e-5, "learning rate at the start of the rise", least=0)
     min_lr: float = option(0.0, "learning rate at the end", least=0)
@@ -69,10 +82,10 @@ class Finetune:
     crop: int = option(4, "pixels that small images are shifted by at most; 0 is off", least=0, most=256)
     hflip: float = option(0.5, "share of the images that is mirrored", least=0, most=1)
     cutout: int = option(0, "side of the square that is cut out of small images; 0 is off", least=0, most=256)
-    aa: str = option("none", "timm's augmentation policy for large images", choices=POLICIES)
+    aa: Policy = option("none", "timm's augmentation policy for large images", choices=get_args(Policy))
     reprob: float = option(0.0, "share of large images with a random patch erased", least=0, most=1)
     amp: bool = option(False, "mixed precision")
-    amp_dtype: str = option("bfloat16", "its lower precision", choices=("bfloat16", "float16"))
+    amp_dtype: Dtype = option("bfloat16", "its lower precision", choices=get_args(Dtype))
     channels_last: bool = option(False, "memory layout NHWC")
     torchcompile: bool = option(False, "compile the model")
     grad_accum_steps: int = option(1, "batches whose gradients make one step", least=1, most=2**20)

@@ -121,7 +121,7 @@ class Stages:
             return host
         images = self._images(_LOOKED_AT, options) if asked.score == "dead" else None
         kind = pruning.with_ap if asked.order == "beside" else pruning.in_stages
-        return kind(host, asked.ap_share, asked.among, asked.score, batches=images)  # type: ignore[arg-type]
+        return kind(host, asked.ap_share, asked.among, asked.score, batches=images)
 
     def _train(
         self, model: nn.Module, held: Held | None, stage: str, options: Finetune, teacher: nn.Module | None,

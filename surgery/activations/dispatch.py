@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from threading import Lock, get_ident
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from surgery.errors import BadValue
 
-FORMS = ("formula", "closed", "fused")
+Form = Literal["formula", "closed", "fused"]
+FORMS = get_args(Form)
 
 # Where the kernels of a device live, and what they are written in.
 _KERNELS = {
@@ -27,7 +28,7 @@ _KERNELS = {
 # operators of torch.
 _SUMMED = ("pwlu",)
 _log = logging.getLogger(__name__)
-_Asked = tuple[str, tuple[str, ...]]  # a form, and the functions it is asked for, none for all
+_Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it is asked for, none for all
 _only: dict[int, _Asked] | None = None  # by thread; no thread-local, which a compiler does not see into
 _guard = Lock()
 
@@ -88,7 +89,7 @@ def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...])
             )
 
 
-def form_of(function: Function, x: Tensor) -> str:
+def form_of(function: Function, x: Tensor) -> Form:
     """Which form computes this function of x here: "formula", "closed" or "fused".
 
     Exported graphs and `torch.func` get the formula, which is torch's operations only. A compiled model gets the
@@ -96,7 +97,7 @@ def form_of(function: Function, x: Tensor) -> str:
     where there is one.
     """
     if _only is not None:
-        asked: str | None = _asked_for(function.name)
+        asked: Form | None = _asked_for(function.name)
         if asked is not None:
             return asked
     if taken_apart():
@@ -115,7 +116,7 @@ def taken_apart() -> bool:
 
 
 @contextmanager
-def only(form: str, *names: str) -> Iterator[None]:
+def only(form: Form, *names: str) -> Iterator[None]:
     """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
 
     It holds for the thread that asks, not for others.
@@ -145,7 +146,7 @@ def _ask(asked: _Asked | None) -> _Asked | None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _asked_for(name: str) -> str | None:
+def _asked_for(name: str) -> Form | None:
     """The form that this thread asks for, None for any."""
     asked = (_only or {}).get(get_ident())
     return asked[0] if asked is not None and (not asked[1] or name in asked[1]) else None

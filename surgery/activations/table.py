@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -11,13 +12,15 @@ from surgery.activations.dispatch import kernel_of
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.helu import HeLU
 from surgery.activations.functions.npwlu import NPWLU
-from surgery.activations.functions.prelu import FReLU, PReLU
+from surgery.activations.functions.prelu import Alternation, FReLU, PReLU
 from surgery.activations.functions.pwlu import PWLU
 from surgery.activations.functions.rectified_scores import RectifiedScores
 from surgery.activations.functions.simple import QuickGELU, SquaredReLU
 from surgery.activations.functions.smelu import GSmeLU, SmeLU, rescu
 from surgery.activations.functions.swish import Swish
 from surgery.errors import BadValue
+
+Per = Literal["channel", "layer"]
 
 NONLINEARITY, GATE, HEAD, LINEAR = "nonlinearity", "gate", "head", "linear"
 
@@ -70,9 +73,9 @@ class Activation:
         }
 
 
-def _shared(channels: int | None, per: str) -> int:
+def _shared(channels: int | None, per: Per) -> int:
     """For how many channels there are parameters."""
-    if per not in ("channel", "layer"):
+    if per not in get_args(Per):
         raise BadValue("Parameters are per channel, or per layer.", asked=f"per={per!r}", try_="'channel' or 'layer'")
     return channels if channels is not None and per == "channel" else 1
 
@@ -83,51 +86,51 @@ def _above_zero(name: str, value: float) -> float:
     return value
 
 
-def _prelu(channels: int | None = None, axis: int = 1, per: str = "channel", init: float = 0.25) -> nn.Module:
+def _prelu(channels: int | None = None, axis: int = 1, per: Per = "channel", init: float = 0.25) -> nn.Module:
     return PReLU(_shared(channels, per), init, axis)
 
 
 def _frelu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", positive: float = 1.0, negative: float = 0.0,
-    alternate: str | None = None, every: int = 1,
+    channels: int | None = None, axis: int = 1, per: Per = "channel", positive: float = 1.0, negative: float = 0.0,
+    alternate: Alternation | None = None, every: int = 1,
 ) -> nn.Module:  # fmt: skip
     return FReLU(_shared(channels, per), positive, negative, alternate=alternate, every=every, axis=axis)
 
 
 def _pwlu(
-    channels: int | None = None, axis: int = 1, like: nn.Module | None = None, per: str = "channel",
+    channels: int | None = None, axis: int = 1, like: nn.Module | None = None, per: Per = "channel",
     intervals: int = 16, bound: float | None = None, warmup: float = 0.0, snap: bool = True,
 ) -> nn.Module:  # fmt: skip
     return PWLU(_shared(channels, per), intervals, bound, warmup=warmup, snap=snap, like=like, axis=axis)
 
 
 def _npwlu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", intervals: int = 4, bound: float | None = None
+    channels: int | None = None, axis: int = 1, per: Per = "channel", intervals: int = 4, bound: float | None = None
 ) -> nn.Module:
     return NPWLU(_shared(channels, per), intervals, bound, axis=axis)
 
 
 def _swish(
-    channels: int | None = None, axis: int = 1, per: str = "channel", beta: float = 1.0, learn: bool = True
+    channels: int | None = None, axis: int = 1, per: Per = "channel", beta: float = 1.0, learn: bool = True
 ) -> nn.Module:
     return Swish(_shared(channels, per), beta, learn=learn, axis=axis)
 
 
 def _smelu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", beta: float = 1.0, learn: bool = True
+    channels: int | None = None, axis: int = 1, per: Per = "channel", beta: float = 1.0, learn: bool = True
 ) -> nn.Module:
     return SmeLU(_shared(channels, per), beta, learn=learn, axis=axis)
 
 
 def _gsmelu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", left: float = 1.0, right: float = 1.0,
+    channels: int | None = None, axis: int = 1, per: Per = "channel", left: float = 1.0, right: float = 1.0,
     low_slope: float = 0.0, high_slope: float = 1.0, height: float = 0.0, learn: bool = True,
 ) -> nn.Module:  # fmt: skip
     return GSmeLU(_shared(channels, per), left, right, low_slope, high_slope, height, learn=learn, axis=axis)
 
 
 def _rescu(
-    channels: int | None = None, axis: int = 1, per: str = "channel", low_slope: float = 0.0,
+    channels: int | None = None, axis: int = 1, per: Per = "channel", low_slope: float = 0.0,
     low_intercept: float = 0.0, high_slope: float = 1.0, high_intercept: float = 0.0, joint: float = 2.0,
     learn: bool = False,
 ) -> nn.Module:  # fmt: skip
@@ -136,7 +139,7 @@ def _rescu(
 
 
 def _affine(
-    channels: int | None = None, axis: int = 1, per: str = "channel", weight: float = 1.0, bias: float = 0.0
+    channels: int | None = None, axis: int = 1, per: Per = "channel", weight: float = 1.0, bias: float = 0.0
 ) -> nn.Module:
     return Affine(_shared(channels, per), weight, bias, axis=axis)
 

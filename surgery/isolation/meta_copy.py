@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotLook
 from surgery.isolation.own_hooks import OwnHooks
+from surgery.model import M
 from surgery.rng import random_state_kept
 
 HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
@@ -24,7 +25,7 @@ HOOKS = (
 )  # fmt: skip
 
 
-def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
+def twin(model: M, *, meta: bool, history: bool = False) -> M:
     """A copy of `model` to experiment on, on the meta device or with copies of the weights.
 
     Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
@@ -64,7 +65,7 @@ def twin(model: nn.Module, *, meta: bool, history: bool = False) -> nn.Module:
         ) from error
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: M) -> M:
     """A deep copy, also of weights that hooks compute (pruning, weight norm), which copy.deepcopy refuses."""
     computed = [value for module in model.modules() for value in _tensors(module) if not value.is_leaf]
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
@@ -82,14 +83,14 @@ def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
             made.graph = made.__dict__["_graph"]
 
 
-def _with_own_hooks(copied: nn.Module, model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _with_own_hooks(copied: M, model: nn.Module, memo: dict[int, Any]) -> M:
     _another(copied, model)
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         OwnHooks(model).carry_over(memo)
     return copied
 
 
-def _another(copied: nn.Module, model: nn.Module) -> nn.Module:
+def _another(copied: M, model: nn.Module) -> M:
     """The copy, if it is one: a module may say in `__deepcopy__` that it is its own copy."""
     own, theirs = {id(module) for module in model.modules()}, dict(copied.named_modules())
     shared = next((path or "the model itself" for path, module in theirs.items() if id(module) in own), None)
@@ -129,7 +130,7 @@ def shallow(module: nn.Module) -> nn.Module:
     return made
 
 
-def in_mode(model: nn.Module, mode: str) -> nn.Module:
+def in_mode(model: M, mode: str) -> M:
     """The model itself, in "eval" or "train" mode; not every model's own `train` returns it."""
     model.train(mode == "train")
     return model

@@ -7,7 +7,7 @@ from math import floor
 from typing import Any
 
 from surgery.look.site import Site, Sites, is_named, matches
-from surgery.plan.rules import Rule
+from surgery.plan.rules import Location, Order, Rule
 
 Unit = list[Site]  # the sites to edit in one basic module
 
@@ -34,9 +34,9 @@ def pick_facts(sites: Sites, **facts: Any) -> tuple[list[Site], dict[Site, str]]
 def pick_erased(
     sites: Sites,
     *,
-    location: str | int,
+    location: Location | int,
     share: float,
-    order: str,
+    order: Order,
     stem: bool,
     keep_final: bool,
     preactivation: str,
@@ -94,7 +94,7 @@ def form_of(inside: Sequence[Site]) -> str:
     return "open" if first.joins_by == "concat" else "linear"
 
 
-def spread(count: int, share: float, order: str) -> list[int]:
+def spread(count: int, share: float, order: Order) -> list[int]:
     """Which of `count` modules a share takes: round half up, at least one if the share is above 0."""
     taken = min(count, max(floor(share * count + 0.5), 1)) if share > 0 else 0
     if order == "front":
@@ -108,7 +108,7 @@ def _ends_branch(site: Site) -> bool:
     return site.branch is not None and set(site.feeds) == {"concat"}
 
 
-def _at(relus: Sequence[Site], location: str | int) -> Unit:
+def _at(relus: Sequence[Site], location: Location | int) -> Unit:
     """The ReLU at a location, with the further runs of its code; empty if there are not so many."""
     places = list(dict.fromkeys(site.key[:-1] for site in relus))
     count = len(places)
@@ -119,33 +119,35 @@ def _at(relus: Sequence[Site], location: str | int) -> Unit:
     return [site for site in relus if site.key[:-1] == places[index]] if 0 <= index < count else []
 
 
-def _post_add(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
+def _post_add(relus: list[Site], location: Location | int, *_: str) -> tuple[list[Unit], str]:
     unit = _at(relus, location)
     return [unit] if unit else [], f"not the {location} of its module"
 
 
-def _preactivation(relus: list[Site], location: str | int, preactivation: str, _: str) -> tuple[list[Unit], str]:
+def _preactivation(
+    relus: list[Site], location: Location | int, preactivation: Location, _: str
+) -> tuple[list[Unit], str]:
     return _post_add(relus, preactivation if location == "last" else location)
 
 
-def _linear(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
+def _linear(relus: list[Site], location: Location | int, *_: str) -> tuple[list[Unit], str]:
     if location in ("last", -1):
         return [], "its module ends linear already"
     return _post_add(relus, location)
 
 
-def _open(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
+def _open(relus: list[Site], location: Location | int, *_: str) -> tuple[list[Unit], str]:
     return ([], "no ReLU ends a branch of its module") if location in ("last", -1) else _post_add(relus, location)
 
 
-def _concat(relus: list[Site], location: str | int, *_: str) -> tuple[list[Unit], str]:
+def _concat(relus: list[Site], location: Location | int, *_: str) -> tuple[list[Unit], str]:
     unit: Unit = []
     for branch in dict.fromkeys(site.branch for site in relus if _ends_branch(site)):
         unit += _at([site for site in relus if site.branch == branch], location)
     return [unit] if unit else [], f"not the {location} of a branch"
 
 
-def _plain(relus: list[Site], location: str | int, _: str, vgg_odd: str) -> tuple[list[Unit], str]:
+def _plain(relus: list[Site], location: Location | int, _: str, vgg_odd: str) -> tuple[list[Unit], str]:
     pairs = [relus[k : k + 2] for k in range(0, len(relus), 2)]
     odd = [pair for pair in pairs if len(pair) == 1] if vgg_odd == "keep" else []
     units = [_at(pair, location) for pair in pairs if pair not in odd]

@@ -11,7 +11,7 @@ from surgery.activations import row_of
 from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
 from surgery.look.site import NO_CALL, Site, Sites
 from surgery.plan.pick import pick
-from surgery.plan.rules import Fading, Options, Rule
+from surgery.plan.rules import Fading, Options, Rule, Start
 
 
 class HasRules(Protocol):
@@ -33,7 +33,7 @@ class Edit:
     params: Options = ()
     fade: Fading = False
     because: int = 1
-    start: str = "same"
+    start: Start = "same"
 
     @property
     def same(self) -> tuple[str, Options, Fading, str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from surgery import activations
-from surgery.activations.functions.rectified_scores import READINGS
+from surgery.activations.functions.rectified_scores import Reading
 from surgery.activations.registry import row_of
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.look.site import Pattern, Site
@@ -16,10 +16,11 @@ Options = tuple[tuple[str, Any], ...]
 
 Fading = bool | tuple[float, float]
 
-LOCATIONS = ("first", "middle", "last")
-ORDERS = ("spread", "front", "back")
-STAND_INS = ("identity", "affine")
-STARTS = ("same", "own", "affine")
+Location = Literal["first", "middle", "last"]
+Order = Literal["spread", "front", "back"]
+StandIn = Literal["identity", "affine"]
+Start = Literal["same", "own", "affine"]
+
 _FACTS = ("site", *(one.name for one in fields(Site)))
 
 
@@ -41,11 +42,11 @@ class Rule:
     expect: int | None = None
     optional: bool = False
     remaining: bool = False
-    start: str = "same"
+    start: Start = "same"
 
     def __post_init__(self) -> None:
         _check_fade(self.fade)
-        _one_of("start", self.start, STARTS)
+        _one_of("start", self.start, get_args(Start))
         if self.start == "affine" and not self.fade:
             raise BadValue("Only a fade begins as an affine map.", asked=str(self), try_="fade=True")
         if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
@@ -74,17 +75,17 @@ class Recipe:
 
 
 def erase_relu(
-    location: str | int = "last",
+    location: Location | int = "last",
     share: float = 1.0,
-    order: str = "spread",
+    order: Order = "spread",
     *,
     stem: bool = False,
     keep_final: bool = False,
-    preactivation: str = "last",
-    vgg_odd: str = "keep",
+    preactivation: Literal["first", "last"] = "last",
+    vgg_odd: Literal["keep", "erase"] = "keep",
     activation: Pattern = ("relu", "relu6"),
-    stand_in: str = "identity",
-    start: str = "same",
+    stand_in: StandIn = "identity",
+    start: Literal["same", "affine"] = "same",
     fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
@@ -120,17 +121,18 @@ def erase_relu(
     Source: Dong et al., "EraseReLU", arXiv 1709.07634, abstract (last ReLU of all modules); the location, share and
     order axes are its ablations; pre-activation and odd convolutions are our reading.
     """
-    if not (location in LOCATIONS or (isinstance(location, int) and not isinstance(location, bool) and location != 0)):
+    counted = isinstance(location, int) and not isinstance(location, bool) and location != 0
+    if not counted and location not in get_args(Location):
         raise BadValue(
             "`location` is a place in a basic module.", asked=f"location={location!r}",
             try_="'first', 'middle', 'last', or an integer counted from 1 (negative from the end)",
         )  # fmt: skip
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise BadValue("`share` is a fraction of the modules.", asked=f"share={share!r}", try_="0 to 1")
-    _one_of("order", order, ORDERS)
+    _one_of("order", order, get_args(Order))
     _one_of("preactivation", preactivation, ("first", "last"))
     _one_of("vgg_odd", vgg_odd, ("keep", "erase"))
-    _one_of("stand_in", stand_in, STAND_INS)
+    _one_of("stand_in", stand_in, get_args(StandIn))
     _one_of("start", start, ("same", "affine"))
     _switch("stem", stem)
     _switch("keep_final", keep_final)
@@ -145,7 +147,7 @@ def swap(
     to: str,
     *,
     params: Mapping[str, Any] | None = None,
-    start: str = "same",
+    start: Start = "same",
     fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
@@ -193,7 +195,7 @@ def swap(
 
 
 def rectify_scores(
-    reading: str = "scores", *, expect: int | None = None, optional: bool = False, remaining: bool = False
+    reading: Reading = "scores", *, expect: int | None = None, optional: bool = False, remaining: bool = False
 ) -> Rule:
     """Classify with a ReLU: put one behind the classifier, whose result the model returns; arg max still predicts.
 
@@ -205,12 +207,12 @@ def rectify_scores(
 
     Source: Agarap 2018, "Deep learning using rectified linear units", arXiv 1803.08375, section 2.
     """
-    _one_of("reading", reading, READINGS)
+    _one_of("reading", reading, get_args(Reading))
     settings: Options = (("reading", reading),)
     return Rule("rectify_scores", (), "rectified_scores", settings, False, expect, optional, remaining)
 
 
-def erase(*, stand_in: str = "identity", **options: Any) -> Rule:
+def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
     """Erase activations where the facts of the site say so: `swap` to the identity, or to another `stand_in`.
 
     >>> print(erase(block="layer4.*", position=1))
@@ -218,7 +220,7 @@ def erase(*, stand_in: str = "identity", **options: Any) -> Rule:
     """
     if "to" in options:
         raise UnknownName("erase puts nothing in: it has no option 'to'.", try_="swap")
-    _one_of("stand_in", stand_in, STAND_INS)
+    _one_of("stand_in", stand_in, get_args(StandIn))
     return swap(stand_in, **options)
 
 

@@ -13,13 +13,14 @@ from surgery.activations.functions.affine import Affine, evaluated
 from surgery.edit.write import all_or_nothing
 from surgery.errors import BadValue, NothingPicked
 from surgery.look.finder import check_plain
+from surgery.model import M
 from surgery.repair.batches import check_repeatable, in_eval, run_through
 
 _AT_ONCE = 1 << 22  # numbers that are held in float64 at a time
 _CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
 
 
-def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = None) -> nn.Module:
+def fit_affine(model: M, batches: Iterable[Any], *, limit: int | None = None) -> M:
     """Fit the affine stand-ins of a model to the activations they replaced, in place; returns the model.
 
     Each is fitted by least squares, per channel, to what enters it in the network as it then is, in order of
@@ -60,7 +61,7 @@ def fit_affine(model: nn.Module, batches: Iterable[Any], *, limit: int | None = 
 
 
 @all_or_nothing(lambda model, lines, *_: [param for line in lines.values() for param in (line.weight, line.bias)])
-def _fit_all(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any], limit: int | None) -> nn.Module:
+def _fit_all(model: M, lines: dict[str, Affine], batches: Iterable[Any], limit: int | None) -> M:
     with in_eval(model):
         for path in _in_order(model, lines, batches):
             _fit(model, path, lines[path], batches, limit)

@@ -19,6 +19,7 @@ from surgery.history.history import Step, histories_of, steps_of
 from surgery.history.plan_data import ended, fingerprint, forget_where_changed, register_step
 from surgery.look.example import Example
 from surgery.look.finder import check_plain, dtype_of, find_sites, traced
+from surgery.model import M
 
 # What may hand on channels that can be scaled, each on the first axis of its weight.
 _FEEDERS = (
@@ -37,7 +38,7 @@ class _Fold:
     values: tuple[tuple[Tensor, Tensor], ...]
 
 
-def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
+def fold_affine(model: M, example: Any = None) -> M:
     """Let affine stand-ins become part of the layer in front of them where that is exact, in place; returns the model.
 
     weight and bias of a norm, a convolution or a linear layer take up slope and intercept, and the line becomes the
@@ -82,7 +83,7 @@ def fold_affine(model: nn.Module, example: Any = None) -> nn.Module:
 
 
 @all_or_nothing(lambda model, folds, sample: [tensor for fold in folds for tensor, _ in fold.values])
-def _write(model: nn.Module, folds: list[_Fold], sample: Example) -> nn.Module:
+def _write(model: M, folds: list[_Fold], sample: Example) -> M:
     paths, steps = [fold.path for fold in folds], steps_of(model)
     forget_where_changed(model)
     step = Step("fold", {"folded": paths}, fingerprint(model, find_sites(model, sample)), [], dtype_of(model))

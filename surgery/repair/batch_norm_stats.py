@@ -15,6 +15,7 @@ from torch.utils.data import SequentialSampler
 
 from surgery.errors import BadValue, NothingPicked
 from surgery.look.finder import check_plain
+from surgery.model import M
 from surgery.repair.batches import check_repeatable, in_eval, run_through
 
 FEW = 1000  # images below which the statistics are noisy
@@ -27,7 +28,7 @@ _STILL = {
 }  # fmt: skip
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any], *, force: bool = False) -> nn.Module:
+def recalibrate(model: M, batches: Iterable[Any], *, force: bool = False) -> M:
     """Estimate the statistics of all batch norms anew, from images and without gradients, in place; returns the model.
 
     An edit that changes what enters a batch norm leaves it with means and variances of another network. Here they

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,17 @@ from surgery.errors import BadValue
 from surgery.isolation.meta_copy import twin
 from surgery.look.finder import find_sites
 from surgery.look.site import Site
+from surgery.model import M
 from surgery.schedule.param_groups import is_activation
 
-FANS = ("in", "out")
+Fan = Literal["in", "out"]
 
 # A normal distribution as evenly spaced points with weights. For smooth functions this is exact to rounding, as
 # Gauss and Hermite's points would be; at a kink, which theirs miss by 1e-4 or more, it is right to 1e-5.
 STEP, REACH = 0.01, 8.0
 
 
-def initialize(
-    model: nn.Module, example: Any = None, *, fan: str = "in", generator: torch.Generator | None = None
-) -> nn.Module:
+def initialize(model: M, example: Any = None, *, fan: Fan = "in", generator: torch.Generator | None = None) -> M:
     """Draw the weights of all convolutions and linear layers anew as He et al. do, in place; returns the model.
 
     Weights are normal with standard deviation gain / sqrt(fan). The gain is that of the activation the layer feeds,
@@ -52,7 +51,7 @@ def initialize(
 
     Source: He et al. 2015, arXiv 1502.01852, section 2.2.
     """
-    if fan not in FANS:
+    if fan not in get_args(Fan):
         raise BadValue("Variance is kept forward or backward.", asked=f"fan={fan!r}", try_="'in' or 'out'")
     sites = find_sites(model, example)
     _check_weights(model, _parts(model)[0])
@@ -60,7 +59,7 @@ def initialize(
 
 
 @all_or_nothing(lambda model, *_: (*model.parameters(), *model.buffers()))
-def _draw(model: nn.Module, gains: dict[int, float], fan: str, generator: torch.Generator | None) -> nn.Module:
+def _draw(model: M, gains: dict[int, float], fan: Fan, generator: torch.Generator | None) -> M:
     """Write the weights: of each that feeds an activation, with its gain."""
     layers, norms, attentions = _parts(model)
     drawn = set[int]()

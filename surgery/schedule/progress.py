@@ -12,6 +12,7 @@ from surgery.activations import Fade
 from surgery.edit.write import all_or_nothing, keep_progress, rest_weights, settle_children
 from surgery.errors import BadValue
 from surgery.history.history import histories_of
+from surgery.model import M
 
 
 @runtime_checkable
@@ -79,7 +80,7 @@ def not_driven(model: nn.Module) -> list[str]:
     return gradual(model) if histories and not moved else []
 
 
-def settle(model: nn.Module) -> nn.Module:
+def settle(model: M) -> M:
     """Put the final form of everything that fades in its place, in place; returns the model.
 
     A ReLU that faded to the identity is then erased, a PWLU has warmed up, slopes and weights learn together. The steps
@@ -101,7 +102,7 @@ def settle(model: nn.Module) -> nn.Module:
 
 
 @all_or_nothing()
-def finish(model: nn.Module) -> nn.Module:
+def finish(model: M) -> M:
     """What `settle` does, for callers that know what comes at once."""
     move(model, 1.0)
     for module in model.modules():

@@ -19,6 +19,7 @@ from surgery.history.manual_numbers import SET_BY_HAND, check_numbers
 from surgery.history.plan_data import Replay, fingerprint, plan_from_data, register_step, replay_of
 from surgery.look.example import Example, unwritten
 from surgery.look.finder import check_plain, find_sites
+from surgery.model import M
 from surgery.schedule.progress import move, named, not_driven, progress_of
 from surgery.serialization.model_folder import FORMAT, WEIGHTS, read_steps, write_folder
 from surgery.serialization.rehearsal import added_buffers, rehearse, steps_to_write
@@ -98,7 +99,7 @@ def _check_unedited(model: nn.Module, name: str | None) -> None:
     check_plain(model)
 
 
-def load(folder: str | Path, model: nn.Module, example: Any = None) -> nn.Module:
+def load(folder: str | Path, model: M, example: Any = None) -> M:
     """Make a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
 
     Where the folder holds no edits there is nothing to replay, and only names and shapes of the weights are checked.
@@ -152,8 +153,8 @@ def _restore(
 
 @all_or_nothing(lambda model, *_: tensors_of(model).values())
 def _restored_or_nothing(
-    model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
-) -> nn.Module:
+    model: M, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
+) -> M:
     _restore(model, replays, data, weights, example)
     return model
 

@@ -81,8 +81,16 @@ def test_help_answers_at_once(words: list[str]) -> None:
     assert words == ["--help"] or "Example: surgery" in done.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, recipes.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"surgery {surgery.__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_imports_nothing_heavy(flag: str) -> None:
+    code = f"import sys, recipes.cli as c\ntry: c.main(['{flag}'])\nexcept SystemExit: pass\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "torchvision", "timm", "numpy", "sklearn"} & set(done.stdout.split())
 

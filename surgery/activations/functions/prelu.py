@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.fx import wrap
@@ -10,7 +12,7 @@ from surgery.activations.dispatch import Function, apply
 from surgery.activations.input_stats import Elementwise, Seen, fitted, ones_like
 from surgery.errors import BadValue
 
-ALTERNATIONS = (None, "slopes", "weights")
+Alternation = Literal["slopes", "weights"]
 
 
 def _prelu(x: Tensor, negative: Tensor) -> Tensor:
@@ -99,12 +101,12 @@ class FReLU(nn.Module):
         positive: float = 1.0,
         negative: float = 0.0,
         *,
-        alternate: str | None = None,
+        alternate: Alternation | None = None,
         every: int = 1,
         axis: int = 1,
     ) -> None:
         super().__init__()
-        if alternate not in ALTERNATIONS:
+        if alternate not in (None, *get_args(Alternation)):
             raise BadValue("What alternates?", asked=f"alternate={alternate!r}", try_="'slopes', 'weights' or None")
         if type(every) is not int or every < 1:
             raise BadValue("A phase lasts whole steps.", asked=f"every={every!r}", try_="1 or more")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.errors import BadValue
 
-READINGS = ("scores", "shares")
+Reading = Literal["scores", "shares"]
 
 
 class RectifiedScores(nn.Module):
@@ -36,9 +38,9 @@ class RectifiedScores(nn.Module):
 
     surgery_activation = "rectified_scores"
 
-    def __init__(self, reading: str = "scores", *, floor: float = 1e-7, axis: int = -1) -> None:
+    def __init__(self, reading: Reading = "scores", *, floor: float = 1e-7, axis: int = -1) -> None:
         super().__init__()
-        if reading not in READINGS:
+        if reading not in get_args(Reading):
             raise BadValue("The paper has two readings.", asked=f"reading={reading!r}", try_="'scores' or 'shares'")
         if not 0 < floor < 0.01:
             raise BadValue("`floor` is the least share.", asked=f"floor={floor!r}", try_="a small number, as 1e-7")
