@@ -9,14 +9,19 @@ from typing import Any
 
 from torch import nn
 
+from surgery.activations.functions.affine import Affine
+from surgery.activations.functions.npwlu import NPWLU
+from surgery.activations.functions.pwlu import PWLU
 from surgery.activations.table import ROWS, Activation
-from surgery.dataflow.operations import TAG, activation_of_module
+from surgery.dataflow.operations import TAG, activation_of_class, activation_of_module, options_of_module
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
 from surgery.look.site import table
 
 # What a builder may ask for beside the parameters of its function.
 _SURROUNDINGS = ("channels", "axis", "like")
 _BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
+# Classes that do not say of themselves which activation they are.
+_CLASSES: dict[type, str] = {nn.Identity: "identity", Affine: "affine", PWLU: "pwlu", NPWLU: "npwlu"}
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -139,7 +144,7 @@ def _check_keywords(name: str, build: Callable[..., nn.Module]) -> None:
 
 
 def row_of(name: str) -> Activation:
-    """The row with this name or alias.
+    """The row with this name or alias; upper and lower case are the same, and so are "hard_swish" and "Hardswish".
 
     Raises:
         UnknownName: there is none.
@@ -147,10 +152,57 @@ def row_of(name: str) -> Activation:
     """
     if not isinstance(name, str):
         raise BadValue("An activation is asked for by its name.", asked=repr(name), try_="'gelu'")
-    if name not in _BY_NAME:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    alike = {row.name: row for known, row in _BY_NAME.items() if _letters(known) == _letters(name)}
+    if len(alike) != 1:
         raise UnknownName(
             f"No activation is named {name!r}.",
             there=", ".join(names()),
-            try_=nearest(name, _BY_NAME) or f"surgery.activations.register({name!r}, build)",
+            try_=nearest(name.lower(), _BY_NAME) or f"surgery.activations.register({name!r}, build)",
         )
-    return _BY_NAME[name]
+    return alike.popitem()[1]
+
+
+def named(activation: str | type[nn.Module] | nn.Module) -> tuple[str, dict[str, Any]]:
+    """The name of an activation that is given as a name, a class or an object, and the object's own parameters.
+
+    Parameters that are the default are left out.
+
+    Raises:
+        UnknownName: the catalogue has no such name, or no such class.
+        BadValue: this is none of the three, or an object whose parameters cannot be read off, such as a learned one.
+    """
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        return _name_of_class(activation), {}
+    if isinstance(activation, nn.Module):
+        return _name_and_parameters(activation)
+    return row_of(activation).name, {}
+
+
+def _name_of_class(kind: type[nn.Module]) -> str:
+    registered = next((row.name for row in _BY_NAME.values() if row.build is kind), None)
+    name = registered or activation_of_class(kind) or _CLASSES.get(kind)
+    if name not in _BY_NAME:
+        raise UnknownName(
+            f"{kind.__name__} is not an activation of the catalogue.", there=", ".join(names()),
+            try_=f"surgery.activations.register({kind.__name__.lower()!r}, {kind.__name__}), then that name",
+        )  # fmt: skip
+    return name
+
+
+def _name_and_parameters(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    name = activation_of_module(module) or _name_of_class(type(module))
+    read = dict(options_of_module(name, module))
+    defaults = {key: one.default for key, one in inspect.signature(row_of(name).build).parameters.items()}
+    if not set(parameters(name)) <= set(read):
+        raise BadValue(
+            f"The parameters of this {type(module).__name__} cannot be read from it.", asked=repr(module),
+            try_=f"the name {name!r}, with keywords: {', '.join(parameters(name))}",
+        )  # fmt: skip
+    return name, {key: value for key, value in read.items() if value != defaults.get(key)}
+
+
+def _letters(name: str) -> str:
+    """A name as people remember it: without case and underscores."""
+    return name.casefold().replace("_", "").replace("-", "")

@@ -192,13 +192,24 @@ def activation_of_module(module: nn.Module) -> str | None:
         return None
     if TAG in vars(module):
         return str(vars(module)[TAG]) or None
-    known = _known_class(type(module))
+    known = activation_of_class(type(module))
     if known is not None:
-        kind, name = known
-        if all(inspect.getattr_static(type(module), one) is inspect.getattr_static(kind, one) for one in _RUNNING):
-            return _refined(module, name) or None
+        return _refined(module, known) or None
     name = _FOREIGN_MODULES.get(type(module).__name__.lower(), "")
     return name if name and computes(module, name) else None
+
+
+def activation_of_class(kind: type) -> str | None:
+    """The activation that the objects of a class compute unless they are built otherwise, None if it is not known.
+
+    A class with a forward of its own is not the activation it is derived from.
+    """
+    known = _known_class(kind)
+    if known is None:
+        return None
+    parent, name = known
+    same = all(inspect.getattr_static(kind, one) is inspect.getattr_static(parent, one) for one in _RUNNING)
+    return name if same else None
 
 
 def named_after_activation(module: nn.Module) -> bool:

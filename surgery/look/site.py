@@ -12,7 +12,8 @@ import regex
 
 from surgery.errors import BadValue, UnknownName, nearest
 
-Pattern = str | int | bool | tuple[str | None, ...] | list[str] | None
+Value = str | int | bool | None
+Pattern = Value | Sequence[Value]
 
 NO_CALL = "none"  # what stands for the activation where none is called
 
@@ -208,7 +209,9 @@ class Sites(Sequence[Site]):
         """Only the sites with these facts, for example `where(block="layer3.*", activation="relu")`.
 
         Keys are the fields of `Site`, and `site` for its path (with or without its turn). Values are patterns, see
-        `matches`.
+        `matches`. A plain path of a `block`, an `owner` or a `module` that names none of them stands for all inside
+        it: `block="layer1"` for "layer1.0", "layer1.1" and so on. Where there is a block of that name, it is that
+        block alone.
 
         Raises:
             BadValue: a key that is not a fact of a site, or a broken regular expression.
@@ -220,13 +223,7 @@ class Sites(Sequence[Site]):
             if key in _PATTERNS:
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
                 wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
-                missed = [one for one in wanted if one is not None and not any(matches(one, value) for value in known)]
-                if missed:
-                    raise UnknownName(
-                        f"no site has a {key} like {missed[0]!r}.",
-                        there=", ".join(sorted(known)[:6]) + (", ..." if len(known) > 6 else ""),
-                        try_=nearest(str(missed[0]), known),
-                    )
+                pattern = tuple(path for one in wanted for path in _meant(key, one, known))
             kept = tuple(site for site in kept if matches(pattern, values(site)))
         return self._only(kept)
 
@@ -278,6 +275,26 @@ def _fact(key: str) -> Callable[[Site], Any]:
     if key not in known:
         raise BadValue(f"{key!r} is not a fact of a site.", there="site, " + ", ".join(known), try_=nearest(key, known))
     return lambda site: getattr(site, key)
+
+
+def _meant(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
+    """A pattern that fits a path of the model, or the paths inside the one that it names.
+
+    Raises:
+        UnknownName: there is neither.
+    """
+    if pattern is None or any(matches(pattern, value) for value in known):
+        return (pattern,)
+    # A call is no place that others are in; stages of a plain network are "features#2".
+    inside = (f"{pattern}.", f"{pattern}#") if isinstance(pattern, str) and key != "site" else ()
+    found = tuple(value for value in known if value.startswith(inside))
+    if not found:
+        raise UnknownName(
+            f"no site has a {key} like {pattern!r}.",
+            there=", ".join(sorted(known)[:6]) + (", ..." if len(known) > 6 else ""),
+            try_=nearest(str(pattern), known),
+        )
+    return found
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from surgery import activations
 from surgery.activations.functions.rectified_scores import Reading
-from surgery.activations.registry import row_of
+from surgery.activations.registry import named, row_of
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.look.site import Pattern, Site
 
@@ -144,7 +146,7 @@ def erase_relu(
 
 
 def swap(
-    to: str,
+    to: str | type[nn.Module] | nn.Module,
     *,
     params: Mapping[str, Any] | None = None,
     start: Start = "same",
@@ -156,11 +158,13 @@ def swap(
 ) -> Rule:
     """Exchange activations for `to`, everywhere or where the `facts` of the site say so.
 
-    `to` is a name of `surgery.activations.names()`. A keyword that is a fact of `Site` picks: `block="layer3.*"`,
-    `activation="relu"`, `site="layer1.0.relu 3/3"`, `role="gate"`, as in `Sites.where`. Any other keyword, or one in
-    `params`, goes to the builder of `to`: `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are
-    taken, unless `role` or `site` asks for gates, heads or activations of weights. A call of unknown role is taken
-    where `role` asks for it, or `site`, `owner` or `module` names it in full: a wildcard names nothing.
+    `to` is a name of `surgery.activations.names()`, in upper or lower case, or a module that computes one, or its
+    class: `swap("GELU")`, `swap(nn.GELU)`, `swap(nn.GELU(approximate="tanh"))`. A keyword that is a fact of `Site`
+    picks: `block="layer3"` (all blocks in it), `block="layer3.*"`, `activation="relu"`, `site="layer1.0.relu 3/3"`,
+    `role="gate"`, as in `Sites.where`. Any other keyword, or one in `params`, goes to the builder of `to`:
+    `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are taken, unless `role` or `site` asks for gates,
+    heads or activations of weights. A call of unknown role is taken where `role` asks for it, or `site`, `owner` or
+    `module` names it in full: a wildcard names nothing, nor does the path of what it is in.
 
     With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
     it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the
@@ -174,13 +178,15 @@ def swap(
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
-        BadValue: `to` is no name, or stands behind a classifier; or a switch is neither True nor False.
+        BadValue: `to` is no name and no module, an object with learned parameters, or stands behind a classifier; or a
+            switch is neither True nor False.
     """
-    to = row_of(to).name
+    to, read = named(to)
     if row_of(to).role == "head":
         raise BadValue(f"{to!r} stands behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
     pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
+    given = read | given
     known = activations.parameters(to)
     for key in given:
         if key not in known:

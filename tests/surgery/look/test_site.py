@@ -105,6 +105,10 @@ def test_sites_are_a_sequence(sites: Sites) -> None:
         ({"site": str(STEM)}, (STEM,)),
         ({"module": "layer*.relu"}, (FIRST, RELU)),
         ({"owner": ""}, (STEM,)),
+        ({"block": "layer1"}, (FIRST, RELU)),
+        ({"block": ("layer1", "layer2.0")}, (FIRST, RELU, GATE)),
+        ({"owner": "layer2"}, (GATE,)),
+        ({"module": "layer1.0"}, (FIRST, RELU)),
         ({"feeds": "add"}, (STEM, RELU, GATE)),
         ({"fed_by": "norm"}, (FIRST,)),
         ({"modes": "train"}, (STEM, FIRST, RELU)),
@@ -130,6 +134,26 @@ def test_a_path_that_fits_nothing_is_an_error_with_near_misses(sites: Sites, key
         sites.where(**{key: "layer1.0.rel"})
     assert "layer1.0.rel" in str(caught.value)
     assert "layer1.0" in str(caught.value).split("try", 1)[-1]
+
+
+def test_a_path_names_a_block_or_else_all_that_are_in_it() -> None:
+    inner = replace(RELU, block="stages.0.blocks.0")
+    outer, stage, beside = (replace(RELU, block=name) for name in ("stages.0", "features#2", "stages.01"))
+    sites = Sites((inner, outer, stage, beside))
+    assert sites.where(block="stages.0").items == (outer,)
+    assert sites.where(block="stages.0.blocks").items == (inner,)
+    assert sites.where(block="stages").items == (inner, outer, beside)
+    assert sites.where(block="features").items == (stage,)
+    assert sites.where(role="nonlinearity").where(block="stages.0").items == (outer,)
+
+
+def test_a_path_that_ends_within_a_name_names_nothing(sites: Sites) -> None:
+    for pattern in ("laye", "layer1.", "re:layer1", ""):
+        assert_raises(UnknownName, lambda one=pattern: sites.where(block=one), repr(pattern))
+
+
+def test_a_call_is_named_in_full(sites: Sites) -> None:
+    assert_raises(UnknownName, lambda: sites.where(site="layer1.0"), "'layer1.0'")
 
 
 def test_each_pattern_of_a_tuple_must_fit_something(sites: Sites) -> None:

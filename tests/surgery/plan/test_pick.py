@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from math import floor
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.look.site import Sites
-from surgery.plan.pick import form_of, spread
+from surgery.plan.pick import form_of, pick, spread
 from surgery.plan.rules import Rule
 from tests import models
 from tests.asserts import assert_raises
@@ -386,3 +387,17 @@ def test_timm_writes_the_head_of_vgg_as_convolutions_and_it_is_left_alone() -> N
     names = [str(edit.site) for edit in surgery.make_plan(_sites("timm", "vgg16_bn"), surgery.erase_relu()).edits]
     assert len(names) == KNOWN["vgg16_bn"]
     assert all(name.startswith("features.") for name in names)
+
+
+def test_a_path_of_blocks_takes_the_blocks_in_it_and_no_gates() -> None:
+    assert picked(Row, surgery.swap("silu", block="body")) == picked(Row, surgery.swap("silu", block="body.*"))
+    assert len(picked(Row, surgery.swap("silu", block="body"))) == 3 * 8
+    assert picked(Gated, surgery.swap("silu", owner="block")) == ["block.act1", "block.act2"]
+
+
+def test_a_call_that_may_be_a_gate_is_not_named_by_what_it_is_in() -> None:
+    sites = surgery.find_sites(Row(), Row.example)
+    unknown = [replace(site, role="unknown") for site in sites]
+    told = Sites(tuple(unknown), sites.example, sites.model_kind)
+    assert pick(surgery.swap("silu", module="body"), told)[0] == []
+    assert pick(surgery.swap("silu", module=unknown[1].module), told)[0] == [unknown[1]]

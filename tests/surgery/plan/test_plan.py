@@ -89,7 +89,7 @@ def test_nothing_picked_is_an_error_that_says_why() -> None:
     assert_raises(
         surgery.NothingPicked,
         lambda: surgery.make_plan(sites_of(models.MobileNet), surgery.swap("gelu", activation="relu")),
-        "try", "relu6",
+        "hint", "relu6",
     )  # fmt: skip
 
 

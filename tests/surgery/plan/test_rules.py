@@ -7,8 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
+from torch import nn
 
 import surgery
+from surgery.activations import registry
 from surgery.plan.rules import Recipe, Rule
 from tests.asserts import assert_raises
 
@@ -101,7 +103,7 @@ def test_a_fade_is_a_part_of_the_progress(fade: Any) -> None:
 
 
 def test_an_unknown_function_names_the_nearest() -> None:
-    assert_raises(surgery.UnknownName, lambda: surgery.swap("leakyrelu"), "'leakyrelu'", "leaky_relu")
+    assert_raises(surgery.UnknownName, lambda: surgery.swap("leakyrelo"), "'leakyrelo'", "leaky_relu")
 
 
 @pytest.mark.parametrize(
@@ -206,3 +208,57 @@ def test_a_head_rule_picks_by_itself() -> None:
     assert dict(rule.params) == {"reading": "scores"}
     assert (rule.fade, rule.expect, rule.optional, rule.remaining) == (False, None, False, False)
     assert_raises(surgery.BadValue, lambda: surgery.rectify_scores(optional=1), "`optional`")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("to", "rule"),
+    [
+        ("GELU", surgery.swap("gelu")),
+        ("LeakyReLU", surgery.swap("leaky_relu")),
+        ("Hard_Swish", surgery.swap("hardswish")),
+        (nn.GELU, surgery.swap("gelu")),
+        (nn.PReLU, surgery.swap("prelu")),
+        (nn.Identity, surgery.swap("identity")),
+        (surgery.activations.PWLU, surgery.swap("pwlu")),
+        (nn.ReLU(inplace=True), surgery.swap("relu")),
+        (nn.GELU(approximate="tanh"), surgery.swap("gelu_tanh")),
+        (nn.LeakyReLU(), surgery.swap("leaky_relu")),
+        (nn.LeakyReLU(0.25), surgery.swap("leaky_relu", negative_slope=0.25)),
+        (nn.Hardtanh(0, 6), surgery.swap("relu6")),
+        (nn.Identity(), surgery.swap("identity")),
+    ],
+    ids=str,
+)
+def test_an_activation_is_asked_for_by_name_by_class_or_by_example(to: Any, rule: Rule) -> None:
+    assert surgery.swap(to) == rule
+
+
+def test_a_keyword_beside_an_example_wins() -> None:
+    assert surgery.swap(nn.ELU(2.0), alpha=3.0) == surgery.swap("elu", alpha=3.0)
+
+
+@pytest.mark.parametrize(
+    ("to", "error", "words"),
+    [
+        (nn.Linear, surgery.UnknownName, ("Linear", "register")),
+        (nn.Linear(2, 2), surgery.UnknownName, ("Linear", "register")),
+        (nn.PReLU(), surgery.BadValue, ("PReLU", "'prelu'", "per, init")),
+        (surgery.activations.HeLU(0.1), surgery.BadValue, ("HeLU", "'helu'", "alpha")),
+        (surgery.activations.RectifiedScores, surgery.BadValue, ("rectify_scores()",)),
+        (nn.functional.gelu, surgery.BadValue, ("'gelu'",)),
+    ],
+    ids=str,
+)
+def test_what_is_no_activation_is_refused(to: Any, error: type[Exception], words: tuple[str, ...]) -> None:
+    assert_raises(error, lambda: surgery.swap(to), *words)
+
+
+def test_a_class_of_ones_own_is_known_once_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Squared(nn.ReLU):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x).square()
+
+    assert_raises(surgery.UnknownName, lambda: surgery.swap(Squared), "register('squared', Squared)")
+    monkeypatch.setattr("surgery.activations.registry._BY_NAME", dict(registry._BY_NAME))
+    surgery.activations.register("my_square", Squared)
+    assert surgery.swap(Squared).make == "my_square"
