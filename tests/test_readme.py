@@ -1,39 +1,25 @@
 """The README's code runs, and prints what the README says it prints."""
 
-import contextlib
-import io
 import re
 from pathlib import Path
 
 import pytest
 
 import recipes
+from tests.pages import blocks, run_python_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
 def test_python_blocks_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All blocks in order, in one namespace and one folder, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    ran = 0
-    for (language, code), (next_language, expected) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True):
-        if language != "python":
-            continue
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, "README.md", "exec"), names)
-        if next_language == "text":
-            assert printed.getvalue().rstrip() == expected.rstrip()
-        ran += 1
-    assert ran >= 2
+    assert run_python_blocks(ROOT / "README.md", tmp_path) >= 2
 
 
 def test_first_block_shows_its_output() -> None:
-    languages = [language for language, _ in BLOCKS]
+    languages = [language for language, _ in blocks(ROOT / "README.md")]
     assert languages[:2] == ["python", "text"]
 
 
@@ -45,9 +31,19 @@ def test_two_commands_set_everything_up() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
-    assert len(targets) >= 5
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) >= 15
+    assert [link for link in links if not leads_somewhere(link)] == []
+
+
+def leads_somewhere(link: str) -> bool:
+    """A file or a folder of the repository; behind a # a heading there, in GitHub's spelling."""
+    target, _, anchor = link.partition("#")
+    page = ROOT / (target or "README.md")
+    if not anchor:
+        return page.exists()
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_every_recipe_named_is_one() -> None:

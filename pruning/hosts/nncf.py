@@ -31,6 +31,8 @@ def cut(
     each of their steps, and gather them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
     round began; `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in `prunable`.
 
+    Example::
+
         mine = hosts.nncf.cut(model, before, count=100)
         for epoch in ...:
             scheduler.step()

@@ -33,6 +33,8 @@ class ActivateWhilePruning:
     model that returns them and is asked whenever AP looks. Give `masks=Masks.of`, which takes zeros for pruned, if your
     pipeline sets weights to zero and keeps no masks; without it, weights that are zero in part are warned of.
 
+    Example::
+
         ap = ActivateWhilePruning(model, share=0.02)
         for _ in range(rounds):
             ap.begin_round()

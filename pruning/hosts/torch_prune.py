@@ -41,6 +41,8 @@ def importance(
     weight, infinite where AP may not cut: of equal numbers torch may take any, and it cuts infinite ones too where
     there are too few others. The scores are of the weights as they are now.
 
+    Example::
+
         scores = importance(model, before)
         prune.global_unstructured(list(scores), prune.L1Unstructured, importance_scores=scores, amount=100)
 
@@ -52,7 +54,7 @@ def importance(
         BadValue: an unknown word, a living weight that is not finite, a weight that another host holds, or one that
             torch's masks do not reach, see `cut`.
 
-    Source: Activate-while-Pruning: |weight now - weight before| among negative weights.
+    Source: Activate-while-Pruning: `|weight now - weight before|` among negative weights.
     """
     now = _round(model, before, keep)
     scores, may = order(now, Choice(among, by, batches, seed))

@@ -100,7 +100,7 @@ def layer_magnitude(within: Constraint | None = None) -> Lowest:
 
 
 def global_gradient(within: Constraint | None = None) -> Lowest:
-    """Cut the weights whose loss matters least to first order, |w g|, over the whole model. See `scores.gradient`."""
+    """Cut the weights whose loss matters least to first order, `|w g|`, over the whole model. See `scores.gradient`."""
     return Lowest(scores.gradient, "model", within)
 
 

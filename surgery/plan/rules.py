@@ -100,22 +100,23 @@ def erase_relu(
     concatenates its inputs (DenseNet), a pair of convolutions between pools (VGG). A block whose last convolution is
     linear already (MobileNetV2) has no last ReLU to erase.
 
-    location: "first", "middle" (of n the ceil(n / 2)-th) or "last", or an integer counted from 1 (negative from the
-        end), among the ReLUs of a module, or of each branch that ends in a concat.
-    share: fraction of the modules to treat, in [0, 1]; round half up, at least one module if above 0.
-    order: which modules a share takes: evenly "spread", from the "front" or from the "back" of the network.
-    stem: erase the ReLUs before the first module, too.
-    keep_final: leave the last module as it is, so that the features before the head stay non-negative.
-    preactivation: in blocks that begin with norm and ReLU, the "last" one (before the last convolution) or the
-        "first" one counts as the last; the paper's text is not explicit, see Source.
-    vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
-    activation: what counts as a ReLU, as a pattern.
-    stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the ReLU
-        on what the norm in front lets through. It keeps most of a trained network's accuracy without training; see
-        `fit_affine` and `recalibrate`.
-    start: what a fade begins as: the "same" as before, or at once the "affine" map.
-    fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says over
-        which part of the progress.
+    Args:
+        location: "first", "middle" (of n the ceil(n / 2)-th) or "last", or an integer counted from 1 (negative from the
+            end), among the ReLUs of a module, or of each branch that ends in a concat.
+        share: fraction of the modules to treat, in [0, 1]; round half up, at least one module if above 0.
+        order: which modules a share takes: evenly "spread", from the "front" or from the "back" of the network.
+        stem: erase the ReLUs before the first module, too.
+        keep_final: leave the last module as it is, so that the features before the head stay non-negative.
+        preactivation: in blocks that begin with norm and ReLU, the "last" one (before the last convolution) or the
+            "first" one counts as the last; the paper's text is not explicit, see Source.
+        vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
+        activation: what counts as a ReLU, as a pattern.
+        stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the
+            ReLU on what the norm in front lets through. It keeps most of a trained network's accuracy without
+            training; see `fit_affine` and `recalibrate`.
+        start: what a fade begins as: the "same" as before, or at once the "affine" map.
+        fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says
+            over which part of the progress.
 
     Raises:
         BadValue: an argument outside its range.

@@ -1,5 +1,7 @@
 """Torch-Pruning as a host: channels are removed, and optimiser, masks and the history of the model follow.
 
+Example::
+
     pruner = torch_pruning.pruner.BasePruner(model, images, importance, ignored_layers=[model.fc, *ignored(model)])
     survivors = step(pruner, optimizer, images)     # the channels are gone; the optimiser moves what is left
     masks = survivors.masks(masks)                  # masks from before fit the smaller model

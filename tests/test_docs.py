@@ -1,0 +1,52 @@
+"""The pages in docs: their code runs and prints what they say, and the reference holds every public name."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import pruning
+import recipes
+import surgery
+from tests.pages import blocks, run_python_blocks
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+EXECUTED = [page for page in PAGES if any(language == "python" for language, _ in blocks(page))]
+
+
+SLOW = {"detector_backbone"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in SLOW else [], id=page.stem) for page in EXECUTED],
+)
+def test_python_blocks_print_what_they_say(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_python_blocks(page, tmp_path) >= 1
+
+
+def test_every_tutorial_is_executed() -> None:
+    tutorials = {page.stem for page in EXECUTED if page.parent.name == "tutorials"}
+    assert tutorials == {page.stem for page in (DOCS / "tutorials").iterdir()} and len(tutorials) >= 3
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = re.findall(r"^[\w/]+$", (DOCS / "index.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(listed) | {"index"} == {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
+
+
+@pytest.mark.parametrize("package", [surgery, surgery.activations, pruning, recipes], ids=lambda one: one.__name__)
+def test_the_reference_holds_every_public_name(package: object) -> None:
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").iterdir())
+    documented = set(re.findall(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", reference, flags=re.MULTILINE))
+    public = {name for name in dir(package) if not name.startswith("_") and is_ours(getattr(package, name))}
+    assert len(public) >= 9
+    assert {f"{package.__name__}.{name}" for name in public} <= documented
+
+
+def is_ours(value: object) -> bool:
+    home = getattr(value, "__module__", "").partition(".")[0]
+    return not inspect.ismodule(value) and home in {"surgery", "pruning", "recipes"}
