@@ -59,6 +59,10 @@ class DeadNeuronMeter:
         self._leading: set[Key] = set()
         self.reset()
 
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        return f"<DeadNeuronMeter of {name}: every={self.every}, {self._samples} samples since the last reset>"
+
     def reset(self) -> None:
         """Forget what was seen; forwards are counted on."""
         self._tallies: dict[Key, Tally] = {}

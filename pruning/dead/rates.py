@@ -18,7 +18,13 @@ from pruning.dead.tally import Tally
 from pruning.masks.masks import Masks
 from surgery.errors import BadValue, SurgeryError
 from surgery.look.finder import check_plain
-from surgery.look.site import Site, table
+from surgery.look.site import Site
+from surgery.text import html_table, table
+
+_COLUMNS = (
+    "site", "block", "activation", "channels", "dead (static)", "dead (dynamic)", "silent", "elements",
+    "dead elements (dynamic)", "silent elements", "zeros",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class DeadRow:
     outputs: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DeadNeurons:
     """How many units of a network are dead, call by call and over all. Prints as a table.
 
@@ -132,23 +138,35 @@ class DeadNeurons:
         axes.legend()
         figure.savefig(str(path))
 
+    def __repr__(self) -> str:
+        return f"<DeadNeurons: {self._totals()}>"
+
     def __str__(self) -> str:
-        head = ("site", "block", "activation", "channels", "static", "dynamic", "silent",
-                "elements", "dynamic ones", "silent ones", "zeros")  # fmt: skip
-        rows = [
+        rows = table(_COLUMNS, self._cells()) if self.rows else []
+        return "\n".join([*rows, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(_COLUMNS, self._cells(), below=self._notes())
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [
             (row.site, row.block or "-", row.activation, *(str(n) for n in (row.channels, row.static, row.dynamic,
              row.silent)), *("-" if n is None else str(n) for n in (row.elements, row.dynamic_elements,
              row.silent_elements)), f"{row.zeros:.1%}")
             for row in self.rows
         ]  # fmt: skip
+
+    def _totals(self) -> str:
         parts = [f"{self.dynamic_share:.2%} dynamically", f"{self.static_share:.2%} statically dead"]
         parts += [f"{self.silent_share:.2%} silent", f"{self.dynamic_element_share:.2%} of elements dynamically dead"]
-        lines = table(head, rows) if rows else []
-        lines.append(f"{self.channels} channels of {self.model_kind} in {self.mode} mode: {', '.join(parts)}")
-        seen = f"on {self.samples} samples"
-        lines.append(f"silent: never above {self.threshold:g} {seen}; so are {self.zeros:.1%} of all outputs")
-        lines += [f"not reached: {', '.join(self.unreached)}"] if self.unreached else []
-        return "\n".join(lines)
+        return f"{self.channels} channels of {self.model_kind} in {self.mode} mode: {', '.join(parts)}"
+
+    def _notes(self) -> list[str]:
+        silent = (
+            f"silent: never above {self.threshold:g} on {self.samples} samples; so are {self.zeros:.1%} of all outputs"
+        )
+        unreached = [f"not reached: {', '.join(self.unreached)}"] if self.unreached else []
+        return [self._totals(), silent, *unreached]
 
 
 def dead_neurons(

@@ -70,6 +70,10 @@ class ActivateWhilePruning:
         self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them lived
         self._uncut = Masks({})  # False where AP has cut
 
+    def __repr__(self) -> str:
+        begun = ", no round has begun" if self._began is None else ""
+        return f"<ActivateWhilePruning of {type(self.model).__name__}: share={self.share}, {self.choice}{begun}>"
+
     def begin_round(self) -> None:
         """Note the weights as they are, on their device, and how many of them live.
 

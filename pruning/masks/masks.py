@@ -23,14 +23,14 @@ from pruning.masks.optimizers import optimizers_in
 from pruning.masks.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
 from surgery.look.finder import check_plain
-from surgery.look.site import table
+from surgery.text import table
 
 FORMAT = "1"
 
 _SOME = 0.01  # the share of a weight up to which zeros are an accident
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Masks(Mapping[str, Tensor]):
     """Name -> boolean tensor, True where the weight lives. Prints as a table; values are replaced, not changed.
 
@@ -222,6 +222,9 @@ class Masks(Mapping[str, Tensor]):
             return cls({name: _unpacked(packed[name], shape) for name, shape in shapes.items()})
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise BadFile(f"{path} cannot be read as masks.", there=f"{type(error).__name__}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"<Masks: {self.alive} of {self.size} weights live in {len(self)} tensors>"
 
     def __str__(self) -> str:
         rows = [

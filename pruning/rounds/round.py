@@ -25,7 +25,7 @@ class Staged(Protocol):
         """The cuts that together remove `share` of the `alive` weights living when the round began, in order."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Round:
     """The weights of a model when the round began and now, and the masks in force.
 
@@ -40,6 +40,9 @@ class Round:
     masks: Masks
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     movement: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Round of {type(self.model).__name__}: {self.masks!r}>"
 
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():

@@ -12,6 +12,7 @@ from recipes.format.recipe import Recipe
 from recipes.format.write import rule_line, rule_table
 from surgery.errors import CannotLook, SurgeryError
 from surgery.look.site import Site, Sites
+from surgery.plan.plan import kept_lines
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,8 +81,7 @@ class Check:
         named = "named in the recipe" if self.model in self.recipe.models else "not among those the recipe names"
         lines = [f"{self.recipe.name} on {self.model} ({named}): {len(self.sites)} activation calls"]
         lines += [f"  rule {number}: {one}" for number, one in enumerate(self.picked, 1)]
-        reasons = Counter(reason for _, reason in self.left)
-        lines += [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()]
+        lines += [f"  {line}" for line in kept_lines(self.left)]
         lines += [f"  {self.problem}"] if self.problem else []
         if not self.picked:
             lines.append("  no rule: the model stays as it is")

@@ -9,7 +9,8 @@ from recipes.check.check import sites_of
 from recipes.format.parse import parse
 from recipes.format.write import FORMAT
 from surgery.errors import NothingPicked
-from surgery.look.site import Sites, table
+from surgery.look.site import Sites
+from surgery.text import table
 
 
 def draft(model: str) -> str:

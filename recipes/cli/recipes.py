@@ -43,7 +43,7 @@ def _ls(options: argparse.Namespace) -> None:
     from recipes.format.library import load, names
     from recipes.format.table import catalogue
     from surgery.errors import UnknownName, nearest
-    from surgery.look.site import table
+    from surgery.text import table
 
     if not names(options.pattern):
         raise UnknownName(f"no recipe is called {options.pattern!r}.", try_=nearest(options.pattern, names()))

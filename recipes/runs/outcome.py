@@ -15,7 +15,8 @@ from recipes.runs.evaluate import measure as measure
 from surgery import Report
 from surgery.activations import row_of
 from surgery.errors import BadFile, SurgeryError
-from surgery.look.site import NO_CALL, table
+from surgery.look.site import NO_CALL
+from surgery.text import table
 
 FORMAT = 1
 

@@ -15,7 +15,7 @@ from surgery.activations.functions.pwlu import PWLU
 from surgery.activations.table import ROWS, Activation
 from surgery.dataflow.operations import TAG, activation_of_class, activation_of_module, options_of_module
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
-from surgery.look.site import table
+from surgery.text import table
 
 # What a builder may ask for beside the parameters of its function.
 _SURROUNDINGS = ("channels", "axis", "like")

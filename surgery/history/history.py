@@ -24,7 +24,7 @@ class _Pickled:
             setattr(self, one.name, kept.get(one.name, made))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Step(_Pickled):
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
@@ -42,14 +42,21 @@ class Step(_Pickled):
     buffers: frozenset[str] = frozenset()
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        edits = [f"{len(self.data['edits'])} edits"] if "edits" in self.data else []
+        return f"Step({', '.join([repr(self.kind), *edits, *self.data.get('asked', ())])})"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class History(_Pickled):
     """The steps of one model, oldest first, and the progress and training step last set on it."""
 
     steps: list[Step] = field(default_factory=list)
     progress: tuple[float, int] | None = None
     resting: list[str] = field(default_factory=list)  # weights that are frozen while slopes learn
+
+    def __repr__(self) -> str:
+        return f"History({self.steps}, progress={self.progress})"
 
 
 def histories_of(model: nn.Module) -> list[History]:

@@ -11,6 +11,7 @@ from typing import Any, overload
 import regex
 
 from surgery.errors import BadValue, UnknownName, nearest
+from surgery.text import html_table, table
 
 Value = str | int | bool | None
 Pattern = Value | Sequence[Value]
@@ -21,6 +22,7 @@ LONGEST_PATTERN = 1000  # characters
 PATIENCE = 0.1  # seconds for one pattern on one text: some patterns would take years
 
 _PATTERNS = ("site", "owner", "module", "block")
+_COLUMNS = ("site", "activation", "role", "block", "position", "fed by", "feeds", "channels", "modes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def _fits(pattern: str, value: str) -> bool:
         ) from error  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sites(Sequence[Site]):
     """Every activation call of one forward, in order of execution; prints as a table.
 
@@ -239,9 +241,17 @@ class Sites(Sequence[Site]):
     def _only(self, items: tuple[Site, ...]) -> Sites:
         return replace(self, items=items, everything=self.everything or self.items)
 
+    def __repr__(self) -> str:
+        return f"<Sites: {self._notes()[0]}>"
+
     def __str__(self) -> str:
-        head = ("site", "activation", "role", "block", "in block", "fed by", "feeds", "channels", "modes")
-        rows = [
+        return "\n".join([*table(_COLUMNS, self._rows()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(_COLUMNS, self._rows(), below=self._notes())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 str(site),
                 site.activation + ("_" if site.inplace else ""),
@@ -255,17 +265,10 @@ class Sites(Sequence[Site]):
             )
             for site in self.items
         ]
-        lines = table(head, rows)
-        lines.append(f"{len(self.items)} activation calls in {self.model_kind}")
-        lines += [f"not seen in {mode} mode: {reason}" for mode, reason in self.unseen]
-        return "\n".join(lines)
 
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a text table whose columns are as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return [line.rstrip() for line in lines]
+    def _notes(self) -> list[str]:
+        count = f"{len(self.items)} activation call{'s' if len(self.items) != 1 else ''} in {self.model_kind}"
+        return [count, *(f"not seen in {mode} mode: {reason}" for mode, reason in self.unseen)]
 
 
 def _fact(key: str) -> Callable[[Site], Any]:

@@ -73,7 +73,7 @@ def pick_erased(
 def _no_relu(site: Site, activation: Any) -> str | None:
     if site.role != "nonlinearity":
         return _ROLES[site.role]
-    return None if matches(activation, site.activation) else f"a {site.activation}"
+    return None if matches(activation, site.activation) else f"is {site.activation}"
 
 
 def form_of(inside: Sequence[Site]) -> str:

@@ -12,6 +12,7 @@ from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, 
 from surgery.look.site import NO_CALL, Site, Sites
 from surgery.plan.pick import pick
 from surgery.plan.rules import Fading, Options, Rule, Start
+from surgery.text import counted, html_table, table
 
 
 class HasRules(Protocol):
@@ -22,6 +23,8 @@ class HasRules(Protocol):
 
 
 Rules = Rule | Sequence[Rule] | HasRules
+
+EDIT_COLUMNS = ("site", "block", "before", "", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,17 @@ class Edit:
         return row_of(self.make).role == "linear" and not self.fade
 
     def __str__(self) -> str:
-        if self.site.activation == NO_CALL:
-            return f"{self.site.owner}: {self.make} behind it"
-        made = "erased" if self.make == "identity" else self.make
-        return f"{self.site}: {self.site.activation} -> {made}{' (fading)' if self.fade else ''}"
+        return " ".join([f"{self.site}:", *self.row[2:]])
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Where it is and what it does, as cells of a table with the columns of `EDIT_COLUMNS`."""
+        before = "-" if self.site.activation == NO_CALL else self.site.activation
+        after = f"{self.make} (fading)" if self.fade else self.make
+        return str(self.site), self.site.block or "-", before, "->", after
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """What will be edited and what will be left alone, on the sites as they are now. Prints as a list.
 
@@ -67,18 +74,32 @@ class Plan:
     left_out: tuple[str, ...] = ()
     skip_uneditable: bool = False
 
+    def __repr__(self) -> str:
+        return f"<Plan: {self._head()}>"
+
     def __str__(self) -> str:
+        rows = table(EDIT_COLUMNS, [edit.row for edit in self.edits]) if self.edits else []
+        return "\n".join([self._head(), *(f"  {line}" for line in (*rows, *self._remarks()))])
+
+    def _repr_html_(self) -> str:
+        return html_table(EDIT_COLUMNS, [edit.row for edit in self.edits], above=[self._head()], below=self._remarks())
+
+    def _head(self) -> str:
         calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
-        lines = [f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind}:"]
-        lines += [f"  {edit}" for edit in self.edits]
-        reasons = Counter(reason for _, reason in self.kept)
-        lines += [f"  left alone: {count} {reason}" for reason, count in reasons.most_common()]
-        return "\n".join(lines + left_out_line(self.left_out))
+        return f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind} will be edited"
+
+    def _remarks(self) -> list[str]:
+        return kept_lines(self.kept) + left_out_line(self.left_out)
+
+
+def kept_lines(kept: Iterable[tuple[Site, str]]) -> list[str]:
+    """A line for every reason for which sites are kept, with their number."""
+    return [f"kept: {reason}" for reason in counted(reason for _, reason in kept)]
 
 
 def left_out_line(parts: tuple[str, ...]) -> list[str]:
     """One line that says which parts of a recipe surgery does not do, none if it does all of it."""
-    return [f"  left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
+    return [f"left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
 
 
 def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> Plan:
@@ -181,11 +202,11 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
                 asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
             )  # fmt: skip
         told = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
-        because = Counter(told).most_common(2)
+        because = counted(told)[:2]
         hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
         raise NothingPicked(
             f"Rule {number} picks no site"
-            + (f": {'; '.join(f'{count} {reason}' for reason, count in because)}." if because else "."),
+            + (f": {'; '.join(because)}." if because else "."),
             asked=str(rule), there=inventory(sites),
             try_=hint or "optional=True if this is right; print(surgery.find_sites(model)) shows every site",
         )  # fmt: skip

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from surgery.activations import row_of
 from surgery.errors import NotProved, about
 from surgery.look.layout import Layout, same_code, widths_in_words
-from surgery.look.site import NO_CALL, Site, Sites, table
-from surgery.plan.plan import Edit, Plan, left_out_line
+from surgery.look.site import NO_CALL, Site, Sites
+from surgery.plan.plan import EDIT_COLUMNS, Plan, kept_lines, left_out_line
+from surgery.text import html_table, number_of, table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
 
@@ -31,34 +32,40 @@ class Report:
     far: Mapping[Site, float] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Report: {', '.join(self._done())}>"
+
     def __str__(self) -> str:
-        edits = self.plan.edits
-        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in edits)
+        rows = table(EDIT_COLUMNS, [edit.row for edit in self.plan.edits]) if self.plan.edits else []
+        return "\n".join([*self._done(), *(f"  {line}" for line in (*rows, *self._remarks()))])
+
+    def _repr_html_(self) -> str:
+        rows = [edit.row for edit in self.plan.edits]
+        return html_table(EDIT_COLUMNS, rows, above=self._done(), below=self._remarks())
+
+    def _done(self) -> list[str]:
+        """What was done to how many calls, one line for each kind of edit."""
+        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in self.plan.edits)
         counts = Counter(site.activation for site in self.before)
         lines = []
         for (old, new, fade), count in kinds.items():
             if old == NO_CALL:
-                lines.append(f"{new} put behind the classifier")
+                lines.append(f"{new} added behind the classifier")
                 continue
             stand_in = {"identity": "erased", "affine": "erased, with an affine stand-in"}
             done = stand_in.get(new, f"replaced by {new}")
-            fading = f"being {done} as progress goes to 1" if fade else done
-            lines.append(f"{count} of {counts[old]} {old} calls {fading}")
-        rows = [(str(edit.site), edit.site.block or "-", edit.site.activation, "->", made(edit)) for edit in edits]
-        if rows:
-            lines[-1] += f"; {len(self.plan.kept)} calls kept"
-            lines += [f"  {line}" for line in table(("site", "block", "was", "", "is"), rows)]
-        else:
-            lines.append(f"nothing was asked for here; {len(self.before)} calls kept")
-        reasons = Counter(reason for _, reason in self.plan.kept)
-        lines += [f"  kept: {count} {reason}" for reason, count in reasons.most_common()]
-        lines += [f"  {line}" for line in self._beginnings()]
-        lines += [f"  {line}" for line in self._blind()]
-        lines += [f"  {line}" for line in self._shared()]
-        named = (("new parameters", self.added), ("parameters gone", self.removed), ("no call reaches", self.idle))
-        changed = [f"  {what}: {', '.join(names)}" for what, names in named if names]
-        lines += changed or ["  parameters unchanged"]
-        return "\n".join(lines + left_out_line(self.plan.left_out))
+            lines.append(f"{count} of {counts[old]} {old} calls {'being ' if fade else ''}{done}")
+            lines[-1] += " as progress goes to 1" if fade else ""
+        *first, last = lines or ["no edits"]
+        kept = len(self.plan.kept)
+        return [*first, f"{last}; {kept} call{'s' if kept != 1 else ''} kept"]
+
+    def _remarks(self) -> list[str]:
+        """What was kept, how new functions are initialised, and which parameters came and went, a line each."""
+        named = (("new parameter", self.added), ("removed parameter", self.removed), ("unused parameter", self.idle))
+        changed = [number_of(what, names) for what, names in named if names] or ["parameters unchanged"]
+        notes = [*self._beginnings(), *self._blind(), *self._shared(), *changed]
+        return [*kept_lines(self.plan.kept), *notes, *left_out_line(self.plan.left_out)]
 
     def _blind(self) -> list[str]:
         """How many affine stand-ins are no more than the identity, because no norm says what enters them."""
@@ -66,13 +73,13 @@ class Report:
         blind = [edit for edit in lines if edit.site.norm is None]
         if not blind:
             return []
-        return [f"{len(blind)} of {len(lines)} affine stand-ins have no norm in front: the identity until fit_affine"]
+        return [f"{len(blind)} of {len(lines)} affine stand-ins follow no norm: the identity until fit_affine"]
 
     def _shared(self) -> list[str]:
         """Which functions have no parameters per channel, because they are called at several widths, or may be."""
         alike = {edit.site.path: (edit, same_code(edit.site, self.plan.sites)) for edit in self.plan.edits}
         return [
-            f"{path} is called at {widths_in_words(calls)}: its {edit.make} has parameters that all channels share"
+            f"{path} is called at {widths_in_words(calls)}: its {edit.make} shares its parameters across channels"
             for path, (edit, calls) in alike.items()
             if row_of(edit.make).learns and Layout.of(calls).channels is None
         ]
@@ -88,16 +95,11 @@ class Report:
         unknown = Counter(e.make for e in put_in if e.site not in self.far and e.site.activation != NO_CALL)
         for (old, new), found in pairs.items():
             most, site = max(found, key=lambda pair: pair[0])
-            lines.append(f"{new} begins as {old}: " + (f"up to {most:.2g} away ({site})" if most else "exactly"))
+            error = f"maximum error {most:.2g} ({site})" if most else "exact"
+            lines.append(f"{new} initialised to match {old}: {error}")
         return lines + [
-            f"{count} {new} begin with values of their own: what enters them is not known"
-            for new, count in unknown.items()
+            f"{count} {new} with default initial values: the inputs are not known" for new, count in unknown.items()
         ]
-
-
-def made(edit: Edit) -> str:
-    """What stands at the site now, in one word."""
-    return "-" if edit.make == "identity" else f"- ({edit.make})" if edit.erases else edit.make
 
 
 def check_outcome(plan: Plan, after: Sites) -> None:

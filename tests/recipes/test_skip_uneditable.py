@@ -113,7 +113,7 @@ def test_a_check_tells_what_is_left_alone(
     words = ["recipes", "check", str(file), "--model", hidden, *(["--skip-uneditable"] if by == "flag" else [])]
     reason = "cannot be edited: relu 2/2: getattr(nn.functional, 'relu')(...) is not a plain name"
     assert main(words) == 0
-    assert f"  left alone: 1 {reason}\n" in capsys.readouterr().out
+    assert f"  kept: 1 ({reason})\n" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["left"] == [{"site": "relu 2/2", "reason": reason}]
 

@@ -378,18 +378,19 @@ def test_what_is_printed() -> None:
     sites = surgery.find_sites(SmallNet(), picture())
     plan = surgery.make_plan(sites, [surgery.swap("gelu", position=1), rule])
     assert str(plan).splitlines() == [
-        "2 of 5 activation calls of SmallNet:",
-        "  blocks.0.relu 1/2: relu -> gelu",
-        "  blocks.1.relu 1/2: relu -> gelu",
-        "  fc: rectified_scores behind it",
-        "  left alone: 3 not position=1, role='nonlinearity'",
+        "2 of 5 activation calls of SmallNet will be edited",
+        "  site               block     before      after",
+        "  blocks.0.relu 1/2  blocks.0  relu    ->  gelu",
+        "  blocks.1.relu 1/2  blocks.1  relu    ->  gelu",
+        "  fc.scores          -         -       ->  rectified_scores",
+        "  kept: 3 (not position=1, role='nonlinearity')",
     ]
     report = surgery.transform(SmallNet(), rule, picture())[1]
     assert str(report).splitlines() == [
-        "rectified_scores put behind the classifier; 5 calls kept",
-        "  site       block  was       is",
-        "  fc.scores  -      none  ->  rectified_scores",
-        "  kept: 5 not asked for",
+        "rectified_scores added behind the classifier; 5 calls kept",
+        "  site       block  before      after",
+        "  fc.scores  -      -       ->  rectified_scores",
+        "  kept: 5 (not asked for)",
         "  parameters unchanged",
     ]
 
@@ -397,7 +398,7 @@ def test_what_is_printed() -> None:
 def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["transform", "timm/resnet18", "--shape", "2,3,32,32", "--rule", "rectify_scores:reading=shares"]
     assert cli.main([*words, "--save", str(tmp_path)]) == 0
-    assert "rectified_scores put behind the classifier" in capsys.readouterr().out
+    assert "rectified_scores added behind the classifier" in capsys.readouterr().out
     assert json.loads((tmp_path / "surgery.json").read_text())["steps"][0]["data"]["edits"][0]["params"] == {
         "reading": "shares"
     }

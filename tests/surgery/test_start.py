@@ -100,7 +100,7 @@ def test_a_relu_is_met_exactly(kind: type[models.Stated], to: str) -> None:
         assert apart(model, edited, kind.example) <= 1e-5
         assert set(report.far) == set(report.before)
         assert max(report.far.values()) <= ROUNDING
-        assert f"{to} begins as relu: exactly" in str(report)
+        assert f"{to} initialised to match relu: exact" in str(report)
 
 
 def test_without_it_a_relu_becomes_something_else() -> None:
@@ -108,7 +108,7 @@ def test_without_it_a_relu_becomes_something_else() -> None:
     edited, report = started(model, surgery.swap("prelu", start="own"), picture())
     assert apart(model, edited, picture()) > 1e-3
     assert {one.weight[0].item() for one in edited.modules() if isinstance(one, nn.PReLU)} == {0.25}
-    assert "prelu begins as relu: up to" in str(report)
+    assert "prelu initialised to match relu: maximum error" in str(report)
 
 
 @pytest.mark.parametrize("to", BENT)
@@ -117,7 +117,7 @@ def test_a_leaky_relu_is_met_exactly(to: str, per: str) -> None:
     model = Rows(nn.LeakyReLU(0.2), nn.LeakyReLU(0.07))
     edited, report = started(model, surgery.swap(to, per=per) if to != "npwlu" else surgery.swap(to), Rows.example)
     assert apart(model, edited, Rows.example) <= 1e-5
-    assert f"{to} begins as leaky_relu: exactly" in str(report)
+    assert f"{to} initialised to match leaky_relu: exact" in str(report)
 
 
 @pytest.mark.parametrize("to", BENT)
@@ -127,7 +127,7 @@ def test_the_learned_slopes_of_a_prelu_are_met_channel_by_channel(to: str) -> No
         model[2].weight.copy_(SLOPES)
     edited, report = started(model, surgery.swap(to), picture())
     assert apart(model, edited, picture()) <= 1e-5
-    assert f"{to} begins as prelu: exactly" in str(report)
+    assert f"{to} initialised to match prelu: exact" in str(report)
 
 
 def test_slopes_taken_over_are_the_numbers_themselves() -> None:
@@ -191,7 +191,7 @@ def test_a_call_made_in_training_only_begins_as_before_too() -> None:
     model = Trained().train()
     edited, report = surgery.transform(model, surgery.swap("prelu"), picture())
     assert torch.equal(edited(picture()), model(picture()))
-    assert "prelu begins as relu: exactly" in str(report)
+    assert "prelu initialised to match relu: exact" in str(report)
 
 
 def test_what_was_learned_meanwhile_is_taken_over() -> None:
@@ -201,7 +201,7 @@ def test_what_was_learned_meanwhile_is_taken_over() -> None:
         model[1].negative.copy_(SLOPES)
     edited, report = started(model, surgery.swap("frelu", alternate="slopes"), picture())
     assert_bit_equal([edited[1].positive, edited[1].negative], [1 + SLOPES, SLOPES])
-    assert "frelu begins as frelu: exactly" in str(report)
+    assert "frelu initialised to match frelu: exact" in str(report)
 
 
 @pytest.mark.parametrize(("before", "after"), [({"intervals": 8}, {"intervals": 16}), ({"per": "layer"}, {}), ({}, {})])
@@ -237,7 +237,7 @@ def test_pwlu_comes_near_and_says_how_near(function: type[nn.Module], within: fl
         assert told[path] == pytest.approx(found, rel=0.05)
     worst = max(told, key=lambda path: told[path])
     name = report.plan.edits[0].site.activation
-    assert f"pwlu begins as {name}: up to {told[worst]:.2g} away ({worst})" in str(report)
+    assert f"pwlu initialised to match {name}: maximum error {told[worst]:.2g} ({worst})" in str(report)
 
 
 def test_more_intervals_come_nearer() -> None:
@@ -250,7 +250,7 @@ def test_pwlu_in_warmup_is_what_it_replaces() -> None:
     model = randomise(Smooth(nn.GELU)).eval()
     edited, report = started(model, surgery.swap("pwlu", warmup=0.1), picture())
     assert not torch.equal(edited(picture()), model(picture()))  # nobody said yet that it trains: it may be loaded
-    assert "pwlu begins as gelu: up to" in str(report)
+    assert "pwlu initialised to match gelu: maximum error" in str(report)
     surgery.set_progress(edited, 0.0)
     assert torch.equal(edited(picture()), model(picture()))
 
@@ -268,7 +268,7 @@ def test_silu_is_a_swish(to: str, param: str, value: float) -> None:
     model = randomise(Smooth(nn.SiLU))
     edited, report = started(model, surgery.swap(to), picture())
     assert apart(model, edited, picture()) <= 1e-5
-    assert f"{to} begins as silu: exactly" in str(report)
+    assert f"{to} initialised to match silu: exact" in str(report)
     if param:
         assert set(getattr(edited.act1, param).tolist()) == {value}
 
@@ -279,17 +279,17 @@ def test_functions_without_parameters_say_how_far_they_are() -> None:
     _, report = started(model, surgery.swap("gelu"), x)
     (far,) = report.far.values()
     assert far == pytest.approx(0.16997, abs=1e-3)  # at 0.7518 to either side of zero
-    assert "gelu begins as relu: up to 0.17 away (1)" in str(report)
-    assert "helu begins as relu: exactly" in str(started(model, surgery.swap("helu"), x)[1])
+    assert "gelu initialised to match relu: maximum error 0.17 (1)" in str(report)
+    assert "helu initialised to match relu: exact" in str(started(model, surgery.swap("helu"), x)[1])
 
 
 def test_each_pair_of_functions_has_a_line() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GELU(), nn.Conv2d(4, 4, 1), nn.ReLU())
     rules = [surgery.swap("prelu", activation="relu"), surgery.swap("silu", activation="gelu")]
     report = surgery.transform(model, rules, picture())[1]
-    lines = [line for line in str(report).splitlines() if "begins as" in line]
-    assert lines[0] == "  prelu begins as relu: exactly"
-    assert lines[1].startswith("  silu begins as gelu: up to ") and lines[1].endswith(" away (3)")
+    lines = [line for line in str(report).splitlines() if "initialised" in line]
+    assert lines[0] == "  prelu initialised to match relu: exact"
+    assert lines[1].startswith("  silu initialised to match gelu: maximum error ") and lines[1].endswith(" (3)")
     assert len(lines) == 2
 
 
@@ -312,14 +312,14 @@ def test_what_is_given_wins(to: str, given: dict[str, float], others: dict[str, 
     for name, value in others.items():
         assert torch.equal(getattr(edited[1], name), torch.full((4,), value))
     assert max(report.far.values()) > ROUNDING
-    assert "up to" in str(report)
+    assert "maximum error" in str(report)
 
 
 def test_what_is_given_and_says_nothing_of_the_start_lets_it_begin_as_before() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LeakyReLU(0.3))
     edited, report = started(model, surgery.swap("frelu", alternate="slopes", every=2), picture())
     assert torch.allclose(edited[1].negative, torch.tensor(0.3))
-    assert "exactly" in str(report)
+    assert "match leaky_relu: exact" in str(report)
 
 
 def test_a_start_is_one_of_a_few() -> None:
@@ -337,7 +337,7 @@ def test_on_a_meta_model_nothing_is_measured() -> None:
     for to in (*BENT, "gelu"):
         edited, report = surgery.transform(model, surgery.swap(to))
         assert report.far == {}
-        assert "begins as" not in str(report)
+        assert "initialised" not in str(report)
         assert {one.device.type for one in edited.parameters()} == {"meta"}
 
 
@@ -467,7 +467,7 @@ def test_small_numbers_are_told_apart_too() -> None:
         model[0].weight.mul_(1e-3)  # type: ignore[operator, union-attr]
         model[0].bias.zero_()  # type: ignore[operator, union-attr]
     report = surgery.transform(model, surgery.swap("gelu"), picture())[1]
-    assert "gelu begins as silu: up to" in str(report)
+    assert "gelu initialised to match silu: maximum error" in str(report)
 
 
 @pytest.mark.parametrize("wild", [torch.nan, torch.inf])
@@ -475,7 +475,7 @@ def test_nothing_is_fitted_to_what_is_not_finite(wild: float) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     edited, report = surgery.transform(model, surgery.swap("swish"), torch.full((2, 3, 4, 4), wild))
     assert edited[1].beta.tolist() == [1.0] * 4  # type: ignore[index, union-attr]
-    assert "1 swish begin with values of their own" in str(report)
+    assert "1 swish with default initial values" in str(report)
 
 
 def test_a_bound_of_ones_own_holds_between_two_of_a_kind() -> None:
@@ -500,4 +500,6 @@ class Nothing(nn.Module):
 
 def test_a_call_that_nothing_enters_has_values_of_its_own() -> None:
     _, report = surgery.transform(Nothing(), surgery.swap("pwlu"), torch.randn(8, 4))
-    assert "pwlu begins as gelu: up to" in str(report) and "1 pwlu begin with values of their own" in str(report)
+    assert "pwlu initialised to match gelu: maximum error" in str(
+        report
+    ) and "1 pwlu with default initial values" in str(report)

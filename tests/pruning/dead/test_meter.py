@@ -298,3 +298,13 @@ def test_a_forward_that_begins_in_another_thread_meanwhile_does_not_count() -> N
         for _ in range(2):
             model(torch.randn(3, 4))
     assert meter.rates().samples == 6
+
+
+def test_a_meter_says_what_it_has_seen() -> None:
+    model = models.ResidualNet()
+    meter = DeadNeuronMeter(model, every=2)
+    assert repr(meter) == "<DeadNeuronMeter of ResidualNet: every=2, 0 samples since the last reset>"
+    with meter:
+        for step in range(3):
+            model(batch(step))
+    assert repr(meter) == "<DeadNeuronMeter of ResidualNet: every=2, 8 samples since the last reset>"

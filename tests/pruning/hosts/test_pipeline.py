@@ -396,3 +396,12 @@ def test_an_optimiser_of_something_else_is_refused() -> None:
             raise AssertionError("entered")
 
     assert_raises(BadValue, enter, "moves none")
+
+
+def test_it_says_what_it_does_and_where_it_is() -> None:
+    model = net()
+    ap = ActivateWhilePruning(model, 0.02, "any", by="magnitude")
+    what = "<ActivateWhilePruning of Sequential: share=0.02, among='any', by='magnitude'"
+    assert repr(ap) == what + ", no round has begun>"
+    ap.begin_round()
+    assert repr(ap) == what + ">"

@@ -416,3 +416,7 @@ def test_masks_are_not_laid_over_weights_that_are_made_into_others() -> None:
     with assert_untouched(model):
         assert_raises(BadValue, lambda: masks.lay_over(model), "0.weight", "StdConv2d")
         assert_raises(BadValue, lambda: masks.held(model, sgd(model)), "0.weight", "StdConv2d")
+
+
+def test_at_a_prompt_masks_say_how_many_weights_live() -> None:
+    assert repr(A) == "<Masks: 5 of 7 weights live in 2 tensors>"

@@ -143,3 +143,9 @@ def test_without_masks_those_of_a_host_say_what_lives() -> None:
     prune.l1_unstructured(model[4], "weight", amount=96)
     masks = Round.of(model, snapshot(model)).masks
     assert (int(masks["0.weight"].sum()), int(masks["4.weight"].sum())) == (72, 96)
+
+
+def test_a_round_says_whose_it_is() -> None:
+    model = tiny_net()
+    round = Round.of(model, snapshot(model))
+    assert repr(round) == f"<Round of {type(model).__name__}: {round.masks!r}>"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import BadValue, SurgeryError, UnknownName
-from surgery.look.site import Site, Sites, matches, table
+from surgery.look.site import Site, Sites, matches
 from tests.asserts import assert_raises
 
 RELU = Site(
@@ -196,12 +196,15 @@ def test_the_table_shows_one_line_per_site_in_aligned_columns(sites: Sites) -> N
     assert lines[6] == "not seen in train mode: a batch of one"
 
 
+def test_a_notebook_shows_the_table(sites: Sites) -> None:
+    page = sites._repr_html_()
+    assert page.count("<tr>") == 1 + len(sites) and page.count("<table>") == 1
+    assert "<td>layer1.0.relu 2/2</td><td>relu_</td><td>nonlinearity</td><td>layer1.0 (BasicBlock)</td>" in page
+    assert page.endswith("<p>4 activation calls in ResNet<br>not seen in train mode: a batch of one</p></div>")
+
+
 def test_no_sites_print_too() -> None:
     assert str(Sites((), model_kind="Linear")).endswith("0 activation calls in Linear")
-
-
-def test_a_table_has_no_trailing_spaces() -> None:
-    assert table(("a", "long head"), [("wide cell", "b")]) == ["a          long head", "wide cell  b"]
 
 
 WORDS = st.text(string.ascii_lowercase + string.digits + "_.", min_size=1, max_size=12)

@@ -84,7 +84,7 @@ def test_an_expected_number_is_checked() -> None:
 def test_nothing_picked_is_an_error_that_says_why() -> None:
     assert_raises(
         surgery.NothingPicked, lambda: surgery.make_plan(sites_of(models.MobileNet), surgery.erase_relu()),
-        "2 its module ends linear already", "2 x relu6 in Sequential", "optional=True",
+        "2 (its module ends linear already)", "2 x relu6 in Sequential", "optional=True",
     )  # fmt: skip
     assert_raises(
         surgery.NothingPicked,
@@ -126,11 +126,12 @@ def test_every_site_is_edited_or_kept_with_a_reason() -> None:
 def test_a_plan_prints_its_edits_and_counts_its_reasons() -> None:
     rules = [surgery.erase_relu(), surgery.swap("gelu", site="relu", fade=True)]
     assert str(surgery.make_plan(sites_of(models.ResidualNet), rules)).splitlines() == [
-        "3 of 5 activation calls of ResidualNet:",
-        "  relu: relu -> gelu (fading)",
-        "  layer1.0.relu 2/2: relu -> erased",
-        "  layer1.1.relu 2/2: relu -> erased",
-        "  left alone: 2 not the last of its module",
+        "3 of 5 activation calls of ResidualNet will be edited",
+        "  site               block     before      after",
+        "  relu               -         relu    ->  gelu (fading)",
+        "  layer1.0.relu 2/2  layer1.0  relu    ->  identity",
+        "  layer1.1.relu 2/2  layer1.1  relu    ->  identity",
+        "  kept: 2 (not the last of its module)",
     ]
 
 
@@ -258,7 +259,7 @@ def test_a_locked_call_is_left_alone_by_a_plan_that_skips() -> None:
     plan = surgery.make_plan(sites, surgery.swap("silu", expect=3), skip_uneditable=True)
     assert [edit.site for edit in plan.edits] == [sites[0], sites[2]]
     assert plan.kept == ((sites[1], f"cannot be edited: {sites[1]}: {sites[1].locked}"),)
-    assert f"left alone: 1 cannot be edited: {sites[1]}" in str(plan)
+    assert f"kept: 1 (cannot be edited: {sites[1]}" in str(plan)
     assert len(surgery.make_plan(sites, surgery.swap("silu")).edits) == 3
 
 

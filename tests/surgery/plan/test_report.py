@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 import surgery
@@ -20,11 +21,11 @@ def report_of(model: nn.Module, *rules: Rule) -> Report:
 def test_a_report_of_erasing() -> None:
     assert str(report_of(models.ResidualNet(), surgery.erase_relu())).splitlines() == [
         "2 of 5 relu calls erased; 3 calls kept",
-        "  site               block     was       is",
-        "  layer1.0.relu 2/2  layer1.0  relu  ->  -",
-        "  layer1.1.relu 2/2  layer1.1  relu  ->  -",
-        "  kept: 2 not the last of its module",
-        "  kept: 1 in the stem",
+        "  site               block     before      after",
+        "  layer1.0.relu 2/2  layer1.0  relu    ->  identity",
+        "  layer1.1.relu 2/2  layer1.1  relu    ->  identity",
+        "  kept: 2 (not the last of its module)",
+        "  kept: 1 (in the stem)",
         "  parameters unchanged",
     ]
 
@@ -34,13 +35,13 @@ def test_a_report_names_new_parameters() -> None:
     assert report.added == ("body.0.act1.weight", "body.1.act1.weight")
     lines = str(report).splitlines()
     assert lines[:2] == ["2 of 6 relu calls replaced by prelu", "2 of 6 relu calls erased; 2 calls kept"]
-    assert lines[-1] == "  new parameters: body.0.act1.weight, body.1.act1.weight"
+    assert lines[-1] == "  2 new parameters: body.0.act1.weight, body.1.act1.weight"
 
 
 def test_a_report_names_parameters_that_are_gone() -> None:
     report = report_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)), surgery.erase())
     assert report.removed == ("1.weight",)
-    assert str(report).splitlines()[-1] == "  parameters gone: 1.weight"
+    assert str(report).splitlines()[-1] == "  1 removed parameter: 1.weight"
 
 
 def test_a_report_holds_the_sites_found_after_by_looking_again() -> None:
@@ -56,8 +57,8 @@ def test_a_report_of_nothing(optional: dict[str, int]) -> None:
     report = report_of(models.MobileNet(), surgery.erase_relu(**optional))  # type: ignore[arg-type]
     assert report.added == report.removed == ()
     assert str(report).splitlines() == [
-        "nothing was asked for here; 2 calls kept",
-        "  kept: 2 its module ends linear already",
+        "no edits; 2 calls kept",
+        "  kept: 2 (its module ends linear already)",
         "  parameters unchanged",
     ]
 
@@ -87,23 +88,23 @@ def test_a_report_of_lines_and_of_scores() -> None:
     report = report_of(models.ResidualNet(), surgery.erase_relu(stand_in="affine"), surgery.rectify_scores())
     lines = str(report).splitlines()
     assert lines[0] == "2 of 5 relu calls erased, with an affine stand-in"
-    assert lines[1] == "rectified_scores put behind the classifier; 3 calls kept"
+    assert lines[1] == "rectified_scores added behind the classifier; 3 calls kept"
     assert [line.split() for line in lines[2:6]] == [
-        ["site", "block", "was", "is"],
-        ["layer1.0.relu", "2/2", "layer1.0", "relu", "->", "-", "(affine)"],
-        ["layer1.1.relu", "2/2", "layer1.1", "relu", "->", "-", "(affine)"],
-        ["fc.scores", "-", "none", "->", "rectified_scores"],
+        ["site", "block", "before", "after"],
+        ["layer1.0.relu", "2/2", "layer1.0", "relu", "->", "affine"],
+        ["layer1.1.relu", "2/2", "layer1.1", "relu", "->", "affine"],
+        ["fc.scores", "-", "-", "->", "rectified_scores"],
     ]
-    assert not [line for line in lines if "begins as" in line]
+    assert not [line for line in lines if "initialised" in line]
     assert len(report.added) == 4
 
 
 def test_a_report_says_how_new_functions_begin_once_for_each_pair() -> None:
     report = report_of(models.BottleneckNet(), surgery.swap("prelu", position=1), surgery.swap("gelu", position=2))
-    lines = [line.strip() for line in str(report).splitlines() if "begins as" in line]
-    assert lines[0] == "prelu begins as relu: exactly"
+    lines = [line.strip() for line in str(report).splitlines() if "initialised" in line]
+    assert lines[0] == "prelu initialised to match relu: exact"
     worst = max((edit.site for edit in report.plan.edits if edit.make == "gelu"), key=lambda site: report.far[site])
-    assert lines[1] == f"gelu begins as relu: up to {report.far[worst]:.2g} away ({worst})"
+    assert lines[1] == f"gelu initialised to match relu: maximum error {report.far[worst]:.2g} ({worst})"
     assert len(lines) == 2 and set(report.far) == {edit.site for edit in report.plan.edits}
 
 
@@ -144,3 +145,36 @@ def test_what_a_recipe_asks_for_beyond_surgery_is_left_out_and_said(
 def test_a_recipe_without_rules_says_what_it_holds() -> None:
     recipe = WithMore("mine", ())
     assert_raises(surgery.BadValue, lambda: surgery.transform(models.ResidualNet(), recipe), "no rule", "left out: pr")
+
+
+def test_many_parameters_are_one_line() -> None:
+    model = nn.Sequential(*(layer for _ in range(20) for layer in (nn.Conv2d(4, 4, 1), nn.ReLU())))
+    _, report = surgery.transform(model, surgery.swap("frelu"), torch.rand(2, 4, 3, 3))
+    assert len(report.added) == 40
+    assert str(report).splitlines()[-1] == ("  40 new parameters: 1.positive, 1.negative, 3.positive, ... (37 more)")
+
+
+def test_kept_calls_of_another_kind_are_counted_by_their_names() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), nn.Conv2d(4, 4, 1), nn.GELU(), nn.MaxPool2d(2))
+    _, report = surgery.transform(model, surgery.erase_relu(optional=True), picture())
+    assert str(report).splitlines() == ["no edits; 2 calls kept", "  kept: 2 are gelu", "  parameters unchanged"]
+
+
+def test_a_notebook_shows_the_rows_that_are_printed() -> None:
+    model = models.ResidualNet()
+    _, report = surgery.transform(model, surgery.erase_relu(), picture())
+    page = report._repr_html_()
+    assert page.startswith("<div><p>2 of 5 relu calls erased; 3 calls kept</p><table>")
+    assert "<th>before</th><th></th><th>after</th>" in page
+    assert "<tr><td>layer1.0.relu 2/2</td><td>layer1.0</td><td>relu</td><td>-&gt;</td><td>identity</td></tr>" in page
+    assert page.endswith(
+        "kept: 2 (not the last of its module)<br>kept: 1 (in the stem)<br>parameters unchanged</p></div>"
+    )
+    assert page.count("<tr>") == 1 + len(report.plan.edits)
+
+
+def test_a_report_says_in_a_line_what_it_is() -> None:
+    _, report = surgery.transform(models.ResidualNet(), surgery.erase_relu(), picture())
+    assert repr(report) == "<Report: 2 of 5 relu calls erased; 3 calls kept>"
+    assert repr(report.plan) == "<Plan: 2 of 5 activation calls of ResidualNet will be edited>"
+    assert repr(report.before) == "<Sites: 5 activation calls in ResidualNet>"
