@@ -18,7 +18,7 @@ def add_commands(commands: Commands[Any]) -> None:
 
     ls = command(own, "ls", _ls, "list the ready-made recipes", "surgery recipes ls 'resnet*'")
     ls.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="only these, such as 'vit-*'")
-    ls.add_argument("--markdown", action="store_true", help="print a table with models and what was measured")
+    ls.add_argument("--markdown", action="store_true", help="print tables, with models and what was measured")
 
     show = command(own, "show", _show, "print a recipe", "surgery recipes show resnet-erase-last", json=False)
     show.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
