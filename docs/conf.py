@@ -16,9 +16,9 @@ myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
 autodoc_typehints_format = "short"
-autodoc_class_signature = "separated"  # a class's docstring first, then how it is made
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
