@@ -119,7 +119,7 @@ class Site:
 
     @property
     def path(self) -> str:
-        """Dotted path of what is called: owner and target."""
+        """Dotted path of what is called, owner and target."""
         return f"{self.owner}.{self.target}" if self.owner else self.target
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Sites(Sequence[Site]):
 
     @property
     def places(self) -> tuple[Site, ...]:
-        """Where a rule can put something: at every call, and behind the classifier."""
+        """Where a rule can put something, at every call and behind the classifier."""
         return self.items if self.scores is None else (*self.items, self.scores)
 
     def __len__(self) -> int:
