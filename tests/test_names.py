@@ -11,10 +11,11 @@ import pruning
 import recipes
 import surgery
 
+PACKAGES = [surgery, surgery.activations, pruning, pruning.hosts, recipes]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("package", [surgery, pruning, recipes], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
 def test_the_names_listed_are_those_of_the_package(package: ModuleType) -> None:
     assert dir(package) == sorted(package.__all__)
     assert len(set(package.__all__)) == len(package.__all__)

@@ -43,6 +43,7 @@ reveal_type(surgery.load("folder", model=model))  # ResNet
 reveal_type(surgery.__version__)  # str
 
 reveal_type(pruning.dead_neurons(model, batches, role="gate"))  # DeadNeurons
+reveal_type(pruning.hosts.torch_pruning.step(None))  # Survivors
 reveal_type(pruning.with_ap(pruning.global_magnitude(), 0.1, "any", by="magnitude"))  # WithAP
 
 recipe = recipes.load("resnet-erase-last")

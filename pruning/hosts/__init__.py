@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,14 +14,21 @@ from pruning.masks.host_masks import host_masks
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import owner_of
 
-__all__ = ["commit", "nncf", "torch_ao", "torch_prune"]
+__all__ = ["commit", "nncf", "torch_ao", "torch_prune", "torch_pruning"]
+
+if TYPE_CHECKING:
+    from pruning.hosts import torch_pruning
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """The adapter of Torch-Pruning, when it is first asked for: that library takes seconds to import."""
+        if name == "torch_pruning":
+            return import_module("pruning.hosts.torch_pruning")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The adapter of Torch-Pruning, when it is first asked for: that library takes seconds to import."""
-    if name == "torch_pruning":
-        return import_module("pruning.hosts.torch_pruning")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__
 
 
 def commit(model: nn.Module, masks: Masks) -> None:
