@@ -12,8 +12,10 @@ from torch import nn
 from surgery.edit.idle_modules import exchanged_modules, idle_slots
 from surgery.edit.prove import Proved, prove_effect, prove_rewrites
 from surgery.edit.replacement import fits, new_activation
-from surgery.edit.strategy import decide
+from surgery.edit.same_traces import only_these_changed
+from surgery.edit.strategy import children_of, decide
 from surgery.edit.write import (
+    Change,
     all_or_nothing,
     carry_out,
     catch_up,
@@ -23,13 +25,14 @@ from surgery.edit.write import (
     rest_weights,
     take_back,
 )
-from surgery.errors import CannotEdit, NotEdited, SurgeryError, about
+from surgery.errors import CannotEdit, CannotLook, NotEdited, SurgeryError, about
 from surgery.history.history import History, Step, steps_of
 from surgery.history.plan_data import asked_of, ended, fingerprint, plan_to_data
 from surgery.isolation.meta_copy import copied
+from surgery.look.example import Example
 from surgery.look.finder import check_plain, dtype_of, find_sites, home_of
 from surgery.look.observe import seen_at
-from surgery.look.site import Site
+from surgery.look.site import Site, Sites
 from surgery.model import M
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
@@ -85,8 +88,9 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uned
 def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
 
-    Rewritten calls are proved on twins first; then the edits are written; then the model is looked at again. If
-    anything fails on the way, the model is as it was before. `look` lets new functions begin as what they replace; it
+    The edits are written and the model is looked at again: either the operations of its forwards, before and after,
+    show that nothing else has changed, or rewritten calls are proved on twins, by their results. If anything fails on
+    the way, the model is as it was before. `look` lets new functions begin as what they replace; it
     is of no use where weights are loaded afterwards. A plan made with `skip_uneditable` loses the edits that are
     refused, until the rest can be carried out.
 
@@ -114,7 +118,6 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     decisions = decide(model, plan)
     sample = plan.sites.example
     before = fingerprint(model, plan.sites)
-    prove_rewrites(model, decisions, sample, proved)
     weights = dict(model.named_parameters())
     seen = (
         seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
@@ -128,12 +131,22 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
         return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
 
     exchanged = exchanged_modules(model, plan)
-    changes = carry_out(model, decisions, new)
-    changes += empty_slots(model, idle_slots(model, exchanged))
+    children = children_of(decisions, plan.edits)
+
+    def write() -> list[Change]:
+        changes = carry_out(model, decisions, new)
+        return changes + empty_slots(model, idle_slots(model, exchanged))
+
+    changes = write()
+    after = _looked_at(model, sample)
+    if after is None or not only_these_changed(model, plan.sites.look, after.look, children):
+        take_back(changes)
+        prove_rewrites(model, decisions, sample, plan.sites.look, proved)
+        changes = write()
     with about(site for site, module in made.items() if not fits(module, site)):
-        after = find_sites(model, sample)
+        after = after or find_sites(model, sample)
     check_outcome(plan, after)
-    prove_effect(model, plan.edits, sample, proved)
+    prove_effect(model, plan.edits, children, sample, after.look, proved)
     step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
     _remember(model, (*steps_of(model), ended(step, model)))
     now = dict(model.named_parameters())
@@ -142,6 +155,14 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     unused = {id(param) for module in exchanged for param in module.parameters()}
     idle = tuple(name for name, param in now.items() if id(param) in unused)
     return Report(plan, plan.sites, after, added, removed, far, idle)
+
+
+def _looked_at(model: nn.Module, sample: Example) -> Sites | None:
+    """What an edited model does, None if it does not run: why will be found out with what proves a single edit."""
+    try:
+        return find_sites(model, sample)
+    except CannotLook:
+        return None
 
 
 @all_or_nothing()

@@ -40,7 +40,7 @@ THE_WRITER = "surgery.edit.write"
 WRITE_TO_NEW_OBJECTS = {
     "surgery.code.subclass": {"_with_inner_code", "_copied", "_restored"},
     "surgery.activations.registry": {"build"},
-    "surgery.edit.prove": {"solid_twin"},
+    "surgery.edit.prove": {"solid_twin", "_counted"},
     "surgery.look.references": {"reseated"},
     "surgery.isolation.meta_copy": {"_copy_whole", "shallow"},
     "surgery.edit.replacement": {"_kept"},

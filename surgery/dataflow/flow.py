@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from surgery.isolation.held_tensors import held_by_code, held_by_modules
 
 _REARRANGED = ("shape", "scale", "resize")  # what is put together of one tensor's parts joins nothing
 _CHOICES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_PLAIN = (bool, int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class Flow:
         axis = channel_axis(kind, name, call.args, call.kwargs, before, first.axis, after) if first else None
         op = Op(len(ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
         op.traced = any(ops[source].traced for source in data)
+        op.spelling = spelt((call.args, call.kwargs))
         op.extents = extents_after(kind, name, call.args, call.kwargs, operands, axis, after) if data else None
         if kind in ("add", "concat", "attention", "softmax"):
             op.place = self.place_of(frame)
@@ -287,3 +289,17 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif is_dataclass(value) and not isinstance(value, type):
         for part in fields(value):
             yield from tensors_in(getattr(value, part.name))
+
+
+def spelt(value: Any) -> Hashable:
+    """What is equal for arguments that differ in the numbers of tensors at most."""
+    if isinstance(value, Tensor):
+        return Tensor
+    if isinstance(value, tuple | list):
+        return (type(value), *map(spelt, value))
+    if isinstance(value, dict):
+        return tuple((key, spelt(one)) for key, one in value.items())
+    kind = type(value)
+    if kind is float:
+        return repr(value)  # NaN is like NaN
+    return (kind.__name__, value if kind in _PLAIN else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ class Op:
 
     `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
     more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
-    `extents` tell which sizes of the result the example decides, None where that is not known.
+    `extents` tell which sizes of the result the example decides, None where that is not known. `spelling` is what is
+    equal for calls whose arguments are equal but for the numbers in tensors.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Op:
     place: str | None = None
     traced: bool = False
     extents: Extents | None = None
+    spelling: Hashable = None
 
 
 @dataclass(slots=True)

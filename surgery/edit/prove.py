@@ -15,21 +15,21 @@ from torch import Tensor, fx, nn
 from surgery.code.subclass import Splice
 from surgery.dataflow.flow import tensors_in
 from surgery.dataflow.trace import Heard, Trace
-from surgery.edit.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.edit.replacement import same_activation
-from surgery.edit.strategy import Decision, OwnCall
+from surgery.edit.strategy import Decision, Key, OwnCall
 from surgery.edit.write import carry_out
 from surgery.errors import NotProved, SurgeryError, about
 from surgery.isolation.leftovers import nothing_left
 from surgery.isolation.meta_copy import in_mode, twin
 from surgery.look.example import Example, mapped
 from surgery.look.finder import MODES, home_of
+from surgery.look.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.look.listen import QuickNorms, hear
+from surgery.look.look import Arguments, Look
 from surgery.plan.plan import Edit
 from surgery.rng import random_state_kept, seeded
 from surgery.tensors import identical
 
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Proved = set[Hashable]  # what holds already, with all that it depends on
 
 
@@ -46,7 +46,11 @@ class Given:
 
 
 def prove_rewrites(
-    model: nn.Module, decisions: Iterable[Decision], sample: Example, proved: Proved | None = None
+    model: nn.Module,
+    decisions: Iterable[Decision],
+    sample: Example,
+    look: Look | None = None,
+    proved: Proved | None = None,
 ) -> None:
     """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not touched.
 
@@ -68,21 +72,31 @@ def prove_rewrites(
     alike = _Alike(model)
     proved = set() if proved is None else proved
     seen_in = {path: [call.edit.site.modes for call in calls] for path, calls in by_owner.items()}
-    for (path, mode), given in recorded_arguments(model, sample, seen_in).items():
-        calls = by_owner[path]
-        sites = [call.edit.site for call in calls]
-        what = [(call.splice, site.activation, site.options) for call, site in zip(calls, sites, strict=True)]
-        key = ("rewrites", mode, *what, *(alike.at(site.module) for site in sites), alike.run(path, given))
-        if key not in proved:
-            with about(call.edit.site for call in _culprits(calls, partial(_prove, model, path, given, mode))):
-                _prove(model, path, given, mode, calls)
-            proved.add(key)
+    with nothing_left(model) as noted:
+        for (path, mode), given in recorded_arguments(model, sample, seen_in, look).items():
+            calls = by_owner[path]
+            sites = [call.edit.site for call in calls]
+            what = [(call.splice, site.activation, site.options) for call, site in zip(calls, sites, strict=True)]
+            key = ("rewrites", mode, *what, *(alike.at(site.module) for site in sites), alike.run(path, given))
+            if key not in proved:
+                prove = partial(_prove, model, path, given, mode, noted)
+                with about(call.edit.site for call in _culprits(calls, prove)):
+                    prove(calls)
+                proved.add(key)
 
 
-def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, proved: Proved | None = None) -> None:
-    """Prove that an edited model computes the same whether or not it is watched; see `prove_rewrites` for `proved`.
+def prove_effect(
+    model: nn.Module,
+    plan_edits: Iterable[Edit],
+    children: Mapping[Key, str],
+    sample: Example,
+    look: Look | None = None,
+    proved: Proved | None = None,
+) -> None:
+    """Prove that the edits of a model take effect when nobody watches it, too; see `prove_rewrites` for `proved`.
 
-    torch's encoder layer, for one, skips its children in eval mode where nobody has hooks on them.
+    torch's encoder layer, for one, skips its children in eval mode where nobody has hooks on them. Either each new
+    module (`children` has their paths) is called, or the results are those of a run that is watched.
 
     Raises:
         NotProved: naming the owner whose results differ.
@@ -95,22 +109,53 @@ def prove_effect(model: nn.Module, plan_edits: Iterable[Edit], sample: Example, 
     alike = _Alike(model)
     proved = set() if proved is None else proved
     seen_in = {path: [edit.site.modes for edit in edits] for path, edits in by_owner.items()}
-    for (path, mode), given in recorded_arguments(model, sample, seen_in, modes=("eval",)).items():
-        edits = by_owner[path]
-        key = ("effect", mode, *((*edit.site.key[1:5], *edit.same) for edit in edits), alike.run(path, given))
-        if key in proved:
-            continue
-        with nothing_left(model) as noted:
-            same = _same_unwatched(model, given, mode, noted)
-        if not same:
-            owner = type(model.get_submodule(path)).__name__
-            with about(edit.site for edit in edits):
-                raise NotProved(
-                    f"{owner} at {path or 'the top'} takes another way when nobody watches it.",
-                    asked="; ".join(str(edit) for edit in edits),
-                    try_="switch its fast path off, or leave its activations alone",
-                )
-        proved.add(key)
+    with nothing_left(model) as noted:
+        calls = _Calls(model, children.values())
+        recorded = recorded_arguments(model, sample, seen_in, look, modes=("eval",))
+        # The outer ones run the inner ones.
+        for (path, mode), given in sorted(recorded.items(), key=lambda item: len(item[0][0])):
+            edits = by_owner[path]
+            key = ("effect", mode, *((*edit.site.key[1:5], *edit.same) for edit in edits), alike.run(path, given))
+            if key in proved:
+                continue
+            put_in = {children[edit.site.key] for edit in edits if mode in edit.site.modes}
+            if not calls.are_made(put_in, given, noted) and not _same_unwatched(model, given, mode, noted):
+                owner = type(model.get_submodule(path)).__name__
+                with about(edit.site for edit in edits):
+                    raise NotProved(
+                        f"{owner} at {path or 'the top'} takes another way when nobody watches it.",
+                        asked="; ".join(str(edit) for edit in edits),
+                        try_="switch its fast path off, or leave its activations alone",
+                    )
+            proved.add(key)
+
+
+class _Calls:
+    """The calls of some modules of a model, counted on a twin of it that nobody watches."""
+
+    def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
+        self.twin = in_mode(twin(model, meta=False), "eval")
+        self.made: set[str] = set()
+        for path in set(paths):
+            _counted(self.twin.get_submodule(path), partial(self.made.add, path))
+
+    def are_made(self, paths: set[str], given: Given, noted: AbstractContextManager[Any]) -> bool:
+        """True if the modules at these paths are called: in a run before, or now in one on what was given."""
+        if not paths <= self.made:
+            _run(self.twin.get_submodule(given.at), given.arguments, noted, watch=False)
+        return paths <= self.made
+
+
+def _counted(module: nn.Module, count: Callable[[], None]) -> None:
+    """Let a module of a twin count its calls. A hook would be seen by code that asks for hooks."""
+    kind = type(module)
+
+    class Counted(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            count()
+            return super().__call__(*args, **kwargs)
+
+    module.__class__ = Counted
 
 
 def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
@@ -153,13 +198,17 @@ def _culprits(calls: list[OwnCall], prove: Callable[[list[OwnCall]], None]) -> I
 
 
 def recorded_arguments(
-    model: nn.Module, sample: Example, seen_in: Mapping[str, Iterable[Sequence[str]]], modes: Sequence[str] = MODES
+    model: nn.Module,
+    sample: Example,
+    seen_in: Mapping[str, Iterable[Sequence[str]]],
+    look: Look | None = None,
+    modes: Sequence[str] = MODES,
 ) -> dict[tuple[str, str], Given]:
     """For each path and mode, what to run to see all that the module at the path does there.
 
     That is the module itself, if what it is first called with can be given again. If it cannot, or another method of
     the module is called, the nearest module around it stands in, or the model. `seen_in` tells, by path, the modes
-    in which calls of the module were seen.
+    in which calls of the module were seen. What a `look` has noted is not asked for again.
     """
     found: dict[tuple[str, str], Given] = {}
     around = {path: [path, *_parents(path)] for path in seen_in}
@@ -167,7 +216,11 @@ def recorded_arguments(
     for mode in modes:
         for meta in (True, False):
             try:
-                first = _first_arguments(model, sample, mode, paths, meta=meta)
+                first = (
+                    {**look.given[mode], "": (sample.args, sample.kwargs)}
+                    if meta and look is not None and mode in look.given
+                    else _first_arguments(model, sample, mode, paths, meta=meta)
+                )
             except Exception:  # a mode that cannot run was reported when the sites were found
                 continue
             for path, chain in around.items():
@@ -241,15 +294,10 @@ def _alike(value: Tensor) -> bool:
     return value.numel() > 1 and bool((value == value.flatten()[0]).all())
 
 
-def _prove(model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall]) -> None:
-    """Prove it for the owner at `path`, by running what was `given` around it."""
-    with nothing_left(model) as noted:
-        _compare(model, path, given, mode, calls, noted)
-
-
-def _compare(
-    model: nn.Module, path: str, given: Given, mode: str, calls: list[OwnCall], noted: AbstractContextManager[Any]
+def _prove(
+    model: nn.Module, path: str, given: Given, mode: str, noted: AbstractContextManager[Any], calls: list[OwnCall]
 ) -> None:
+    """Prove it for the owner at `path`, by running what was `given` around it."""
     at = given.at
     with random_state_kept():
         plain = solid_twin(model.get_submodule(at), mode)

@@ -14,6 +14,7 @@ from surgery.errors import CannotEdit, UnknownName, about
 from surgery.look.site import NO_CALL, Site
 from surgery.plan.plan import Edit, Plan
 
+Key = tuple[str, str, str, int, int | None, int]  # of a site
 Place = tuple[str, str, str, int, int | None]  # the key of a site without its run: one call in one owner's code
 
 
@@ -73,6 +74,21 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
             _check_overwritten(sites, edit)
         decisions.append(decision)
     return _named(model, decisions)
+
+
+def children_of(decisions: Iterable[Decision], edits: Iterable[Edit]) -> dict[Key, str]:
+    """The paths of the new modules once all is carried out, by the keys of the calls that they are put in for."""
+    own = {
+        (owner, one.splice.method, one.splice.callee, one.splice.ordinal, one.splice.iteration): one.splice.child
+        for one in decisions
+        if isinstance(one, OwnCall)
+        for owner in one.owners
+    }
+    found: dict[Key, str] = {}
+    for site in (edit.site for edit in edits):
+        child = own.get((site.owner, site.method, site.callee, site.ordinal, site.iteration or 0))
+        found[site.key] = (site.module or "") if child is None else f"{site.owner}.{child}".removeprefix(".")
+    return found
 
 
 def _places(model: nn.Module, plan: Plan) -> dict[Place, Edit | None]:

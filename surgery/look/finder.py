@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from surgery.look.classifier_output import scores_of
 from surgery.look.context import Facts
 from surgery.look.example import Example
 from surgery.look.listen import hear
+from surgery.look.look import Arguments, Look
 from surgery.look.references import reseated
 from surgery.look.site import Site, Sites
 from surgery.rng import random_state_kept, seeded
@@ -38,8 +40,9 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
     """
     check_plain(model)
     sample = Example.of(example, model)
-    traces, unseen = traced(model, sample)
-    return Sites(_sites(model, traces), sample, type(model).__name__, unseen, scores=scores_of(model, traces))
+    look, unseen = look_at(model, sample)
+    scores = scores_of(model, dict(look.traces))
+    return Sites(_sites(model, dict(look.traces)), sample, type(model).__name__, unseen, scores=scores, look=look)
 
 
 def check_plain(model: nn.Module) -> None:
@@ -68,16 +71,18 @@ def check_plain(model: nn.Module) -> None:
                 )  # fmt: skip
 
 
-def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[tuple[str, str], ...]]:
-    """The trace of a forward per mode, and per mode that could not be run the reason.
+def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, str], ...]]:
+    """One forward in each mode, and for each mode that could not be run the reason.
 
     Raises:
         CannotLook: no mode could be run.
     """
-    traces, unseen, errors = {}, [], []
+    traces: dict[str, Trace] = {}
+    given: dict[str, dict[str, Arguments]] = {}
+    unseen, errors = [], []
     for mode in MODES:
         try:
-            traces[mode] = _run(model, sample, mode)
+            traces[mode] = _run(model, sample, mode, given)
         except CannotLook:
             raise
         except Exception as error:  # whatever a forward may raise; it is handed on or reported below
@@ -92,14 +97,17 @@ def traced(model: nn.Module, sample: Example) -> tuple[dict[str, Trace], tuple[t
             try_="pass example= with inputs the model accepts"
             + ("; hooks of yours are left out while looking, so it must run without them" if hooked else ""),
         ) from errors[0]
-    return traces, tuple(unseen)
+    return Look(traces, given), tuple(unseen)
 
 
-def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
+def _run(model: nn.Module, sample: Example, mode: str, given: dict[str, dict[str, Arguments]]) -> Trace:
     home = home_of(model)
     try:
+        noted: dict[str, Arguments] = {}
         with random_state_kept():
-            return _heard(model, sample, mode, torch.device("meta"))
+            trace = _heard(model, sample, mode, torch.device("meta"), given=noted)
+        given[mode] = noted
+        return trace
     except CannotLook:
         raise
     except Exception:
@@ -117,23 +125,44 @@ def _run(model: nn.Module, sample: Example, mode: str) -> Trace:
     return trace
 
 
-def _heard(model: nn.Module, sample: Example, mode: str, device: torch.device, *, reseat: bool = True) -> Trace:
+def _heard(
+    model: nn.Module,
+    sample: Example,
+    mode: str,
+    device: torch.device,
+    *,
+    reseat: bool = True,
+    given: dict[str, Arguments] | None = None,
+) -> Trace:
     """The trace of one run of a twin, on the meta device or where the model is."""
     with nothing_left(model, strict=device.type == "meta") as noted:
-        return _of_a_twin(model, sample, mode, device, reseat, noted)
+        return _of_a_twin(model, sample, mode, device, reseat, given, noted)
 
 
 def _of_a_twin(
-    model: nn.Module, sample: Example, mode: str, device: torch.device, reseat: bool, noted: AbstractContextManager[Any]
+    model: nn.Module,
+    sample: Example,
+    mode: str,
+    device: torch.device,
+    reseat: bool,
+    given: dict[str, Arguments] | None,
+    noted: AbstractContextManager[Any],
 ) -> Trace:
     on_meta = device.type == "meta"
     look = in_mode(twin(model, meta=on_meta), mode)
     references = reseated(look) if reseat else ()
     arguments = sample.on(device)
-    with device if on_meta else nullcontext():
-        trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=noted)
+    around = _on(device, noted) if on_meta else noted
+    trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=around, given=given)
     trace.result = None  # the twin is gone, and what it made with it
     return trace
+
+
+@contextmanager
+def _on(device: torch.device, noted: AbstractContextManager[Any]) -> Iterator[None]:
+    """Make tensors on this device. Innermost, it does not see what the others read off tensors, which takes time."""
+    with noted, device:
+        yield
 
 
 def home_of(model: nn.Module) -> torch.device:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from surgery.activations.dispatch import only
 from surgery.dataflow.flow import Call, Flow, tensors_in
@@ -28,18 +29,21 @@ from surgery.dataflow.operations import (
 from surgery.dataflow.trace import Heard, Op, Trace
 from surgery.isolation.held_tensors import held_in
 from surgery.look.call_site import Locator
+from surgery.look.example import mapped
+from surgery.look.likeness import can_be_given_again
+from surgery.look.look import Arguments
 from surgery.look.references import References
 
-Look = Callable[[Heard, Tensor], None]
+Shown = Callable[[Heard, Tensor], None]
 _UNNOTED: AbstractContextManager[Any] = nullcontext()
 
 
 @contextmanager
 def listening(
     model: nn.Module,
-    look: Look | None = None,
+    look: Shown | None = None,
     *,
-    after: Look | None = None,
+    after: Shown | None = None,
     live: bool = False,
     references: References = (),
 ) -> Iterator[Trace]:
@@ -58,15 +62,18 @@ def listening(
 @contextmanager
 def _listened(
     model: nn.Module,
-    look: Look | None = None,
-    after: Look | None = None,
+    look: Shown | None = None,
+    after: Shown | None = None,
     live: bool = False,
     references: References = (),
+    given: dict[str, Arguments] | None = None,
 ) -> Iterator[_Listener]:
     listener = _Listener(model, look, after, live, references)
     handles = []
     try:
         known = {id(module): one.activation for one in references for module in (one.old, one.new)}
+        if given is not None:
+            handles += list(_noting(model, given))
         for module in (*model.modules(), *(one.old for one in references)):
             activation = known[id(module)] if id(module) in known else activation_of_module(module)
             if activation is None:
@@ -89,18 +96,42 @@ def hear(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    look: Look | None = None,
+    look: Shown | None = None,
     references: References = (),
     noted: AbstractContextManager[Any] = _UNNOTED,
+    given: dict[str, Arguments] | None = None,
 ) -> Trace:
-    """Run a twin once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`."""
+    """Run a twin once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`.
+
+    What its modules are first called with is put into `given`, by their paths.
+    """
     # What is noted stands inside: it is not to see what the listener reads off tensors.
-    with torch.no_grad(), _listened(model, look, references=references) as listener, noted:
+    with torch.no_grad(), _listened(model, look, references=references, given=given) as listener, noted:
         listener.flow.enter(held_in((args, kwargs)))
         listener.trace.result = result = model(*args, **kwargs)
     made = [listener.flow.source(value)[0] for value in held_in(result)]
     listener.trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
     return listener.trace
+
+
+def _noting(model: nn.Module, given: dict[str, Arguments]) -> Iterator[RemovableHandle]:
+    """Hooks that put into `given` what each module with code of its own is first called with.
+
+    Arguments that cannot be given again are left out; torch's layers without children make no calls worth a proof.
+    """
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn.") and not module._modules:
+            continue
+        called: list[bool] = []
+
+        def note(_: nn.Module, args: Any, kwargs: Any, path: str = path, called: list[bool] = called) -> None:
+            if not called:
+                called.append(True)
+                if can_be_given_again((args, kwargs)):
+                    with torch._C.DisableTorchFunction():  # these are kept
+                        given[path] = mapped((args, kwargs), lambda tensor: tensor.detach().clone())
+
+        yield module.register_forward_pre_hook(note, with_kwargs=True)
 
 
 class QuickNorms(TorchFunctionMode):
@@ -117,7 +148,7 @@ class _Listener(TorchFunctionMode):
     """The torch-function mode and the module hooks of `listening`, writing one trace."""
 
     def __init__(
-        self, model: nn.Module, look: Look | None, after: Look | None, live: bool, references: References
+        self, model: nn.Module, look: Shown | None, after: Shown | None, live: bool, references: References
     ) -> None:
         super().__init__()
         self.look, self.after, self.live = look, after, live

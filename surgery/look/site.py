@@ -11,6 +11,7 @@ from typing import Any, overload
 import regex
 
 from surgery.errors import BadValue, UnknownName, nearest
+from surgery.look.look import Look
 from surgery.text import html_table, table
 
 Value = str | int | bool | None
@@ -180,6 +181,7 @@ class Sites(Sequence[Site]):
 
     `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on. `scores` is the
     place behind the classifier whose result the model returns, where no call is yet; None if there is no such place.
+    `look` is what all this was read off; copies and pickles are without it.
     """
 
     items: tuple[Site, ...]
@@ -188,6 +190,11 @@ class Sites(Sequence[Site]):
     unseen: tuple[tuple[str, str], ...] = ()
     everything: tuple[Site, ...] = field(default=(), repr=False)
     scores: Site | None = None
+    look: Look | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the look itself, which is good for this model in this process."""
+        return vars(self) | {"look": None}
 
     @property
     def places(self) -> tuple[Site, ...]:

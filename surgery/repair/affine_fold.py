@@ -18,7 +18,7 @@ from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.history.history import Step, histories_of, steps_of
 from surgery.history.plan_data import ended, fingerprint, forget_where_changed, register_step
 from surgery.look.example import Example
-from surgery.look.finder import check_plain, dtype_of, find_sites, traced
+from surgery.look.finder import check_plain, dtype_of, find_sites, look_at
 from surgery.model import M
 
 # What may hand on channels that can be scaled, each on the first axis of its weight.
@@ -68,7 +68,7 @@ def fold_affine(model: M, example: Any = None) -> M:
             try_="surgery.fold_affine(that part)",
         )
     sample = Example.of(example, model)
-    traces, _ = traced(model, sample)
+    traces = look_at(model, sample)[0].traces
     folds, reasons = [], []
     for path in lines:
         try:

@@ -125,7 +125,7 @@ class Replayed:
 
 LOOKING = {
     "transforms": ("find_sites", "seen_at", "prove_rewrites", "prove_effect"),
-    "repair.affine_fold": ("find_sites", "traced"),
+    "repair.affine_fold": ("find_sites", "look_at"),
     "schedule.initialization": ("find_sites",),
     "serialization.save_load": ("find_sites", "read_steps"),
 }

@@ -1,0 +1,74 @@
+"""Same traces: two looks at a model show that an edit exchanged the calls it should, and changed nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from surgery.activations import Copy
+from surgery.dataflow.trace import Heard, Op, Trace
+from surgery.edit.strategy import Key
+from surgery.look.look import Look
+
+
+def only_these_changed(model: nn.Module, before: Look | None, after: Look | None, children: Mapping[Key, str]) -> bool:
+    """True if the traces from before and after an edit show that it changed these calls alone, in every mode.
+
+    `children` are the paths of the modules that were put in, by the keys of the calls. All other operations must be
+    the same, in the same order, with the same arguments, weights and sources; each edited call must have become one
+    call of its new module, on the same source, whose result goes where the old one went. That is a proof: code that
+    does the same to the same tensors has the same results.
+
+    False says only that the traces do not show it: a forward needs numbers, on which what it does may depend, or a
+    new module is not one operation.
+    """
+    if before is None or after is None:
+        return False
+    if not set(before.traces) == set(before.given) == set(after.traces) == set(after.given):
+        return False
+    put_in = {key: model.get_submodule(path) for key, path in children.items()}
+    return all(_same(model, before.traces[mode], after.traces[mode], put_in) for mode in before.traces)
+
+
+def _same(model: nn.Module, before: Trace, after: Trace, put_in: Mapping[Key, nn.Module]) -> bool:
+    calls_before = {heard.op: heard for heard in before.heard}
+    calls_after = {heard.op: heard for heard in after.heard}
+    became = {0: 0}  # the operation after the edit, for each before it
+    left = iter(after.ops[1:])
+    for op in before.ops[1:]:
+        old = calls_before.get(op.index)
+        child = put_in.get(old.key) if old is not None else None
+        sources = tuple(became[source] for source in op.inputs)
+        if type(child) is nn.Identity:  # no operation; what entered goes on
+            if len(sources) != 1:
+                return False
+            became[op.index] = sources[0]
+            continue
+        now = next(left, None)
+        if now is None or now.inputs != sources:
+            return False
+        call = calls_after.get(now.index)
+        if child is None:
+            if _operation(op) != _operation(now) or _call(old) != _call(call):
+                return False
+        elif type(child) is Copy:
+            if now.name != "clone":
+                return False
+        elif call is None or call.module is None or model.get_submodule(call.module) is not child:
+            return False
+        became[op.index] = now.index
+    outputs = tuple(became[op] for op in before.outputs)
+    return next(left, None) is None and tuple(filter(None, outputs)) == after.outputs
+
+
+def _operation(op: Op) -> tuple[object, ...]:
+    """All of an operation that an edit elsewhere leaves alone."""
+    return (op.kind, op.name, op.weights, op.shape, op.spelling)
+
+
+def _call(heard: Heard | None) -> tuple[object, ...] | None:
+    """All of an activation call that an edit elsewhere leaves alone; None where there is none."""
+    if heard is None:
+        return None
+    return (heard.key, heard.activation, heard.options, heard.inplace, heard.shape, heard.dtype)
