@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 import pruning
 import recipes
 import surgery
+from recipes.cli import _parser
 from tests.pages import blocks, run_python_blocks
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 EXECUTED = [page for page in PAGES if any(language == "python" for language, _ in blocks(page))]
 
@@ -26,6 +29,24 @@ SLOW = {"detector_backbone"}
 def test_python_blocks_print_what_they_say(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(page, tmp_path) >= 1
+
+
+COMMANDS = sorted(
+    {
+        line.partition(" > ")[0]
+        for page in [ROOT / "README.md", ROOT / "recipes" / "README.md", *PAGES]
+        for language, text in blocks(page)
+        if language == "sh"
+        for line in text.splitlines()
+        if line.startswith("surgery ")
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command: str) -> None:
+    asked = shlex.split(command, comments=True)[1:]
+    assert _parser().parse_args(asked).command == asked[0]
 
 
 def test_every_tutorial_is_executed() -> None:
