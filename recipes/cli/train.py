@@ -124,6 +124,7 @@ def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Rec
 
 
 def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
+    from recipes.log.trackers import TRACKERS
     from recipes.runs.hub import check_repo, push_to_hub
     from recipes.runs.run import run
     from recipes.train.device import place_of
@@ -131,7 +132,7 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
     changed = given(options, Finetune)
     if recipe.finetune or changed:
         recipe = replace(recipe, finetune=replace(recipe.finetune or Finetune(), **changed))
-    trackers = [name for name in ("tensorboard", "wandb") if getattr(options, f"log_{name}")]
+    trackers = [name for name in TRACKERS if getattr(options, f"log_{name}")]
     say = say_for(options)
     if options.push_to_hub:
         check_repo(options.push_to_hub)

@@ -10,7 +10,7 @@ import torch
 
 from recipes.log.csv_log import LOG, Log, Row
 from recipes.log.progress_bar import Bar, Speed
-from recipes.log.trackers import tracker
+from recipes.log.trackers import TrackerName, tracker
 from surgery.errors import BadValue
 
 
@@ -30,7 +30,7 @@ class Journal:
         folder: Path | None,
         *,
         quiet: bool | None = None,
-        trackers: Sequence[str] = (),
+        trackers: Sequence[TrackerName] = (),
         say: Callable[[str], None] | None = None,
     ) -> None:
         found = [tracker(name, folder) for name in trackers]  # in every process: all stop if one is not there

@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from recipes.optional import missing
 from surgery.errors import BadValue, UnknownName, nearest
 
-TRACKERS = ("tensorboard", "wandb")
+TrackerName = Literal["tensorboard", "wandb"]
+TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 _ID = "wandb-id"  # file that says which run of W&B a folder is
 
@@ -104,7 +105,7 @@ class WandB:
             self._run = None
 
 
-def tracker(name: str, folder: Path | None) -> Tracker:
+def tracker(name: TrackerName, folder: Path | None) -> Tracker:
     """The tracker called "tensorboard" or "wandb" for the run in `folder`; nothing is written before its `begin`.
 
     Raises:

@@ -23,6 +23,7 @@ from recipes.format.library import load
 from recipes.format.parse import to_toml
 from recipes.format.recipe import Recipe
 from recipes.log.journal import Journal
+from recipes.log.trackers import TrackerName
 from recipes.models import build as models
 from recipes.models.preprocessing import preprocessing_of
 from recipes.runs.evaluate import measure
@@ -51,7 +52,7 @@ def run(
     skip_uneditable: bool = False,
     resume: bool = False,
     recovery_interval: int = 0,
-    trackers: Sequence[str] = (),
+    trackers: Sequence[TrackerName] = (),
     say: Callable[[str], None] = print,
 ) -> Outcome:
     """Edit, prune and fine-tune a model as a recipe says, and tell what came of it; everything is kept in `output`.

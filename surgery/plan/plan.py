@@ -27,7 +27,7 @@ Rules = Rule | Sequence[Rule] | HasRules
 EDIT_COLUMNS = ("site", "block", "before", "", "after")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Edit:
     """Put `make` in the place of the activation called at `site`, because rule number `because` says so."""
 
@@ -47,6 +47,9 @@ class Edit:
     def erases(self) -> bool:
         """True if no activation stands there afterwards."""
         return row_of(self.make).role == "linear" and not self.fade
+
+    def __repr__(self) -> str:
+        return f"<Edit {self}>"
 
     def __str__(self) -> str:
         return " ".join([f"{self.site}:", *self.row[2:]])

@@ -26,7 +26,7 @@ Start = Literal["same", "own", "affine"]
 _FACTS = ("site", *(one.name for one in fields(Site)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rule:
     """One instruction: `use` names the way of picking, `pick` holds its options, `make` what takes the place.
 
@@ -56,7 +56,7 @@ class Rule:
         for name in ("optional", "remaining"):
             _switch(name, getattr(self, name))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         options = [f"{key}={value!r}" for key, value in (*self.pick, *self.params)]
         options += ["stand_in='affine'"] if self.use == "erase_relu" and self.make == "affine" else []
         options += [f"start={self.start!r}"] if self.start != "same" else []

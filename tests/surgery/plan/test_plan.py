@@ -273,3 +273,11 @@ def test_a_rule_of_which_nothing_can_be_edited_picks_nothing() -> None:
     )  # fmt: skip
     plan = surgery.make_plan(sites, dataclasses.replace(rule, optional=True), skip_uneditable=True)
     assert plan.edits == () and len(plan.kept) == 3
+
+
+def test_rules_and_edits_read_as_what_was_written() -> None:
+    rule = surgery.swap("gelu", site="relu", fade=True)
+    assert repr([rule]) == "[swap('gelu', site='relu', fade=True)]"
+    assert eval(repr(rule), {"swap": surgery.swap}) == rule
+    plan = surgery.make_plan(sites_of(models.ResidualNet), rule)
+    assert repr(plan.edits) == "(<Edit relu: relu -> gelu (fading)>,)"
