@@ -78,6 +78,7 @@ pruning.n_of_m(2, 4, elsewhere="prune")
 pruning.with_ap(pruning.lamp(), 0.1, by="luck")
 recipes.Pruning(rewind="yes")
 recipes.Finetune(sched="linear")
+recipes.run("resnet-erase-last", model="timm/resnet18", trackers=["mlflow"])
 recipes.lode("resnet-erase-last")
 """
 
