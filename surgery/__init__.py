@@ -1,6 +1,6 @@
-"""Surgery: find every activation call of a vision network, and erase or exchange the ones you name.
+"""Surgery: find every activation call of a vision network, and erase or swap the ones you name.
 
-Look with `find_sites`, cut with `transform`, go back with `undo`, keep the result with `save` and `load`.
+Look with `find_sites`, edit with `transform`, revert with `undo`, keep the result with `save` and `load`.
 """
 
 from importlib.metadata import PackageNotFoundError, version

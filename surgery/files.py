@@ -1,4 +1,4 @@
-"""Files: each is written whole or not at all, whatever breaks off the writing."""
+"""Files: atomic writes; a file is written whole or not at all, even if the process is interrupted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def half_of(path: Path) -> Path:
-    """The name under which a file is written before it takes its own."""
+    """The temporary name a file is written under before it is renamed."""
     return path.with_name(f"{path.name}.tmp")
 
 
 def write_half(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` write what will be the file `path` under another name, down to the disk; returns that name."""
+    """Let `write` write the file `path` under its temporary name, and sync it to disk; return that name."""
     half = half_of(path)
     write(half)
     with half.open("r+b") as file:
@@ -22,9 +22,9 @@ def write_half(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def put_in_place(path: Path) -> None:
-    """Give a file that `write_half` wrote its own name: whoever reads sees the old one or the new one."""
+    """Rename a file that `write_half` wrote to its final name: readers see the old file or the new one."""
     os.replace(half_of(path), path)
-    if os.name == "posix":  # the name is on the disk once its folder is
+    if os.name == "posix":  # the rename is durable once the folder is synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -33,7 +33,7 @@ def put_in_place(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write the file `path`: it is there when this returns, and is as it was if anything fails."""
+    """Let `write` write the file `path` atomically: complete when this returns, unchanged if anything fails."""
     try:
         write_half(path, write)
         put_in_place(path)
@@ -42,5 +42,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text into a file, whole or not at all."""
+    """Write text to a file atomically."""
     write_whole(path, lambda half: half.write_text(text, encoding="utf-8"))

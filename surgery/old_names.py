@@ -1,4 +1,4 @@
-"""Old names: modules of version 0.1 that pickles of whole models name, and where their classes are now."""
+"""Old names: modules of version 0.1 that pickled models refer to, and where their classes are now."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOVED = {
 
 
 class OldNames(MetaPathFinder, Loader):
-    """Imports a module under its old name, with what is in the new one."""
+    """Imports a module under its old name, with the content of the new one."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MOVED else None
@@ -39,11 +39,11 @@ class OldNames(MetaPathFinder, Loader):
 
 
 def new(module: ModuleType) -> ModuleType:
-    """The module that has taken the place of this one."""
+    """The module that replaces this one."""
     return import_module(MOVED[module.__name__])
 
 
 def install() -> None:
-    """Let pickles of version 0.1 be read, in this process."""
+    """Make pickles of version 0.1 loadable in this process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())

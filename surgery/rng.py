@@ -1,4 +1,4 @@
-"""Random numbers: what is drawn while somebody's network is looked at, and the generators that do not feel it."""
+"""Random state: saved and restored around code that draws random numbers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class _Inside(threading.local):
     depth = 0
 
 
-# The generators belong to the process: looks take turns. What takes long does not; of the threads that are inside at
-# the same time, the last one leaves behind what the first one found.
+# The generators belong to the process, so looks take turns. Long operations do not: of several threads inside at the
+# same time, the last one restores the state that the first one saved.
 _guard = threading.Lock()
 _inside = _Inside()
 _threads = 0
@@ -29,10 +29,10 @@ _turn = threading.RLock()
 
 @contextmanager
 def random_state_kept(*, alone: bool = True) -> Iterator[None]:
-    """Whatever is drawn inside leaves the random generators of torch, numpy and Python as they were.
+    """Restore the random generators of torch, numpy and Python afterwards, whatever is drawn inside.
 
-    That goes for a loader that shuffles and is read inside, too: read again afterwards, it gives the same order.
-    Other threads that want to be `alone` inside wait; without it, threads may disturb each other's numbers meanwhile.
+    A loader that shuffles and is read inside gives the same order when it is read again afterwards. With `alone`,
+    threads wait for each other; without it, they may disturb each other's random numbers meanwhile.
     """
     with _turn if alone else nullcontext():
         before = _enter()
@@ -44,9 +44,9 @@ def random_state_kept(*, alone: bool = True) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Inside, torch draws the same numbers every time, one thread after the other; the generators are kept."""
+    """Inside, torch draws the same numbers every time, one thread at a time; the generators are restored."""
     with random_state_kept():
-        # Not `torch.manual_seed`: a device that nobody has used yet would begin with our seed, later on.
+        # Not `torch.manual_seed`: it would also seed devices that are not initialised yet.
         torch.default_generator.manual_seed(seed)
         for accelerator in _in_use():
             accelerator.manual_seed_all(seed)
@@ -70,19 +70,19 @@ def _leave(before: _States) -> None:
     with _guard:
         _inside.depth -= 1
         others = _threads - 1
-        if not others:  # else it would take from them what they draw
+        if not others:  # else it would reset generators that others still use
             _put_back(before if _inside.depth else _found)
         if not _inside.depth:
             _threads, _found = others, _found if others else ()
 
 
 def _in_use() -> list[Any]:
-    return [one for one in (torch.cuda, torch.xpu) if one.is_initialized()]
+    return [device for device in (torch.cuda, torch.xpu) if device.is_initialized()]
 
 
 def _states() -> _States:
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    accelerators = [(one, one.get_rng_state_all()) for one in _in_use()]
+    accelerators = [(device, device.get_rng_state_all()) for device in _in_use()]
     return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), accelerators, mps
 
 

@@ -1,4 +1,4 @@
-"""Tensors: compared bit for bit, and written over, wherever they were made."""
+"""Tensors: compare bit for bit, and overwrite, also tensors made in inference mode."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def identical(one: Tensor, two: Tensor) -> bool:
-    """True if two tensors have the same shape, dtype and numbers, where what is no number is like its kind."""
+    """True if two tensors have the same shape, dtype and values; NaN equals NaN."""
     if one.shape != two.shape or one.dtype != two.dtype:
         return False
     return bool(torch.equal(one, two) or ((one == two) | (one.isnan() & two.isnan())).all())
 
 
 def overwrite(one: Tensor, values: Tensor) -> None:
-    """Copy values into a tensor, one that was made in inference mode, too."""
-    # Outside of inference mode torch refuses what was made there, but only once it has written.
+    """Copy values into a tensor, even one that was made in inference mode."""
+    # Outside inference mode torch rejects writes to inference tensors, but only after it has written.
     with torch.inference_mode() if one.is_inference() else torch.no_grad():
         one.copy_(values)

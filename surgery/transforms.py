@@ -1,4 +1,4 @@
-"""The verbs: transform a copy or the model itself, apply a plan, take it back."""
+"""Transforms: edit a copy or the model itself, apply a plan, undo."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ from surgery.schedule.progress import move, progress_of
 
 @contextmanager
 def _plain_torch() -> Iterator[None]:
-    """Whatever the caller is in: what is made inside can be trained, and has the dtype of the model."""
+    """Leave the caller's inference mode and autocast, so that new modules are trainable and have the model's dtype."""
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 
 @_plain_torch()
 def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> tuple[M, Report]:
-    """Edit a copy of a model by rules, and tell what was done; the model itself stays as it is.
+    """Edit a copy of a model by rules, and report what was done; the model itself is unchanged.
 
     `rules` is one rule, several, or a recipe. The copy keeps the class, the methods, the hooks and all weight names.
     See `find_sites` for `example`, and `transform_` to edit the model itself. With `skip_uneditable`, a call that
     cannot be edited is left alone, and the report says why; see `make_plan`.
 
     Raises:
-        SurgeryError: nothing picked, a site that cannot be edited, an edit that could not be proved.
+        SurgeryError: no site matches, a site cannot be edited, or an edit failed its proof.
 
     >>> edited, report = surgery.transform(torchvision.models.resnet50(), surgery.erase_relu())
     """
@@ -66,7 +66,7 @@ def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: b
         edited = copied(model)
     except RuntimeError as error:
         raise CannotEdit(
-            f"{type(model).__name__} cannot be copied.", there=str(error).splitlines()[0],
+            f"{type(model).__name__} cannot be copied.", asked=str(error).splitlines()[0],
             try_="surgery.transform_, which edits the model itself",
         ) from error  # fmt: skip
     return edited, transform_(edited, rules, example, skip_uneditable=skip_uneditable)
@@ -75,9 +75,9 @@ def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: b
 @all_or_nothing()
 @_plain_torch()
 def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> Report:
-    """Edit a model in place by rules, and tell what was done.
+    """Edit a model in place by rules, and report what was done.
 
-    As `transform`, without the copy. If anything cannot be done or proved, the model is as it was before.
+    Like `transform`, without the copy. If an edit fails or cannot be proved, the model is left unchanged.
     """
     _check_new(model, as_rules(rules))
     return apply_plan(model, make_plan(find_sites(model, example), rules, skip_uneditable=skip_uneditable))
@@ -86,7 +86,7 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uned
 @all_or_nothing()
 @_plain_torch()
 def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
-    """Carry out a plan on the model it was made for, and prove that it did that and nothing else.
+    """Apply a plan to the model it was made for, and prove that exactly the planned edits happened.
 
     The edits are written and the model is looked at again: either the operations of its forwards, before and after,
     show that nothing else has changed, or rewritten calls are proved on twins, by their results. If anything fails on
@@ -96,7 +96,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
 
     Raises:
         CannotEdit: a site cannot be edited without touching something else.
-        NotProved: an edit did not do exactly what it should.
+        NotProved: an edit did not do exactly what was planned.
     """
     check_plain(model)
     _check_new(model, plan.rules)
@@ -112,7 +112,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
 
 @all_or_nothing()
 def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) -> Report:
-    """Carry out all edits of a plan, or none."""
+    """Apply all edits of a plan, or none."""
     if not plan.edits:
         return Report(plan, plan.sites, plan.sites)
     decisions = decide(model, plan)
@@ -167,21 +167,20 @@ def _looked_at(model: nn.Module, sample: Example) -> Sites | None:
 
 @all_or_nothing()
 def undo(model: M, steps: int | None = None) -> M:
-    """Take back what was done to a model, in place: all of it, or the last `steps` steps; returns the model.
+    """Undo the edits of a model in place: all of them, or the last `steps` steps; return the model.
 
-    Class, modules, names, hooks and mode are as before; parameters that an edit had added are gone.
+    Class, modules, names, hooks and mode are as before; parameters that an edit added are gone.
 
     Raises:
-        NotEdited: the model carries no edit, or fewer than `steps`.
-        CannotEdit: a step that cannot be undone, such as a structural one, or a module that somebody else put in the
-            place of ours since, stands in the way.
+        NotEdited: the model is not edited, or by fewer than `steps` steps.
+        CannotEdit: a step cannot be undone, such as a structural one, or a module an edit added was replaced since.
     """
     done = steps_of(model)
     wanted = len(done) if steps is None else steps
     if not 1 <= wanted <= len(done):
         raise NotEdited(
-            f"{type(model).__name__} carries {len(done)} edits.", asked=f"undo {'all' if steps is None else steps}",
-            try_="the edited model: transform returns a copy, and leaves its argument as it was",
+            f"{type(model).__name__} has {len(done)} edits.", asked=f"undo {'all' if steps is None else steps}",
+            try_="the edited model: transform returns a copy, and leaves its argument unchanged",
         )  # fmt: skip
     kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
     for step in dropped:
@@ -196,21 +195,21 @@ def undo(model: M, steps: int | None = None) -> M:
 
 
 def _check_new(model: nn.Module, rules: tuple[Rule, ...]) -> None:
-    """Refuse a rule a second time: counted on what is left, it would cut deeper than anybody asked for."""
+    """Check that no rule is applied twice: counted on the remaining sites, it would remove more than intended."""
     done = {asked for step in steps_of(model) for asked in step.data.get("asked", ())}
     again = [asked for asked in map(asked_of, rules) if asked in done]
     if again:
         raise CannotEdit(
-            f"This rule was applied to this {type(model).__name__} already.",
+            f"This rule was already applied to this {type(model).__name__}.",
             asked="; ".join(again),
             try_="surgery.undo(model) first, or other rules",
         )
 
 
 def _remember(model: nn.Module, steps: tuple[Step, ...]) -> None:
-    """Write down the steps; whatever fades now stands where the rest of the model stands."""
+    """Record the steps; new modules that fade get the current progress of the model."""
     progress = progress_of(model)
-    rest_weights(model, False)  # which weights rest is written in the history that goes now
+    rest_weights(model, False)  # the history to be replaced lists the weights at rest
     keep_history(model, History(list(steps), progress) if steps else None)
     if steps and progress is not None:
         move(model, *progress)

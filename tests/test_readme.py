@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
+@pytest.mark.filterwarnings("ignore:.* images are few for calibration statistics")
 def test_python_blocks_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(ROOT / "README.md", tmp_path) >= 2

@@ -1,4 +1,4 @@
-"""The catalogue of activations: what can take the place of an activation call, by name."""
+"""The catalogue of activations: the functions that can replace an activation call, by name."""
 
 from surgery.activations.dispatch import only
 from surgery.activations.functions.affine import Affine

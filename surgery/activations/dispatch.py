@@ -1,4 +1,4 @@
-"""Forms: one function by its plain formula, by its closed form, or by a kernel, and which of them runs."""
+"""Dispatch: each function as a plain formula, with a closed-form gradient, or as a kernel, and which of them runs."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from surgery.errors import BadValue
 Form = Literal["formula", "closed", "fused"]
 FORMS = get_args(Form)
 
-# Where the kernels of a device live, and what they are written in.
+# The module with the kernels of a device, and the library they need.
 _KERNELS = {
     "cpu": ("surgery.activations.kernels.numba_kernels", "numba"),
     "cuda": ("surgery.activations.kernels.triton_kernels", "triton"),
 }
-# Their closed form sums by index, which compilers make slow: in a compiled model they stay kernels, where these are
-# operators of torch.
+# Their closed form sums by index, which compiles to slow code: in a compiled model they stay kernels, if these are
+# torch operators.
 _SUMMED = ("pwlu",)
 _log = logging.getLogger(__name__)
-_Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it is asked for, none for all
-_only: dict[int, _Asked] | None = None  # by thread; no thread-local, which a compiler does not see into
+_Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it applies to; empty for all
+_only: dict[int, _Asked] | None = None  # by thread; not a thread-local, which torch.compile cannot trace
 _guard = Lock()
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function applied to every element, with parameters per channel.
+    """An elementwise function with parameters per channel.
 
-    `value(x, *params)` is the plain formula, in operations that torch can differentiate as often as it likes.
+    `value(x, *params)` is the plain formula, in operations that torch can differentiate any number of times.
     `gradients(grad, x, *params)` is its closed-form backward: the gradient of x and of each parameter, the latter in
-    its shape or still to be summed to it. Both see the channels on the last axis of x; parameters have them last,
-    (..., C), or (..., 1) where all channels share them. All is float32 or float64.
+    its shape or still to be summed to it. Both get the channels on the last axis of x; parameters have them last,
+    (..., C), or (..., 1) if all channels share them. Everything is float32 or float64.
     """
 
     name: str
@@ -65,9 +65,9 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         BadValue: a parameter is for another number of channels than x has.
     """
     if not -x.dim() <= axis < x.dim():
-        axis = -1  # a single number or a row has no such axis: whatever there is, is a channel
+        axis = -1  # a scalar or a row does not have this axis: its last axis is the channels
     form = form_of(function, x)
-    if not torch._C._is_tracing():  # there, sizes are no numbers
+    if not torch._C._is_tracing():  # in tracing, sizes are not integers
         _check(function, x, axis, params)
     if form == "formula":
         return value_of(function, axis, x, params)
@@ -84,17 +84,17 @@ def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...])
         if param.shape[-1] not in (1, channels):
             raise BadValue(
                 f"{function.name} has parameters for {param.shape[-1]} channels.",
-                there=f"{channels} on axis {axis} of {tuple(x.shape)}",
+                asked=f"{channels} on axis {axis} of {tuple(x.shape)}",
                 try_="the same number of channels, or parameters that all channels share",
             )
 
 
 def form_of(function: Function, x: Tensor) -> Form:
-    """Which form computes this function of x here: "formula", "closed" or "fused".
+    """The form used for this function of x: "formula", "closed" or "fused".
 
-    Exported graphs and `torch.func` get the formula, which is torch's operations only. A compiled model gets the
-    closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is taken
-    where there is one.
+    Exported graphs and `torch.func` get the formula, which consists of torch operations only. A compiled model gets
+    the closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is used
+    if available.
     """
     if _only is not None:
         asked: Form | None = _asked_for(function.name)
@@ -109,7 +109,7 @@ def form_of(function: Function, x: Tensor) -> Form:
 
 
 def taken_apart() -> bool:
-    """True where a call is exported, traced, or transformed by `torch.func`: torch's operations are wanted there."""
+    """True where a call is exported, traced, or transformed by `torch.func`, which need plain torch operations."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
@@ -117,15 +117,15 @@ def taken_apart() -> bool:
 
 @contextmanager
 def only(form: Form, *names: str) -> Iterator[None]:
-    """Inside, every function, or those of these names, are computed in this form: to compare, or to watch them.
+    """Inside, use this form for every function, or for those of these names: to compare or to debug them.
 
-    It holds for the thread that asks, not for others.
+    It applies to the current thread only.
 
     Raises:
-        BadValue: there is no such form.
+        BadValue: an unknown form.
     """
     if form not in FORMS:
-        raise BadValue("A function has three forms.", asked=repr(form), try_=", ".join(FORMS))
+        raise BadValue("Unknown form of a function.", asked=repr(form), there=", ".join(FORMS))
     before = _ask((form, names))
     try:
         yield
@@ -134,7 +134,7 @@ def only(form: Form, *names: str) -> Iterator[None]:
 
 
 def _ask(asked: _Asked | None) -> _Asked | None:
-    """Ask for this in this thread, and return what it asked for before."""
+    """Set the form for this thread, and return the previous one."""
     global _only
     with _guard:
         others = dict(_only or {})
@@ -147,14 +147,14 @@ def _ask(asked: _Asked | None) -> _Asked | None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _asked_for(name: str) -> Form | None:
-    """The form that this thread asks for, None for any."""
+    """The form set for this thread; None for any."""
     asked = (_only or {}).get(get_ident())
     return asked[0] if asked is not None and (not asked[1] or name in asked[1]) else None
 
 
 @cache
 def kernel_of(name: str, device: str) -> Kernel | None:
-    """The kernel for a function on a kind of device ("cpu", "cuda"), None if there is none; said once in the log."""
+    """The kernel for a function on a device type ("cpu", "cuda"); None, logged once, if it is not available."""
     home, library = _KERNELS.get(device, ("", ""))
     if not home:
         return None
@@ -168,12 +168,12 @@ def kernel_of(name: str, device: str) -> Kernel | None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_operator(name: str, device: str) -> bool:
-    """Whether the kernel for a device is an operator of torch, which a compiler sees into."""
+    """Whether the kernel for a device is a torch operator, which the compiler supports."""
     return device == "cuda" and kernel_of(name, device) is not None
 
 
 class _Closed(torch.autograd.Function):
-    """The value by the formula, its gradient in closed form: x is all that is kept for the backward pass."""
+    """The value by the formula, its gradient in closed form: only x is saved for the backward pass."""
 
     @staticmethod
     def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class _Closed(torch.autograd.Function):
 
 
 class _Fused(torch.autograd.Function):
-    """Value and gradient by a kernel; the gradient of a gradient goes back to the closed form."""
+    """Value and gradient by a kernel; second derivatives use the closed form."""
 
     @staticmethod
     def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
@@ -211,14 +211,14 @@ def _fused(function: Function, x: Tensor) -> Kernel:
     kernel = kernel_of(function.name, x.device.type)
     if kernel is None:
         raise BadValue(
-            f"There is no kernel for {function.name} on {x.device.type}.", asked="the fused form",
+            f"No kernel for {function.name} on {x.device.type}.", asked="the fused form",
             try_="the extra `fast`: pip install 'activation-surgery[fast]'" if x.device.type == "cpu" else "'closed'",
         )  # fmt: skip
     return kernel
 
 
 def laid_out_as(x: Tensor, value: Tensor) -> Tensor:
-    """The value in the layout that an operation on every element of x gives its result."""
+    """The value in the memory layout of an elementwise operation on x."""
     if torch.compiler.is_compiling() or value.stride() == x.stride():
         return value
     made = torch.empty_like(x)

@@ -1,4 +1,4 @@
-"""Formulas: whether a module really computes the function that its class is named after."""
+"""Formula check: whether a module really computes the function that its class is named after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surgery.errors import CannotLook
 from surgery.isolation.meta_copy import in_mode, twin
 from surgery.rng import random_state_kept
 
-# What classes of other libraries may be named after.
+# The functions that classes of other libraries may be named after.
 _FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -24,13 +24,13 @@ _FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid": F.hardsigmoid,
     "squared_relu": lambda x: F.relu(x).square(),
 }
-_TOLERANCE = 1e-6  # constants such as sqrt(2 / pi) are written with seven digits or more; a clipped tail is far away
+_TOLERANCE = 1e-6  # tolerates constants such as sqrt(2 / pi) in seven digits, and detects a clipped tail
 
 
 def computes(module: nn.Module, activation: str) -> bool:
-    """True if `module` has no weights and is this activation in eval and in train mode, from -100 to 100.
+    """True if `module` has no weights and computes this activation in eval and in train mode, from -100 to 100.
 
-    A copy of it is called, so nothing of it changes; a module that cannot be copied or called is not the activation.
+    A copy is called, so the module is unchanged; a module that cannot be copied or called is not the activation.
     """
     if any(True for _ in (*module.parameters(), *module.buffers())):
         return False

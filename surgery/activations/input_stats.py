@@ -1,4 +1,4 @@
-"""Seen: what entered an activation, per channel, and how another function begins as the one it replaces."""
+"""Input statistics of an activation, per channel, and how its replacement is initialised to match it on them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 Elementwise = Callable[[Tensor], Tensor]
 
-GRID, COARSE = 1025, 257  # points at which two functions are compared, or many
-ROUNDING = 1e-5  # a difference, as a share of the largest value, that comes from rounding
+GRID, COARSE = 1025, 257  # grid points for comparing two functions, or many
+ROUNDING = 1e-5  # a difference, relative to the largest value, that counts as rounding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """The numbers that entered an activation: mean, standard deviation, least and greatest, each per channel (C,).
+    """Input statistics of an activation: mean, standard deviation, minimum and maximum, each per channel (C,).
 
-    They came in tensors of `dims` dimensions with the channels on `axis`.
+    The inputs were tensors of `dims` dimensions with the channels on `axis`.
     """
 
     mean: Tensor
@@ -31,42 +31,42 @@ class Seen:
 
     @classmethod
     def nothing(cls, channels: int) -> Seen:
-        """What stands in where nothing was observed: a standard normal distribution, up to four deviations."""
+        """The default without observations: a standard normal distribution, up to four standard deviations."""
         zeros, ones = torch.zeros(channels), torch.ones(channels)
         return cls(zeros, ones, -4 * ones, 4 * ones)
 
     @classmethod
     def of(cls, x: Tensor, axis: int) -> Seen:
-        """Of a tensor with its channels on `axis`."""
+        """The statistics of a tensor with its channels on `axis`."""
         rows = x.detach().double().movedim(axis, -1).flatten(0, -2) if x.dim() > 1 else x.detach().double().view(-1, 1)
         mean, deviation = rows.mean(0), rows.std(0, correction=0)
         return cls(mean.float(), deviation.float(), rows.amin(0).float(), rows.amax(0).float(), x.dim(), axis)
 
     @classmethod
     def pooled(cls, parts: Sequence[Seen]) -> Seen:
-        """What several calls saw, each counting the same: per channel, or of all together if their numbers differ."""
+        """The pooled statistics of several calls, equally weighted; over all channels if their numbers differ."""
         if len(parts) == 1:
             return parts[0]
-        if len({len(one.mean) for one in parts}) > 1:
-            parts = [one.shared() for one in parts]
-        mean = torch.stack([one.mean for one in parts]).mean(0)
-        square = torch.stack([one.deviation.square() + one.mean.square() for one in parts]).mean(0)
+        if len({len(part.mean) for part in parts}) > 1:
+            parts = [part.shared() for part in parts]
+        mean = torch.stack([part.mean for part in parts]).mean(0)
+        square = torch.stack([part.deviation.square() + part.mean.square() for part in parts]).mean(0)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
-        low, high = (torch.stack(ends) for ends in ([one.low for one in parts], [one.high for one in parts]))
+        low, high = (torch.stack(ends) for ends in ([part.low for part in parts], [part.high for part in parts]))
         return cls(mean, deviation, low.amin(0), high.amax(0), parts[0].dims, parts[0].axis)
 
     @property
     def finite(self) -> bool:
-        """False where something infinite, or no number, entered."""
-        return all(bool(one.isfinite().all()) for one in (self.mean, self.deviation, self.low, self.high))
+        """False if an input was infinite or NaN."""
+        return all(bool(value.isfinite().all()) for value in (self.mean, self.deviation, self.low, self.high))
 
     def on(self, device: torch.device | str) -> Seen:
-        """The same numbers on another device."""
-        mean, deviation, low, high = (one.to(device) for one in (self.mean, self.deviation, self.low, self.high))
+        """The same statistics on another device."""
+        mean, deviation, low, high = (value.to(device) for value in (self.mean, self.deviation, self.low, self.high))
         return Seen(mean, deviation, low, high, self.dims, self.axis)
 
     def through(self, function: Elementwise) -> Elementwise:
-        """The function of rows (n, C) that `function` is on tensors such as were seen."""
+        """`function`, which takes tensors like the observed inputs, as a function of rows (n, C)."""
 
         def of_rows(rows: Tensor) -> Tensor:
             if self.dims < 2:
@@ -77,7 +77,7 @@ class Seen:
         return of_rows
 
     def shared(self) -> Seen:
-        """The same numbers of all channels together."""
+        """The statistics over all channels."""
         mean = self.mean.mean(0, keepdim=True)
         square = (self.deviation.square() + self.mean.square()).mean(0, keepdim=True)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
@@ -85,7 +85,7 @@ class Seen:
         return Seen(mean, deviation, low, high, self.dims, self.axis)
 
     def grid(self, count: int = GRID) -> Tensor:
-        """Points from the least to the greatest number, (count, C); zero is one of them where it lies between."""
+        """Points from the minimum to the maximum, (count, C); including zero if it lies between."""
         steps = torch.linspace(0, 1, count, device=self.low.device).unsqueeze(1)
         points = self.low + steps * (self.high - self.low)
         nearest = points.abs().argmin(0, keepdim=True)
@@ -95,10 +95,10 @@ class Seen:
 
 @runtime_checkable
 class Starting(Protocol):
-    """An activation that can begin as another one, or as the nearest to it that it can be."""
+    """An activation that can be initialised to match another one, exactly or as closely as possible."""
 
     def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Become `function`, which maps rows of channels (n, C), as well as possible on what was `seen`."""
+        """Match `function`, which maps rows of channels (n, C), as closely as possible on the inputs `seen`."""
 
 
 def ones_like(seen: Seen) -> Tensor:
@@ -107,12 +107,12 @@ def ones_like(seen: Seen) -> Tensor:
 
 
 def fitted(values: Tensor, param: Tensor) -> Tensor:
-    """Values per channel (1, C) or (C,) in the shape of a parameter: itself, or the mean where channels share it."""
+    """Values per channel (1, C) or (C,) in the shape of a parameter: unchanged, or their mean if channels share it."""
     return values.reshape(-1) if values.numel() == param.numel() else values.mean().expand(param.shape)
 
 
 def nearest_member(module: nn.Module, param: Tensor, function: Elementwise, seen: Seen, members: Tensor) -> None:
-    """Set the one parameter of a family, per channel or shared, to the member nearest to `function` (least squares)."""
+    """Set the single parameter of a family, per channel or shared, to the least-squares fit to `function`."""
     points = seen.grid(COARSE)
     wanted, errors = function(points), []
     for member in members.tolist():
@@ -122,7 +122,7 @@ def nearest_member(module: nn.Module, param: Tensor, function: Elementwise, seen
 
 
 def best_of(errors: Tensor, param: Tensor) -> Tensor:
-    """For each entry of a parameter, which of the candidates has the least of the errors (candidates, C)."""
+    """For each entry of a parameter, the candidate with the smallest error; errors are (candidates, C)."""
     return (errors if param.numel() > 1 else errors.mean(1, keepdim=True)).argmin(0)
 
 
@@ -130,11 +130,10 @@ def best_of(errors: Tensor, param: Tensor) -> Tensor:
 def start(
     module: nn.Module, function: nn.Module, seen: Seen, *, own: bool = False, asked: Mapping[str, float] | None = None
 ) -> float:
-    """Let `module` begin as `function` if it can, and return the largest difference on the range that was seen.
+    """Initialise `module` to match `function` if it can, and return the maximum error on the observed range.
 
-    It is 0 where it is no more than rounding makes of the largest value.
-    With `own` it keeps its own initial values, and the difference is only measured. Parameters that are `asked` for
-    keep the values given here.
+    The error is 0 if it is within rounding. With `own` the module keeps its default initial values, and the error is
+    only measured. Parameters in `asked` keep the values given here.
     """
     if not own and not _took_over(module, function) and isinstance(module, Starting):
         module.start_as(seen.through(function), seen)
@@ -148,7 +147,7 @@ def start(
 
 @torch.no_grad()
 def set_parameters(module: nn.Module, values: Mapping[str, float]) -> None:
-    """Fill parameters, by name, with numbers; that of a PReLU goes by the name torch gives its first value."""
+    """Fill parameters, by name, with values; that of a PReLU is called `init`, as in its constructor."""
     for name, value in values.items():
         param = getattr(module, "weight" if name == "init" else name, None)
         if isinstance(param, Tensor):
@@ -156,7 +155,7 @@ def set_parameters(module: nn.Module, values: Mapping[str, float]) -> None:
 
 
 def _took_over(module: nn.Module, function: nn.Module) -> bool:
-    """Give a module the parameters of another of its kind, unless they are for other knots, or for more channels."""
+    """Copy the parameters of another module of its class, unless they are for other knots, or for more channels."""
     if type(function) is not type(module) or getattr(module, "bound", None) is not None:
         return False
     pairs = list(zip(module.parameters(), function.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""The catalogue: one row per function, and what can be asked of it."""
+"""Registry: look up, build, describe and register the activations of the catalogue by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surgery.dataflow.operations import TAG, activation_of_class, activation_of_
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
 from surgery.text import table
 
-# What a builder may ask for beside the parameters of its function.
+# Keywords of a builder besides the parameters of its function.
 _SURROUNDINGS = ("channels", "axis", "like")
 _BY_NAME = {name: row for row in ROWS for name in (row.name, *row.aliases)}
 # Classes that do not say of themselves which activation they are.
@@ -25,7 +25,7 @@ _CLASSES: dict[type, str] = {nn.Identity: "identity", Affine: "affine", PWLU: "p
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The names of all activations that can be put in, or of those that match a pattern such as "*gelu*"."""
+    """The names of all activations of the catalogue, or of those that match a pattern such as "*gelu*"."""
     return sorted({row.name for row in _BY_NAME.values() if fnmatchcase(row.name, pattern)})
 
 
@@ -34,41 +34,44 @@ def build(
 ) -> nn.Module:
     """Build one activation by name, for tensors with this many channels on this axis.
 
-    Without `channels`, learned parameters are shared by all. `like` is the function it is to replace, for those that
-    compute it until they learn (PWLU).
+    Without `channels`, learned parameters are shared by all channels. `like` is the function it replaces, which some
+    functions compute until they learn (PWLU).
 
     Raises:
-        UnknownName: no activation, or no parameter of it, has this name.
-        BadValue: the builder refuses a parameter, or makes no module; or this is no number of channels.
+        UnknownName: an unknown activation, or a parameter that it does not have.
+        BadValue: the builder rejects a parameter, or does not return a module; or `channels` is not a positive integer.
     """
     row = row_of(name)
     if channels is not None and (type(channels) is not int or channels < 1):
-        raise BadValue("`channels` is a number of them.", asked=f"channels={channels!r}", try_="1 or more, or None")
+        raise BadValue(
+            "`channels` must be a positive integer or None.", asked=f"channels={channels!r}", try_="1 or more, or None"
+        )
     known = parameters(name)
     for key in params:
         if key not in known:
             raise UnknownName(
-                f"{row.name!r} has no parameter {key!r}.", there=", ".join(known) or "no parameters",
+                f"{row.name!r} does not have a parameter {key!r}.", there=", ".join(known) or "no parameters",
                 try_=nearest(key, known),
             )  # fmt: skip
     asked = ", ".join(f"{key}={value!r}" for key, value in params.items())
     try:
         module = _made(row, {"channels": channels, "axis": axis, "like": like}, params)
-    except SurgeryError as error:  # it says itself what to do
+    except SurgeryError as error:  # its message already has a hint
         raise type(error)(f"{row.name!r} cannot be built with {asked or 'what it has'}. {error}") from error
     except (TypeError, ValueError, AssertionError) as error:
-        raise BadValue(f"{row.name!r} cannot be built.", asked=asked, there=str(error).partition("\n")[0]) from error
+        why = str(error).partition("\n")[0]
+        raise BadValue(f"{row.name!r} cannot be built: {why}", asked=asked) from error
     if row.role != "linear" and activation_of_module(module) != row.name:
-        module.__dict__[TAG] = row.name  # so that looking again finds it under this name
+        module.__dict__[TAG] = row.name  # so that find_sites lists it under this name
     return module
 
 
 def _made(row: Activation, around: Mapping[str, Any], params: Mapping[str, Any]) -> nn.Module:
-    """What the builder of a row makes, told of its surroundings what it asks for."""
+    """Call the builder of a row, with those of the surroundings that it has keywords for."""
     taken = inspect.signature(row.build).parameters
     module: object = row.build(**{key: value for key, value in around.items() if key in taken}, **params)
     if not isinstance(module, nn.Module):
-        raise BadValue(f"The builder of {row.name!r} makes no module.", there=type(module).__name__,
+        raise BadValue(f"The builder of {row.name!r} does not return a module.", asked=type(module).__name__,
                        try_="a builder that returns an nn.Module")  # fmt: skip
     return module
 
@@ -79,7 +82,7 @@ def parameters(name: str) -> tuple[str, ...]:
 
 
 def describe(name: str | None = None) -> str:
-    """Tell about one activation: what it computes, its parameters, how it begins, what runs it, where it comes from.
+    """Describe one activation: its formula, its parameters, how it is initialised, how it is run, its source.
 
     Without a name: a table of all.
 
@@ -112,34 +115,34 @@ def _told(row: Activation) -> str:
 
 
 def register(name: str, build: Callable[..., nn.Module], *, source: str = "") -> None:
-    """Add your own activation: `build` returns a module, from keyword parameters, which `swap` hands on.
+    """Add your own activation: `build` takes keyword parameters, which `swap` passes on, and returns a module.
 
-    Of its surroundings the builder is told what it has a keyword for: `channels`, their number, or None where all
-    share the parameters; `axis`, where they stand; `like`, the module that is replaced, or None.
+    The builder also gets the following, if it has a keyword for it: `channels`, their number, or None if all share the
+    parameters; `axis`, the channel axis; `like`, the module that is replaced, or None.
 
-    A module with `start_as(function, seen)` begins as what it replaces: `function` maps rows of channels (n, C),
-    `seen` is a `surgery.activations.input_stats.Seen`. One with `set_progress(progress, step)` is told how far
-    training is, and one with `finish()` when `settle` ends it.
+    A module with `start_as(function, seen)` is initialised to match what it replaces: `function` maps rows of channels
+    (n, C), `seen` is a `surgery.activations.input_stats.Seen`. `set_progress(progress, step)` of a module is called
+    with the training progress, and `finish()` when `settle` ends the training.
 
     Raises:
-        BadValue: the name is taken or is none; or `build` cannot be called with keywords.
+        BadValue: the name is taken or not a string; or `build` cannot be called with keywords.
     """
     if not isinstance(name, str) or not name or name != name.strip():
         raise BadValue("An activation needs a name.", asked=repr(name), try_="'my_relu'")
     if name in _BY_NAME:
-        raise BadValue(f"An activation named {name!r} exists already.", try_="another name")
+        raise BadValue(f"An activation named {name!r} already exists.", try_="another name")
     _check_keywords(name, build)
     _BY_NAME[name] = Activation(name, build, source=source)
 
 
 def _check_keywords(name: str, build: Callable[..., nn.Module]) -> None:
-    """Refuse what cannot be called by keywords."""
+    """Check that a builder can be called with keywords."""
     cures = "a function of keyword parameters that returns an nn.Module"
     try:
         taken = inspect.signature(build).parameters.values()
     except (TypeError, ValueError) as error:
         raise BadValue(f"{name!r} needs a builder with keywords.", asked=repr(build), try_=cures) from error
-    if any(one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) for one in taken):
+    if any(part.kind not in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY) for part in taken):
         raise BadValue(f"The builder of {name!r} must name each keyword.", asked=repr(build), try_=cures)
 
 
@@ -147,11 +150,11 @@ def row_of(name: str) -> Activation:
     """The row with this name or alias; upper and lower case are the same, and so are "hard_swish" and "Hardswish".
 
     Raises:
-        UnknownName: there is none.
-        BadValue: this is no name.
+        UnknownName: an unknown name.
+        BadValue: not a string.
     """
     if not isinstance(name, str):
-        raise BadValue("An activation is asked for by its name.", asked=repr(name), try_="'gelu'")
+        raise BadValue("An activation is given by its name.", asked=repr(name), try_="'gelu'")
     if name in _BY_NAME:
         return _BY_NAME[name]
     alike = {row.name: row for known, row in _BY_NAME.items() if _letters(known) == _letters(name)}

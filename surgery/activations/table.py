@@ -1,4 +1,4 @@
-"""The rows of the catalogue: every function, its builder, its parameters, and where it comes from."""
+"""Table: the rows of the catalogue: every function, its builder, its parameters, and its source."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ NONLINEARITY, GATE, HEAD, LINEAR = "nonlinearity", "gate", "head", "linear"
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One row: how to build the function, under which other names people know it, and where it comes from.
+    """One row: how to build the function, its aliases, and its source.
 
     `build` takes the function's parameters as keywords; `channels` and `axis` if it has parameters per channel; `like`,
-    a module, if it computes the replaced function for a while. `formula` is what it computes, `learns` what is
-    trained, `ranges` the values its parameters may have. `role` is what it is used as: "nonlinearity", "gate", "head"
-    (on the scores of a classifier), or "linear", which leaves the network without an activation there.
+    a module, if it computes the replaced function for a while. `formula` is what it computes, `learns` its trained
+    parameters, `ranges` the valid values of its parameters. `role` is its use: "nonlinearity", "gate", "head"
+    (on the scores of a classifier), or "linear", which is not an activation.
 
-    It can begin exactly as the functions that `begins` names, and as the nearest to any other where `fits` says by
-    which means. A parameter named in `starts`, if given, decides how it begins instead, or decides its own part of it
-    where the parameters stand `apart`.
+    It can be initialised to match the functions in `begins` exactly, and any other as closely as possible, by the
+    method in `fits`. A parameter named in `starts`, if given, determines the initial function instead, or only its own
+    part of it if the parameters are independent (`apart`).
     """
 
     name: str
@@ -55,7 +55,7 @@ class Activation:
 
     @property
     def beginning(self) -> str:
-        """How it can begin, in words."""
+        """How it can be initialised, in words."""
         exact = f"{', '.join(self.begins)} exactly" if self.begins else ""
         fitted = f"any other by {self.fits}" if self.fits else ""
         return "; ".join(part for part in (exact, fitted) if part) or (
@@ -63,7 +63,7 @@ class Activation:
         )
 
     def running(self) -> dict[str, str]:
-        """What runs it, by kind of device."""
+        """How it is run, by device type."""
         if not self.kernel:
             return {"everywhere": "torch's own operations"}
         told = {"cpu": "numba", "cuda": "Triton"}
@@ -74,7 +74,7 @@ class Activation:
 
 
 def _shared(channels: int | None, per: Per) -> int:
-    """For how many channels there are parameters."""
+    """The number of channels with separate parameters."""
     if per not in get_args(Per):
         raise BadValue("Parameters are per channel, or per layer.", asked=f"per={per!r}", try_="'channel' or 'layer'")
     return channels if channels is not None and per == "channel" else 1
@@ -82,7 +82,7 @@ def _shared(channels: int | None, per: Per) -> int:
 
 def _above_zero(name: str, value: float) -> float:
     if not value > 0:
-        raise BadValue(f"`{name}` is above 0.", asked=f"{name}={value!r}")
+        raise BadValue(f"`{name}` must be above 0.", asked=f"{name}={value!r}")
     return value
 
 

@@ -1,1 +1,1 @@
-"""Code: the calls in the source of a method, and how some of them get another callee."""
+"""Code: find the calls in the source of a method, and rewrite some of them to call another function."""

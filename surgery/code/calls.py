@@ -1,4 +1,4 @@
-"""The source of a method: its calls, and which of them a running frame is at."""
+"""Calls: the call expressions in the source of a method, and which of them a running frame is at."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from typing import Any
 
 from surgery.errors import CannotEdit
 
-End = tuple[int, int]  # line from 1 and UTF-8 column from 0, just behind the closing parenthesis of a call
+End = tuple[int, int]  # line from 1 and UTF-8 column from 0, right after the closing parenthesis of a call
 
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-# Their calls run in other frames; and before 3.12 the parser does not know where the parts of an f-string stand.
+# Their calls run in other frames; and before 3.12 the parser has no positions for the parts of an f-string.
 _ELSEWHERE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.JoinedStr)
 _LASTING = (ast.NamedExpr, ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call expression of a method, named the way its author's text names it.
+    """One call expression of a method, named as in the author's source.
 
     `method` is the attribute under which the class has the function. `callee` is the called expression: "self.relu",
     "F.relu", "self.acts[i]"; an attribute of anything but a dotted name is ".relu". The call is the `ordinal`-th
     (from 1) of that callee in the method, by the END of the call. `looped` calls can run several times in one run of
     the method. `locked` says why the call cannot be spliced. `expression_is_plain`: evaluating `callee` calls nothing.
 
-    In a rewritten method all this still speaks of the author's text; `child` is what the call has become, and
-    `counter` is the local variable that holds the number of the present pass, where passes are counted.
+    In a rewritten method all this still refers to the author's source; `child` is the new callee, and `counter` the
+    local variable with the number of the current iteration, where iterations are counted.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a call stands in the file, as byte offsets; `given` is the text of what it transforms."""
+    """The position of a call in the file, as byte offsets; `given` is the text of its input."""
 
     call: Call
     start: int
@@ -65,46 +65,46 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """One method as its author wrote it: its code, the file it stands in, its calls (outer before inner)."""
+    """One method as its author wrote it: its code, its file, its calls (outer before inner)."""
 
     code: CodeType
     name: str
     me: str  # the name of its first argument
     file: bytes
     tree: ast.FunctionDef
-    body: int  # where its first statement after the docstring begins
+    body: int  # start of its first statement after the docstring
     places: tuple[Place, ...]
     ends: Mapping[End, Call]
 
 
 _turn = threading.RLock()
-_rewritten: dict[str, Mapping[End, Call]] = {}  # by file name, the calls in the texts that were published
+_rewritten: dict[str, Mapping[End, Call]] = {}  # file name -> the calls in published rewritten sources
 
 
 def call_at(code: CodeType, lasti: int) -> Call:
-    """Say which call expression a frame is at: `call_at(frame.f_code, frame.f_lasti)`.
+    """The call expression that a frame is at: `call_at(frame.f_code, frame.f_lasti)`.
 
     The frame runs a method of a class, or a comprehension inside one. The source is read and compared with the code.
 
     Raises:
-        CannotEdit: there is no source, or it is not what runs, or the frame is not at a call in a method's own code.
+        CannotEdit: the source is missing or not what runs, or the frame is not at a call in a method's own code.
     """
     published = _rewritten.get(code.co_filename)
     ends = read(code).ends if published is None else published
     end = _end(code, lasti)
     if end not in ends:
         raise CannotEdit(
-            f"line {end[0]} of {code.co_filename} is not at a call that can be told apart.",
-            there="an operator, an f-string or a nested function",
+            f"line {end[0]} of {code.co_filename} is not at an identifiable call.",
+            asked="an operator, an f-string or a nested function",
         )
     return ends[end]
 
 
 def assigned_name(code: CodeType, lasti: int) -> str | None:
-    """The name in `name = callee(...)` if the frame is at that call, else None: what a graph calls its node.
+    """The name in `name = callee(...)` if the frame is at that call, else None; graphs name their nodes this way.
 
     Raises:
-        CannotEdit: as `call_at`.
+        CannotEdit: as for `call_at`.
     """
     end = _end(code, lasti)
     for node in ast.walk(read(code).tree):
@@ -116,35 +116,35 @@ def assigned_name(code: CodeType, lasti: int) -> str | None:
 
 
 def read(code: CodeType) -> Method:
-    """The method that `code` is, or is a comprehension of, from its file.
+    """The method that `code` belongs to, itself or as a comprehension in it, read from its file.
 
     Raises:
-        CannotEdit: no source, another source than the one that runs, or not a method.
+        CannotEdit: the source is missing or not what runs, or it is not a method.
     """
     return _read(code, code.co_filename)
 
 
 def publish(filename: str, text: str, ends: Mapping[End, Call]) -> None:
-    """Let inspect, tracebacks and `call_at` read a rewritten text under this name; `ends` says where its calls are."""
-    # No modification time: linecache.checkcache then keeps the entry, as for a module read by its loader.
+    """Make rewritten source readable under this name for inspect, tracebacks and `call_at`; `ends` maps its calls."""
+    # Without a modification time linecache.checkcache keeps the entry, as for a module read by its loader.
     linecache.cache[filename] = (len(text), None, io.StringIO(text).readlines(), filename)
     _rewritten[filename] = ends
 
 
 def forget(filename: str) -> None:
-    """Drop what was published under this name."""
+    """Drop the source published under this name."""
     linecache.cache.pop(filename, None)
     _rewritten.pop(filename, None)
 
 
 def compiled(text: str, filename: str, flags: int = 0) -> Any:
-    """The code of a whole file, or its tree with ast.PyCF_ONLY_AST; nothing of it is run.
+    """The code of a whole file, or its tree with ast.PyCF_ONLY_AST; none of it is run.
 
     Raises:
-        CannotEdit: it is not Python.
+        CannotEdit: it does not compile.
     """
     try:
-        # Filters belong to the process: threads take turns. Warnings are its author's, and were given at its import.
+        # Warning filters belong to the process, so threads take turns. Warnings were already shown at import.
         with _turn, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return compile(text, filename, "exec", flags, dont_inherit=True)
@@ -154,19 +154,19 @@ def compiled(text: str, filename: str, flags: int = 0) -> Any:
 
 @lru_cache(maxsize=1024)
 def _read(code: CodeType, filename: str) -> Method:
-    """As `read`. Equal codes may stand in different files: the name of the file is part of the key."""
+    """Like `read`. Equal code may be in different files, so the file name is part of the cache key."""
     linecache.checkcache(filename)
     text = "".join(linecache.getlines(filename))
     if not text:
         raise CannotEdit(
-            f"{code.co_qualname}() has no source to read: {filename} is not there.",
+            f"{code.co_qualname}() has no source to read: {filename} does not exist.",
             try_="define the class in a file that stays where it is",
         )
     module, tree = _file(text, filename)
     path = _path(module, code)
     if path is None:
         raise CannotEdit(
-            f"the source of {code.co_qualname}() is not what runs: {filename} was changed after it was imported.",
+            f"the source of {code.co_qualname}() is outdated: {filename} was changed after it was imported.",
             try_="start a new process",
         )
     *outer, owner = path
@@ -187,7 +187,7 @@ def _read(code: CodeType, filename: str) -> Method:
 @lru_cache(maxsize=8)
 def _file(text: str, filename: str) -> tuple[CodeType, ast.Module]:
     collecting = gc.isenabled()
-    gc.disable()  # it would go through the growing tree again and again: five times slower on a long file
+    gc.disable()  # repeated collections while the tree grows make parsing of a long file five times slower
     try:
         return compiled(text, filename), compiled(text, filename, ast.PyCF_ONLY_AST)
     finally:
@@ -201,7 +201,7 @@ def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Me
     rebound = any(isinstance(n, ast.Name) and n.id == first and not isinstance(n.ctx, ast.Load) for n in own)
     looped = {id(inner) for node in own for part in _repeated(node) for inner in ast.walk(part)}
     sources = {id(inner) for node in own if isinstance(node, ast.comprehension) for inner in ast.walk(node.iter)}
-    uncountable = looped & sources  # Python allows no `:=` in what a comprehension runs over
+    uncountable = looped & sources  # Python does not allow `:=` in the iterable of a comprehension
     thrown = set(map(id, _thrown(own)))
     starts = [0, *itertools.accumulate(len(line) for line in file.splitlines(keepends=True))]
     places, ends, counts = [], dict[End, Call](), dict[str, int]()
@@ -209,7 +209,7 @@ def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Me
         callee, given = _callee(call.func), _given(call)
         counts[callee] = counts.get(callee, 0) + 1
         reason = _reason(call, given, first, id(call) in thrown, id(call) in uncountable)
-        locked = f"{name}() gives another value to {first}" if rebound else reason
+        locked = f"{name}() reassigns {first}" if rebound else reason
         plain = isinstance(call.func, ast.Name | ast.Attribute | ast.Subscript) and not _has(call.func, ast.Call)
         said = Call(name, callee, counts[callee], id(call) in looped, locked, plain and not callee.startswith("."))
         ends[_node_end(call)] = said
@@ -221,22 +221,22 @@ def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Me
 
 
 def _reason(call: ast.Call, given: ast.expr | None, me: str, thrown: bool, uncountable: bool) -> str | None:
-    """Why this call cannot be spliced, None if it can."""
+    """Why this call cannot be rewritten; None if it can."""
     if thrown:
-        return "its result is thrown away: it works by overwriting its input"
+        return "its result is discarded: it works by overwriting its input"
     if any(isinstance(arg, ast.Starred) for arg in call.args) or any(word.arg is None for word in call.keywords):
         return "its arguments are unpacked with a star"
     if given is None and call.keywords:
         return "its input is passed by keyword"
     if _callee(call.func).endswith(".prelu") and len(call.args) == 1 and _root(call.func) != me:
-        return "x.prelu(weight) and module.prelu(x) look alike"
+        return "x.prelu(weight) and module.prelu(x) cannot be distinguished"
     if given is None or (not call.args and isinstance(given, ast.Name) and given.id == me):
         return "it is called without an input"
     dropped = [call.func if call.args else None, *call.args[1:], *(word.value for word in call.keywords)]
     if any(_has(part, *_LASTING) for part in dropped if part is not None):
-        return "what it calls or its options define something on the way"
+        return "its callee or its options contain an assignment expression"
     if uncountable:
-        return "it makes the list that a comprehension inside a loop runs over, where passes cannot be counted"
+        return "it is in the iterable of a comprehension inside a loop, where iterations cannot be counted"
     return None
 
 
@@ -249,19 +249,19 @@ def _own(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _repeated(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a loop that run in every pass."""
+    """The parts of a loop that run in every iteration."""
     if isinstance(node, ast.For | ast.AsyncFor):
         yield from node.body
     elif isinstance(node, ast.While):
         yield from (node.test, *node.body)
     elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-        first = node.generators[0]  # what it runs over is evaluated once, by the method itself
+        first = node.generators[0]  # its iterable is evaluated once, by the method itself
         yield from (part for part in ast.iter_child_nodes(node) if part is not first)
         yield from first.ifs
 
 
 def _thrown(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """The expressions whose value nobody receives."""
+    """The expressions whose value is discarded."""
     todo: list[ast.AST] = [node.value for node in nodes if isinstance(node, ast.Expr)]
     while todo:
         match todo.pop():
@@ -284,14 +284,14 @@ def _callee(func: ast.expr) -> str:
 
 
 def _root(func: ast.expr) -> str | None:
-    """The name a dotted name begins with, None for any other expression."""
+    """The first part of a dotted name; None for any other expression."""
     while isinstance(func, ast.Attribute):
         func = func.value
     return func.id if isinstance(func, ast.Name) else None
 
 
 def _given(call: ast.Call) -> ast.expr | None:
-    """What a call transforms: its first argument, or x in `x.relu()`."""
+    """The input of a call: its first argument, or x in `x.relu()`."""
     if call.args:
         return call.args[0]
     return call.func.value if isinstance(call.func, ast.Attribute) and not call.keywords else None
@@ -302,12 +302,12 @@ def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
 
 
 def _first_line(statement: ast.stmt) -> int:
-    """Where a statement begins, its decorators included."""
-    return int(min(one.lineno for one in (statement, *getattr(statement, "decorator_list", ()))))
+    """The first line of a statement, including its decorators."""
+    return int(min(node.lineno for node in (statement, *getattr(statement, "decorator_list", ()))))
 
 
 def _mangled(name: str, owner: str) -> str:
-    """The attribute that `def name` makes in the body of the class `owner`."""
+    """The attribute that `def name` creates in the body of the class `owner`."""
     private = name.startswith("__") and not name.endswith("__") and owner.strip("_")
     return f"_{owner.lstrip('_')}{name}" if private else name
 
@@ -323,7 +323,7 @@ def _span(node: ast.expr, starts: list[int]) -> tuple[int, int]:
 
 
 def _end(code: CodeType, lasti: int) -> End:
-    """Where the call ends that a frame is at. Only ends agree with the syntax tree: chains begin elsewhere."""
+    """The end of the call a frame is at. Only ends agree with the syntax tree: chained calls start elsewhere."""
     unit, cache = lasti // 2, opcode.opmap.get("CACHE", 0)
     while unit and code.co_code[2 * unit] == cache:
         unit -= 1
@@ -332,14 +332,14 @@ def _end(code: CodeType, lasti: int) -> End:
     _, line, _, column = next(itertools.islice(code.co_positions(), unit, None))
     if line is None or column is None:
         raise CannotEdit(
-            f"{code.co_qualname}() was compiled without columns, so its calls cannot be told apart.",
+            f"{code.co_qualname}() was compiled without columns, so its calls cannot be identified.",
             try_="run Python without -X no_debug_ranges (and unset PYTHONNODEBUGRANGES)",
         )
     return line, column
 
 
 def _path(root: CodeType, code: CodeType) -> list[CodeType] | None:
-    """The codes from `root`, which is left out, down to the one that equals `code` in instructions, names and lines."""
+    """The code objects below `root`, down to the one that equals `code` in instructions, names and lines."""
     for value in root.co_consts:
         if isinstance(value, CodeType):
             below = [] if value == code else _path(value, code)

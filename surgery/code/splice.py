@@ -1,4 +1,4 @@
-"""Splicing another callee into the source of a method, at chosen calls and in chosen passes of a loop."""
+"""Splice: replace the callee of chosen calls in the source of a method, in chosen iterations of a loop."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def splice(
     filename: str,
     behind: Container[tuple[str, int]] = (),
 ) -> CodeType:
-    """The code of `method` with other callees: `children` says, by callee, ordinal and pass, which child to call.
+    """The code of `method` with other callees: `children` maps callee, ordinal and iteration to the child to call.
 
-    Pass 0 is every pass that is not named. Of the call only what it transforms is kept: `F.relu(x, inplace=True)`
-    and `x.relu()` become `self.child(x)`; a call that is to keep its work and have the child `behind` it becomes
+    Iteration 0 means every iteration that is not named. Only the input of the call is kept: `F.relu(x, inplace=True)`
+    and `x.relu()` become `self.child(x)`; a call that stays, with the child `behind` it, becomes
     `self.child(F.linear(x, w))`. The whole file is compiled, so private names, free variables, future
-    statements and the first line come out right; none of it is run. The new text can be read under `filename`.
+    statements and the first line come out right; none of it is run. The new source can be read under `filename`.
 
     Raises:
-        CannotEdit: a call is not there, is locked, or is lost in what another edit drops.
+        CannotEdit: a call does not exist, is locked, or lies inside code that another edit removes.
     """
     loom = _Loom(method, children, behind)
     text, ends = loom.woven()
@@ -32,7 +32,7 @@ def splice(
     if lost:
         found = ", ".join(f"{place.call.callee} ({place.call.ordinal})" for place in method.places)
         raise CannotEdit(
-            f"{method.name}() has no call {lost[0][0]} ({lost[0][1]}), or only inside what another edit drops.",
+            f"{method.name}() does not call {lost[0][0]} ({lost[0][1]}), or only in code that another edit removes.",
             there=found or "no calls",
         )
     for code in codes_in(compiled(text, filename)):
@@ -43,7 +43,7 @@ def splice(
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
-    """A code object and those of all functions and classes written inside it."""
+    """A code object and those of all functions and classes defined inside it."""
     yield code
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -51,7 +51,7 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
 
 
 class _Loom:
-    """Weaves the text of a file in which one method calls other children, and notes where each call ends."""
+    """Writes the source of a file in which one method calls other children, and records where each call ends."""
 
     def __init__(
         self,
@@ -69,11 +69,11 @@ class _Loom:
             self.stem += "_"
 
     def woven(self) -> tuple[str, dict[End, Call]]:
-        """The new text, and where its calls now end."""
+        """The new source, and where its calls now end."""
         file, body = self.method.file, self.method.body
         pieces = list(self._between(body, len(file)))
         begun = file.rfind(b"\n", 0, body) + 1
-        # A body behind `def ...:` or behind its docstring on one line has no indentation of its own.
+        # A body on the same line as `def ...:` or as its docstring has no indentation.
         alone = not file[begun:body].strip()
         gap = b"\n" + file[begun:body] if alone else b"; "
         zeros = b"".join(name.encode() + b" = 0" + gap for name in self.counters.values())
@@ -88,7 +88,7 @@ class _Loom:
         return text.decode(), ends
 
     def _between(self, start: int, stop: int, outside: Place | None = None) -> Iterator[bytes | Call]:
-        """The text from `start` to `stop`, with the calls in it (but for `outside`) as they shall be."""
+        """The source from `start` to `stop`, with the calls in it (except `outside`) rewritten."""
         for place in self.method.places:
             if start <= place.start and place.stop <= stop and place is not outside:
                 yield self.method.file[start : place.start]
@@ -108,7 +108,7 @@ class _Loom:
             yield b" "  # return(x + y).relu()
         every, said = by_pass.pop(0, None), place.call
         if by_pass:
-            # A conditional over whole calls and not over callees: each has its own arguments, one of them is run.
+            # A conditional over whole calls, not callees: each has its own arguments, and only one is evaluated.
             counter = self.counters.setdefault(key, f"{self.stem}{len(self.counters) + 1}")
             now, said = f"({counter} := {counter} + 1)", replace(said, counter=counter)
             yield b"("
@@ -139,7 +139,9 @@ class _Loom:
         if call.locked is not None and (call.callee, call.ordinal) not in self.behind:
             raise CannotEdit(f"{call} cannot be edited: {call.locked}.")
         if any(by_pass) and not call.looped:
-            raise CannotEdit(f"{call} is in no loop: it has no pass {max(by_pass)}.", try_="iteration 0")
+            raise CannotEdit(
+                f"{call} is not in a loop: it does not have an iteration {max(by_pass)}.", try_="iteration 0"
+            )
         for child in by_pass.values():
             if not child.isidentifier() or child.startswith("__"):
-                raise CannotEdit(f"{child!r} cannot be written as a child of {self.method.me}.")
+                raise CannotEdit(f"{child!r} is not a valid name for a child of {self.method.me}.")

@@ -1,4 +1,4 @@
-"""A run-time subclass whose one method calls another child at chosen call sites."""
+"""Subclass: a run-time subclass whose methods call other children at chosen call sites."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from surgery.code.splice import codes_in, splice
 from surgery.errors import CannotEdit
 
 _WALKS = ("children", "named_children", "modules", "named_modules", "_modules")
-# Their __init_subclass__ gives the new class what it inherits anyway, and tells nobody else.
+# Their __init_subclass__ only sets what the new class inherits anyway, without side effects.
 _HARMLESS = (("transformers.modeling_utils", "PreTrainedModel"),)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Splice:
-    """One call that shall become `self.<child>(x)`, named as in the source of the base class (see `source.Call`).
+    """One call to be rewritten as `self.<child>(x)`, named as in the source of the base class (see `calls.Call`).
 
     `iteration` k >= 1 is the k-th run of that call expression within one run of the method; 0 is every other run.
-    With `behind` the call stays, and the child is given its result.
+    With `behind` the call stays, and the child receives its result.
     """
 
     method: str
@@ -48,25 +48,25 @@ _numbers = itertools.count(1)
 
 
 def rewritten(base: type[nn.Module], splices: Sequence[Splice]) -> type[nn.Module]:
-    """The subclass of `base` that calls these children: the same class each time, `base` itself for no splices.
+    """The subclass of `base` that calls these children: the same class each time, `base` itself without splices.
 
-    It has the name, the module and the documentation of `base`, and adds nothing but the methods it changes; give it
-    to an object by assigning `__class__`. It can be pickled, and read by inspect, tracebacks and TorchScript.
+    It has the name, module and docstring of `base`, and defines only the methods it changes; assign it to the
+    `__class__` of an object. It can be pickled, and read by inspect, tracebacks and TorchScript.
 
     Raises:
-        CannotEdit: a method is not plain Python that can be read, or a call in it cannot be spliced.
+        CannotEdit: a method is not readable Python, or a call in it cannot be rewritten.
     """
     splices = tuple(sorted(set(splices)))
     if not splices:
         return base
     if base in _origins:
-        raise CannotEdit(f"{base.__qualname__} is rewritten already.", try_="all its edits at once, on base_of(it)")
+        raise CannotEdit(f"{base.__qualname__} is already rewritten.", try_="all its edits at once, on base_of(it)")
     known = _made.get((base, splices))
     if known is not None:
         return known
-    places = [(one.method, one.callee, one.ordinal, one.iteration) for one in splices]
+    places = [(splice.method, splice.callee, splice.ordinal, splice.iteration) for splice in splices]
     if len(set(places)) < len(places):
-        raise CannotEdit(f"two children are asked for at one call of {base.__qualname__}.", asked=str(list(splices)))
+        raise CannotEdit(f"two children for the same call of {base.__qualname__}.", asked=str(list(splices)))
     names = sorted({one.method for one in splices})
     filenames = [f"<rewritten {base.__module__}.{base.__qualname__}.{name} {next(_numbers)}>" for name in names]
     body: dict[str, Any] = {
@@ -89,57 +89,57 @@ def rewritten(base: type[nn.Module], splices: Sequence[Splice]) -> type[nn.Modul
 
 
 def base_of(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class as its author wrote it: `kind` itself if it is not one of ours."""
+    """The class as its author wrote it: `kind` itself if it was not rewritten."""
     return _origins[kind][0] if kind in _origins else kind
 
 
 def splices_of(kind: type[nn.Module]) -> tuple[Splice, ...]:
-    """What is spliced into this class, () if it is not one of ours."""
+    """The splices of a rewritten class; () for others."""
     return _origins[kind][1] if kind in _origins else ()
 
 
 def owns(kind: type[nn.Module], method: str, code: CodeType) -> bool:
-    """True if an object of `kind` runs `code` when its `method` is called: not a parent's, reached through super()."""
+    """True if calling `method` on an object of `kind` runs `code` directly, not a parent's code through super()."""
     function = inspect.getattr_static(kind, method, None)
     return isinstance(function, FunctionType) and inspect.unwrap(function).__code__ is code
 
 
 def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
-    """Refuse an object that a rewritten class would not serve.
+    """Check that a rewritten class would work for an object.
 
     Raises:
-        CannotEdit: it runs its children one after the other, has one of the methods as its own attribute, is fused by
-            exact class, or is a graph or a script.
+        CannotEdit: it runs its children one after the other, has one of the methods as an instance attribute, is fused
+            by exact class, or is a graph or script module.
     """
     kind = base_of(type(module))
     name = kind.__qualname__
     if isinstance(module, fx.GraphModule):
-        raise CannotEdit("a GraphModule has no source of its own.", there=name, try_="edit its graph")
+        raise CannotEdit("a GraphModule has no source.", asked=name, try_="edit its graph")
     if isinstance(module, torch.jit.ScriptModule):
-        raise CannotEdit("a scripted or traced module runs no Python.", there=name, try_="edit it, then script it")
+        raise CannotEdit("a scripted or traced module does not run Python.", asked=name, try_="edit it, then script it")
     if isinstance(module, _CONTAINERS):
-        raise CannotEdit(f"{name} is a container: it would run a new child like its others.", try_="replace its child")
+        raise CannotEdit(f"{name} is a container: it would also run a new child.", try_="replace its child")
     if hasattr(kind, "fuse_model"):
         raise CannotEdit(
-            f"{name}.fuse_model() fuses only objects of exactly this class, and would pass over an edited one.",
+            f"{name}.fuse_model() fuses only objects of exactly this class, and would skip an edited one.",
             try_="undo, fuse, then transform again",
         )
     if _minds_subclasses(kind):
-        raise CannotEdit(f"{name} does something with every subclass of it, and an edit makes one.")
-    methods = sorted({one.method for one in splices})
+        raise CannotEdit(f"{name} runs code whenever it is subclassed, and an edit creates a subclass.")
+    methods = sorted({splice.method for splice in splices})
     for method in methods:
         if method in vars(module):
-            raise CannotEdit(f"this {name} has a {method}() of its own, which hides the one of its class.")
+            raise CannotEdit(f"this {name} has an instance attribute {method}, which hides the method of its class.")
     for function in _reached(kind, ["forward", *methods]):
         if function.__module__.startswith("torch.nn."):
-            continue  # torch's own layers look for hooks that way, they do not run what they find
+            continue  # torch's own layers only look for hooks that way
         walk = _walk(_innermost(function).__code__)
         if walk is not None:
-            raise CannotEdit(f"{name}.{function.__name__}() goes through self.{walk}: it would run a new child too.")
+            raise CannotEdit(f"{name}.{function.__name__}() iterates over self.{walk}: it would also run a new child.")
 
 
 def _minds_subclasses(kind: type) -> bool:
-    """True if making a subclass runs code of the user's, such as one that enters it into a registry."""
+    """True if creating a subclass runs user code, such as one that registers the class."""
     hooked = (one for one in kind.__mro__ if "__init_subclass__" in vars(one) and one is not object)
     return type(kind) not in (type, ABCMeta) or any(
         one.__module__ != "typing" and (one.__module__, one.__name__) not in _HARMLESS for one in hooked
@@ -151,10 +151,10 @@ def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], file
     function = inspect.getattr_static(base, name, None)
     if not isinstance(function, FunctionType):
         there = "nothing" if function is None else type(function).__name__
-        raise CannotEdit(f"{base.__qualname__}.{name} is not a plain method.", there=there)
+        raise CannotEdit(f"{base.__qualname__}.{name} is not a plain method.", asked=there)
     method = read(_innermost(function).__code__)
     if method.name != name:
-        raise CannotEdit(f"{base.__qualname__}.{name} was defined under another name.", there=f"{method.name}()")
+        raise CannotEdit(f"{base.__qualname__}.{name} was defined under another name.", asked=f"{method.name}()")
     children: dict[tuple[str, int], dict[int, str]] = {}
     for one in splices:
         children.setdefault((one.callee, one.ordinal), {})[one.iteration] = one.child
@@ -163,7 +163,7 @@ def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], file
 
 
 def _innermost(function: FunctionType) -> FunctionType:
-    """The function that decorators made with functools.wraps stand around; those without it are refused later."""
+    """The function inside decorators that use functools.wraps; other decorators raise an error later."""
     inner = inspect.unwrap(function)
     if not isinstance(inner, FunctionType):
         raise CannotEdit(f"{function.__qualname__}() wraps a {type(inner).__name__}, not a function.")
@@ -178,7 +178,7 @@ def _with_inner_code(function: FunctionType, code: CodeType) -> FunctionType:
         return _copied(function, code, cells)
     held = [name for name, cell in cells.items() if _held(cell) is inner]
     if not held:
-        raise CannotEdit(f"a decorator of {function.__qualname__}() keeps it in another place than a closure.")
+        raise CannotEdit(f"a decorator of {function.__qualname__}() does not keep it in a closure.")
     new = _with_inner_code(inner, code)
     wrapper = _copied(function, function.__code__, cells | dict.fromkeys(held, CellType(new)))
     vars(wrapper).update({name: new for name, value in vars(wrapper).items() if value is inner})
@@ -202,12 +202,12 @@ def _copied(function: FunctionType, code: CodeType, cells: dict[str, CellType]) 
 def _held(cell: CellType) -> object:
     try:
         return cell.cell_contents
-    except ValueError:  # empty: a variable not assigned yet
+    except ValueError:  # empty: an unassigned variable
         return None
 
 
 def _reached(kind: type[nn.Module], names: Sequence[str]) -> Iterator[FunctionType]:
-    """The methods of `kind` that these methods may call, themselves included; nn.Module's own left out."""
+    """The methods of `kind` that these methods may call, including themselves; except those of nn.Module."""
     todo, seen = list(names), set(names)
     while todo:
         name = todo.pop()
@@ -221,20 +221,20 @@ def _reached(kind: type[nn.Module], names: Sequence[str]) -> Iterator[FunctionTy
 
 
 def _walk(code: CodeType) -> str | None:
-    """The attribute of the first argument through which this method goes over all children, if it does."""
+    """The attribute of `self` through which this method iterates over all children, if it does."""
     me = code.co_varnames[0] if code.co_argcount else None
     for one in codes_in(code):
-        held: object = None  # what the next step may take an attribute of
+        held: object = None  # the value that the next instruction may read an attribute of
         for step in dis.get_instructions(one):
             if held is not None and held == me and step.argval in _WALKS:
                 return str(step.argval)
-            names = None if step.opcode in dis.hasconst else step.argval  # a constant is no variable
+            names = None if step.opcode in dis.hasconst else step.argval  # constants are not variables
             held = names[-1] if isinstance(names, tuple) else names  # 3.13 loads two variables at once
     return None
 
 
 def _reduce_ex(self: nn.Module, protocol: int) -> Any:
-    """The object as its base class would reduce it, to be given the rewritten class again."""
+    """The object as its base class would reduce it, to be assigned the rewritten class again."""
     kind = type(self)
     base, splices = _origins[kind]
     reduced = base.__reduce_ex__(self, protocol)
@@ -248,7 +248,7 @@ def _reduce_ex(self: nn.Module, protocol: int) -> Any:
 def _restored(
     base: type[nn.Module], splices: tuple[Splice, ...], digest: str, make: Callable[..., nn.Module], *args: Any
 ) -> nn.Module:
-    """What unpickling and copying call: make the object as its base class would, and rewrite its class again.
+    """Unpickle or copy an object: create it as its base class would, and rewrite its class again.
 
     Raises:
         CannotEdit: the methods of the base class are not those the object was saved with.
@@ -256,8 +256,8 @@ def _restored(
     if _digest(base, splices) != digest:
         raise CannotEdit(
             f"the code of {base.__qualname__} is not the code that was edited when this object was saved.",
-            there=", ".join(sorted({one.method + "()" for one in splices})),
-            try_="the version of the library, and of Python, that saved it",
+            asked=", ".join(sorted({splice.method + "()" for splice in splices})),
+            try_="the versions of the library and of Python that saved it",
         )
     kind = rewritten(base, splices)
     module = make(*args)
@@ -266,7 +266,7 @@ def _restored(
 
 
 def _digest(base: type[nn.Module], splices: tuple[Splice, ...]) -> str:
-    """What the edited methods do, whatever line they stand on."""
+    """A digest of the edited methods that ignores line numbers."""
     told = hashlib.sha256()
     for name in sorted({one.method for one in splices}):
         function = inspect.getattr_static(base, name, None)
@@ -283,5 +283,5 @@ def _said(value: object) -> str:
     if isinstance(value, tuple):
         return str([_said(one) for one in value])
     if isinstance(value, frozenset):
-        return str(sorted(map(_said, value)))  # its own order differs from process to process
+        return str(sorted(map(_said, value)))  # the order of a set differs between processes
     return f"{type(value).__name__} {value!r}"

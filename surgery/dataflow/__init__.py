@@ -1,1 +1,1 @@
-"""Data flow: which operations made a tensor from which others, also through views and in-place writes."""
+"""Data flow: which operations computed a tensor from which others, also through views and in-place writes."""

@@ -1,4 +1,4 @@
-"""Which axis of a tensor holds the channels, followed through one operation."""
+"""Channel axis: which axis of a tensor holds the channels, propagated through one operation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PERMUTING = {
 def channel_axis(
     kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], before: Shape, axis: int | None, after: Shape
 ) -> int | None:
-    """The channel axis of the result of an operation, None where it cannot be told.
+    """The channel axis of the result of an operation; None where it is unknown.
 
     `axis` is the channel axis of its first input, whose shape is `before`; `after` is the shape of the result.
     """
@@ -28,7 +28,7 @@ def channel_axis(
         spatial = {"1": 1, "2": 2, "3": 3}.get(next((c for c in name if c.isdigit()), ""), 2)
         return len(after) - spatial - 1
     if kind == "linear":
-        # Of a matrix product with weights in front the channels are the rows.
+        # With the weights as the left factor of a matrix product, the channels are the rows.
         rows = name in ("matmul", "__matmul__", "bmm", "mm") and tuple(args[0].shape) != before and len(after) > 1
         return len(after) - (2 if rows else 1)
     if kind == "norm":
@@ -54,7 +54,7 @@ def channel_axis(
 
 
 def permutation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
-    """For each axis of the result of a permuting operation the axis it was before; None where it cannot be told."""
+    """For each axis of a permuted result, the axis it was before; None where it is unknown."""
     order = list(range(count))
     if name == "permute":
         dims = kwargs.get("dims", args[1] if len(args) == 2 and not isinstance(args[1], int) else args[1:])
@@ -75,7 +75,7 @@ def permutation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count:
 
 
 def _reshaped(before: Shape, axis: int, after: Shape) -> int | None:
-    """Row-major order keeps what stands before the channels: the axis with as much in front and the same size."""
+    """The channel axis after a reshape: the axis of the same size with as many elements in front (row-major)."""
     front = prod(before[:axis])
     for place, size in enumerate(after):
         if size == before[axis] and prod(after[:place]) == front:

@@ -1,4 +1,4 @@
-"""Extents: which sizes of a tensor the network fixes and which the example decides, followed through one operation."""
+"""Extents: which sizes of a tensor the network fixes and which depend on the example, for one operation at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from surgery.dataflow.channel_axis import PERMUTING, ROW_MAJOR, Shape, permutati
 
 
 class Factor(NamedTuple):
-    """A part of an extent. It is `free` if it is as large as the example makes it: batch, height, width, tokens."""
+    """A factor of an extent. It is `free` if its size depends on the example: batch, height, width, tokens."""
 
     size: int
     free: bool
 
 
-# What the extent of an axis is the product of, in row-major order; nothing where it is 1.
+# The factors of the extent of an axis, in row-major order; empty where it is 1.
 Extent = tuple[Factor, ...]
 Extents = tuple[Extent, ...]
 
@@ -26,13 +26,13 @@ _REDUCING = (
     "mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "norm", "logsumexp", "median", "argmax",
     "argmin", "select", "unbind",
 )  # fmt: skip
-# All operands of these have the extents of the result; of the others the first one has.
+# All operands of these have the extents of the result; for the others, only the first one has.
 _EVEN = ("add", "mul", "scale", "concat", "activation", "softmax", "other", "paste")
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that enters an operation: data, whose extents may be known, or a parameter or buffer, or a constant."""
+    """An input of an operation: data, whose extents may be known; a parameter or buffer; or a constant."""
 
     shape: Shape
     data: bool
@@ -41,7 +41,7 @@ class Operand:
 
 
 def is_free(extent: Extent) -> bool:
-    """True if another example may have another size here."""
+    """True if the size depends on the example."""
     return any(factor.free for factor in extent)
 
 
@@ -49,12 +49,12 @@ def extents_after(
     kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Operand], axis: int | None,
     after: Shape,
 ) -> Extents | None:  # fmt: skip
-    """The extents of the result of an operation, None where they cannot be told.
+    """The extents of the result of an operation; None where they are unknown.
 
-    Nothing is known of the model's input. The first weights fix one extent of what they meet; the others are free,
-    until weights meet those. `axis` is the channel axis of the result, `after` its shape.
+    Those of the model's input are unknown. The first weights fix one extent of the data they are applied to; the others
+    are free, until weights fix them. `axis` is the channel axis of the result, `after` its shape.
     """
-    data = [one for one in operands if one.data]
+    data = [operand for operand in operands if operand.data]
     if not data:
         return None
     fixed = set(_fixed(kind, name, args, kwargs, operands, axis, after))
@@ -74,21 +74,21 @@ def _fixed(
     kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Operand], axis: int | None,
     after: Shape,
 ) -> Iterator[int]:  # fmt: skip
-    """The axes of a result whose extents weights decide, or numbers in the code."""
-    weights = [one.shape for one in operands if one.weight]
+    """The axes of a result whose extents are fixed by weights or by numbers in the code."""
+    weights = [operand.shape for operand in operands if operand.weight]
     last = len(after) - 1
     if kind in ("conv", "linear"):
-        # A kernel that is data may be one per sample, with the batch among the channels.
-        own = name == "deform_conv2d" or sum(one.data for one in operands) < 2
+        # A kernel computed from data may be per sample, with the batch folded into the channels.
+        own = name == "deform_conv2d" or sum(operand.data for operand in operands) < 2
         yield from (axis,) if axis is not None and own else ()
     elif name.startswith("adaptive"):
-        # The code may have read the size off another tensor, but who writes a size down means it, nearly always.
+        # The code may have read the size from another tensor, but an explicit size is nearly always meant as fixed.
         places = range(len(after) - int(next(c for c in name if c.isdigit())), len(after))
         size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
         sizes = size if isinstance(size, tuple | list) else [size] * len(places)
         yield from (place for place, one in zip(places, sizes, strict=False) if one is not None)
     elif weights and kind == "norm":
-        # The weights of a layer norm have the extents they are for; those of others are for the channels.
+        # A layer norm's weights have the normalised shape; those of other norms are per channel.
         yield from range(len(after) - len(weights[0]), len(after)) if name in ("layer_norm", "rms_norm") else (1,)
     elif weights and name in ("prelu", "_prelu_kernel"):
         yield from (min(1, last),) if prod(weights[0]) > 1 else ()
@@ -103,7 +103,7 @@ def _fixed(
 def _followed(
     kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], data: list[Operand], after: Shape
 ) -> Extents | None:
-    """The extents that come from the operands, None where they are not known."""
+    """The extents that follow from the operands; None where they are unknown."""
     first, before = data[0], data[0].extents
     if before is not None and name in PERMUTING:
         order = permutation(name, args, kwargs, len(before))
@@ -124,22 +124,22 @@ def _followed(
 
 
 def _combined(kind: str, data: list[Operand], after: Shape) -> Extents | None:
-    """Each extent is that of an operand, of one where it is fixed if there is one; or made of theirs."""
-    known = [one.extents for one in data if one.extents is not None and len(one.extents) <= len(after)]
-    if not any(len(one) == len(after) for one in known):
+    """Each extent is that of an operand, preferably one where it is fixed, or combined from several."""
+    known = [operand.extents for operand in data if operand.extents is not None and len(operand.extents) <= len(after)]
+    if not any(len(extents) == len(after) for extents in known):
         return None
     found = []
     for place, size in enumerate(after):
-        there = [one[place - len(after)] for one in known if len(after) - place <= len(one)]
+        there = [extents[place - len(after)] for extents in known if len(after) - place <= len(extents)]
         same = sorted((extent for extent in there if _size(extent) == size), key=is_free)
-        # A picture is resized to what its own size makes of it, or that of another.
+        # An image is resized to a size computed from its own, or from that of another tensor.
         resized = kind == "resize" and place > 1
         found.append(same[0] if same else _extent(size, resized or any(map(is_free, there))))
     return tuple(found)
 
 
 def _regrouped(before: Extents, after: Shape) -> Extents | None:
-    """The same numbers in the same order: axes are cut between factors, and factors where they divide."""
+    """The extents after a reshape: axes are split between factors, and factors where they divide."""
     left = [factor for extent in reversed(before) for factor in reversed(extent)]
     if prod(factor.size for factor in left) != prod(after):
         return None
@@ -148,7 +148,9 @@ def _regrouped(before: Extents, after: Shape) -> Extents | None:
         taken, wanted = list[Factor](), size
         while wanted > 1:
             factor = left.pop()
-            while wanted % factor.size and factor.size % wanted:  # it ends amid two factors: they are one to us
+            while (
+                wanted % factor.size and factor.size % wanted
+            ):  # the axis ends inside a factor: merge it with the next
                 inner = left.pop()
                 factor = Factor(factor.size * inner.size, factor.free or inner.free)
             part = min(wanted, factor.size)
@@ -161,7 +163,7 @@ def _regrouped(before: Extents, after: Shape) -> Extents | None:
 
 def _reduced(before: Extents, dims: Any, after: Shape) -> Extents | None:
     given = dims if isinstance(dims, tuple | list) else (dims,)
-    if not all(type(dim) is int for dim in given):  # None: all of them
+    if not all(type(dim) is int for dim in given):  # None: all axes
         return None
     gone = {dim % len(before) for dim in given}
     kept = tuple(extent for place, extent in enumerate(before) if place not in gone)
@@ -174,7 +176,7 @@ def _dims(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _plain(index: Any) -> bool:
-    """True for an index of numbers, slices, None and an ellipsis."""
+    """True for an index of integers, slices, None and an ellipsis."""
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
 
@@ -198,7 +200,7 @@ def _indexed(before: Extents, index: Any, after: Shape) -> Extents | None:
 
 
 def _product(data: list[Operand], after: Shape) -> Extents | None:
-    """Of a matrix product of data: the rows of the first, the columns of the second."""
+    """The extents of a matrix product of data: rows of the first, columns of the second factor."""
     one, two = (operand.extents for operand in data[:2])
     if one is None or two is None or not len(one) == len(two) == len(after) >= 2:
         return None

@@ -1,4 +1,4 @@
-"""Flow: which operations made the numbers that a tensor shows, whichever tensor object they were written through."""
+"""Flow: which operations computed the values of a tensor, through whichever tensor object they were written."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from surgery.dataflow.operations import ARRIVING, LEAVING, how_written, written_
 from surgery.dataflow.trace import Heard, Op, Trace
 from surgery.isolation.held_tensors import held_by_code, held_by_modules
 
-_REARRANGED = ("shape", "scale", "resize")  # what is put together of one tensor's parts joins nothing
+_REARRANGED = ("shape", "scale", "resize")  # concatenating parts of one tensor is not a join
 _CHOICES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PLAIN = (bool, int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a torch function: its arguments, the tensors among them, and the state of their memory before."""
+    """One call of a torch function: its arguments, the tensors among them, and the versions of their memory before."""
 
     kind: str
     name: str
@@ -37,13 +37,13 @@ class Call:
 
     @classmethod
     def of(cls, kind: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """The call as it stands before it is made."""
+        """Record the call before it is made."""
         sources = list(tensors_in((args, kwargs)))
         shape = tuple(sources[0].shape) if sources else ()
         return cls(kind, name, args, kwargs, sources, shape, [_version(value) for value in sources])
 
     def written(self, result: Any) -> list[Tensor]:
-        """What the call overwrote: what its name says, else whatever changed; norms keep statistics, no data."""
+        """The tensors the call overwrote: by its name, else by version; statistics of norms do not count as data."""
         named = written_by(self.name, self.args, self.kwargs)
         if named or self.kind == "norm":
             return named
@@ -54,18 +54,20 @@ class Call:
 
 
 class Flow:
-    """Writes the operations of a trace, and knows for every tensor which of them made what it shows.
+    """Records the operations of a trace, and knows for every tensor which of them computed its values.
 
-    What a tensor shows is what the operation made that it came from, and what was written into its memory since,
-    through a view of it or through its base, where that overlaps.
+    The values of a tensor come from the operation that returned it, and from later overlapping writes into its memory,
+    through a view of it or through its base.
     """
 
     def __init__(self, model: nn.Module, trace: Trace, place_of: Callable[[FrameType], str | None]) -> None:
         self.trace, self.place_of = trace, place_of
-        self.marks = Marks()  # the operation that made a tensor
+        self.marks = Marks()  # tensor -> the operation that returned it
         self.memory = Memory()
-        self.lost: dict[int, list[tuple[Heard, Region]]] = {}  # memory: calls that wrote over what somebody may want
-        self.left = False  # numbers have left for Python, and may come back
+        self.lost: dict[
+            int, list[tuple[Heard, Region]]
+        ] = {}  # memory -> calls that overwrote values that may be read later
+        self.left = False  # values have passed to Python, and may come back
         self.joined: dict[tuple[Any, ...], int] = {}
         self.weights: dict[int, str] = {}
         named = [*model.named_parameters(), *model.named_buffers()]
@@ -73,28 +75,30 @@ class Flow:
             self.weights.setdefault(id(tensor), path)
         attributes = list(held_by_modules(model.modules()))
         self.constants = {id(value) for value in attributes}
-        self.held = [tensor for _, tensor in named] + attributes  # one replaced in forward must keep its id
-        self.read: dict[int, Any] = {}  # code, namespaces and values that were searched for constants, by id
+        self.held = [
+            tensor for _, tensor in named
+        ] + attributes  # kept alive, so that ids stay unique if forward replaces one
+        self.read: dict[int, Any] = {}  # code, namespaces and values already searched for constants, by id
         trace.ops.append(Op(0, "input", "input", traced=True))
 
     def enter(self, values: Iterable[Tensor]) -> None:
-        """These are the model's input."""
+        """Mark these tensors as the model's input."""
         for value in values:
             self.mark(value, 0)
 
     def mark(self, value: Tensor, op: int) -> None:
-        """Operation number `op` made this tensor."""
+        """Record that operation number `op` returned this tensor."""
         self.marks.put(value, op)
 
     def lose(self, value: Tensor, heard: Heard) -> None:
-        """An activation overwrote its input, and hands on another tensor: who reads this one, wants what was there."""
+        """Record that an activation overwrote its input: whoever reads that tensor later needs the old values."""
         self.marks.put(value, heard.op, stale=True)
         storage = value.untyped_storage()
         self.memory.keep(storage)
         self.lost.setdefault(storage._cdata, []).append((heard, Region.of(value)))
 
     def note(self, call: Call, result: Any, frame: FrameType) -> Op | None:
-        """Write down a call that was made: the operation, and what it wrote. None if there is nothing to tell."""
+        """Record a call that was made: the operation, and what it wrote. None if it computed no tensor."""
         made = [value for value in tensors_in(result) if id(value) not in self.weights]
         written = call.written(result)
         if not made and not written:
@@ -103,7 +107,7 @@ class Flow:
             return None
         how = how_written(call.name, call.kwargs) if written else "all"
         kept = call.sources
-        if how != "all":  # what is overwritten is no source
+        if how != "all":  # what is overwritten entirely is not a source
             kept = [value for value in kept if not any(value is one for one in written)]
         shown = made[0] if made else written[0]
         part = part_written(call.args[0], call.args[1]) if call.name == "__setitem__" else None
@@ -119,7 +123,7 @@ class Flow:
     def source(
         self, value: Tensor, frame: FrameType | None = None, shown: Tensor | None = None
     ) -> tuple[int | None, str | None]:
-        """The operation that made what a tensor, or `shown`, a view of it, shows now; and its path if it is a weight.
+        """The operation that computed the values of a tensor, or of its view `shown`; and its path if it is a weight.
 
         Both are None for a constant.
         """
@@ -136,7 +140,7 @@ class Flow:
         return self._joined(shown, before, writes), None if whole else path
 
     def _write(self, call: Call, sources: list[Tensor], made: Tensor, frame: FrameType) -> Op:
-        """Append the operation that made `made` of `sources`."""
+        """Append the operation that computed `made` from `sources`."""
         kind, name, ops = call.kind, call.name, self.trace.ops
         inputs, weights, operands = [], [], list[Operand]()
         for value in sources:
@@ -156,7 +160,7 @@ class Flow:
         elif kind == "matmul" and len(data) < 2:
             kind = "linear"
         elif kind == "concat" and len(data) < len(sources):
-            kind = "shape"  # a class token put in front joins no paths; a list of one still does
+            kind = "shape"  # prepending a class token is not a join; a list of one still is
         elif kind == "paste":
             values = [source for source in data if ops[source].kind != "choice"]
             kind = "concat" if len(values) > 1 else "shape"
@@ -174,7 +178,7 @@ class Flow:
         return op
 
     def _tell_on_reader(self, value: Tensor, made: int | None, shown: Tensor) -> None:
-        """Mark the calls that overwrote what this tensor held, if it is read otherwise than as their result."""
+        """Mark the calls that overwrote this tensor, if it is read as anything but their result."""
         if not self.lost or not strided(value):
             return
         for heard, region in self.lost.get(value.untyped_storage()._cdata, ()):
@@ -183,12 +187,12 @@ class Flow:
                 heard.overwrites = True
 
     def _overwrite(self, value: Tensor, op: Op, frame: FrameType, *, whole: bool) -> None:
-        """Operation `op` wrote into what a tensor shows; not `whole`: into some of it."""
+        """Record that operation `op` wrote into the memory of a tensor; `whole`: into all of it."""
         if not strided(value):
             return
         storage = value.untyped_storage()
         if not op.data and storage._cdata not in self.memory.writes and self.marks.of(value) is None:
-            return  # a constant in the place of a constant
+            return  # a constant replaces a constant
         region = Region.of(value)
         part = not whole or region.size < storage.nbytes()
         stride = value.stride(op.axis) * value.element_size() if op.axis is not None and value.dim() > op.axis else None
@@ -196,7 +200,7 @@ class Flow:
         self.memory.write(value, Write(op.index, region, whole, place, stride))
 
     def _joined(self, value: Tensor, before: list[int], writes: list[Write]) -> int:
-        """The operation that stands for several that wrote into different parts of a tensor, in the order of these."""
+        """One operation that represents several that wrote into different parts of a tensor, in memory order."""
         ordered = sorted(writes, key=lambda write: write.region.offset)
         parts = tuple(dict.fromkeys([*before, *(write.op for write in ordered)]))
         if len(parts) == 1:
@@ -218,10 +222,10 @@ class Flow:
         op = self.trace.ops[start]
         if op.kind not in _REARRANGED:
             return [start]
-        return [one.index for one in self.trace.back(start, lambda one: one.kind in _REARRANGED) if one.data]
+        return [op.index for op in self.trace.back(start, lambda op: op.kind in _REARRANGED) if op.data]
 
     def _choose(self, op: Op, call: Call, made: list[Tensor]) -> None:
-        """Masks and indices made of numbers are an operation of their own kind, also where numbers come with them."""
+        """Masks and indices computed from values are an operation of kind "choice", even if values come with them."""
         chosen = [value for value in made if value.dtype in _CHOICES]
         if not chosen or not op.data or not any(value.is_floating_point() for value in call.sources):
             return
@@ -235,7 +239,7 @@ class Flow:
             self.mark(value, choice.index)
 
     def _leave(self, call: Call, frame: FrameType) -> None:
-        """Numbers go to Python: whoever reads them there is not known."""
+        """Record that values pass to Python, where their consumers are unknown."""
         source, _ = self.source(call.sources[0], frame)
         if source is not None and self.trace.ops[source].data:
             self.left = True
@@ -243,13 +247,13 @@ class Flow:
             self.trace.ops.append(op)
 
     def _unknown(self, name: str, shape: tuple[int, ...]) -> Op:
-        """A tensor from somewhere; it may well depend on the model's input."""
+        """A tensor of unknown origin, which may depend on the model's input."""
         op = Op(len(self.trace.ops), "unknown", name, shape=shape)
         self.trace.ops.append(op)
         return op
 
     def _constant(self, value: Tensor, frame: FrameType | None) -> bool:
-        """True if an unmarked tensor is one that was there before: held by a module, a class, a closure or a global."""
+        """True if an unmarked tensor existed before: held by a module, a class, a closure or a global."""
         if id(value) not in self.constants:
             found = list(held_by_code(frame, self.read))
             self.constants.update(map(id, found))
@@ -258,14 +262,14 @@ class Flow:
 
 
 def _view(made: Tensor, value: Tensor) -> Tensor | None:
-    """The result of an operation if it is a view of one of its sources."""
+    """The result of an operation if it is a view of its source, else None."""
     if made is value or not strided(made) or not strided(value):
         return None
     return made if made.untyped_storage()._cdata == value.untyped_storage()._cdata else None
 
 
 def _axis(value: Tensor, writes: list[Write]) -> int | None:
-    """The channel axis of a tensor as those say that wrote into it: the one with the same stride."""
+    """The channel axis of a tensor according to the writes into it: the axis with the same stride."""
     strides = {write.axis_stride for write in writes}
     width = value.element_size()
     found = [axis for axis, stride in enumerate(value.stride()) if stride * width in strides and value.shape[axis] > 1]

@@ -1,4 +1,4 @@
-"""Memory: which part of a storage a tensor shows, and what was written there since by whatever other tensor."""
+"""Memory: which part of a storage a tensor covers, and what was written there since, through any tensor."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Steps = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The bytes of a storage that a strided tensor shows: `offset`, and (stride, size) of its axes, largest first."""
+    """The bytes of a storage that a strided tensor covers: `offset`, and (stride, size) of its axes, largest first."""
 
     offset: int
     steps: Steps
 
     @classmethod
     def of(cls, value: Tensor) -> Region:
-        """The region of a tensor; axes that continue each other are one."""
+        """The region of a tensor; contiguous axes are merged."""
         width = value.element_size()
         axes = [(stride * width, size) for stride, size in zip(value.stride(), value.shape, strict=True)]
         axes = sorted([*((stride, size) for stride, size in axes if stride and size != 1), (1, width)], reverse=True)
@@ -36,16 +36,16 @@ class Region:
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """The number of bytes."""
         return prod(size for _, size in self.steps)
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """The first byte after it."""
         return self.offset + sum(stride * (size - 1) for stride, size in self.steps) + 1
 
     def overlaps(self, other: Region) -> bool:
-        """True unless it is certain that the two share no byte."""
+        """False only if the two certainly have no byte in common."""
         if not self.size or not other.size or self.end <= other.offset or other.end <= self.offset:
             return False
         for origin in {0, min(self.offset, other.offset)}:
@@ -55,7 +55,7 @@ class Region:
         return True
 
     def covers(self, other: Region) -> bool:
-        """True if it is certain that every byte of the other is one of these."""
+        """True only if this region certainly contains every byte of the other."""
         if len(self.steps) == 1:
             return self.offset <= other.offset and other.end <= self.end
         for origin in {0, min(self.offset, other.offset)}:
@@ -66,7 +66,7 @@ class Region:
 
 
 def _boxes(one: Region, two: Region, origin: int) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
-    """Both regions as intervals along common strides, None where an offset or a size does not fit these."""
+    """Both regions as intervals along common strides; None where an offset or a size does not fit."""
     strides = sorted({stride for stride, _ in (*one.steps, *two.steps)}, reverse=True)
     first, second = _intervals(one, strides, origin), _intervals(two, strides, origin)
     return list(zip(first, second, strict=True)) if first and second else None
@@ -76,7 +76,7 @@ def _intervals(region: Region, strides: list[int], origin: int) -> list[tuple[in
     sizes = dict.fromkeys(strides, 1)
     for step, number in region.steps:
         stride, size = step, number
-        for outer in sorted(one for one in strides if step < one < step * number):
+        for outer in sorted(stride for stride in strides if step < stride < step * number):
             ratio, rest = divmod(outer, stride)
             if rest or size % ratio or sizes[stride] > 1:
                 return None
@@ -88,7 +88,7 @@ def _intervals(region: Region, strides: list[int], origin: int) -> list[tuple[in
     for stride in strides:
         start, left = divmod(left, stride)
         if room and (start + sizes[stride]) * stride > room:
-            return None  # it runs over into the next row
+            return None  # it extends into the next row
         found.append((start, start + sizes[stride]))
         room = stride
     return found
@@ -96,7 +96,7 @@ def _intervals(region: Region, strides: list[int], origin: int) -> list[tuple[in
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """The operation that wrote into a region. `whole`: all of it. `place`: the module whose code did, where a part."""
+    """An operation that wrote into a region. `whole`: all of it. `place`: for a part, the module whose code did."""
 
     op: int
     region: Region
@@ -106,27 +106,27 @@ class Write:
 
 
 class Memory:
-    """What was written into storages, latest last. A storage is not kept alive, but its address is."""
+    """The writes into storages, latest last. A storage is not kept alive, but its address stays reserved."""
 
     def __init__(self) -> None:
         self.writes: dict[int, list[Write]] = {}
         self.addresses: dict[int, StorageWeakRef] = {}
 
     def write(self, value: Tensor, write: Write) -> None:
-        """Note a write into the storage of `value`; what it covers is forgotten."""
+        """Record a write into the storage of `value`; earlier writes that it covers are dropped."""
         storage = value.untyped_storage()
         known = self.writes.get(storage._cdata, [])
-        kept = [one for one in known if not (write.whole and write.region.covers(one.region))]
+        kept = [earlier for earlier in known if not (write.whole and write.region.covers(earlier.region))]
         self.writes[storage._cdata] = [*kept, write]
         self.keep(storage)
 
     def keep(self, storage: torch.UntypedStorage) -> None:
-        """Let no other storage get the address of this one."""
+        """Keep the address of this storage from being reused."""
         if storage._cdata not in self.addresses:
             self.addresses[storage._cdata] = StorageWeakRef(storage)
 
     def since(self, shown: Tensor, op: int) -> tuple[list[Write], bool]:
-        """What was written after operation `op` into what a tensor shows, and whether nothing else is seen there."""
+        """The writes after operation `op` into the memory of a tensor, and whether they cover all of it."""
         if not self.writes or not strided(shown):
             return [], False
         writes = self.writes.get(shown.untyped_storage()._cdata, ())
@@ -142,19 +142,19 @@ class Memory:
 
 
 def _tile(writes: list[Write], region: Region) -> bool:
-    """True if whole writes lie side by side and leave nothing of the region free."""
+    """True if whole writes tile the region without gaps."""
     parts = [write.region for write in writes if write.whole]
     apart = not any(one.overlaps(two) for k, one in enumerate(parts) for two in parts[:k])
     return apart and all(map(region.covers, parts)) and sum(part.size for part in parts) == region.size
 
 
 def strided(value: Tensor) -> bool:
-    """True for a tensor that shows a part of a storage: not a sparse one, nor one that stands for a batch of them."""
+    """True for a tensor that is a strided view of a storage: not a sparse one, nor a vmap batch."""
     return value.layout is torch.strided and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def part_written(value: Tensor, index: object) -> Tensor | None:
-    """The part of a tensor that an assignment to `value[index]` overwrites, None where it is scattered."""
+    """The view of a tensor that an assignment to `value[index]` overwrites; None where it is scattered."""
     parts: Iterable[object] = index if isinstance(index, tuple) else (index,)
-    plain = all(one is None or one is Ellipsis or type(one) in (int, slice) for one in parts)
+    plain = all(part is None or part is Ellipsis or type(part) in (int, slice) for part in parts)
     return value[index] if plain else None  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What an operation is: which functions and modules are activations, which are convolutions, norms, joins."""
+"""Operations: which functions and modules are activations, convolutions, norms, joins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from surgery.activations.formula_check import computes
 
-# The closed list. A name is what a user writes in a pattern; modules and functions below map to it.
+# The closed list of activations. Users write these names in patterns; the modules and functions below map to them.
 ACTIVATIONS = (
     "relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mish",
     "hardswish", "hardtanh", "softplus", "squared_relu", "sigmoid", "hardsigmoid", "tanh",
@@ -25,14 +25,14 @@ _TORCH_MODULES: dict[type[nn.Module], str] = {
     nn.Hardswish: "hardswish", nn.Hardtanh: "hardtanh", nn.Softplus: "softplus", nn.Sigmoid: "sigmoid",
     nn.Hardsigmoid: "hardsigmoid", nn.Tanh: "tanh",
 }  # fmt: skip
-# timm's own classes, by the names of their homes: timm itself is not imported.
+# timm's own classes, by the names of their modules: timm itself is not imported.
 _TIMM_MODULES = {
     "Swish": "silu", "SwishMe": "silu", "Mish": "mish", "MishMe": "mish", "HardSwish": "hardswish",
     "HardSwishMe": "hardswish", "HardSigmoid": "hardsigmoid", "HardSigmoidMe": "hardsigmoid", "Sigmoid": "sigmoid",
     "Tanh": "tanh", "PReLU": "prelu", "GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu",
 }  # fmt: skip
 _TIMM_HOMES = ("timm.layers.activations", "timm.layers.activations_me", "timm.layers.activations_jit")
-# Classes of other libraries by the names they are known under. A name is a claim: what they compute is looked at.
+# Classes of other libraries by name. The name alone is not trusted: what they compute is checked.
 _FOREIGN_MODULES = {
     "swish": "silu", "memoryefficientswish": "silu", "siluactivation": "silu", "quickgelu": "quick_gelu",
     "quickgeluactivation": "quick_gelu", "newgeluactivation": "gelu_tanh", "fastgeluactivation": "gelu_tanh",
@@ -41,7 +41,7 @@ _FOREIGN_MODULES = {
     "squaredrelu": "squared_relu", "hswish": "hardswish", "hardswish": "hardswish", "hsigmoid": "hardsigmoid",
     "hardsigmoid": "hardsigmoid", "mish": "mish", "mishactivation": "mish",
 }  # fmt: skip
-_RUNNING = ("forward", "__call__", "_call_impl", "_wrapped_call_impl")  # what a subclass may compute something else in
+_RUNNING = ("forward", "__call__", "_call_impl", "_wrapped_call_impl")  # a subclass may override these
 
 _FUNCTIONS = {name: name for name in ACTIVATIONS if name not in ("gelu_tanh", "quick_gelu", "squared_relu")}
 _FUNCTIONS |= {"_prelu_kernel": "prelu"}
@@ -60,11 +60,11 @@ _OPERATIONS = {
     "pool": "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
     "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_pool2d_with_indices "
     "boolean_dispatch lp_pool1d lp_pool2d mean amax max",
-    # Values put into a part of others: a join if both are data, else only where they stand.
+    # Values written into part of another tensor: a join if both are data, else a shape operation.
     "paste": "copy_ __setitem__ index_put index_put_ index_copy index_copy_ scatter scatter_ masked_scatter"
     " masked_scatter_ slice_scatter select_scatter diagonal_scatter as_strided_scatter",
     "resize": "interpolate upsample pixel_shuffle pixel_unshuffle grid_sample",
-    # Values pass, perhaps rearranged: looking through these is what a reader of the network would do.
+    # Values pass through, perhaps rearranged: neighbours are looked up through these.
     "shape": "view view_as reshape reshape_as flatten unflatten permute transpose transpose_ swapaxes swapdims t"
     " movedim moveaxis squeeze squeeze_ unsqueeze unsqueeze_ contiguous clone expand expand_as repeat repeat_interleave"
     " tile chunk split split_with_sizes tensor_split unbind narrow __getitem__ select index_select gather pad roll flip"
@@ -73,7 +73,7 @@ _OPERATIONS = {
 }
 _KIND_OF = {name: kind for kind, names in _OPERATIONS.items() for name in names.split()}
 
-# Parameters that are plain numbers, in the order of the function's arguments.
+# Numeric parameters, in the order of the function's arguments.
 _OPTIONS: dict[str, tuple[tuple[str, float], ...]] = {
     "leaky_relu": (("negative_slope", 0.01),),
     "elu": (("alpha", 1.0),),
@@ -86,31 +86,31 @@ _IN_PLACE = (
     "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ifloordiv__", "__imod__", "__ipow__", "__iand__",
     "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__",
 )  # fmt: skip
-# What these change is how a tensor is read, no number.
+# These change how a tensor is read, not its values.
 _NOT_WRITING = (
     "requires_grad_", "detach_", "squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "resize_",
     "rename_", "set_",
 )  # fmt: skip
-# Nothing is left of what these overwrite.
+# These overwrite all previous values.
 _OVERWRITING = (
     "copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "cauchy_", "geometric_",
 )  # fmt: skip
-# These write into some places only.
+# These overwrite some values only.
 _SCATTERING = ("__setitem__", "index_put_", "index_copy_", "scatter_", "masked_scatter_")
-# With these, numbers leave for Python, where nobody follows them.
+# These pass values to Python, where they cannot be followed.
 LEAVING = ("item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__complex__", "__dlpack__")
-# These make tensors of numbers that come from there.
+# These create tensors from Python values.
 ARRIVING = (
     "tensor", "as_tensor", "asarray", "from_numpy", "from_dlpack", "frombuffer", "scalar_tensor", "new_tensor", "full",
     "new_full", "full_like", "fill_",
 )  # fmt: skip
 
-# Attribute of a module, or of its class, that this library built: the catalogue name it stands for.
+# Attribute of a module built by this library, or of its class: its name in the catalogue.
 TAG = "surgery_activation"
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """The name of a torch function: of an attribute that is read, such as `x.mT`, that of the attribute."""
+    """The name of a torch function; for a read of an attribute such as `x.mT`, the attribute's."""
     name = getattr(function, "__name__", type(function).__name__)
     return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name
 
@@ -141,14 +141,14 @@ def activation_of_function(function: Callable[..., Any], args: tuple[Any, ...], 
 def options_of_function(
     activation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[str, float], ...]:
-    """The numbers a functional call gives its activation, defaults filled in."""
+    """The numeric parameters of a functional activation call, defaults filled in."""
     known = _OPTIONS.get(activation, ())
     given = dict(zip((name for name, _ in known), args[1:], strict=False)) | kwargs
     return tuple((name, float(given.get(name, default))) for name, default in known)
 
 
 def options_of_module(activation: str, module: nn.Module) -> tuple[tuple[str, float], ...]:
-    """The numbers an activation module was built with."""
+    """The numeric parameters of an activation module."""
     return tuple((name, float(getattr(module, name, default))) for name, default in _OPTIONS.get(activation, ()))
 
 
@@ -164,10 +164,10 @@ def works_in_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 
 def written_by(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors that a torch function of this name overwrites, as its name and arguments say."""
+    """The tensors that a torch function of this name overwrites, judging by its name and arguments."""
     if "out" in kwargs:
         out = kwargs["out"]
-        return [one for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)]
+        return [part for part in (out if isinstance(out, tuple | list) else (out,)) if isinstance(part, Tensor)]
     in_place = name == "__setitem__" or name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
     if (in_place and name not in _NOT_WRITING) or kwargs.get("inplace"):
         first = args[0] if args else kwargs.get("input")
@@ -176,17 +176,17 @@ def written_by(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list
 
 
 def how_written(name: str, kwargs: dict[str, Any]) -> str:
-    """What a function leaves of what it writes into: "nothing", the "rest" round it, or "all", in its result."""
+    """How much of the tensor a function writes into survives in its result: "nothing", the "rest", or "all"."""
     if "out" in kwargs or name in _OVERWRITING:
         return "nothing"
     return "rest" if name in _SCATTERING else "all"
 
 
 def activation_of_module(module: nn.Module) -> str | None:
-    """The activation a module computes, None if it is none: torch's, timm's, ours, or a well-known foreign one.
+    """The activation a module computes, of torch, timm, this library or another well-known one; None for other modules.
 
-    A subclass, or an object, with a forward of its own is not the activation it is derived from: it is a module like
-    others, and the calls it makes are looked at.
+    A subclass or an object that overrides forward is not the activation it is derived from: it is treated like any
+    other module, and the calls inside it are found.
     """
     if "forward" in vars(module):
         return None
@@ -213,7 +213,7 @@ def activation_of_class(kind: type) -> str | None:
 
 
 def named_after_activation(module: nn.Module) -> bool:
-    """True if a module is an activation by its mark, its class or its name, whatever it makes of it."""
+    """True if a module is an activation by its mark, its class or its name, whatever it computes."""
     return (
         TAG in vars(module)
         or _known_class(type(module)) is not None
@@ -222,7 +222,7 @@ def named_after_activation(module: nn.Module) -> bool:
 
 
 def _known_class(kind: type) -> tuple[type, str] | None:
-    """The nearest class among a class and its parents that is an activation, with its name."""
+    """The first class in the MRO that is an activation, with its name."""
     for parent in kind.__mro__:
         if TAG in vars(parent):
             return parent, str(vars(parent)[TAG])

@@ -1,4 +1,4 @@
-"""Trace: what one forward did. Operations that made tensors from tensors, and the activation calls among them."""
+"""Trace: the record of one forward: its tensor operations, and the activation calls among them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 from surgery.dataflow.extents import Extents
 
-TRANSPARENT = ("shape",)  # kinds a reader of a network looks through
+TRANSPARENT = ("shape",)  # kinds that do not count as neighbours
 SCALING = ("norm", "shape", "pool", "resize", "scale")
 
 
 @dataclass(slots=True)
 class Op:
-    """One operation. `inputs` are the operations that made its tensors, `weights` the parameters it reads itself.
+    """One operation. `inputs` are the operations that computed its inputs, `weights` the parameters it reads directly.
 
     `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
     more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
@@ -40,7 +40,7 @@ class Op:
 
 @dataclass(slots=True)
 class Heard:
-    """One activation call, as heard: what it does to which tensor, and where in the code it stands."""
+    """One recorded activation call: what it does to which tensor, and where in the code it is."""
 
     op: int
     activation: str
@@ -79,7 +79,7 @@ class Trace:
     result: Any = None
 
     def consumers(self) -> list[list[int]]:
-        """For every operation, the operations that read its result; to read its shape alone is none of that."""
+        """For every operation, the operations that read its result; reading the shape alone does not count."""
         readers: list[list[int]] = [[] for _ in self.ops]
         for op in self.ops:
             for source in op.inputs:

@@ -1,4 +1,4 @@
-"""Idle: modules that no call reaches any more once all their calls have been exchanged, and whether code reads them."""
+"""Idle modules: those that are never called after an edit, and whether code still reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIBRARIES = ("torch.nn.", "surgery.")
 
 
 def exchanged_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
-    """The modules with parameters of which a plan edits every call; to be asked for before it is carried out."""
+    """The modules with parameters all of whose calls a plan edits; to be computed before the plan is applied."""
     places = {edit.site.key[:-1] for edit in plan.edits}
     all_of: dict[nn.Module, bool] = {}
     for site in plan.sites:
@@ -29,10 +29,10 @@ def exchanged_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
 
 
 def idle_slots(model: nn.Module, exchanged: Iterable[nn.Module]) -> list[str]:
-    """The paths at which modules whose calls were all exchanged still stand, though no code reads them there.
+    """The paths of modules whose calls were all replaced and that no code reads.
 
-    To ask whether something stands there is not to read it. Where the code mentions such a module otherwise (its
-    weight, its class, a call that was not seen), the module stays.
+    A check for None does not count as a read. Where the code uses such a module otherwise (its weight, its class, a
+    call that did not happen), the module stays.
     """
     slots = {id(module): list[str]() for module in exchanged}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -42,7 +42,7 @@ def idle_slots(model: nn.Module, exchanged: Iterable[nn.Module]) -> list[str]:
 
 
 def _is_read(model: nn.Module, path: str) -> bool:
-    """True if some method in the model may read the child at this path, other than to see whether it is None."""
+    """True if some method in the model may read the child at this path, other than to compare it with None."""
     around, _, name = path.rpartition(".")
     while isinstance(model.get_submodule(around), _CONTAINERS):
         if not around:
@@ -52,7 +52,7 @@ def _is_read(model: nn.Module, path: str) -> bool:
     if any(
         isinstance(one, fx.Graph) for module in model.modules() for key, one in vars(module).items() if key != "_graph"
     ):
-        return True  # a graph that runs in another mode
+        return True  # a graph for another mode
     return any(
         _mentions(code, name, own=kind is owner)
         for kind in {type(module) for module in model.modules()}
@@ -62,9 +62,9 @@ def _is_read(model: nn.Module, path: str) -> bool:
 
 
 def _methods(kind: type[nn.Module]) -> list[FunctionType]:
-    """The functions of a class that can be called on its objects, but for its constructor."""
+    """The functions of a class that can be called on its objects, except its constructor."""
     found: list[FunctionType] = []
-    hidden: list[FunctionType] = []  # by a method of the same name further down
+    hidden: list[FunctionType] = []  # overridden by a subclass
     names: set[str] = {"__init__"}
     for one in kind.__mro__:
         if f"{one.__module__}.".startswith(_LIBRARIES) or one is object:
@@ -77,11 +77,11 @@ def _methods(kind: type[nn.Module]) -> list[FunctionType]:
                 (hidden if name in names else found).append(inner if isinstance(inner, FunctionType) else held)
         names |= set(vars(one))
     upwards = any("super" in code.co_names for function in found for code in codes_in(function.__code__))
-    return found + [one for one in hidden if upwards and one.__name__ != "__init__"]
+    return found + [function for function in hidden if upwards and function.__name__ != "__init__"]
 
 
 def _mentions(code: CodeType, name: str, *, own: bool) -> bool:
-    """True if code reads an attribute of this name, of its own object only if that is asked for."""
+    """True if code reads an attribute of this name; with `own`, of `self` only."""
     if name in code.co_consts:
         return True  # getattr(self, "act")
     me = next(iter(code.co_varnames[: code.co_argcount]), "self")

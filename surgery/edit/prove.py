@@ -1,4 +1,4 @@
-"""Proof: a rewritten call does what the old one did, and an edit takes effect without anybody watching."""
+"""Proof: a rewritten call computes what the old one did, and an edit takes effect also without hooks."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Proved = set[Hashable]  # what holds already, with all that it depends on
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the module at the path `at` was called with, in one mode.
+    """The arguments that the module at the path `at` was called with, in one mode.
 
-    `steered`: the mode cannot be run without numbers, so those in tensors may decide what the code does.
+    `steered`: the mode cannot be run on the meta device, so tensor values may steer the control flow.
     """
 
     at: str
@@ -52,13 +52,13 @@ def prove_rewrites(
     look: Look | None = None,
     proved: Proved | None = None,
 ) -> None:
-    """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not touched.
+    """Prove that rewriting without an edit changes nothing, for every owner that needs it; the model is not modified.
 
-    Every edited call is routed to a fresh equal activation. In eval and in train mode the results and the buffers
-    must be bit-equal, and the activation calls the same in the same order.
+    Every edited call is routed to a new module with the same activation. In eval and in train mode the outputs and the
+    buffers must be bit-equal, and the activation calls the same in the same order.
 
-    What holds for an owner holds for others that the same code cannot tell from it (see `likeness`). It is written
-    down in `proved`, which is good as long as nobody changes the code or the model.
+    A proof for an owner holds for others that the same code treats alike (see `likeness`). It is recorded in `proved`,
+    which is valid as long as neither the code nor the model changes.
 
     Raises:
         NotProved: naming the owner and what differs.
@@ -99,10 +99,10 @@ def prove_effect(
     module (`children` has their paths) is called, or the results are those of a run that is watched.
 
     Raises:
-        NotProved: naming the owner whose results differ.
+        NotProved: naming the owner whose outputs differ.
     """
     if home_of(model).type == "meta":
-        return  # nothing to compute with
+        return  # no values to compute with
     by_owner: dict[str, list[Edit]] = {}
     for edit in plan_edits:
         by_owner.setdefault(edit.site.owner, []).append(edit)
@@ -161,33 +161,33 @@ def _counted(module: nn.Module, count: Callable[[], None]) -> None:
 def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
     with random_state_kept():
         solid = solid_twin(model.get_submodule(given.at), mode)
-    again = in_mode(twin(solid, meta=False), mode)  # the first run may leave its mark
+    again = in_mode(twin(solid, meta=False), mode)  # the first run may change its state
     watched = _run(solid, given.arguments, noted, watch=True)
     return _close(watched.result, _run(again, given.arguments, noted, watch=False).result)
 
 
 class _Alike:
-    """What tells the modules of one model from each other, as long as nobody changes it."""
+    """The likeness of the modules of one model, as long as it does not change."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.known: dict[str | None, Hashable] = {None: None}
 
     def at(self, path: str | None) -> Hashable:
-        """What is equal for modules that the same code treats alike."""
+        """A key that is equal for modules that the same code treats alike."""
         if path not in self.known:
             self.known[path] = likeness(self.model.get_submodule(path or ""))
         return self.known[path]
 
     def run(self, path: str, given: Given) -> Hashable:
-        """What a run that proves something of the module at `path` depends on."""
+        """Everything that a proof by running the module at `path` depends on."""
         inside = path.removeprefix(given.at)
         alone = Same(self.model.get_submodule(path)) if given.steered else None
         return (inside, self.at(given.at), likeness(mapped(given.arguments, shaped)), alone)
 
 
 def _culprits(calls: list[OwnCall], prove: Callable[[list[OwnCall]], None]) -> Iterator[OwnCall]:
-    """Those calls of an owner that cannot stand alone even without the others; all, if each of them can."""
+    """The calls of an owner whose rewrite fails on its own; all, if each of them succeeds."""
     guilty = []
     for call in calls if len(calls) > 1 else ():
         try:
@@ -204,7 +204,7 @@ def recorded_arguments(
     look: Look | None = None,
     modes: Sequence[str] = MODES,
 ) -> dict[tuple[str, str], Given]:
-    """For each path and mode, what to run to see all that the module at the path does there.
+    """For each path and mode, what to run to observe everything the module at the path does.
 
     That is the module itself, if what it is first called with can be given again. If it cannot, or another method of
     the module is called, the nearest module around it stands in, or the model. `seen_in` tells, by path, the modes
@@ -225,7 +225,7 @@ def recorded_arguments(
                 continue
             for path, chain in around.items():
                 called = any(mode in seen for seen in seen_in[path])
-                at = next((one for one in (chain if called else chain[:1]) if one in first), None)
+                at = next((outer for outer in (chain if called else chain[:1]) if outer in first), None)
                 if at is not None:
                     found[path, mode] = Given(at, first[at], steered=not meta)
             break
@@ -235,7 +235,7 @@ def recorded_arguments(
 def _first_arguments(
     model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
 ) -> dict[str, Arguments]:
-    """What the modules at these paths are first called with, where that can be given again."""
+    """The arguments of the first call of the modules at these paths, where they can be reproduced."""
     with nothing_left(model) as noted:
         return _noted_arguments(model, sample, mode, paths, meta, noted)
 
@@ -268,13 +268,13 @@ def _noted_arguments(
 
 
 def _parents(path: str) -> list[str]:
-    """The paths around a path, innermost first, down to the model itself."""
+    """The enclosing paths of a path, innermost first, up to the model itself."""
     parts = path.split(".") if path else []
     return [".".join(parts[:size]) for size in range(len(parts) - 1, -1, -1)]
 
 
 def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
-    """A twin with numbers that tell: its own weights, drawn anew where they are missing or all alike."""
+    """A copy with telling values: its weights, redrawn where they are missing or constant."""
     on_meta = home_of(owner).type == "meta"
     solid = twin(owner, meta=on_meta)
     if on_meta:
@@ -311,7 +311,7 @@ def _prove(
 
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
-    before, after = (_run(one, given.arguments, noted, watch=True) for one in (plain, edited))
+    before, after = (_run(module, given.arguments, noted, watch=True) for module in (plain, edited))
     owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
     moved = []
     for call in calls:
@@ -319,20 +319,20 @@ def _prove(
         meant = [k for k, h in enumerate(heard) if _stands_at(h, call.splice) and plain.get_submodule(h.owner) is owner]
         met = [k for k, h in enumerate(heard_again) if h.module and f"{h.module}.".startswith(f"{child}.")]
         moved += [call.edit] if meant != met else []
-    calls_before, calls_after = ([one.activation for one in part] for part in (heard, heard_again))
+    calls_before, calls_after = ([call.activation for call in part] for part in (heard, heard_again))
     differs = (
         "other activation calls" if calls_before != calls_after
-        else "another call in the place of the one that was meant" if moved
-        else "other results" if not _equal(before.result, after.result)
+        else "another call than the intended one" if moved
+        else "other outputs" if not _equal(before.result, after.result)
         else "other buffers" if not all(identical(a, b) for a, b in zip(plain.buffers(), edited.buffers(), strict=True))
         else ""
     )  # fmt: skip
     if differs:
         raise NotProved(
-            f"{type(owner).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls stand alone.",
-            asked="; ".join(str(edit) for edit in moved or [call.edit for call in calls]),
-            there=f"calls {', '.join(calls_before)} became {', '.join(calls_after)}",
-            try_="leave this call alone, or give it a module of its own in the model's source",
+            f"{type(owner).__name__} at {path or 'the top'} has {differs} in {mode} mode once its calls are separated.",
+            asked="; ".join(str(edit) for edit in moved or [call.edit for call in calls])
+            + f" (calls {', '.join(calls_before)} became {', '.join(calls_after)})",
+            try_="leave this call alone, or give it its own module in the model's source",
         )
 
 
@@ -342,7 +342,7 @@ def _stands_at(heard: Heard, splice: Splice) -> bool:
 
 
 def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[Any], *, watch: bool) -> Trace:
-    """One forward from a fixed random state: its result and, if watched, the calls that were heard."""
+    """One forward from a fixed random state: its output and, with `watch`, the recorded calls."""
     with seeded(), torch.no_grad():
         fresh = Example(*arguments).on(home_of(module))
         try:
@@ -352,19 +352,19 @@ def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[
                 return Trace(result=module(*fresh.args, **fresh.kwargs))
         except Exception as error:  # whatever a forward may raise; it ran before
             raise NotProved(
-                f"{type(module).__name__} does not run by itself on what the model gives it, so nothing can be proved.",
-                there=f"{type(error).__name__}: {error}".splitlines()[0],
+                f"{type(module).__name__} does not run by itself on its recorded arguments, so nothing can be proved.",
+                asked=f"{type(error).__name__}: {error}".splitlines()[0],
             ) from error
 
 
 def _equal(one: Any, two: Any) -> bool:
-    """True if two results hold the same tensors, bit for bit, and at least one."""
+    """True if two outputs contain the same tensors, bit for bit, and at least one."""
     first, second = list(tensors_in(one)), list(tensors_in(two))
     return 0 < len(first) == len(second) and all(identical(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _close(one: Any, two: Any) -> bool:
-    """True if two results differ by rounding at most: unwatched, torch's attention fuses its sums."""
+    """True if two outputs differ by rounding at most: without hooks, torch uses a fused attention kernel."""
     first, second = list(tensors_in(one)), list(tensors_in(two))
     return 0 < len(first) == len(second) and all(_rounded(a, b) for a, b in zip(first, second, strict=True))
 

@@ -1,4 +1,4 @@
-"""Replacement: the module an edit puts in the place of a call, and how it begins."""
+"""Replacement: the new module of an edit, and its initial values."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def new_activation(
     far: dict[Site, float] | None = None,
     sites: Iterable[Site] = (),
 ) -> nn.Module:
-    """The module an edit puts in: on the device, in the mode and the dtype of the place it goes to.
+    """The new module of an edit, with the device, mode and dtype of its surroundings.
 
-    What was `seen` to enter lets it begin as what it replaces; how far it is from that then is written into `far`.
-    All calls among `sites` that the same code makes get this module: where they differ in channels, its parameters
-    are shared by all channels.
+    The input statistics in `seen` serve to initialise it to match what it replaces; its maximum error is written into
+    `far`. All calls among `sites` made by the same code share this module: where they differ in channels, its
+    parameters are shared by all channels.
 
     Raises:
-        CannotEdit: they cannot be shared.
+        CannotEdit: the parameters cannot be shared.
     """
     site = edit.site
     calls = same_code(site, sites)
@@ -57,8 +57,8 @@ def new_activation(
             if layout.channels is not None:
                 raise
             raise CannotEdit(
-                f"{site.path} is called at {widths_in_words(calls)} by the same code, and {edit.make} has no parameters"
-                f" that they could share. {error}", asked=str(edit), try_="a function without parameters",
+                f"{site.path} is called at {widths_in_words(calls)} by the same code, and the parameters of"
+                f" {edit.make} cannot be shared. {error}", asked=str(edit), try_="a function without parameters",
             ) from error  # fmt: skip
     if edit.fade:
         before = _kept(old, edit) if edit.start != "affine" else _line(model, site, layout, _kept(old, edit))
@@ -78,7 +78,7 @@ def new_activation(
 
 
 def fits(made: nn.Module, site: Site) -> bool:
-    """True if what was made takes the tensor that enters the call, and returns one of its shape."""
+    """True if the new module takes the input of the call, and returns a tensor of the same shape."""
     entering = torch.ones(site.shape, dtype=getattr(torch, site.dtype), device=site.device)
     try:
         with torch.no_grad(), random_state_kept():
@@ -91,7 +91,7 @@ def fits(made: nn.Module, site: Site) -> bool:
 def _built(
     model: nn.Module, edit: Edit, layout: Layout, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
 ) -> nn.Module:
-    """A function of the catalogue in the place of `old`, which is ours to use."""
+    """A function of the catalogue to replace `old`, a private copy."""
     site, row = edit.site, activations.row_of(edit.make)
     if edit.make == "affine" and edit.start != "own":
         return _line(model, site, layout, old, **dict(edit.params))
@@ -101,19 +101,19 @@ def _built(
         made.stand_for(old)
     elif site in seen:
         old.to(device="cpu", dtype=torch.float32).eval()
-        # In the precision it will have: bounds and heights are chosen so that they are exact there.
+        # In its final precision: bounds and heights are chosen to be exact in it.
         dtype = _dtype_at(model, model.get_submodule(site.owner), site)
         made.to(dtype=dtype if dtype.is_floating_point else None)
         asked = {key: value for key, value in edit.params if key in row.starts}
         own = edit.start == "own" or (bool(asked) and not row.apart) or (bool(row.starts) and not row.fits)
-        with suppress(RuntimeError, ValueError):  # a function that such tensors do not suit: looking again will say so
+        with suppress(RuntimeError, ValueError):  # a function that cannot take such tensors: the final look reports it
             difference = start(made.eval(), old, seen[site].on("cpu"), own=own, asked=asked)
             far |= {run: difference for run in seen if run.key[:-1] == site.key[:-1]}
     return made
 
 
 def _line(model: nn.Module, site: Site, layout: Layout, old: nn.Module, **params: Any) -> activations.Affine:
-    """The affine stand-in of `old`: the best one behind a norm, elsewhere the identity until it is fitted."""
+    """The affine stand-in of `old`: the best fit behind a norm, elsewhere the identity until it is fitted."""
     line = activations.build("affine", layout.channels, axis=layout.axis, **params)
     assert isinstance(line, activations.Affine)
     line.stand_for(old)
@@ -124,14 +124,14 @@ def _line(model: nn.Module, site: Site, layout: Layout, old: nn.Module, **params
 
 
 def _dtype_at(model: nn.Module, owner: nn.Module, site: Site) -> torch.dtype:
-    """The dtype of the weights around a call; what enters it may be cast on the way."""
+    """The dtype of the weights around a call; its input may have been cast on the way."""
     named = dict(model.named_parameters(remove_duplicate=False))
     around = (*(named[path] for path in site.weights[:1] if path in named), *owner.parameters(), *named.values())
-    return next((one.dtype for one in around if one.is_floating_point()), getattr(torch, site.dtype))
+    return next((value.dtype for value in around if value.is_floating_point()), getattr(torch, site.dtype))
 
 
 def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
-    """A fresh module that computes just what the call computes now."""
+    """A new module that computes exactly what the call computes now."""
     site = edit.site
     if site.module is not None:
         return copy.deepcopy(model.get_submodule(site.module))
@@ -140,7 +140,7 @@ def same_activation(model: nn.Module, edit: Edit) -> nn.Module:
 
 
 def _called_now(site: Site) -> nn.Module:
-    """What the function computes that a site without a module calls."""
+    """A module that computes the function called at a site without a module."""
     options: dict[str, Any] = dict(site.options)
     return activations.build(site.activation, site.channels, **options)
 
@@ -149,7 +149,7 @@ def _kept(old: nn.Module | None, edit: Edit) -> nn.Module:
     if old is None:
         return _called_now(edit.site)
     kept = copy.deepcopy(old)
-    for module in kept.modules():  # hooks go to what takes the place
+    for module in kept.modules():  # hooks move to the replacement
         for name in HOOKS:
             if isinstance(module.__dict__.get(name), dict):
                 module.__dict__[name] = OrderedDict()

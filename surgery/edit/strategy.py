@@ -1,4 +1,4 @@
-"""Decide how each edit of a plan is carried out: a new child in a slot, or a call of its own in the owner's code."""
+"""Strategy: how each edit of a plan is carried out: by replacing a child, or by a separate call in the owner's code."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Place = tuple[str, str, str, int, int | None]  # the key of a site without its r
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Put the new module into these slots (dotted paths of a child), in the place of the activation module there."""
+    """Replace the activation module at these slots (dotted paths of a child) by the new module."""
 
     edit: Edit
     paths: tuple[str, ...]
-    alone: bool  # the parents may have other names that must not see the change
+    alone: bool  # the parents may be shared under other names, which must keep the old module
 
 
 @dataclass(frozen=True, slots=True)
 class OwnCall:
-    """Give the call at these owners a child of its own, under this new name."""
+    """Route the call at these owners to a separate child, under this new name."""
 
     edit: Edit
     owners: tuple[str, ...]
@@ -41,13 +41,13 @@ Decision = Slot | OwnCall
 
 
 def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
-    """One decision for every place in the code that a plan edits; nothing is changed yet.
+    """One decision for every call in the code that a plan edits; nothing is changed yet.
 
-    Most calls are one module called once: its slot is swapped, under all its names. A module called under several
-    names gets a new one under one name. Everything else, shared modules and functions, needs a call of its own.
+    Most calls are one module called once: it is replaced under all its names. A module called under several names is
+    replaced under one of them. Everything else, shared modules and functions, needs a separate call.
 
     Raises:
-        CannotEdit: by name, with the reason.
+        CannotEdit: naming the site and the reason.
     """
     places = _places(model, plan)
     chosen = {place: edit for place, edit in places.items() if edit is not None}
@@ -92,7 +92,7 @@ def children_of(decisions: Iterable[Decision], edits: Iterable[Edit]) -> dict[Ke
 
 
 def _places(model: nn.Module, plan: Plan) -> dict[Place, Edit | None]:
-    """The edit of each place, None if it is left alone; all runs of one place must agree."""
+    """The edit of each call in the code, None if it is left alone; all runs of one call must agree."""
     edits = {edit.site: edit for edit in plan.edits}
     places: dict[Place, Edit | None] = {}
     for site in plan.sites.places:
@@ -117,11 +117,11 @@ def _slot(
     callers = dict(by_module[id(module)])
     names = tuple(path for path, one in model.named_modules(remove_duplicate=False) if one is module)
     if any(caller.by_reference for caller in callers.values()):
-        return None  # the module stays where it is: what calls it past its name must find it
+        return None  # the module stays in place, because code refers to it otherwise
     by_this_name = {place for place, caller in callers.items() if caller.module == site.module}
 
     def one_will_do(places: set[Place]) -> bool:
-        """Callers may share the new module if all want it, and it is one call or has nothing to share."""
+        """Callers may share the new module if all of them get it, and it is one call or has no state."""
         agree = all(place in chosen and chosen[place].same == edit.same for place in places)
         return agree and (len(places) == 1 or (edit.make == "identity" and not edit.fade))
 
@@ -147,10 +147,10 @@ def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit
 def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
     owner = model.get_submodule(site.owner)
     if site.locked is not None:
-        held = f"the code does not take it from {site.module}, but from another place that holds it"
+        held = f"{site.module}, but the code holds another reference to it"
         raise CannotEdit(
-            f"{site} cannot get a call of its own: {site.locked}.",
-            asked=str(decision.edit), there=held if site.by_reference else "",
+            f"{site} cannot be edited separately: {site.locked}.",
+            asked=f"{decision.edit}{f' ({held})' if site.by_reference else ''}",
             try_="an nn.ModuleList or nn.ModuleDict instead of a list or dict" if site.by_reference else "",
         )  # fmt: skip
     if isinstance(owner, fx.GraphModule):
@@ -158,11 +158,11 @@ def _check_own_call(model: nn.Module, site: Site, decision: OwnCall) -> None:
     try:
         check_instance(owner, (decision.splice,))
     except CannotEdit as reason:
-        raise CannotEdit(f"{site} cannot get a call of its own: {reason}") from reason
+        raise CannotEdit(f"{site} cannot be edited separately: {reason}") from reason
 
 
 def _check_overwritten(sites: Iterable[Site], edit: Edit) -> None:
-    """Refuse to put something out of place where what was written over the input is read."""
+    """Check that no out-of-place function replaces an in-place one whose overwritten input is read again."""
     for site in sites:
         if site.overwrites and site.inplace and (edit.make != "identity" or edit.fade):
             raise CannotEdit(
@@ -172,23 +172,23 @@ def _check_overwritten(sites: Iterable[Site], edit: Edit) -> None:
 
 
 def _check_bare(module: nn.Module, edit: Edit) -> None:
-    """Refuse to replace a module whose weight is computed: what computes it would be lost without a word."""
+    """Check that no module with a parametrised weight is replaced: the parametrisation would be lost silently."""
     if is_parametrized(module):
         found, cure = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(module, name) first"
     elif any(type(hook).__module__.startswith("torch.nn.utils") for hook in module._forward_pre_hooks.values()):
         found, cure = (
-            "a mask or another hook that computes its weight",
+            "a mask, or another hook that computes its weight",
             "torch.nn.utils.prune.remove(module, name) first",
         )
     else:
         return
-    raise CannotEdit(f"{edit.site.module} carries {found}, which replacing it would lose.", asked=str(edit), try_=cure)
+    raise CannotEdit(f"{edit.site.module} has {found}, which would be lost with it.", asked=str(edit), try_=cure)
 
 
 def _named(model: nn.Module, decisions: Iterable[Decision]) -> tuple[Decision, ...]:
     """Names for new children, in torchvision's convention: `relu_2` for the third call of `relu`.
 
-    What takes the place of a `FloatFunctional` calls its child `activation`.
+    The child that replaces a `FloatFunctional` is called `activation`.
     """
     taken: dict[int, set[str]] = {}
     named: list[Decision] = []
@@ -221,6 +221,6 @@ def _part(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError as error:
         raise UnknownName(
-            f"The plan speaks of {path!r}, which this model does not have.",
-            there=type(model).__name__, try_="make the plan on the sites of this model",
+            f"The plan refers to {path!r}, which this model does not have.",
+            asked=type(model).__name__, try_="make the plan on the sites of this model",
         ) from error  # fmt: skip

@@ -1,4 +1,4 @@
-"""Edits: the one writer of module trees. It puts modules in, changes classes, and can take every change back."""
+"""Write: the only file that modifies module trees. It inserts modules, changes classes, and reverts every change."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from surgery.tensors import overwrite
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CHANGING = ("pwlu", "frelu")  # functions that change while they learn
+_CHANGING = ("pwlu", "frelu")  # functions that change during training
 _MODES = ("train", "eval")
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """One write, with what stood there before: a child, the class, an attribute or a graph of `module`.
+    """One write, with the previous value: a child, the class, an attribute or a graph of `module`.
 
-    `put` is the child that was put in.
+    `put` is the new child.
     """
 
     what: str
@@ -48,9 +48,9 @@ class Change:
 def all_or_nothing(
     written: Callable[..., Iterable[Tensor]] | None = None, *, progress_only: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorates what changes its first argument, a model: if it fails, however far it got, the model is as it was.
+    """Decorate a function that changes its first argument, a model: if it raises, the model is rolled back.
 
-    `written` says, of the same arguments, into which tensors numbers are written. See `snapshot` for `progress_only`.
+    `written` returns, for the same arguments, the tensors that are overwritten. See `snapshot` for `progress_only`.
     """
 
     def decorate(verb: Callable[P, R]) -> Callable[P, R]:
@@ -75,11 +75,11 @@ def all_or_nothing(
 
 @torch.no_grad()
 def put_back(before: Snapshot) -> None:
-    """Make a model what it was: its modules, their classes and attributes, its tensors, its history."""
+    """Restore a model: its modules, their classes and attributes, its tensors, its history."""
     for one in before.modules:
         module = one.module
         if isinstance(module, fx.GraphModule) and module.graph is not one.attributes["_graph"]:
-            module.graph = one.attributes["_graph"]  # makes the code of its forward again
+            module.graph = one.attributes["_graph"]  # regenerates the code of its forward
         if type(module) is not one.kind:
             module.__class__ = one.kind
         vars(module).clear()
@@ -89,7 +89,9 @@ def put_back(before: Snapshot) -> None:
     for told in before.tensors:
         tensor = told.tensor
         if tensor.is_leaf:
-            if tensor.requires_grad is not told.learns:  # of one made in inference mode torch refuses even to ask
+            if (
+                tensor.requires_grad is not told.learns
+            ):  # torch raises for tensors made in inference mode, even if nothing changes
                 tensor.requires_grad_(told.learns)
             tensor.grad = told.grad
         if told.numbers is not None and (tensor.is_inference() or tensor._version != told.version):
@@ -116,7 +118,7 @@ def _refill(container: Any, held: Any) -> None:
 def carry_out(
     model: nn.Module, decisions: Iterable[Decision], new: Callable[[nn.Module, Edit], nn.Module]
 ) -> list[Change]:
-    """Write the decisions into the model, and return the changes in order. `new` builds what is put in."""
+    """Write the decisions into the model, and return the changes in order. `new` builds the new modules."""
     changes: list[Change] = []
     for decision in decisions:
         with about([decision.edit.site]):
@@ -128,7 +130,7 @@ def carry_out(
 
 
 def empty_slots(model: nn.Module, paths: Iterable[str]) -> list[Change]:
-    """Let the parameters go that no call reaches any more; code that asks whether a module is there still finds one."""
+    """Drop the parameters of modules that are never called; code that checks for the module still finds one."""
     changes: list[Change] = []
     for path in paths:
         parent, _, name = path.rpartition(".")
@@ -157,17 +159,17 @@ def take_back(changes: Iterable[Change]) -> None:
 
 
 def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
-    """See that what changes put in, oldest first, is still there, so that taking them back loses nothing.
+    """Check that the modules put in by changes, oldest first, are still there, so that undo loses nothing.
 
     Raises:
-        CannotEdit: somebody else put something there since, or this is a copy that kept other modules than these.
+        CannotEdit: one was replaced since, or this is a copy that does not contain these modules.
     """
     changes, here = list(changes), {id(module) for module in model.modules()}
     rebuilt = any(_graphs_of(module, _MODES) != ["graph"] for module in model.modules())
     if rebuilt and any(id(change.module) not in here for change in changes):
         raise CannotEdit(
-            "A copy of a graph with one part for each mode is built anew, and cannot be taken back to what it was.",
-            there=type(model).__name__, try_="the model it was copied from, or a fresh one",
+            "A copy of a graph module with one graph per mode is rebuilt, and cannot be undone.",
+            asked=type(model).__name__, try_="the model it was copied from, or a fresh one",
         )  # fmt: skip
     last = {(id(change.module), change.name): change for change in changes if change.what == "child"}
     paths = {id(module): path for path, module in model.named_modules()}
@@ -176,14 +178,14 @@ def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
         if now is not change.put:
             path = f"{paths.get(id(change.module), '')}.{change.name}".lstrip(".")
             raise CannotEdit(
-                f"{path} is not what the edit put there.",
-                asked=f"undo {type(change.put).__name__}", there=type(now).__name__,
-                try_="a copy made before, or put back what was there",
+                f"{path} is not the module that the edit put there.",
+                asked=type(now).__name__, there=type(change.put).__name__,
+                try_="put that module back, or use a copy made before",
             )  # fmt: skip
 
 
 def catch_up(changes: Iterable[Change], home: torch.device, dtype: torch.dtype | None) -> None:
-    """Send what is to be put back after its surroundings, which moved in the meantime; None: dtypes are the same."""
+    """Move modules to be restored to the model's current device and dtype; None: the dtype is unchanged."""
     for change in changes:
         if change.what == "child" and change.before is not None:
             around = next(change.module.parameters(), next(change.module.buffers(), None))
@@ -191,12 +193,12 @@ def catch_up(changes: Iterable[Change], home: torch.device, dtype: torch.dtype |
 
 
 def keep_history(model: nn.Module, history: History | None) -> None:
-    """Write down in the model itself what was done to it, so that copies and pickles know; None forgets it."""
+    """Store the history of a model in the model itself, so that copies and pickles have it; None removes it."""
     if history is None:
         model.__dict__.pop(HISTORY, None)
     else:
         model.__dict__[HISTORY] = history
-    if isinstance(model, fx.GraphModule):  # copying one keeps, of its plain attributes, what `meta` names
+    if isinstance(model, fx.GraphModule):  # a copy keeps only the plain attributes that `meta` names
         meta = model.__dict__.setdefault("meta", {})
         kept = dict(meta.pop(_KEPT_BY_GRAPHS, {}))
         kept.pop(HISTORY, None)
@@ -205,22 +207,22 @@ def keep_history(model: nn.Module, history: History | None) -> None:
 
 
 def keep_progress(model: nn.Module, progress: float, step: int) -> None:
-    """Write down how far an edited model has faded, or those inside a wrapper."""
+    """Record the fade progress of an edited model, or of the edited models inside a wrapper."""
     for history in histories_of(model):
         history.progress = (progress, step)
 
 
 def rest_weights(model: nn.Module, rest: bool) -> None:
-    """Freeze every weight that learns and belongs to no activation, or let those learn again that were frozen so.
+    """Freeze every trainable weight outside the activations, or unfreeze the weights that were frozen this way.
 
-    Which ones rest is written down in edited models, and for what is outside of these in the model itself.
+    Which ones are frozen is recorded in the edited models, and for weights outside these in the model itself.
     """
     homes = [module for module in model.modules() if module.__dict__.get(HISTORY) is not None]
     for home in [*homes, *([model] if rest and model not in homes else [])]:
         history: History = home.__dict__.get(HISTORY) or History()
         named = dict(home.named_parameters())
         if rest:
-            slopes = {id(p) for one in home.modules() if is_activation(one) for p in one.parameters()}
+            slopes = {id(p) for module in home.modules() if is_activation(module) for p in module.parameters()}
             asleep = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
             history.resting += asleep
         else:
@@ -236,7 +238,7 @@ def rest_weights(model: nn.Module, rest: bool) -> None:
 
 
 def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
-    """Put the final form of every fading child in its slot, and let the histories in the model say so."""
+    """Replace every fading child by its final form, and update the histories in the model."""
     changes: list[Change] = []
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -245,9 +247,9 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
                 _keep_hooks(child, settled)
                 _put_child(changes, parent, name, settled)
     histories = histories_of(model)
-    steps = [step for history in reversed(histories) for step in history.steps]  # an edited part is older
+    steps = [step for history in reversed(histories) for step in history.steps]  # edited parts first: they are older
     for change in changes if steps else ():
-        # Undoing a later step must not bring back what this one had put there.
+        # Undoing a later step must not restore the module that fades.
         homes = [step for step in steps if any(_same_slot(change, one) for one in step.changes)]
         (homes or steps)[-1].changes.append(change)
     for history in histories:
@@ -264,7 +266,7 @@ def _say_settled(history: History) -> None:
                     edit["params"].pop(name, None)
             if edit["fade"] and tuple(edit["site"]) not in replaced:
                 edit["fade"] = False
-                # What the later steps were made on never existed in the settled form: nothing to compare with.
+                # The model before the later steps never existed in settled form: no fingerprint to compare with.
                 for one in later:
                     one.fingerprint = None
 
@@ -301,23 +303,23 @@ def _give_own_call(
             _edit_graphs(changes, owner, decision)
         else:
             kind = rewritten(base_of(type(owner)), (*splices_of(type(owner)), decision.splice))
-            # Not the class itself: one of ours cannot be pickled, what it is made of can.
+            # Not the class itself: a rewritten class cannot be pickled, but its ingredients can.
             changes.append(Change("class", owner, "", (base_of(type(owner)), splices_of(type(owner)))))
             owner.__class__ = kind
         _no_fast_path(changes, model, owner)
 
 
 def _exchange(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put another module under all names of one, which may be a child of the other from now on."""
+    """Replace a module under all its names; the old one may become a child of the new one."""
     for parent in list(model.modules()):
         for name in [name for name, one in parent._modules.items() if one is old]:
             _put_child(changes, parent, name, new)
 
 
 def _keep_hooks(old: nn.Module, new: nn.Module, *, shared: bool = True) -> None:
-    """The user's hooks go to what takes the place; both share them, so that undo loses none.
+    """Move the user's hooks to the replacement; both modules share them, so that undo loses none.
 
-    Where the old module stays in use under another name, the new one gets hooks of its own.
+    Where the old module stays in use under another name, the new one gets a copy of the hooks.
     """
     for name in HOOKS:
         if name in old.__dict__:
@@ -334,13 +336,13 @@ def _same_slot(one: Change, other: Change) -> bool:
 
 
 def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall) -> None:
-    """Let the node named like the call's result call the new child, in every graph that runs in a mode of the call."""
+    """Route the node named like the call's result to the new child, in every graph for a mode of the call."""
     for name in _graphs_of(owner, decision.edit.site.modes):
         before = getattr(owner, name)
         graph = copy.deepcopy(before)
         node = next((node for node in graph.nodes if node.name == decision.splice.callee), None)
         if node is None:
-            raise CannotEdit(f"{decision.edit.site} has no node {decision.splice.callee} in the {name}.")
+            raise CannotEdit(f"{decision.edit.site} has no node {decision.splice.callee} in its {name}.")
         with graph.inserting_after(node):
             call = graph.call_module(decision.splice.child, (node.args[0],))
         node.replace_all_uses_with(call)
@@ -350,13 +352,13 @@ def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall
 
 
 def _graphs_of(owner: nn.Module, modes: Iterable[str]) -> list[str]:
-    """The attributes that hold the graphs for these modes: torchvision's feature extractors have one for each."""
+    """The attributes that hold the graphs for these modes: torchvision's feature extractors have one per mode."""
     own = [f"{mode}_graph" for mode in modes]
     return own if all(isinstance(owner.__dict__.get(name), fx.Graph) for name in own) else ["graph"]
 
 
 def _put_graph(owner: Any, name: str, graph: fx.Graph) -> None:
-    """Exchange one of the graphs, and run it from now on if it is the one for the present mode."""
+    """Replace one of the graphs, and activate it if it is the one for the current mode."""
     if name == "graph" or name == ("train_graph" if owner.training else "eval_graph"):
         owner.graph = graph
     if name != "graph":
@@ -364,16 +366,16 @@ def _put_graph(owner: Any, name: str, graph: fx.Graph) -> None:
 
 
 def _no_fast_path(changes: list[Change], model: nn.Module, module: nn.Module) -> None:
-    """Let an edited encoder layer of torch run its children, and get tensors that these can read.
+    """Make an edited encoder layer of torch call its children, on tensors that these can read.
 
-    The layer runs as one fused operation that knows ReLU and GELU only, and never calls its child. An encoder that
-    was built of such layers packs a padded batch into a nested tensor, which nothing but that operation takes.
+    Its fast path is one fused operation that supports only ReLU and GELU, and never calls the child. An encoder of
+    such layers packs a padded batch into a nested tensor, which only that operation accepts.
     """
     if not isinstance(module, nn.TransformerEncoderLayer):
         return
     _switch_off(changes, module, "activation_relu_or_gelu", 0)
     for encoder in model.modules():
-        if isinstance(encoder, nn.TransformerEncoder) and any(one is module for one in encoder.modules()):
+        if isinstance(encoder, nn.TransformerEncoder) and any(part is module for part in encoder.modules()):
             _switch_off(changes, encoder, "use_nested_tensor", False)
 
 
@@ -385,7 +387,7 @@ def _switch_off(changes: list[Change], module: nn.Module, name: str, off: int) -
 
 
 def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
-    """The module at a path, with nobody else's name on it: on the way, shared modules become shallow twins."""
+    """The module at a path, made unshared: shared modules on the way are replaced by shallow copies."""
     module = model
     for name in path.split(".") if path else ():
         child = module._modules[name]
@@ -401,7 +403,7 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
 
 
 def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give modules buffers of these names, which somebody gave the saved model, such as the counters of a profiler."""
+    """Register buffers of these names that were added to the saved model, such as the counters of a profiler."""
     for name, value in values.items():
         path, _, last = name.rpartition(".")
         module = model.get_submodule(path)
@@ -410,14 +412,14 @@ def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def set_numbers(model: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
-    """Set whole numbers that layers keep as attributes, by path and name."""
+    """Set integer attributes of layers, by path and name."""
     for path, named in numbers.items():
         for name, value in named.items():
             setattr(model.get_submodule(path), name, value)
 
 
 def fold_children(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put the identity in the place of the children at these paths, under all their names: others do their work now."""
+    """Replace the children at these paths by the identity, under all their names: they were folded into others."""
     for child in [model.get_submodule(path) for path in paths]:
         made = nn.Identity().train(child.training)
         _keep_hooks(child, made)

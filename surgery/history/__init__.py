@@ -1,4 +1,4 @@
-"""History: the steps that made an edited model, in memory and as data."""
+"""History: the steps that edited a model, in memory and as data."""
 
 from surgery.history.history import History as History
 from surgery.history.history import Step as Step

@@ -1,4 +1,4 @@
-"""History: the steps that made an edited model out of a plain one. It lives in the model, as plain data."""
+"""History: the steps that turned a plain model into an edited one, stored in the model as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surgery.isolation.meta_copy import HISTORY
 
 
 class _Pickled:
-    """Comes out of a pickle whole, also out of one that an earlier version wrote before a field was added."""
+    """Unpickles with all fields, also from a pickle of an earlier version that lacks some."""
 
     __slots__ = ()
 
@@ -28,9 +28,9 @@ class _Pickled:
 class Step(_Pickled):
     """One step: its kind ("surgery", or one that another package registered), its data, the fingerprint before it.
 
-    `changes` is what `undo` takes back; a step of another kind has none. `dtype` is what the model had at the time,
-    `left` and `buffers` are the parameters, by names and shapes, and the names of the buffers that the step left,
-    `numbers` the whole numbers that layers kept as attributes then.
+    `changes` is what `undo` reverts; empty for a step of another kind. `dtype` is the dtype of the model at the time;
+    `left` and `buffers` are the parameters (names and shapes) and the names of the buffers after the step, `numbers`
+    the integer attributes of the layers then.
     """
 
     kind: str
@@ -66,7 +66,7 @@ def histories_of(model: nn.Module) -> list[History]:
 
 
 def resting_weights(model: nn.Module) -> set[int]:
-    """The ids of the weights that are frozen for now, while slopes learn."""
+    """The ids of the weights that are frozen while slopes learn."""
     found = set()
     for module in model.modules():
         history: History | None = module.__dict__.get(HISTORY)
@@ -78,9 +78,9 @@ def resting_weights(model: nn.Module) -> set[int]:
 def history_of(model: nn.Module) -> tuple[Step, ...]:
     """The steps that were applied to a model, oldest first; empty for one that was never edited.
 
-    They are copies: the model's own records change with the model only.
+    They are copies: changing them does not change the model's own records.
     """
-    return tuple(replace(one, data=copy.deepcopy(one.data), changes=list(one.changes)) for one in steps_of(model))
+    return tuple(replace(step, data=copy.deepcopy(step.data), changes=list(step.changes)) for step in steps_of(model))
 
 
 def steps_of(model: nn.Module) -> tuple[Step, ...]:

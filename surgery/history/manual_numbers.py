@@ -1,4 +1,4 @@
-"""By hand: whole numbers that somebody sets on layers after a step, such as the heads left to a pruned attention."""
+"""Manual numbers: integers set on layers after a step, such as the number of heads of a pruned attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Numbers = dict[str, dict[str, int]]
 
 
 def numbers_of(model: nn.Module) -> Numbers:
-    """The whole numbers that the layers of a model keep as public attributes, by path and name."""
+    """The integer public attributes of the layers of a model, by path and name."""
     found = {
         path: {name: value for name, value in vars(module).items() if type(value) is int and not name.startswith("_")}
         for path, module in model.named_modules() if activation_of_module(module) is None
@@ -25,8 +25,8 @@ def numbers_of(model: nn.Module) -> Numbers:
 
 
 def set_since(model: nn.Module, step: Step) -> Numbers:
-    """The numbers that others have set since a step, as they are now."""
-    ours = {(id(change.module), change.name) for one in steps_of(model) for change in one.changes}
+    """The current values of the integers that were set by other code since a step."""
+    ours = {(id(change.module), change.name) for step in steps_of(model) for change in step.changes}
     modules, before = dict(model.named_modules()), step.numbers
     found = {
         path: {name: value for name, value in numbers.items() if before.get(path, {}).get(name, value) != value
@@ -37,23 +37,23 @@ def set_since(model: nn.Module, step: Step) -> Numbers:
 
 
 def check_numbers(model: nn.Module, numbers: Any) -> Numbers:
-    """Numbers read from a file, if the layers of the model have such attributes.
+    """Check integers read from a file against the layers of the model.
 
     Raises:
-        BadFile: they are no numbers, or larger than any size in the model can be.
-        WrongModel: the model has no such layer, or it keeps no number of this name.
+        BadFile: they are not integers, or larger than any size in the model can be.
+        WrongModel: the model does not have such a layer, or the layer does not have this integer attribute.
     """
     tables = numbers.values() if isinstance(numbers, dict) else [None]
     if not all(isinstance(one, dict) and all(type(value) is int for value in one.values()) for one in tables):
-        raise BadFile("The file sets what is no whole number on a layer.", there=repr(numbers)[:200])
+        raise BadFile("The file sets something other than integers on a layer.", asked=repr(numbers)[:200])
     most = max(1, sum(one.numel() for one in model.parameters() if not nn.parameter.is_lazy(one)))
     if too_large := [value for one in numbers.values() for value in one.values() if abs(value) > most]:
-        raise BadFile("The file sets a number on a layer that no size in this model can have.",
-                      asked=str(too_large[0])[:40], there=f"{most} parameters")  # fmt: skip
+        raise BadFile("The file sets an integer on a layer that is too large for this model.",
+                      asked=str(too_large[0])[:40], there=f"at most {most}, the number of parameters")  # fmt: skip
     there = numbers_of(model)
     lacking = [f"{path}.{name}" for path, one in numbers.items() for name in one if name not in there.get(path, {})]
     if lacking:
-        raise WrongModel("The saved model had numbers set by hand that this one does not have.",
+        raise WrongModel("The saved model has integers set on layers that this one does not have.",
                          asked=", ".join(lacking[:3]))  # fmt: skip
     checked: Numbers = numbers
     return checked

@@ -1,4 +1,4 @@
-"""Steps as data: what identifies a model, and plans that go into a file and come back on a fresh model."""
+"""Steps as data: the fingerprint of a model, and plans that are saved to a file and restored on a fresh model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from surgery.plan.rules import Rule
 Replay = Callable[[nn.Module, dict[str, Any]], None]
 _replays: dict[str, Replay] = {}
 
-MOST_STEPS = 256  # each is a look at the whole model
+MOST_STEPS = 256  # replaying a step means a look at the whole model
 
-# What a file must hold; the last one is the key of a site.
+# The required entries of a file; the last one is the key of a site.
 _STEP = {"kind": str, "fingerprint": str | None, "data": dict}
 _DATA = {"example": dict, "rules": list, "asked": list, "edits": list}
 _EDIT = {"site": list, "turn": int, "was": str, "make": str, "params": dict, "fade": bool | list, "start": str}
@@ -30,16 +30,16 @@ _KEY = (str, str, str, int, int | None, int)
 
 
 def register_step(kind: str, replay: Replay) -> None:
-    """Teach `load` another kind of step: `replay(model, data)` does it again to a fresh model.
+    """Register another kind of step with `load`: `replay(model, data)` applies it to a fresh model.
 
     Raises:
-        BadValue: another function replays this kind already.
+        BadValue: this kind is already registered with another function.
     """
     known = _replays.get(kind, replay)
-    if _name_of(known) != _name_of(replay):  # a module that was reloaded brings the same function again
+    if _name_of(known) != _name_of(replay):  # reloading a module registers the same function again
         raise BadValue(
-            f"Steps of kind {kind!r} are replayed by another function.", asked=_name_of(replay), there=_name_of(known),
-            try_="a kind of your own",
+            f"Steps of kind {kind!r} are already registered.", asked=_name_of(replay), there=_name_of(known),
+            try_="another name for the kind",
         )  # fmt: skip
     _replays[kind] = replay
 
@@ -49,27 +49,27 @@ def _name_of(replay: Replay) -> str:
 
 
 def replay_of(kind: str, package: str) -> Replay:
-    """How a kind of step is done again.
+    """The function that replays a kind of step.
 
     Raises:
-        BadFile: nobody registered it; the message names the package that wrote it.
+        BadFile: the kind is not registered; the message names the package that wrote it.
     """
     if kind not in _replays:
         raise BadFile(
-            f"The file has a step of kind {kind!r}, which nobody here knows.", there=", ".join(sorted(_replays)),
+            f"The file has a step of the unknown kind {kind!r}.", there=", ".join(sorted(_replays)),
             try_=f"import {package}, the package that wrote it" if package else "the package that wrote it",
         )  # fmt: skip
     return _replays[kind]
 
 
 def check_steps(steps: list[Any]) -> None:
-    """See that steps read from a file have the parts that steps have, and are no more than anybody makes.
+    """Check that steps read from a file have all their entries, and that there are not too many.
 
     Raises:
-        BadFile: naming the first part that is missing or is of another kind.
+        BadFile: naming the first entry that is missing or has another type.
     """
     if len(steps) > MOST_STEPS:
-        raise BadFile("The file has too many steps.", there=f"{len(steps)} steps", try_=f"at most {MOST_STEPS}")
+        raise BadFile("The file has too many steps.", asked=f"{len(steps)} steps", there=f"at most {MOST_STEPS}")
     for number, step in enumerate(steps, 1):
         _check(step, _STEP, f"step {number}")
         if step["kind"] == "surgery":
@@ -81,9 +81,9 @@ def check_steps(steps: list[Any]) -> None:
                 _check(dict(enumerate(edit["site"])), dict(enumerate(_KEY)), f"a site of step {number}")
     for number in range(len(steps), 0, -1):
         if steps[number - 1]["kind"] != "surgery":
-            break  # before it, and on it, numbers may be set; later edits are made again when a model is saved
+            break  # integers may be set up to this step; later edits are redone when a model is saved
         if SET_BY_HAND in steps[number - 1]["data"]:
-            raise BadFile(f"Step {number} is an edit that is made again, and sets no numbers by hand.")
+            raise BadFile(f"Step {number} is an edit that is redone, and cannot set integers on layers.")
 
 
 def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
@@ -92,7 +92,7 @@ def _check(value: Any, parts: dict[Any, Any], what: str) -> None:
     for name, kind in parts.items():
         if not isinstance(value.get(name, ...), kind):
             there = _short(value.get(name, "nothing"))
-            raise BadFile(f"In {what}, {name!r} is missing or of another kind.", there=there)
+            raise BadFile(f"In {what}, {name!r} is missing or has the wrong type.", asked=there)
 
 
 def _short(value: Any) -> str:
@@ -101,12 +101,12 @@ def _short(value: Any) -> str:
 
 
 def fingerprint(model: nn.Module, sites: Iterable[Site]) -> str:
-    """What tells this model from others: its activation calls in order, and its parameters' names and shapes."""
+    """A digest that identifies a model: its activation calls in order, and its parameters' names and shapes."""
     return hashlib.sha256(json.dumps([calls_of(sites), layout(model)]).encode()).hexdigest()
 
 
 def calls_of(sites: Iterable[Site]) -> list[tuple[str | int, ...]]:
-    """The activation calls in order: where they stand in the code, and last what they compute."""
+    """The activation calls in order: their key in the code, then what they compute."""
     return [(site.owner, site.method, site.target, site.turn, site.run, site.activation) for site in sites]
 
 
@@ -116,15 +116,15 @@ def layout(model: nn.Module) -> list[Any]:
 
 
 def ended(step: Step, model: nn.Module) -> Step:
-    """The step, with what it left: whatever is found changed later was changed by others."""
+    """The step, with the state of the model after it, so that later changes by other code can be detected."""
     buffers = frozenset(name for name, _ in model.named_buffers())
     return replace(step, left=layout(model), buffers=buffers, numbers=numbers_of(model))
 
 
 def forget_where_changed(model: nn.Module) -> None:
-    """If others changed the model since its last step, what its steps were made on can be told no more.
+    """If other code changed the model since its last step, the earlier fingerprints of its steps are dropped.
 
-    Numbers that they set on layers become a part of that step.
+    Integers set on layers become part of that step.
     """
     steps = steps_of(model)
     if steps and (by_hand := set_since(model, steps[-1])):
@@ -135,12 +135,12 @@ def forget_where_changed(model: nn.Module) -> None:
 
 
 def asked_of(rule: Rule) -> str:
-    """What a rule asks for, however many sites it expects and whatever else it leaves to others."""
+    """What a rule asks for, ignoring `expect`, `optional` and `remaining`."""
     return str(replace(rule, expect=None, optional=False, remaining=False))
 
 
 def plan_to_data(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data: its rules, which of them took effect, the keys of its sites and what is put there."""
+    """A plan as plain data: its rules, which of them took effect, the keys of its sites and their replacements."""
     because = {edit.because for edit in plan.edits}
     edits = [
         {
@@ -161,7 +161,7 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
     """The plan that plain data describes, on the sites of a model.
 
     Raises:
-        WrongModel: the model has no such call, or another activation there.
+        WrongModel: the model does not have such a call, or has another activation there.
     """
     by_key = {site.key: site for site in sites.places}
     edits = []
@@ -171,8 +171,8 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
         if site is None or site.activation != one["was"]:
             raise WrongModel(
                 f"The saved edits do not fit: {one['was']} at {key[0] or 'the top'}, call {key[3]} of {key[2]}.",
-                there=f"{site.activation} there" if site else "no such call",
-                try_=nearest(str(key[0]), {one.owner for one in sites}) or "the model the edits were made on",
+                asked=f"a model with {site.activation if site else 'no call'} there",
+                try_=nearest(str(key[0]), {site.owner for site in sites}) or "the model the edits were made on",
             )
         fade = tuple(one["fade"]) if isinstance(one["fade"], list) else one["fade"]
         edits.append(Edit(site, one["make"], tuple(sorted(one["params"].items())), fade, 1, one["start"]))

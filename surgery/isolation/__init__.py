@@ -1,1 +1,1 @@
-"""Isolation: a look at a model runs its code and leaves no trace, in the model or outside of it."""
+"""Isolation: run a model's code without side effects, in the model or outside of it."""

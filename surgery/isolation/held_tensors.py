@@ -1,4 +1,4 @@
-"""Held: the tensors that modules, running code and containers hold, found without running anybody's code."""
+"""Held tensors: those that modules, running code and containers refer to, found without running any code."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from surgery.isolation.surroundings import attributes_of, is_ours
 
-_DEPTH = 4  # of containers in containers that are searched
-_OF_MENTIONED = 4096  # objects looked at behind a name that running code mentions
-_OF_OTHERS = 64  # behind each other name of its module: code that has returned may have read it
-_PLAIN = (bool, int, float, str, type(None))  # most of what modules have, and no container
+_DEPTH = 4  # how deep nested containers are searched
+_OF_MENTIONED = 4096  # objects searched behind a name that running code uses
+_OF_OTHERS = 64  # behind each other name of its module, which code that has returned may have read
+_PLAIN = (bool, int, float, str, type(None))  # the usual attributes that are not containers
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
 def held_in(value: Any, most: int | None = None) -> Iterator[Tensor]:
     """The tensors in containers and caches, and in the attributes of objects that are neither modules nor code.
 
-    At most so many objects are looked at. A mapping that is no dict may read files when it is asked, and is not.
+    At most `most` objects are searched. A mapping that is not a dict is skipped: reading it may read files.
     """
     left, looked = [(value, _DEPTH)], 0
     while left and (most is None or looked < most):
@@ -37,7 +37,7 @@ def held_in(value: Any, most: int | None = None) -> Iterator[Tensor]:
 
 
 def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """The tensors that modules and their classes hold themselves, besides parameters and buffers."""
+    """The tensors that modules and their classes hold besides parameters and buffers."""
     inside = ("_parameters", "_buffers", "_modules")
     modules = list(modules)
     classes = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if not is_ours(kind.__module__))
@@ -46,16 +46,16 @@ def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for value in (*values, *(value for kind in classes for value in vars(kind).values())):
         value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if isinstance(value, FunctionType):
-            for cell in value.__closure__ or ():  # a decorator may keep a cache there
+            for cell in value.__closure__ or ():  # the cache of a decorator may be there
                 yield from held_in(_content(cell), _OF_MENTIONED)
         elif type(value) not in _PLAIN:
             yield from held_in(value, _OF_MENTIONED)
 
 
 def held_by_code(frame: FrameType | None, read: dict[int, Any]) -> Iterator[Tensor]:
-    """The tensors in the globals and closures of the functions that are running, and of those they know by name.
+    """The tensors in the globals and closures of the running functions, and of those they refer to by name.
 
-    What is in `read`, by id, was searched before and is not again; what is searched is put there.
+    Objects in `read`, by id, were searched before and are skipped; newly searched ones are added.
     """
     while frame is not None:
         names, code = frame.f_globals, frame.f_code
@@ -89,19 +89,19 @@ def _held_by_named(names: dict[str, Any], read: dict[int, Any]) -> Iterator[Tens
 def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a variable that is not assigned yet
+    except ValueError:  # an unassigned variable
         return None
 
 
 def _is_new(value: Any, read: dict[int, Any]) -> bool:
-    """True the first time; the value is kept, so that no other gets its id."""
+    """True the first time; the value is kept alive, so that its id stays unique."""
     new = id(value) not in read
     read[id(value)] = value
     return new
 
 
 def _parts(value: Any, most: int | None) -> list[Any]:
-    """What a container or an object holds: the first `most`, asked of the built-in types themselves."""
+    """The first `most` elements of a container or an object, read with the methods of the built-in types."""
     kind = type(value)
     if issubclass(kind, dict):
         return list(islice(dict.values(value), most))

@@ -1,4 +1,4 @@
-"""Leftovers: what a look made and somebody outside the model keeps, such as a cache, is taken away from them again."""
+"""Leftovers: remove tensors that a look created from caches and other holders outside the model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from surgery.isolation.surroundings import ABSENT, CONTAINERS, Surroundings, att
 
 @contextmanager
 def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[AbstractContextManager[Any]]:
-    """Inside, a twin of `model` is run and dropped; afterwards nobody keeps a tensor that it made.
+    """Inside, a copy of `model` is run and dropped; afterwards nothing refers to a tensor that it created.
 
-    What is handed on is to be entered round the run alone.
+    The context manager that it yields is to be entered around the run alone.
 
-    A cache that a look has filled would hand its tensors, of the meta device or of weights that are not the model's,
-    to the model itself. Caches of `functools` are cleared; dicts, lists and sets lose what came in; names of modules,
-    classes and objects that the running code could see get back what they stood for. With `strict`, whoever keeps a
-    tensor in another way is an error; else it is left to them.
+    A cache filled during a look would pass its tensors, on the meta device or computed from copied weights, to the
+    model itself. Caches of `functools` are cleared; dicts, lists and sets lose the new entries; names of modules,
+    classes and objects that the running code could see get their previous values back. With `strict`, a tensor that is
+    kept in another way is an error; else it stays there.
 
     Raises:
-        CannotLook: with `strict`, naming who keeps what was made.
+        CannotLook: with `strict`, naming what keeps the tensors.
     """
     births = _Births(model)
     try:
@@ -43,13 +43,14 @@ def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[Abstract
         keepers = births.taken_back()
     if keepers and strict:
         raise CannotLook(
-            f"A forward of {type(model).__name__} leaves tensors outside of the model, which it would meet again.",
-            there=", ".join(sorted(set(keepers))), try_="keep them in the model, in a dict or in functools.cache",
+            f"A forward of {type(model).__name__} leaves tensors outside of the model, which it would read again.",
+            asked="tensors in " + ", ".join(sorted(set(keepers))),
+            try_="keep them in the model, in a dict or in functools.cache",
         )  # fmt: skip
 
 
 class _Births(TorchFunctionMode):
-    """Notes every tensor that is made, and how all that the code around it can see stood before."""
+    """Records every tensor that is created, and the state of everything that the code around it can see."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -66,40 +67,40 @@ class _Births(TorchFunctionMode):
         result = func(*args, **kwargs or {})
         if isinstance(result, Tensor):
             if args and result is args[0]:
-                return result  # nothing was made
+                return result  # not a new tensor
             self._made.append(ref(result))
         elif isinstance(result, tuple | list):
-            self._made += [ref(one) for one in result if isinstance(one, Tensor)]
+            self._made += [ref(value) for value in result if isinstance(value, Tensor)]
         self._before.note_code(sys._getframe(1))
         return result
 
     def taken_back(self) -> list[str]:
-        """Take what was made away from those who keep it, and return who could not let go."""
+        """Remove the created tensors from their holders, and return the holders where that failed."""
         if self._alive():
             self._before.restore(set(map(id, self._alive())))
-        for generation in (1, 2):  # a twin may be a circle, and is young
+        for generation in (1, 2):  # the copy may be a reference cycle, and is young
             if self._alive():
                 gc.collect(generation)
         kept = self._alive()
         return _Release(self._before, kept).done() if kept else []
 
     def _alive(self) -> list[Tensor]:
-        return [value for one in self._made if (value := one()) is not None]
+        return [value for made in self._made if (value := made()) is not None]
 
 
 class _Release:
-    """Takes tensors away from whoever holds them."""
+    """Removes tensors from their holders."""
 
     def __init__(self, before: Surroundings, kept: list[Tensor]) -> None:
         self.before, self.kept = before, kept
-        self.ids = {id(one) for one in kept}
+        self.ids = {id(value) for value in kept}
         self.asked: set[int] = set()
-        self.known: dict[int, list[Any]] = {}  # holders, by the id of what they hold
-        self.lists: list[Any] = [kept, *before.own()]  # what holds them for us
+        self.known: dict[int, list[Any]] = {}  # id of an object -> its holders
+        self.lists: list[Any] = [kept, *before.own()]  # our own references
         self.keepers: list[str] = []
 
     def done(self) -> list[str]:
-        """Take all of them away, and return who could not let go."""
+        """Remove all of them, and return the holders where that failed."""
         self.lists.append(self.lists)
         self.look_for_holders(self.look_for_holders(self.kept))
         for value in self.kept:
@@ -109,28 +110,30 @@ class _Release:
         return self.keepers
 
     def holders(self, value: Any) -> list[Any]:
-        """Who holds it, but for ourselves and for running code."""
+        """The holders of a value, except ourselves and running code."""
         self.look_for_holders([value])
         return self.known[id(value)]
 
     def look_for_holders(self, values: list[Any]) -> list[Any]:
-        """Find the holders of all these in one pass over everything there is, and return those that are new."""
-        new = [one for one in values if id(one) not in self.known]
+        """Find the holders of all these in one pass over all objects, and return the new ones."""
+        new = [value for value in values if id(value) not in self.known]
         if not new:
             return new
-        places: dict[int, list[Any]] = {id(one): [] for one in new}
+        places: dict[int, list[Any]] = {id(value): [] for value in new}
         self.known |= places
         self.lists += [new, *places.values()]
         ours = set(map(id, self.lists))
-        found = [one for one in gc.get_referrers(*new) if id(one) not in ours and not isinstance(one, FrameType)]
+        found = [
+            holder for holder in gc.get_referrers(*new) if id(holder) not in ours and not isinstance(holder, FrameType)
+        ]
         self.lists.append(found)
         for holder in found:
-            for held in {id(one) for one in gc.get_referents(holder)} & places.keys():
+            for held in {id(value) for value in gc.get_referents(holder)} & places.keys():
                 places[held].append(holder)
         return found
 
     def let_go(self, value: Any) -> None:
-        """Take a tensor, or what it stands in, away from its holders."""
+        """Remove a tensor, or its container, from its holders."""
         if id(value) in self.asked:
             return
         self.asked.add(id(value))
@@ -148,7 +151,7 @@ class _Release:
                 self.keepers.append(_said(holder))
 
     def owner(self, holder: Any) -> Any:
-        """Whose names a holder is: of a module (the dict itself), a class or an object; None for a mere container."""
+        """The owner of a namespace: a module (the dict itself), a class or an object; None for a plain container."""
         if not isinstance(holder, dict):
             mere = isinstance(holder, (*CONTAINERS, tuple, frozenset, CellType))
             return None if mere or attributes_of(holder) is None else holder
@@ -163,7 +166,7 @@ class _Release:
         return None
 
     def restore(self, owner: Any, value: Any) -> None:
-        """Let the names of a module, a class or an object that stand for the value stand for what they did before."""
+        """Give the names of a module, a class or an object that refer to the value their previous values back."""
         before = self.before.parts(owner)
         if before is None and not isinstance(owner, FunctionType):
             if not isinstance(owner, dict | type) and self.came_with(owner):
@@ -175,11 +178,11 @@ class _Release:
             put(owner, name, self.earlier(before or {}, name))
 
     def came_with(self, holder: Any) -> bool:
-        """Take away the holder itself, if it came into being with what it holds, and say so."""
+        """Remove the holder itself if it was created together with its content; True if so."""
         if isinstance(holder, CONTAINERS):
             parts = list(holder.values()) if isinstance(holder, dict) else list(holder)
             self.lists.append(parts)
-            if not parts or not all(id(one) in self.ids for one in parts):
+            if not parts or not all(id(part) in self.ids for part in parts):
                 return False
         for one in self.holders(holder):
             into = self.owner(one)
@@ -193,7 +196,7 @@ class _Release:
         return False
 
     def remove(self, container: Any, value: Any) -> None:
-        """Take a value out of a container; what it took the place of comes back."""
+        """Remove a value from a container; the value it replaced comes back."""
         before = self.before.parts(container)
         if isinstance(container, dict):
             for key in _keys_of(container, value):
@@ -203,13 +206,13 @@ class _Release:
             drop(container, gone)
 
     def earlier(self, before: dict[Any, Any], key: Any) -> Any:
-        """What stood under a key, unless that was made inside, too."""
+        """The previous value of a key, unless that was created inside, too."""
         value = before.get(key, ABSENT)
         return ABSENT if id(value) in self.ids else value
 
 
 def _is_of_class(names: dict[str, Any], kind: type) -> bool:
-    """Whether these are the names of a class, which shows a view of them only."""
+    """Whether this is the namespace of a class, which is exposed as a read-only view."""
     return all(vars(kind).get(name, names) is part for name, part in names.items())
 
 

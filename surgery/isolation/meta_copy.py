@@ -1,4 +1,4 @@
-"""A twin of a model: its own modules, but no weights of its own. What happens to the twin leaves no trace."""
+"""Meta copy: a copy of a model to experiment on, on the meta device or with copied weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surgery.isolation.own_hooks import OwnHooks
 from surgery.model import M
 from surgery.rng import random_state_kept
 
-HISTORY = "_surgery_history"  # where an edited model keeps its steps; a twin does not need them
+HISTORY = "_surgery_history"  # where an edited model keeps its steps, which a copy does not need
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
@@ -28,21 +28,20 @@ HOOKS = (
 def twin(model: M, *, meta: bool, history: bool = False) -> M:
     """A copy of `model` to experiment on, on the meta device or with copies of the weights.
 
-    Parameters keep their ties and their `requires_grad`; hooks of the user are left behind, hooks that compute
-    weights (pruning, weight norm) or that the model itself has set come along. With `history` it can be undone as the
-    model itself can.
+    Parameters keep their ties and their `requires_grad`. Hooks of the user are dropped; hooks that compute weights
+    (pruning, weight norm) or that the model itself has set are copied. With `history` the copy's edits can be undone.
 
     Raises:
         CannotLook: the model cannot be copied.
     """
     memo: dict[int, Any] = {}
-    alive: list[Any] = []  # `deepcopy` finds what we placed by id: keep it alive while it works
+    alive: list[Any] = []  # `deepcopy` identifies objects by id: keep them alive meanwhile
     for module in model.modules():
         for value in _tensors(module):
             if nn.parameter.is_lazy(value):
                 raise CannotLook(
                     "The model has parameters that take their shape from the first batch.",
-                    try_="run it once on a real batch, then come back",
+                    try_="run it once on a real batch first",
                 )
             if id(value) not in memo:
                 memo[id(value)] = _meta(value) if meta else _cloned(value)
@@ -59,8 +58,8 @@ def twin(model: M, *, meta: bool, history: bool = False) -> M:
         return _with_own_hooks(copy.deepcopy(model, memo), model, memo)
     except (RuntimeError, TypeError, AttributeError, copy.Error) as error:
         raise CannotLook(
-            f"{type(model).__name__} cannot be copied, so it cannot be looked at without leaving a trace.",
-            there=f"{type(error).__name__}: {error}",
+            f"{type(model).__name__} cannot be copied, so it cannot be looked at without side effects.",
+            asked=f"{type(error).__name__}: {error}",
             try_="remove what copy.deepcopy refuses (a file, a lock, a generator) from the model",
         ) from error
 
@@ -74,7 +73,7 @@ def copied(model: M) -> M:
 
 
 def _copy_whole(model: nn.Module, memo: dict[int, Any]) -> None:
-    """Copy into `memo` what copies itself in part: a graph for each mode keeps only the children its nodes call."""
+    """Copy modules into `memo` whose `__deepcopy__` is partial: a graph per mode keeps only the children it calls."""
     for module in model.modules():
         if isinstance(module, fx.GraphModule) and isinstance(module.__dict__.get("train_graph"), fx.Graph):
             made: fx.GraphModule = type(module).__new__(type(module))
@@ -91,7 +90,7 @@ def _with_own_hooks(copied: M, model: nn.Module, memo: dict[int, Any]) -> M:
 
 
 def _another(copied: M, model: nn.Module) -> M:
-    """The copy, if it is one: a module may say in `__deepcopy__` that it is its own copy."""
+    """The copy, after a check that it is one: the `__deepcopy__` of a module may return the module itself."""
     own, theirs = {id(module) for module in model.modules()}, dict(copied.named_modules())
     shared = next((path or "the model itself" for path, module in theirs.items() if id(module) in own), None)
     if shared is not None:
@@ -99,17 +98,17 @@ def _another(copied: M, model: nn.Module) -> M:
             f"{type(model).__name__} cannot be copied: {shared} returns itself as its copy.",
             try_="remove its __deepcopy__",
         )
-    for path, module in model.named_modules():  # a __deepcopy__ may build its object anew, in training mode
+    for path, module in model.named_modules():  # a __deepcopy__ may construct a new object, in training mode
         if path in theirs and theirs[path].training != module.training:
             theirs[path].train(module.training)
     return copied
 
 
 def read(module: nn.Module, name: str) -> Any:
-    """What stands under a name of a module, as in eval mode; None if nothing does.
+    """The attribute of a module as in eval mode; None if it is absent.
 
-    What computes a weight may move on whenever it is read (the power iteration of `spectral_norm` does): it is read
-    off a copy.
+    Reading a parametrised weight may change state (the power iteration of `spectral_norm` does), so it is read from a
+    copy.
     """
     if not is_parametrized(module, name):
         return getattr(module, name, None)
@@ -126,12 +125,12 @@ def shallow(module: nn.Module) -> nn.Module:
         if isinstance(value, dict | OrderedDict):
             made.__dict__[key] = copy.copy(value)
     if isinstance(made, fx.GraphModule):
-        made.recompile()  # its forward is a method of the class, and every graph has a class of its own
+        made.recompile()  # forward is a method of its class, and each GraphModule has its own class
     return made
 
 
 def in_mode(model: M, mode: str) -> M:
-    """The model itself, in "eval" or "train" mode; not every model's own `train` returns it."""
+    """Switch the model to "eval" or "train" mode and return it; a model's own `train` may not return it."""
     model.train(mode == "train")
     return model
 
@@ -141,9 +140,9 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, dict):
-            yield from (one for one in value.values() if isinstance(one, Tensor))
+            yield from (part for part in value.values() if isinstance(part, Tensor))
         elif isinstance(value, list | tuple):
-            yield from (one for one in value if isinstance(one, Tensor))
+            yield from (part for part in value if isinstance(part, Tensor))
 
 
 def _meta(value: Tensor) -> Tensor:
@@ -158,5 +157,5 @@ def _cloned(value: Tensor) -> Tensor:
 
 
 def computes_weights(hook: object) -> bool:
-    """True for torch's hooks that make a weight out of others (a mask, a norm), without which a module does not run."""
+    """True for torch's hooks that compute a weight (a mask, a norm), without which a module does not run."""
     return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)

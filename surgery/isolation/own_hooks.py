@@ -1,4 +1,4 @@
-"""Own hooks: those that a model's code has set on the model, which does not run as it should without them."""
+"""Own hooks: those that the model's own code has registered, and that it needs to run correctly."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 class OwnHooks:
-    """Tells the hooks of a model that are its own, and gives a copy of it the same.
+    """Distinguishes a model's own hooks from those of its user, and copies them to a copy of the model.
 
-    A hook is the model's own if it is a method of the model or of what the model holds, is written inside a method of
-    the model, or comes from the same installed library as the model. All other hooks are those of its user.
+    A hook is the model's own if it is a method of the model or of an object that the model holds, is defined inside a
+    method of the model, or comes from the same installed library as the model. All other hooks belong to the user.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,7 +33,7 @@ class OwnHooks:
         self.libraries = {name for home in homes if _is_installed(name := home.partition(".")[0])}
 
     def set(self, hook: Callable[..., Any], held: Mapping[int, Any]) -> bool:
-        """Whether the model has set it; `held` are, by id, the objects that the model holds."""
+        """Whether the model has registered it; `held` are the objects that the model holds, by id."""
         if isinstance(hook, partial):
             return self.set(hook.func, held)
         if isinstance(hook, MethodType):
@@ -45,12 +45,12 @@ class OwnHooks:
         return inside or home.partition(".")[0] in self.libraries
 
     def carry_over(self, memo: dict[int, Any]) -> None:
-        """Give its own hooks to the copy that was made of the model with this `memo`; they speak of the copy there."""
+        """Copy its own hooks to the copy that was made with this `memo`, where they refer to the copy."""
         for module in self.model.modules():
             for name, flags in _RUN.items():
                 hooks = vars(module).get(name) or {}
                 for key, hook in list(hooks.items()):
-                    if id(hooks) in memo and self.set(hook, memo):  # not where a __deepcopy__ leaves hooks out
+                    if id(hooks) in memo and self.set(hook, memo):  # unless a __deepcopy__ leaves hooks out
                         memo[id(hooks)][key] = carried(hook, memo)
                         for flag in flags:
                             if key in (flagged := vars(module)[flag]):
@@ -58,9 +58,9 @@ class OwnHooks:
 
 
 def carried(hook: Any, memo: dict[int, Any]) -> Any:
-    """The same hook, speaking of the copies of what it speaks of now."""
+    """The same hook, referring to the copies of the objects it refers to."""
     if isinstance(hook, partial):
-        args = (memo.get(id(one), one) for one in hook.args)
+        args = (memo.get(id(value), value) for value in hook.args)
         return partial(carried(hook.func, memo), *args, **{k: memo.get(id(v), v) for k, v in hook.keywords.items()})
     if isinstance(hook, MethodType):
         return MethodType(hook.__func__, memo.get(id(hook.__self__), hook.__self__))
@@ -75,7 +75,7 @@ def carried(hook: Any, memo: dict[int, Any]) -> Any:
 def _cell(cell: CellType, memo: dict[int, Any]) -> CellType:
     try:
         held = cell.cell_contents
-    except ValueError:  # nothing yet
+    except ValueError:  # unassigned
         return cell
     return CellType(memo[id(held)]) if id(held) in memo else cell
 

@@ -1,4 +1,4 @@
-"""Snapshot: all that a verb may write to in a model, as it was before."""
+"""Snapshot: the state of a model that an operation may write to, for a rollback."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from surgery.history.history import History, Step, histories_of
 from surgery.isolation.meta_copy import HISTORY
 
-_COPIES: dict[type, type] = {dict: dict, OrderedDict: dict, list: list, set: set}  # an OrderedDict is slow to copy
+_COPIES: dict[type, type] = {dict: dict, OrderedDict: dict, list: list, set: set}  # copying an OrderedDict is slow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModuleBefore:
-    """A module, its class, its attributes, and what those of them held that are dicts, lists or sets."""
+    """A module, its class, its attributes, and the content of its dicts, lists and sets."""
 
     module: nn.Module
     kind: type[nn.Module]
@@ -28,7 +28,7 @@ class ModuleBefore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorBefore:
-    """A tensor, whether it learns, its gradient, and its numbers if they may be written."""
+    """A tensor, its `requires_grad`, its gradient, and its values if they may be written."""
 
     tensor: Tensor
     learns: bool
@@ -39,7 +39,7 @@ class TensorBefore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """A model as it was. Tensors are held by reference, but for the numbers of those that may be written."""
+    """The state of a model. Tensors are kept by reference; values are copied where they may be written."""
 
     modules: list[ModuleBefore]
     tensors: list[TensorBefore]
@@ -48,29 +48,30 @@ class Snapshot:
 
 
 def snapshot(model: nn.Module, written: Iterable[Tensor] = (), *, progress_only: bool = False) -> Snapshot:
-    """The model as it is now. Numbers are kept of the tensors that are to be `written`, and of all that fades.
+    """The current state of a model. Values are copied for the tensors to be `written`, and for modules that fade.
 
-    `progress_only`: no more than new progress changes, at a cost that a training step can bear.
+    `progress_only`: only what `set_progress` changes, cheap enough for every training step.
     """
     everything = dict.fromkeys(model.modules() if progress_only else _reached(model))
     moving = dict.fromkeys(part for module in everything if _moves(module) for part in module.modules())
     homes = dict.fromkeys((model, *(module for module in everything if HISTORY in vars(module))))
-    kept = {id(one) for one in written} | {id(one) for part in moving for one in _tensors(part)}
+    kept = {id(value) for value in written} | {id(value) for part in moving for value in _tensors(part)}
     modules = homes | moving if progress_only else everything
-    parameters = (one for module in everything for one in module._parameters.values() if _is_made(one))
-    tensors = {id(one): one for module in modules for one in _tensors(module)} | {id(one): one for one in parameters}
+    parameters = (value for module in everything for value in module._parameters.values() if _is_made(value))
+    tensors = {id(value): value for module in modules for value in _tensors(module)}
+    tensors |= {id(value): value for value in parameters}
     histories = histories_of(model)
     steps = [] if progress_only else [step for history in histories for step in history.steps]
     return Snapshot(
         [_module(module) for module in modules],
-        [_tensor(one, id(one) in kept) for one in tensors.values()],
+        [_tensor(value, id(value) in kept) for value in tensors.values()],
         [(one, replace(one, steps=list(one.steps), resting=list(one.resting))) for one in histories],
         [(one, replace(one, data=copy.deepcopy(one.data), changes=list(one.changes))) for one in steps],
     )
 
 
 def _reached(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules of a model, and those that undoing would put back."""
+    """The modules of a model, and those that undo would restore."""
     yield from model.modules()
     for history in histories_of(model):
         for change in (change for step in history.steps for change in step.changes):
@@ -89,7 +90,7 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _is_made(one: Tensor | None) -> TypeGuard[Tensor]:
-    """True for a tensor; one that waits for its shape (`nn.LazyLinear`) cannot be asked anything."""
+    """True for a tensor, except a lazy one (`nn.LazyLinear`), which has no shape yet."""
     return one is not None and not nn.parameter.is_lazy(one)
 
 

@@ -1,4 +1,4 @@
-"""Surroundings: what the names and containers round running code stood for, to be put back."""
+"""Surroundings: the namespaces and containers around running code, recorded to be restored."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from torch import Tensor, nn
 
 CONTAINERS = (dict, list, set, deque)
 ABSENT = object()
-_OURS = ("torch", "surgery", "pruning", "builtins")  # what these keep of a look, they know how to drop
+_OURS = ("torch", "surgery", "pruning", "builtins")  # these drop what they keep of a look themselves
 _DEPTH = 4
 
 
 class Surroundings:
-    """How namespaces, and the containers in them, stood when they were first seen."""
+    """The state of namespaces, and of the containers in them, when first encountered."""
 
     def __init__(self) -> None:
-        self._stood: dict[int, tuple[Any, Any]] = {}  # by id: an object, so that none gets its id; its parts
-        self._ours: dict[int, Any] = {}  # globals that are nobody else's
+        self._stood: dict[
+            int, tuple[Any, Any]
+        ] = {}  # by id: the object, kept alive so that its id stays unique, and its parts
+        self._ours: dict[int, Any] = {}  # globals of our own
 
     def note_code(self, frame: FrameType | None) -> None:
-        """Note the module whose code runs, the innermost one that is not torch's."""
+        """Record the module whose code runs, the innermost one outside torch."""
         while frame is not None:
             names = frame.f_globals
             if id(names) in self._stood:
@@ -37,7 +39,7 @@ class Surroundings:
             frame = frame.f_back
 
     def note_module(self, names: dict[str, Any]) -> None:
-        """Note what the names of a module stand for, and what stands in the containers and objects there."""
+        """Record the names of a module, and the content of the containers and objects there."""
         if id(names) not in self._stood:
             self._stood[id(names)] = names, dict(names)
             for value in [one for name, one in list(names.items()) if not name.startswith("__")]:
@@ -46,7 +48,7 @@ class Surroundings:
                     self.note(value)
 
     def note(self, value: Any) -> None:
-        """Note the parts of a container, or the attributes of a class or an object and the containers in them."""
+        """Record the parts of a container, or the attributes of a class or an object and the containers in them."""
         if id(value) in self._stood:
             return
         if isinstance(value, CONTAINERS):
@@ -58,11 +60,11 @@ class Surroundings:
                     self.note(one)
 
     def restore(self, ids: set[int]) -> None:
-        """Let all that was noted be what it was, where it has come to hold one of these; clear the caches that do."""
+        """Restore what was recorded, where it has come to hold one of these; clear the caches that do."""
         for owner, before in list(self._stood.values()):
             if isinstance(owner, list | deque | set):
                 old = set(map(id, before))
-                new = [one for one in owner if id(one) not in old and _holds(one, ids)]
+                new = [part for part in owner if id(part) not in old and _holds(part, ids)]
                 if new:
                     drop(owner, new)
                 continue
@@ -75,19 +77,19 @@ class Surroundings:
                     put(owner, name, before.get(name, ABSENT))
 
     def own(self) -> Iterator[Any]:
-        """All that holds something for this."""
+        """All of this object's own references."""
         yield from (self._stood, self._ours)
         for noted in self._stood.values():
             yield from (noted, noted[1])
 
     def parts(self, value: Any) -> Any:
-        """What stood in it before, None if it was not seen."""
+        """Its previous parts; None if it was not recorded."""
         noted = self._stood.get(id(value))
         return noted[1] if noted is not None and noted[0] is value else None
 
 
 def attributes_of(owner: Any) -> Any:
-    """The attributes of an object as it keeps them, found without running its code; None if it keeps none."""
+    """The attribute dict of an object, read without running its code; None if it has none."""
     for kind in type(owner).__mro__:
         slot = vars(kind).get("__dict__")
         if slot is not None:
@@ -96,7 +98,7 @@ def attributes_of(owner: Any) -> Any:
 
 
 def put(owner: Any, name: Any, value: Any) -> None:
-    """Let a name of a class or an object, or a key of a dict, stand for this; nothing for `ABSENT`."""
+    """Set an attribute of a class or an object, or a key of a dict; delete it for `ABSENT`."""
     if isinstance(owner, dict) and value is ABSENT:
         del owner[name]
     elif isinstance(owner, dict):
@@ -108,28 +110,28 @@ def put(owner: Any, name: Any, value: Any) -> None:
 
 
 def drop(container: Any, values: list[Any]) -> None:
-    """Take these out of a list, a queue or a set."""
+    """Remove these from a list, a queue or a set."""
     if isinstance(container, set):
         container.difference_update(values)
         return
     gone = set(map(id, values))
-    rest = [one for one in container if id(one) not in gone]
+    rest = [part for part in container if id(part) not in gone]
     container.clear()
     container.extend(rest)
 
 
 def _holds(value: Any, ids: set[int], depth: int = _DEPTH) -> bool:
-    """Whether it is one of these, or holds one, in containers, objects and caches in it."""
+    """Whether it is one of these, or holds one, in nested containers, objects and caches."""
     if id(value) in ids:
         return True
     if not depth or isinstance(value, ModuleType | FunctionType | type | nn.Module | Tensor):
         return False
     if isinstance(value, (*CONTAINERS, tuple, frozenset, _lru_cache_wrapper)):
-        return any(_holds(one, ids, depth - 1) for one in gc.get_referents(value))
+        return any(_holds(part, ids, depth - 1) for part in gc.get_referents(value))
     attributes = attributes_of(value)
-    return attributes is not None and any(_holds(one, ids, depth - 1) for one in list(attributes.values()))
+    return attributes is not None and any(_holds(part, ids, depth - 1) for part in list(attributes.values()))
 
 
 def is_ours(name: Any) -> bool:
-    """Whether a module of this name is one of ours, or of torch."""
+    """Whether a module of this name belongs to this library or to torch."""
     return str(name).partition(".")[0] in _OURS

@@ -1,1 +1,1 @@
-"""Look: every activation call of a model, with what surrounds it."""
+"""Look: find every activation call of a model, and describe what surrounds it."""

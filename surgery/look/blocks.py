@@ -1,4 +1,4 @@
-"""Blocks: the basic modules of a network, found by how data flows and never by the name of a model."""
+"""Blocks: the basic modules of a network, found from its data flow, never from the name of the model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from surgery.dataflow.trace import SCALING, Heard, Op, Trace
 
 CONTAINERS = ("ModuleList", "ModuleDict")
-PLAIN = "stage"  # kind of a block in a network without any join: the convolutions between two pools
+PLAIN = "stage"  # kind of a block in a network without joins: the convolutions between two pools
 
 
 def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list[dict[str, Any]]:
-    """For every activation call: its block, the block's kind and join, its position in it, the branch it leads to.
+    """For each activation call: its block, the block's kind and join, its position in the block, and its branch.
 
-    A block is the smallest module, never the whole model, whose own forward joins paths of data by add or concat. In
-    a transformer layer, which joins around attention, the blocks are the children that hold the calls. In a network
+    A block is the smallest module, never the whole model, whose forward itself joins paths of data by add or concat. In
+    a transformer layer, which joins around attention, the blocks are the children that contain the calls. In a network
     without joins, they are the convolutions between two pools.
     """
     joins = _joins(trace)
@@ -43,7 +43,7 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
 
 
 def _joins(trace: Trace) -> dict[str, list[Op]]:
-    """The joins that each module makes in its own code, in order; the model itself is not a block."""
+    """The joins in each module's own forward, in order; the model itself is not a block."""
     joins: dict[str, list[Op]] = {}
     for op in trace.ops:
         if op.kind in ("add", "concat") and op.place:
@@ -52,7 +52,7 @@ def _joins(trace: Trace) -> dict[str, list[Op]]:
 
 
 def _attention(trace: Trace) -> list[str]:
-    """Modules whose own code runs attention: the fused function, or a softmax over products of data."""
+    """Modules whose own forward computes attention: the fused function, or a softmax over products of data."""
     found = []
     for op in trace.ops:
         products = op.kind == "softmax" and any(
@@ -90,7 +90,7 @@ def _stages(trace: Trace) -> list[str | None]:
             convolved = True
         elif op.kind == "pool" and convolved:
             stage, convolved = stage + 1, False
-        elif op.index in calls and any(one.kind == "conv" for one in trace.back(op.index, _scaling)):
+        elif op.index in calls and any(before.kind == "conv" for before in trace.back(op.index, _scaling)):
             stages[calls[op.index]] = stage
     owners = [trace.heard[k].owner.split(".") for k in stages]
     prefix = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False)))
@@ -98,7 +98,7 @@ def _stages(trace: Trace) -> list[str | None]:
 
 
 def _collapses(trace: Trace, op: Op) -> bool:
-    """True for a convolution over all of its picture at once: a linear layer in other clothes."""
+    """True for a convolution whose kernel covers the whole image: in effect a linear layer."""
     before = trace.ops[op.inputs[0]].shape if op.inputs else ()
     return set(op.shape[2:]) == {1} and max(before[2:], default=1) > 1
 
@@ -108,7 +108,7 @@ def _scaling(op: Op) -> bool:
 
 
 def _positions(trace: Trace, roles: list[str], paths: list[str | None]) -> list[tuple[int | None, int | None]]:
-    """k of n among the nonlinearities of a block; further runs of the same code share the first run's place."""
+    """k of n among the nonlinearities of a block; repeated runs of the same code share the position of the first."""
     members: dict[str, dict[tuple[Any, ...], int]] = {}
     for heard, role, path in zip(trace.heard, roles, paths, strict=True):
         if path is not None and role == "nonlinearity":
@@ -123,13 +123,13 @@ def _positions(trace: Trace, roles: list[str], paths: list[str | None]) -> list[
 
 
 def _branch(trace: Trace, join: Op, start: int) -> int | None:
-    """Which operand of the concat this call leads to, None if it is none or several."""
+    """Index of the concat's operand that this call leads to; None if it leads to none or to several."""
     led = [k for k, operand in enumerate(_operands(trace, join)) if start in _ancestors(trace, operand, start)]
     return led[0] if len(led) == 1 else None
 
 
 def _operands(trace: Trace, join: Op) -> list[int]:
-    """The operands of a concat; one that is itself a concat of the same module stands for its own operands."""
+    """The operands of a concat; a nested concat of the same module is flattened."""
     operands: list[int] = []
     for source in join.inputs:
         op = trace.ops[source]
@@ -138,7 +138,7 @@ def _operands(trace: Trace, join: Op) -> list[int]:
 
 
 def _ancestors(trace: Trace, start: int, oldest: int) -> set[int]:
-    """`start` and every operation it was made of, back to the operation `oldest`."""
+    """`start` and every operation it depends on, back to the operation `oldest`."""
     todo, found = [start], {start}
     while todo:
         for source in trace.ops[todo.pop()].inputs:

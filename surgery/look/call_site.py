@@ -1,4 +1,4 @@
-"""Where in the code a running call stands: owner, method, call expression, pass of a loop, run of the method."""
+"""Locate a running call in the code: owner, method, call expression, loop iteration, run of the method."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from surgery.dataflow.trace import Heard
 from surgery.errors import CannotEdit
 from surgery.look.references import References
 
-_THIN = ("torch.", "timm.layers.activations")  # functions of these modules do nothing but the activation they name
+_THIN = ("torch.", "timm.layers.activations")  # their functions only compute the activation they name
 _MODULE_FILE = nn.Module.__call__.__code__.co_filename
 
 
 class Locator:
-    """Answers, from the frames of a running forward, whose code calls and from where."""
+    """Finds, from the frames of a running forward, which module's code makes a call, and where."""
 
     def __init__(
         self, model: nn.Module, activations: Mapping[int, str] | None = None, references: References = ()
     ) -> None:
-        self.activations = {} if activations is None else activations  # what modules compute, by their ids
+        self.activations = {} if activations is None else activations  # id of a module -> what it computes
         self.paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(id(module), []).append(path)
-        self.unseated = {id(one.old) for one in references}
-        self.paths |= {id(one.old): self.paths[id(one.new)] for one in references}
+        self.unseated = {id(reference.old) for reference in references}
+        self.paths |= {id(reference.old): self.paths[id(reference.new)] for reference in references}
         self.frames: dict[tuple[str, CodeType], list[FrameType]] = {}
         self.passes: dict[tuple[int, str, int], int] = {}
         self.keys: set[tuple[Any, ...]] = set()
-        self.looping: list[FrameType] = []  # frames with counted passes, kept so that no other gets their id
+        self.looping: list[FrameType] = []  # frames with counted iterations, kept alive so that their ids stay unique
 
     def place_of(self, frame: FrameType | None) -> str | None:
-        """The path of the module whose own code joins paths here; what only does its arithmetic is not it."""
+        """The path of the module whose own forward joins paths here; helpers for its arithmetic are skipped."""
         found = self._owner(frame, None, lent=(FloatFunctional, Arithmetic))
         return None if found is None else found[1]
 
     def forget(self) -> None:
-        """Let go of the frames."""
+        """Release the frames."""
         self.frames.clear()
         self.looping.clear()
 
     def arrive(self, frame: FrameType | None, module: nn.Module) -> None:
-        """Count a pass of the loop that calls this module, if one does: other modules take their turns in it, too."""
+        """Count an iteration of the loop that calls this module, if there is one; a loop may call several modules."""
         found = self._owner(frame, module)
         if found is not None:
             try:
@@ -66,13 +66,13 @@ class Locator:
     def locate(
         self, heard: Heard, frame: FrameType | None, module: nn.Module | None, func: Callable[..., Any] | None
     ) -> None:
-        """Fill in who calls: owner, method, callee, ordinal, pass and run."""
+        """Fill in the caller: owner, method, callee, ordinal, iteration and run."""
         function_name = getattr(func, "__name__", "").rstrip("_")
         heard.target = heard.callee = function_name
         found = self._owner(frame, module)
         direct = module is None
         if found is not None and direct and self.activations.get(id(found[0])) == heard.activation:
-            # Somebody calls the forward of an activation: without its hooks, but the module is what is called.
+            # The code calls the activation's `forward` directly: hooks do not run, but the module is still the callee.
             module = found[0]
             found = self._owner(frame, module)
             heard.by_reference = True
@@ -104,10 +104,10 @@ class Locator:
                 heard.locked = _not_a_node(owner, heard.callee, module, func)
             elif not owns(type(owner), call.method, method_frame.f_code):
                 static = _is_static(owner, call.method)
-                heard.locked = f"the call stands in a {call.method}() that is not {heard.owner_kind}'s own: " + (
+                heard.locked = f"the call is in a {call.method}() that {heard.owner_kind} does not define itself: " + (
                     "it is static, and has no self whose child it could call"
                     if static
-                    else "it reaches it through super(), a decorator or its own attribute"
+                    else "it is reached through super(), a decorator or an instance attribute"
                     if hasattr(type(owner), call.method)
                     else "a function that is given the module"
                 )
@@ -116,7 +116,7 @@ class Locator:
             heard.by_reference |= id(module) in self.unseated
 
     def tell_apart(self, heard: Heard) -> None:
-        """Give no two calls one key: number those of one call expression, or of code that cannot be read."""
+        """Make the key of each call unique: number the calls of one call expression, or of unreadable code."""
         while heard.key in self.keys:
             heard.iteration = (heard.iteration or 1) + 1
         self.keys.add(heard.key)
@@ -133,7 +133,7 @@ class Locator:
     ) -> tuple[nn.Module, str, FrameType, FrameType, list[FrameType]] | None:
         """The innermost module whose own code is running: it, its path, its frame, the calling frame, frames between.
 
-        The calling frame is the module's own, or that of a comprehension inside it.
+        The calling frame is that of the module's method, or of a comprehension inside it.
         """
         between: list[FrameType] = []
         while frame is not None:
@@ -145,9 +145,9 @@ class Locator:
             elif torchs and between and _is_static(module, between[-1].f_code.co_name):
                 return module, self._path(module, frame), between[-1], between[-1], between[:-1]
             elif not ours:
-                inner = [one for one in between if one.f_code.co_name in COMPREHENSIONS]
+                inner = [frame for frame in between if frame.f_code.co_name in COMPREHENSIONS]
                 call_frame = inner[0] if inner and inner == between[-len(inner) :] else frame
-                functions = [one for one in between if one not in inner and not _thin(one)]
+                functions = [frame for frame in between if frame not in inner and not _thin(frame)]
                 return module, self._path(module, frame), frame, call_frame, functions
             if not ours:
                 between.append(frame)
@@ -155,7 +155,7 @@ class Locator:
         return None
 
     def _path(self, module: nn.Module, frame: FrameType | None) -> str:
-        """The name a module was called by, where it has several: the one its caller's code spells."""
+        """The name a module was called by: where it has several names, the one in the caller's code."""
         names = self.paths[id(module)]
         if len(names) == 1:
             return names[0]
@@ -175,7 +175,7 @@ class Locator:
         return names[0]
 
     def _target(self, module: nn.Module, heard: Heard, owner: nn.Module) -> tuple[str, str]:
-        """The path an activation module was called by, and that path as its owner sees it."""
+        """The path an activation module was called by, absolute and relative to its owner."""
         names = self.paths[id(module)]
         prefix = heard.owner + "." if heard.owner else ""
         under = [name for name in names if name.startswith(prefix)]
@@ -198,7 +198,7 @@ class Locator:
         module: nn.Module | None,
         func: Callable[..., Any] | None,
     ) -> str | None:
-        """Why the call expression is more than the activation itself, None if it is just that."""
+        """Why the call expression is more than a plain call of the activation; None if it is just that."""
         spelt = not call.callee.startswith(".") and call.child is None
         called: Any = module
         reason = None
@@ -207,7 +207,7 @@ class Locator:
                 called = _behind_partial(_looked_up(ast.parse(call.callee, mode="eval").body, frame))
             except (AttributeError, LookupError, TypeError):
                 reason = f"{call.callee} cannot be looked up without running code"
-        around = [one for one in between if _self_of(one) is None or _self_of(one) not in (module, called)]
+        around = [inner for inner in between if _self_of(inner) is None or _self_of(inner) not in (module, called)]
         if around:
             return f"it is called inside the function {around[0].f_code.co_name}()"
         if not spelt:
@@ -221,8 +221,8 @@ class Locator:
         elif getattr(func, "__name__", "") in ("prelu", "_prelu_kernel"):
             return f"{call.callee}(...) takes its slope from the model"
         elif call.looped and call.callee in frame.f_locals:
-            return f"{call.callee} is another function in other passes of its loop"
-        elif isinstance(called, nn.Module):  # one that the model does not have among its own
+            return f"{call.callee} is a different function in other iterations of its loop"
+        elif isinstance(called, nn.Module):  # not a submodule of the model
             same = activation_of_module(called) == heard.activation
         else:
             home = getattr(called, "__module__", None) or ""
@@ -235,7 +235,7 @@ class Locator:
 def _not_a_node(
     owner: fx.GraphModule, name: str, module: nn.Module | None, func: Callable[..., Any] | None
 ) -> str | None:
-    """Why the node of this name is not the activation itself, None if it is."""
+    """Why the node of this name is not a plain call of the activation; None if it is."""
     node = next((node for node in owner.graph.nodes if node.name == name), None)
     if node is None:
         return f"the graph has no node {name}"
@@ -250,10 +250,10 @@ def _not_a_node(
 
 
 def _looked_up(node: ast.expr, frame: FrameType) -> Any:
-    """What a dotted name stands for in a frame, found without running anybody's code.
+    """The value of a dotted name in a frame, looked up without running any code.
 
     Raises:
-        AttributeError, LookupError, TypeError: not to be found that way, as behind a property.
+        AttributeError, LookupError, TypeError: it cannot be found that way, for example behind a property.
     """
     if isinstance(node, ast.Name):
         return ChainMap(frame.f_locals, frame.f_globals, frame.f_builtins)[node.id]
@@ -275,14 +275,14 @@ def _looked_up(node: ast.expr, frame: FrameType) -> Any:
 
 
 def _behind_partial(called: Any) -> Any:
-    """What a functools.partial calls with the call's own arguments in front; its options were heard with the call."""
+    """The function inside a functools.partial that only adds keywords; these were recorded with the call."""
     while isinstance(called, partial) and not called.args:
         called = called.func
     return called
 
 
 def _is_bound_forward(called: Any) -> bool:
-    """True for the forward of a module, or its __call__, that was taken from the module."""
+    """True for a bound `forward` or `__call__` of a module."""
     return isinstance(called, MethodType) and called.__func__.__name__ in ("forward", "__call__", "_wrapped_call_impl")
 
 
@@ -291,7 +291,7 @@ def _written_elsewhere(home: str) -> bool:
 
 
 def _self_of(frame: FrameType) -> nn.Module | None:
-    """The module a frame's first argument is, if it is one."""
+    """The first argument of a frame if it is a module."""
     code = frame.f_code
     if not code.co_argcount or code.co_name in COMPREHENSIONS:
         return None
@@ -304,7 +304,7 @@ def _is_static(module: nn.Module, method: str) -> bool:
 
 
 def _of_the_library(frame: FrameType) -> bool:
-    """True for what runs somebody's model; our activations are parts of models like others."""
+    """True for code of this library that runs a model; our activations count as parts of the model."""
     name = str(frame.f_globals.get("__name__", ""))
     return name.startswith("surgery.") and not name.startswith("surgery.activations")
 

@@ -1,4 +1,4 @@
-"""Scores: the place behind the layer that makes what a classifier returns, and the call that makes it."""
+"""Classifier output: the site right behind the layer whose output a classifier returns, and the call of that layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from surgery.look.site import NO_CALL, Site
 
 
 def scores_of(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
-    """The place behind the one linear layer or convolution that makes what the model returns."""
+    """The site behind the one linear layer or convolution whose output the model returns."""
     trace = next(iter(traces.values()))
     makers = {
         source.index: source
@@ -37,8 +37,8 @@ def scores_of(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
         return None
     axis = len(maker.shape) - 1 if maker.kind == "linear" else 1
     call, locked = _summing(classifier)
-    # Not its weight, which may be computed, and another one whenever it is read.
-    learns = next(one for one in classifier.parameters() if one.is_floating_point())
+    # Not `classifier.weight`: it may be parametrised, and a new tensor at each access.
+    learns = next(value for value in classifier.parameters() if value.is_floating_point())
     return Site(
         owner=path, method=call.method, callee=call.callee, ordinal=call.ordinal, iteration=None, run=1, runs=1,
         target="scores", turn=1, turns=1, owner_kind=type(classifier).__name__, module=None, activation=NO_CALL,
@@ -51,7 +51,7 @@ def scores_of(model: nn.Module, traces: dict[str, Trace]) -> Site | None:
 
 
 def _summing(classifier: nn.Linear | nn.Conv2d) -> tuple[Call, str | None]:
-    """The call in a classifier's own forward that makes its sums, or the reason why it is not known."""
+    """The call in a classifier's forward that computes the matrix product, or the reason why it is unknown."""
     forward = type(classifier).forward
     if forward in (nn.Linear.forward, nn.Conv2d.forward):
         callee = "F.linear" if forward is nn.Linear.forward else "self._conv_forward"
@@ -63,7 +63,7 @@ def _summing(classifier: nn.Linear | nn.Conv2d) -> tuple[Call, str | None]:
     if isinstance(layer, nn.Conv2d):
         extent = (step * (size - 1) + 1 for step, size in zip(layer.dilation, layer.kernel_size, strict=True))
         smallest = torch.Size((layer.in_channels, *extent))
-    caller, there = _Caller(getattr(inspect.unwrap(forward), "__code__", None)), "no sums are made in it"
+    caller, there = _Caller(getattr(inspect.unwrap(forward), "__code__", None)), "it computes no matrix product"
     try:
         with torch.no_grad(), caller:
             layer(torch.empty(1, *smallest, dtype=weight.dtype, device="meta"))
@@ -71,12 +71,12 @@ def _summing(classifier: nn.Linear | nn.Conv2d) -> tuple[Call, str | None]:
         there = str(error).partition("\n")[0]
     if caller.call is not None:
         return caller.call, None
-    reason = f"which call of {type(classifier).__name__}.forward() makes the sums cannot be told ({there})"
+    reason = f"it is unclear which call of {type(classifier).__name__}.forward() computes the output ({there})"
     return Call("forward", "", 1, looped=False, locked=reason), reason
 
 
 class _Caller(TorchFunctionMode):
-    """Notes which call of a method is running when sums are made."""
+    """Records which call of a method is running when a matrix product is computed."""
 
     def __init__(self, code: CodeType | None) -> None:
         super().__init__()
@@ -95,5 +95,5 @@ class _Caller(TorchFunctionMode):
 
 
 def _reshapes(op: Op) -> bool:
-    """True for what hands its numbers on as they are; a scaling does not."""
+    """True for an operation that passes values on unchanged; scaling does not."""
     return op.kind in TRANSPARENT

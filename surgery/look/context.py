@@ -1,4 +1,4 @@
-"""Facts: what the operations around an activation call say about it. Its role, its neighbours, its weights."""
+"""Context: what the operations around an activation call say about it: its role, its neighbours, its weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from surgery.dataflow.operations import RECTIFIED, SCORES, SQUASHING
 from surgery.dataflow.trace import SCALING, TRANSPARENT, Heard, Op, Trace
 from surgery.look.blocks import block_facts
 
-# What becomes of scores behind the last layer: they are put together, rescaled, pasted into pictures, changed one by
-# one, and the best are taken.
+# What happens to scores behind the last layer: they are concatenated, rescaled, pasted into images, transformed
+# elementwise, and the best are selected.
 _SCORED = ("shape", "scale", "concat", "resize")
 _SCORE_ARITHMETIC = (
     "sqrt", "rsqrt", "pow", "__pow__", "exp", "log", "clamp", "clip", "where", "masked_fill", "topk", "sort",
@@ -40,9 +40,9 @@ class Facts:
         }
 
     def channels_vary(self, heard: Heard, axis: int) -> bool:
-        """True if the example decides how many channels a call has, and nothing fixes them.
+        """True if the number of channels of a call depends on the size of the example, and no layer fixes it.
 
-        A linear layer that reads them fixes them, as the norm behind them does: the model runs at no other size.
+        A linear layer or a norm that reads them fixes their number: the model then runs at no other size.
         """
 
         def varies(op: Op) -> bool:
@@ -57,7 +57,7 @@ class Facts:
         return varies(call) and not any(map(fixes, self.trace.forth(heard.op, varies, self.readers)))
 
     def _fed_by(self, heard: Heard) -> tuple[str, ...]:
-        """Kinds of the nearest producers. What only chose among numbers made none of them."""
+        """Kinds of the nearest producers. An operation that only selects values is not a producer."""
         op = self.trace.ops[heard.op]
         producers = self.trace.back(heard.op, looked_through)
         kinds = {source.kind for source in producers if source.data or source.kind in ("conv", "linear", "activation")}
@@ -70,9 +70,9 @@ class Facts:
         return tuple(sorted(kinds | ({"output"} if self._is_returned(heard) else set())))
 
     def _weights(self, heard: Heard) -> tuple[str, ...]:
-        """Weights of the convolutions and linear layers whose sums arrive here through norms, adds and scalings.
+        """Weights of the convolutions and linear layers whose outputs arrive here through norms, adds and scalings.
 
-        Of a call that no data enters, the weights it is applied to.
+        For a call that takes no data, the weights it is applied to.
         """
         found: dict[str, None] = {}
         for op in self.trace.back(heard.op, lambda op: op.kind in (*SCALING, "add", "concat") or _gated(op)):
@@ -82,13 +82,13 @@ class Facts:
         return tuple(found) if found or op.data else tuple(self._weight_of(op))
 
     def _norm(self, heard: Heard) -> str | None:
-        """The path of the norm right in front of a call, read off the names of what it holds."""
+        """The path of the norm right in front of a call, read off the names of its parameters and buffers."""
         fed = [self.trace.ops[source] for source in self.trace.ops[heard.op].inputs]
         names = fed[0].weights if len(fed) == 1 and fed[0].kind == "norm" else ()
         return names[0].rpartition(".")[0] if names else None
 
     def _weight_of(self, op: Op) -> list[str]:
-        """The weight an operation reads: its own parameter, or those a computed weight was made of."""
+        """The weight an operation reads: its parameter, or those that a parametrised weight is computed from."""
         paths: dict[str, None] = {}
         todo, seen = [op], {op.index}
         while todo:
@@ -114,20 +114,20 @@ class Facts:
 
     def _roles(self) -> list[str]:
         roles = ["nonlinearity"] * len(self.trace.heard)
-        for index in reversed(range(len(roles))):  # what a call leads to is known before it
+        for index in reversed(range(len(roles))):  # consumers first: the role depends on theirs
             roles[index] = self._role(self.trace.heard[index], roles)
         places = [heard.key[:-1] for heard in self.trace.heard]
         on_data = {place: role for place, role in zip(places, roles, strict=True) if role != "weight"}
-        # Code that runs on constants first, as on the flow that RAFT begins with, and on data later is not for weights.
+        # Code that runs on constants first and on data later (RAFT's initial flow) does not compute weights.
         return [
             on_data.get(place, role) if role == "weight" else role for place, role in zip(places, roles, strict=True)
         ]
 
     def _role(self, heard: Heard, roles: list[str]) -> str:
-        """Gates multiply other data; what only leads to gates is one; squashed scores at the end are the head.
+        """Gates multiply other data; what only leads to gates is a gate; squashed scores at the end are the head.
 
-        A squashing function is told from a gate by who reads it. Where that, or what it squashes, is not known, its
-        role is not either; nor is that of a call that leads to nothing else.
+        Whether a squashing function is a gate depends on what consumes it. Where the consumer or the input is unknown,
+        so is the role; so is that of a call whose result is not used.
         """
         op, squashes = self.trace.ops[heard.op], heard.activation in SQUASHING
         if not op.data:
@@ -149,7 +149,7 @@ class Facts:
         return "nonlinearity"
 
     def _only_scores(self, heard: Heard) -> bool:
-        """True if the result is returned, or ranks and filters what is, and nothing else is made of it."""
+        """True if the result is only returned, or only ranks and filters what is returned."""
         todo, seen, used = [heard.op], {heard.op}, False
         while todo:
             for reader in self.readers[todo.pop()]:
@@ -164,7 +164,7 @@ class Facts:
         return used or bool(seen & set(self.trace.outputs))
 
     def _product(self, op: Op) -> bool:
-        """True for a product of scores, which is a score: of an object and its class, of a class and its centre."""
+        """True for a product of scores, which is a score: objectness times class, class times centreness."""
         factors = [self.trace.ops[source] for source in op.inputs if self.trace.ops[source].data]
         return op.kind == "mul" and all(
             self._is_score(made)
@@ -177,7 +177,7 @@ class Facts:
 
 
 def looked_through(op: Op) -> bool:
-    """True for what a reader of the network looks through."""
+    """True for operations that do not count as neighbours, such as shape operations."""
     return op.kind in (*TRANSPARENT, "scale")
 
 

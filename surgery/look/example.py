@@ -1,4 +1,4 @@
-"""Example: what a model is run on when it is looked at. Given by the user, or read off the model."""
+"""Example: the input a model is run on to find its sites, given by the user or derived from the model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from surgery.errors import BadFile, CannotLook
 
 BATCH = 2  # batch norm in training needs more than one
 IMAGE_CHANNELS = 4  # the most an image usually has
-# Of all tensors that a file describes: they may have to be made. No share of the model: a net of a few convolutions
-# runs on pictures of any size.
+# Limit over all tensors that a file describes, since they may have to be allocated. It is independent of the model: a
+# network of a few convolutions runs on images of any size.
 MOST_NUMBERS = 2**26
-KEPT_VALUES = 1024  # the most numbers of a tensor whose values are written to a file, since they may decide something
+KEPT_VALUES = 1024  # largest tensor whose values are written to a file, since they may steer control flow
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """The arguments of one forward. `given` is False where they were read off the model."""
+    """The arguments of one forward. `given` is False where they were derived from the model."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -44,23 +44,23 @@ class Example:
         return cls((value,), {})
 
     def on(self, device: torch.device) -> Example:
-        """The same arguments on another device; values for the default are drawn there."""
+        """The same arguments on another device; values of a default example are drawn there."""
         draw = device.type != "meta"
         args = tuple(mapped(one, lambda t: _moved(t, device, draw)) for one in self.args)
         kwargs = {key: mapped(one, lambda t: _moved(t, device, draw)) for key, one in self.kwargs.items()}
         return Example(args, kwargs, self.given)
 
     def to_data(self) -> dict[str, Any]:
-        """Shapes, dtypes, and the values of small tensors as plain data, to be written to a file."""
+        """Shapes, dtypes, and the values of small tensors as plain data, for a file."""
         plain = {"args": [_plain(one) for one in self.args]}
         return plain | {"kwargs": {key: _plain(one) for key, one in self.kwargs.items()}} if self.kwargs else plain
 
     @classmethod
     def from_data(cls, plain: dict[str, Any]) -> Example:
-        """The example a saved file describes; tensors whose values it does not hold are on the meta device.
+        """The example a saved file describes; tensors whose values were not saved are on the meta device.
 
         Raises:
-            BadFile: it describes none.
+            BadFile: it does not describe an example.
         """
         try:
             _check_size(plain)
@@ -68,7 +68,7 @@ class Example:
             return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
             raise BadFile(
-                "The file describes no example that can be made.", there=str(error) or type(error).__name__
+                "The file describes an example that cannot be built.", asked=str(error) or type(error).__name__
             ) from error
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Example:
 
 
 def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same nest of tuples, lists and dicts, with every tensor changed."""
+    """The same nested tuples, lists and dicts, with `change` applied to every tensor."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -96,12 +96,12 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def default_input(model: nn.Module) -> Tensor:
-    """A batch of two on the meta device, of the size the model's own configuration names, else 224 pixels.
+    """A batch of two on the meta device, of the size in the model's configuration, else 224 pixels.
 
-    The first convolution decides the channels; a model that begins with a linear layer gets rows of its width.
+    The first convolution sets the channels; a model that starts with a linear layer gets rows of its width.
 
     Raises:
-        CannotLook: the model begins with neither.
+        CannotLook: the model starts with neither.
     """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -110,20 +110,20 @@ def default_input(model: nn.Module) -> Tensor:
     if configured is None and isinstance(first, nn.Conv2d):
         configured = _configured(model, first.in_channels)
     if isinstance(first, nn.Conv2d) or configured is not None:
-        # A stem that rearranges pixels before its first convolution shows it more channels than the image has.
+        # A stem that rearranges pixels feeds its first convolution more channels than the image has.
         shown = first.in_channels if isinstance(first, nn.Conv2d) else IMAGE_CHANNELS + 1
         channels = configured[0] if configured is not None and shown > IMAGE_CHANNELS else shown
         return torch.empty(BATCH, channels, *_image_size(model, configured), dtype=dtype, device="meta")
     if isinstance(first, nn.Linear):
         return torch.empty(BATCH, first.in_features, dtype=dtype, device="meta")
     raise CannotLook(
-        f"No default input is known for {type(model).__name__}: it has neither a 2-d convolution nor a linear layer.",
+        f"{type(model).__name__} has no default input: it has neither a 2-d convolution nor a linear layer.",
         try_="pass example=: a tensor, a tuple of arguments, or a dict of keywords",
     )
 
 
 def _configured(model: nn.Module, channels: int) -> tuple[int, int, int] | None:
-    """Channels, height and width as the configuration of a transformers model says, or its part for pictures."""
+    """Channels, height and width from the configuration of a transformers model, or from its vision part."""
     config = getattr(model, "config", None)
     for part in (config, _named(config, "vision_config")):
         size, named = _named(part, "image_size"), _named(part, "num_channels")
@@ -134,7 +134,7 @@ def _configured(model: nn.Module, channels: int) -> tuple[int, int, int] | None:
 
 
 def _named(config: Any, name: str) -> Any:
-    """An entry of a configuration that may be an object or a mapping, or anything else; None if it has none."""
+    """An entry of a configuration, which may be an object or a mapping; None if absent."""
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
@@ -158,20 +158,20 @@ def _moved(value: Tensor, device: torch.device, draw: bool) -> Tensor:
 
 
 def unwritten(plain: dict[str, Any]) -> list[str]:
-    """The kinds of values in an example, given as plain data, that no file can hold."""
-    return [one["other"] for one in _inside(plain) if "other" in one]
+    """The types of the values in an example, given as plain data, that a file cannot hold."""
+    return [entry["other"] for entry in _inside(plain) if "other" in entry]
 
 
 def _check_size(plain: dict[str, Any]) -> None:
-    """Refuse what could not be made, before anything is.
+    """Check that the tensors are small enough to allocate, before any is.
 
     Raises:
-        BadFile: the tensors have more numbers than `MOST_NUMBERS`.
+        BadFile: the tensors have more than `MOST_NUMBERS` elements.
     """
-    count = sum(math.prod(one["shape"]) for one in _inside(plain) if "shape" in one)
+    count = sum(math.prod(entry["shape"]) for entry in _inside(plain) if "shape" in entry)
     if count > MOST_NUMBERS:
-        raise BadFile("The file describes an example that is too large.", there=f"{count} numbers",
-                      try_=f"at most {MOST_NUMBERS}")  # fmt: skip
+        raise BadFile("The file describes an example that is too large.", asked=f"{count} elements",
+                      there=f"at most {MOST_NUMBERS}")  # fmt: skip
 
 
 def _inside(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -205,7 +205,7 @@ def _are_kept(value: Tensor) -> bool:
 
 
 def _numbers(value: Tensor) -> str:
-    """The numbers of a tensor in one line; read back they are the same to the bit."""
+    """The values of a tensor in one line; reading them back is bit-exact."""
     exact = value.detach().cpu().flatten()
     exact = exact.double() if exact.is_floating_point() else exact.long()
     return " ".join(map(repr, exact.tolist()))

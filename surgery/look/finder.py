@@ -1,4 +1,4 @@
-"""Look: every activation call of a model, with all its facts, and no trace left."""
+"""Finder: list every activation call of a model, with all its facts, without changing the model."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MODES = ("eval", "train")
 def find_sites(model: nn.Module, example: Any = None) -> Sites:
     """List every activation call of one forward, in order of execution, in eval and train mode.
 
-    Module calls, calls of a shared module one by one, functional calls and tensor methods. The model is not run:
-    a twin of it is, on the meta device where that works, else on its own weights. Nothing of the model changes.
+    Module calls, calls of a shared module one by one, functional calls and tensor methods. The model itself is not
+    run, but a copy of it: on the meta device where that works, else with its weights. Nothing in the model changes.
 
     `example` is a tensor (one argument), a tuple (positional arguments) or a dict (keywords); by default a batch of
     two of the size in the model's configuration, else 224 pixels.
 
     Raises:
-        CannotLook: the model is wrapped or scripted, cannot be copied, or runs in neither mode.
+        CannotLook: the model is wrapped or scripted, cannot be copied, or does not run in either mode.
     """
     check_plain(model)
     sample = Example.of(example, model)
@@ -46,27 +46,27 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a model that hides its modules, or some of them, behind a wrapper.
+    """Check that no wrapper hides the modules of a model, or some of them.
 
     Raises:
-        CannotLook: with the sentence that says what to do.
+        CannotLook: it is wrapped; the hint says what to pass instead.
     """
     if not isinstance(model, nn.Module):
-        raise CannotLook("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
+        raise CannotLook("This is not a model.", asked=type(model).__name__, try_="a torch.nn.Module")
     cures = {
-        "DistributedDataParallel": "take model.module, then wrap the result",
-        "DataParallel": "take model.module, then wrap the result",
-        "FullyShardedDataParallel": "take the model before it is sharded",
-        "FSDPModule": "take the model before it is sharded",
-        "OptimizedModule": "take model._orig_mod, then compile the result",
-        "ScriptModule": "take the Python model, then script or trace the result",
+        "DistributedDataParallel": "pass model.module, then wrap the result",
+        "DataParallel": "pass model.module, then wrap the result",
+        "FullyShardedDataParallel": "pass the model before it is sharded",
+        "FSDPModule": "pass the model before it is sharded",
+        "OptimizedModule": "pass model._orig_mod, then compile the result",
+        "ScriptModule": "pass the Python model, then script or trace the result",
     }
     for path, module in model.named_modules():
         for parent in type(module).__mro__:
             if parent.__name__ in cures and parent.__module__.startswith("torch."):
                 name = f"{type(module).__name__}, {path} of the model," if path else type(module).__name__
                 raise CannotLook(
-                    f"{name} hides the calls of the model inside it.", there=parent.__name__,
+                    f"{name} hides the calls of the model inside it.", asked=parent.__name__,
                     try_=cures[parent.__name__],
                 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, s
     """One forward in each mode, and for each mode that could not be run the reason.
 
     Raises:
-        CannotLook: no mode could be run.
+        CannotLook: neither mode could be run.
     """
     traces: dict[str, Trace] = {}
     given: dict[str, dict[str, Arguments]] = {}
@@ -85,17 +85,16 @@ def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, s
             traces[mode] = _run(model, sample, mode, given)
         except CannotLook:
             raise
-        except Exception as error:  # whatever a forward may raise; it is handed on or reported below
+        except Exception as error:  # whatever a forward may raise; it is reported below
             errors.append(error)
             unseen.append((mode, f"{type(error).__name__}: {error}".splitlines()[0]))
     if not traces:
         hooked = any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
         raise CannotLook(
-            f"{type(model).__name__} does not run on this example, in eval or in train mode.",
-            asked=f"forward({sample})",
-            there=unseen[0][1],
-            try_="pass example= with inputs the model accepts"
-            + ("; hooks of yours are left out while looking, so it must run without them" if hooked else ""),
+            f"{type(model).__name__} runs on this example neither in eval nor in train mode.",
+            asked=f"{unseen[0][1]}, in forward({sample})",
+            try_="pass example= with inputs that the model accepts"
+            + ("; your hooks are left out while looking, so it must run without them" if hooked else ""),
         ) from errors[0]
     return Look(traces, given), tuple(unseen)
 
@@ -111,14 +110,14 @@ def _run(model: nn.Module, sample: Example, mode: str, given: dict[str, dict[str
     except CannotLook:
         raise
     except Exception:
-        # Values decide something in this model, or an operation has no meta version: look at a real run.
+        # Control flow depends on values, or an operation has no meta kernel: run it on real tensors.
         if home.type == "meta":
             raise
     with seeded():
         try:
             return _heard(model, sample, mode, home)
         except Exception:
-            # Its code may know activations by themselves, as keys of a dict: then each must stay where it is.
+            # Its code may refer to the activation objects themselves, as keys of a dict: then each must stay in place.
             trace = _heard(model, sample, mode, home, reseat=False)
     for heard in trace.heard:
         heard.by_reference = heard.module is not None
@@ -166,13 +165,13 @@ def _on(device: torch.device, noted: AbstractContextManager[Any]) -> Iterator[No
 
 
 def home_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer, else the processor."""
+    """The device of the model's first parameter or buffer, else the CPU."""
     tensor = next(model.parameters(), next(model.buffers(), None))
     return tensor.device if tensor is not None else torch.device("cpu")
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The dtype of the model's first floating parameter, None if it has none."""
+    """The dtype of the model's first floating-point parameter; None without one."""
     return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
 
 
@@ -219,10 +218,10 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
             modes=modes_of[key],
             options=heard.options,
             overwrites=heard.overwrites,
-            # The slot of a module called once can always be filled.
+            # A module that is called once can always be replaced.
             locked=None if alone and not heard.by_reference else heard.locked,
             by_reference=heard.by_reference,
-            other_channels=tuple(sorted({_channels(one) for one in seen.values()} - {_channels(heard)})),
+            other_channels=tuple(sorted({_channels(call) for call in seen.values()} - {_channels(heard)})),
             channels_vary=not _learnt_per_channel(model, heard)
             and any(not _single(one) and facts[mode].channels_vary(one, _axis(one)) for mode, one in seen.items()),
             **told,
@@ -232,12 +231,12 @@ def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
 
 
 def _called(heard: Heard) -> tuple[str, str, int]:
-    """Calls that share this are counted as turns."""
+    """Calls with the same value are counted as turns."""
     return (heard.owner, heard.target, heard.run)
 
 
 def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
-    """One order of execution out of two: what only the second has stands after what preceded it there."""
+    """Merge two orders of execution: what only the second has comes after its predecessor there."""
     merged, place = list(first), 0
     known = set(first)
     for key in second or ():
@@ -256,14 +255,14 @@ def _channels(heard: Heard) -> int:
 
 
 def _single(heard: Heard) -> bool:
-    """True for one number per sample: its only axis is the batch."""
+    """True for one value per sample: the only axis is the batch."""
     return not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
 
 
 def _learnt_per_channel(model: nn.Module, heard: Heard) -> bool:
-    """True if the module that is called has a parameter with a number for each channel, which fixes how many."""
+    """True if the module that is called has a parameter per channel, which fixes the number of channels."""
     module = model.get_submodule(heard.module) if heard.module is not None else nn.Identity()
-    return any(one.shape[-1:] == (_channels(heard),) for one in module.parameters())
+    return any(value.shape[-1:] == (_channels(heard),) for value in module.parameters())
 
 
 def _axis(heard: Heard) -> int:
@@ -271,5 +270,5 @@ def _axis(heard: Heard) -> int:
 
 
 def _usual_axis(dims: int) -> int:
-    """Where channels usually stand: second in images, last in rows of tokens."""
+    """The usual channel axis: second for images, last for tokens."""
     return dims - 1 if dims in (1, 2, 3) else min(1, dims)

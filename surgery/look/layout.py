@@ -1,4 +1,4 @@
-"""Layout: how many channels a new activation gets, and where, if one piece of code calls it on several tensors."""
+"""Layout: how many channels a new activation gets, and on which axis, if the same code calls it on several tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from surgery.look.site import Site
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The number of channels and the axis they stand on, from the end where they stand last.
+    """The number of channels and their axis, counted from the end where it is the last.
 
-    `channels` is None where the calls have several numbers of them, or have them on different axes, or where their
-    number is that of the example: what they call can have no parameters per channel.
+    `channels` is None where the calls differ in their number or axis, or where their number depends on the size of the
+    example: the function cannot have parameters per channel there.
     """
 
     channels: int | None
@@ -21,7 +21,7 @@ class Layout:
 
     @classmethod
     def of(cls, sites: Sequence[Site]) -> Layout:
-        """The layout that suits all these calls."""
+        """The layout that fits all these calls."""
         widths = {width for site in sites for width in (site.channels, *site.other_channels)}
         common = set.intersection(*({site.channel_axis, site.channel_axis - len(site.shape)} for site in sites))
         first = sites[0].channel_axis
@@ -32,16 +32,16 @@ class Layout:
 
 
 def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:
-    """The calls that get one module together with `site`: those the same piece of code makes, `site` among them."""
-    return tuple(dict.fromkeys((site, *(one for one in sites if one.key[:-1] == site.key[:-1]))))
+    """The calls that share one module with `site`: those made by the same code, including `site`."""
+    return tuple(dict.fromkeys((site, *(other for other in sites if other.key[:-1] == site.key[:-1]))))
 
 
 def widths_in_words(sites: Iterable[Site]) -> str:
-    """At how many channels these calls are made: "4 and 8 channels", or why these are not the same everywhere."""
+    """The numbers of channels of these calls ("4 and 8 channels"), or why they differ."""
     sites = tuple(sites)
     widths = sorted({width for site in sites for width in (site.channels, *site.other_channels)})
     if any(site.channels_vary for site in sites):
-        return f"{' and '.join(map(str, widths))} channels here and at others on an example of another size"
+        return f"{' and '.join(map(str, widths))} channels here, and other numbers on an example of another size"
     if len(widths) > 1:
         return f"{', '.join(map(str, widths[:-1]))} and {widths[-1]} channels"
     axes = sorted({f"axis {site.channel_axis} of {len(site.shape)}" for site in sites})

@@ -1,4 +1,4 @@
-"""Likeness: all that code can tell two modules apart by, but for the numbers in their tensors."""
+"""Likeness: everything by which code can distinguish two modules, except the values of their tensors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PLAIN = (
     type(None), bool, int, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.layout,
     torch.memory_format,
 )  # fmt: skip
-_NUMBERS = (float, complex)  # told by how they print: NaN is like NaN, 0.0 unlike -0.0
+_NUMBERS = (float, complex)  # compared by repr: NaN equals NaN, 0.0 differs from -0.0
 _NESTS = (dict, OrderedDict, list, tuple, set, frozenset, torch.Size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Same:
-    """A thing that is like itself alone; it is held, so that no other gets its place in memory."""
+    """An object that equals only itself; it is kept alive, so that its id stays unique."""
 
     thing: Any
 
@@ -36,25 +36,25 @@ class Same:
 
 
 def likeness(value: Any) -> Hashable:
-    """What is equal for two values that the same code treats alike, whatever numbers their tensors hold.
+    """A key that is equal for two values that the same code treats alike, whatever the values of their tensors.
 
-    Of a module: its class, its attributes, its hooks by their number, its children, the shapes and dtypes of its
-    tensors, and which of all these are one and the same object. Functions, and objects of which nothing is known, are
-    like themselves alone, and so is a tensor that no module holds.
+    For a module: its class, its attributes, the number of its hooks, its children, the shapes and dtypes of its
+    tensors, and which of all these are the same object. Functions and unknown objects equal only themselves, and so
+    does a tensor that no module holds.
     """
     return _Likeness().of(value)
 
 
 def shaped(value: Tensor) -> Hashable:
-    """The likeness of a tensor without its numbers."""
+    """The likeness of a tensor without its values."""
     strides = value.stride() if value.layout is torch.strided else ()
     return (type(value), tuple(value.shape), strides, value.dtype, value.device, value.layout, value.requires_grad)
 
 
 def can_be_given_again(value: Any) -> bool:
-    """True for arguments that hold tensors, plain data and functions without a memory, and nothing else.
+    """True for arguments that contain only tensors, plain data and stateless functions.
 
-    Anything else, such as a module, an optimiser or a cache, may belong to the model: a copy of it would not.
+    Anything else, such as a module, an optimiser or a cache, may belong to the model, which a copy of it would not.
     """
     if isinstance(value, FunctionType):
         return value.__closure__ is None
@@ -64,23 +64,23 @@ def can_be_given_again(value: Any) -> bool:
         return all(can_be_given_again(part) for pair in value.items() for part in pair)
     if type(value) in _NESTS or hasattr(value, "_fields"):
         return all(map(can_be_given_again, value))
-    return _is_record(value) and all(can_be_given_again(getattr(value, one.name)) for one in fields(value))
+    return _is_record(value) and all(can_be_given_again(getattr(value, field.name)) for field in fields(value))
 
 
 def _written(hook: object) -> Hashable:
-    """A hook that may be run, by its code where that is all there is to it."""
+    """The likeness of a hook that may run: its code, if it is a plain function."""
     return hook.__code__ if isinstance(hook, FunctionType) and not hook.__closure__ else Same(hook)
 
 
 def _is_record(value: Any) -> bool:
-    """True for an object of a dataclass that is nothing but its fields."""
+    """True for an object of a dataclass without state besides its fields."""
     if isinstance(value, type) or not all(map(is_dataclass, type(value).__mro__[:-1])):
         return False
-    return set(getattr(value, "__dict__", ())) <= {one.name for one in fields(value)}
+    return set(getattr(value, "__dict__", ())) <= {field.name for field in fields(value)}
 
 
 class _Likeness:
-    """One description: what comes a second time is told by its number."""
+    """One traversal: an object that occurs again is represented by its number."""
 
     def __init__(self) -> None:
         self.met: dict[int, int] = {}
@@ -117,14 +117,16 @@ class _Likeness:
         if isinstance(value, MethodType):
             return (kind, Same(value.__func__), self.of(value.__self__))
         if _is_record(value):
-            return (kind, *(self.of(getattr(value, one.name)) for one in fields(value)))
+            return (kind, *(self.of(getattr(value, field.name)) for field in fields(value)))
         return Same(value)
 
     def _held(self, name: str, value: Any) -> Hashable:
-        """An attribute of a module. The tensors that a twin on meta has without their numbers are told by shape."""
+        """An attribute of a module. Tensors that a meta copy has without values are represented by their shape."""
         if name in HOOKS and isinstance(value, dict):
             hooks = value.values()
-            return tuple((type(one), self.of(vars(one))) if computes_weights(one) else _written(one) for one in hooks)
+            return tuple(
+                (type(hook), self.of(vars(hook))) if computes_weights(hook) else _written(hook) for hook in hooks
+            )
         if isinstance(value, Tensor):
             return self._again(value) or shaped(value)
         if type(value) in (dict, OrderedDict):

@@ -1,4 +1,4 @@
-"""Run a twin of a model once and hear every activation call, with the code that makes it."""
+"""Listen: run a copy of a model once and record every activation call, with the code that makes it."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def listening(
     live: bool = False,
     references: References = (),
 ) -> Iterator[Trace]:
-    """Inside, every operation of `model` is written down in the trace; afterwards its hooks are gone again.
+    """Inside, every operation of `model` is recorded in the trace; afterwards the hooks are removed.
 
-    `look` is shown what entered each activation call, `after` what it returned. An in-place activation hands on an
-    alias of its result, so that a later reader of the overwritten input is told from a reader of the result: the model
-    must be a twin, which nobody else runs meanwhile. With `live` it may be anybody's: nothing is handed on but what the
-    model made, and the trace has the activation calls alone. `references` are what `reseated` returned: a call of a
-    module that was replaced is heard as one of the module in its place.
+    `look` receives the input of each activation call, `after` its output. An in-place activation returns an alias of
+    its result, so that later reads of the overwritten input differ from reads of the result: the model must be a
+    private copy that nothing else runs meanwhile. With `live` it may be any model: tensors are passed on as they are,
+    and the trace contains the activation calls only. `references` come from `reseated`: a call of a module that was
+    replaced counts as a call of its replacement.
     """
     with _listened(model, look, after, live, references) as listener:
         yield listener.trace
@@ -82,14 +82,14 @@ def _listened(
                 listener.activations[id(module)] = activation
                 handles.append(module.register_forward_pre_hook(listener.enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(listener.leave, with_kwargs=True, always_call=True))
-        # A line is no activation: its operations are part of the trace. Torch's encoder layers, which can run as one
-        # operation, do not where a mode like the listener is on.
+        # A `Line` is not an activation: its operations belong to the trace. Torch's encoder layers skip their fused
+        # fast path while a torch-function mode such as the listener is active.
         with nullcontext() if live else only("closed", "affine"), listener:
             yield listener
     finally:
         for handle in handles:
             handle.remove()
-        listener.locator.forget()  # frames keep everything their locals hold alive
+        listener.locator.forget()  # frames keep their locals alive
 
 
 def hear(
@@ -110,7 +110,7 @@ def hear(
         listener.flow.enter(held_in((args, kwargs)))
         listener.trace.result = result = model(*args, **kwargs)
     made = [listener.flow.source(value)[0] for value in held_in(result)]
-    listener.trace.outputs = tuple(op for op in made if op)  # an input that is handed on as it is was not made
+    listener.trace.outputs = tuple(op for op in made if op)  # an input that is returned unchanged has no operation
     return listener.trace
 
 
@@ -135,7 +135,7 @@ def _noting(model: nn.Module, given: dict[str, Arguments]) -> Iterator[Removable
 
 
 class QuickNorms(TorchFunctionMode):
-    """Batch norm on the meta device without its Python detour, as in `listening`, but unheard."""
+    """Batch norm on the meta device without its slow Python path, as in `listening`, but without recording."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -152,13 +152,13 @@ class _Listener(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.look, self.after, self.live = look, after, live
-        self.entered: Tensor | None = None  # a copy, where somebody looks: the call may overwrite it
+        self.entered: Tensor | None = None  # a copy, if `look` is given: the call may overwrite it
         self.trace = Trace()
-        self.activations: dict[int, str] = {}  # what modules compute, by their ids
+        self.activations: dict[int, str] = {}  # id of a module -> what it computes
         self.locator = Locator(model, self.activations, references)
         self.flow = Flow(model, self.trace, self.locator.place_of)
-        self.inside = 0  # depth of activation modules being run: what they do inside is theirs
-        self.thread = get_ident()  # hooks are called by whoever runs the model
+        self.inside = 0  # depth of running activation modules, whose inner operations are not recorded
+        self.thread = get_ident()  # hooks also run in other threads that use the model
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -173,7 +173,7 @@ class _Listener(TorchFunctionMode):
         result = norm_on_meta(func, args, kwargs)
         if result is None:
             result = func(*args, **kwargs)
-        # The disabled mode keeps our own bookkeeping out of the trace.
+        # Disabled, so that our bookkeeping does not enter the trace.
         with torch._C.DisableTorchFunction():
             op = None if self.live else self.flow.note(call, result, sys._getframe(1))
             if kind != "activation" or not isinstance(result, Tensor):
@@ -193,7 +193,7 @@ class _Listener(TorchFunctionMode):
             self.locator.arrive(sys._getframe(1), module)
 
     def _unheard(self, module: nn.Module) -> bool:
-        """True in another thread, and for a module that was replaced: it has its hooks in common with what came."""
+        """True in another thread, and for a replaced module: it shares its hooks with its replacement."""
         return get_ident() != self.thread or id(module) not in self.activations
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -241,7 +241,7 @@ class _Listener(TorchFunctionMode):
     ) -> Heard:
         axis = self.trace.ops[op.inputs[0]].axis if op.inputs else None
         if not op.data and source.dim() == 1:
-            axis = 0  # a vector of weights has one for every channel
+            axis = 0  # a vector of weights has one per channel
         heard = Heard(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
         self.trace.heard.append(heard)
         return heard
@@ -258,9 +258,9 @@ class _Listener(TorchFunctionMode):
 
 
 def norm_on_meta(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The result of batch norm on the meta device, without the Python detour that is most of looking; else None.
+    """The result of batch norm on the meta device, without the Python path that dominates the time of a look.
 
-    Whatever does not fit is left to torch, which says so.
+    None for arguments that do not fit: torch handles those, and raises its usual errors.
     """
     if func is not F.batch_norm or not args or args[0].device.type != "meta" or args[0].dim() < 2:
         return None

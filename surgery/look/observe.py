@@ -1,4 +1,4 @@
-"""Observe: what activation calls put out, and what enters those that are to be replaced."""
+"""Observe: the outputs of activation calls, and input statistics of those to be replaced."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ Key = tuple[str, str, str, int, int | None, int]  # of a `Site`
 
 @contextmanager
 def observing(model: nn.Module, look: Callable[[Key, Tensor], None]) -> Iterator[None]:
-    """See what every activation call of your model returns, during the one forward that you run inside.
+    """Observe the output of every activation call of a model, during the one forward that you run inside.
 
-    `look(key, output)` is called with the `key` of the call's `Site` (see `find_sites`) and with the numbers that the
-    network goes on with, detached. They are not a copy: read them at once, the next operation may overwrite them. It
-    works in eval and train mode, with and without gradients, and changes nothing: hooks, modes, random numbers and the
-    caller's tensors are left as they were, also after an exception. Forwards that other threads run are not shown. Not
-    inside a compiled model.
+    `look(key, output)` is called with the `key` of the call's `Site` (see `find_sites`) and with its output, detached.
+    The output is not a copy: read it at once, since the next operation may overwrite it. Works in eval and train mode,
+    with and without gradients, and changes nothing: hooks, modes, random state and the caller's tensors are left as
+    they were, also after an exception. Forwards in other threads are not observed. Not inside a compiled model.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
@@ -42,12 +41,11 @@ def observing(model: nn.Module, look: Callable[[Key, Tensor], None]) -> Iterator
 
 
 def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Site, Seen]:
-    """What enters each call, per channel, on the example of the user; without one, what the norm in front lets through.
+    """Input statistics of each call per channel, on the user's example; without one, from the norm in front.
 
-    Behind a norm the numbers are about normal, with its bias as the mean and its weight as the deviation. Calls that
-    have no norm in front, in a model looked at without an example, are seen on random numbers. Calls by the same code,
-    which get one module, have seen the same: all that entered any of them. A model on the meta device shows nothing,
-    nor does a call that something infinite enters.
+    Behind a norm the input is roughly normal; the norm's bias is its mean, the weight its standard deviation. Without
+    an example, calls that do not follow a norm are measured on random input. Calls by the same code share one module,
+    and hence their pooled statistics. No statistics for a model on the meta device, or for a call with infinite inputs.
     """
     wanted = {site.key: site for site in sites}
     if home_of(model).type == "meta":
@@ -60,7 +58,7 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
         if site is not None and heard.key not in found and entered.numel():
             found[heard.key] = _seen(entered, site.channel_axis)
 
-    for mode in MODES:  # some calls are made in training only
+    for mode in MODES:  # some calls happen in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
             continue
         with seeded(), nothing_left(model) as noted:
@@ -83,7 +81,7 @@ def _show(
 
 
 def _seen(entered: Tensor, axis: int) -> Seen:
-    """What entered a call; under `torch.vmap` the numbers of the whole batch, in tensors such as the call is given."""
+    """Input statistics of a call; under `torch.vmap` those of the whole batch, in tensors such as the call receives."""
     whole, dims = entered, entered.dim()
     while torch._C._functorch.is_batchedtensor(whole):
         batch = torch._C._functorch.maybe_get_bdim(whole)
@@ -95,7 +93,7 @@ def _seen(entered: Tensor, axis: int) -> Seen:
 
 
 def behind_norm(model: nn.Module, site: Site) -> Seen | None:
-    """What the norm in front of a call lets through, None if there is none that scales."""
+    """Input statistics implied by the norm in front of a call; None unless it has an affine scale."""
     norm = model.get_submodule(site.norm) if site.norm is not None else None
     weight, bias = (read(norm, name) if norm is not None else None for name in ("weight", "bias"))
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.shape != (site.channels,):

@@ -1,4 +1,4 @@
-"""References: activation modules that a model's code calls past their registered names."""
+"""References: activation modules that a model calls through something else than their registered names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surgery.isolation.meta_copy import shallow
 
 
 class Reseated(NamedTuple):
-    """An activation module that stood in a slot, the one that stands there now, and what both compute."""
+    """A registered activation module, its replacement, and the activation that both compute."""
 
     old: nn.Module
     new: nn.Module
@@ -23,10 +23,10 @@ References = Sequence[Reseated]
 
 
 def reseated(model: nn.Module) -> References:
-    """Put another module object into the slots of every activation of a twin; what was there still works.
+    """Replace every registered activation of a copy by another object that computes the same; the old ones still work.
 
-    Whoever reaches an activation by its registered name calls the new object from now on. Whoever calls the old one
-    holds it some other way, in a plain list or as a bound method, where an edit of the slot would not reach it.
+    Code that reaches an activation by its registered name now calls the new object. Code that still calls the old one
+    holds another reference to it, in a plain list or as a bound method, which replacing the child would not change.
     """
     seats: dict[int, Reseated] = {}
     todo = [model] if activation_of_module(model) is None else []

@@ -17,7 +17,7 @@ from surgery.text import html_table, table
 Value = str | int | bool | None
 Pattern = Value | Sequence[Value]
 
-NO_CALL = "none"  # what stands for the activation where none is called
+NO_CALL = "none"  # value of `activation` where none is called
 
 LONGEST_PATTERN = 1000  # characters
 PATIENCE = 0.1  # seconds for one pattern on one text: some patterns would take years
@@ -30,47 +30,46 @@ _COLUMNS = ("site", "activation", "role", "block", "position", "fed by", "feeds"
 class Site:
     """One activation call, named by where the code makes it.
 
-    `owner` is the dotted path of the module whose own code contains the call ("" is the model itself). Inside it
-    the call is the `ordinal`-th call of `callee` in the source of `method`, in pass `iteration` of a loop (None
+    `owner` is the dotted path of the module whose forward contains the call ("" is the model itself). Inside it
+    the call is the `ordinal`-th call of `callee` in the source of `method`, in `iteration` of a loop (None
     outside loops), in the `run`-th execution of that method within one forward, of `runs`.
 
-    For people it is the `turn`-th of `turns` calls of `target` (the child's name, or the function's) in one run of
+    For display it is the `turn`-th of `turns` calls of `target` (the child's name, or the function's) in one run of
     the owner, whose class is `owner_kind`. `module` is the path of the module that was called, None for a function.
-    `by_reference`: the code has the module from elsewhere than from that path (a plain list, a bound method), so
-    another module put there would not be called.
+    `by_reference`: the code holds another reference to the module (a plain list, a bound method), so a replacement
+    at that path would not be called.
 
-    `activation` is what it computes, a name of the closed list or of the catalogue, with the numbers in `options`.
-    `inplace`: it overwrites its input; `overwrites`: somebody reads that input afterwards.
+    `activation` is what it computes, a name of the closed list or of the catalogue, with its parameters in `options`.
+    `inplace`: it overwrites its input; `overwrites`: that input is read again afterwards.
 
     `role` is "gate" (the output only multiplies other data, or leads to nothing but gates), "head" (a squashing
-    function whose result the model returns, also after the best are taken, or that ranks and filters what it returns),
-    "weight" (its input does not depend on the model's: it is made of parameters and constants), "unknown" (a squashing
-    function that may be a gate: what enters it, or what becomes of it, cannot be traced; and what leads to nothing
-    else), or else "nonlinearity".
+    function whose result the model returns, also after a top-k, or that ranks and filters what it returns),
+    "weight" (its input does not depend on the model's: it is computed from parameters and constants), "unknown" (a
+    squashing function that may be a gate, because its input or its consumers cannot be traced; or a call whose result
+    is not used), or else "nonlinearity".
 
-    `block` is the smallest module, never the whole model, whose own forward joins paths of data; in a transformer
-    layer its child that holds the call; without any join the convolutions between two pools, "features#2"; None
-    outside of all. `block_kind` is its class ("stage" between pools), `joins_by` what its last join is, "add" or
-    "concat". The call is number `position` of the `positions` nonlinearities in it, in eval mode. `branch` counts
-    the operands of the block's concat from 0, a concat nested in the same module flattened: the one this call leads
-    to, None if it is none or several.
+    `block` is the smallest module, never the whole model, whose forward itself joins paths of data; in a transformer
+    layer its child that contains the call; in a network without joins the convolutions between two pools,
+    "features#2"; None outside all blocks. `block_kind` is its class ("stage" between pools), `joins_by` the kind of its
+    last join, "add" or "concat". The call is number `position` of the `positions` nonlinearities in it, in eval mode.
+    `branch` is the operand of the block's concat, counted from 0, that this call leads to (nested concats of the same
+    module are flattened); None if it leads to none or to several.
 
     `fed_by` and `feeds` are the kinds of the nearest producers and consumers ("conv", "norm", "add", "activation",
     "input", "output", "choice" for what makes masks or indices, ...). They look through shape operations, dropout,
     copies into parts of other tensors, and products or sums with constants or weights. `fed_by` has "unknown" where
-    the input cannot be traced back to the model's (it was in numpy or in Python, or an operation that torch does not
-    know made it), and is "weight" for a bare parameter; `feeds` has "unknown" where the result goes out of sight.
+    the input cannot be traced back to the model's (it passed through numpy or Python, or through an operation outside
+    torch), and is "weight" for a bare parameter; `feeds` has "unknown" where the result cannot be followed.
     `weights` are the parameters of the convolutions and linear layers that feed the call, also through
-    norms, joins, pools and scalings; `norm` is the path of the norm whose result enters the call as it is, None if
-    something else does.
+    norms, joins, pools and scalings; `norm` is the path of the norm whose output is the input of the call, else None.
 
-    `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the tensor that enters the call, as seen on the
-    example, in eval mode if it runs there: the batch included, axes counted from 0; one number per sample is one
-    channel. `other_channels` are the numbers of channels that enter it in train mode, where these differ.
-    `channels_vary` says that there are so many on this example only: that height, width, tokens or the batch are among
-    them, as behind a `flatten`, and no layer fixes their size, neither in front (`linear`, a norm, a pool to a size)
-    nor behind (the `linear` that reads them as they are). What a reshape cuts out of height or width counts as such.
-    `modes` are those the call was seen in, "eval" and "train".
+    `shape`, `channels`, `channel_axis`, `dtype` and `device` describe the input of the call on the
+    example, in eval mode if it runs there: the batch included, axes counted from 0; one value per sample is one
+    channel. `other_channels` are the numbers of channels in train mode, where these differ.
+    `channels_vary` says that the number holds for this example only: height, width, tokens or the batch are part of
+    it, as behind a `flatten`, and no layer fixes their size, neither in front (`linear`, a norm, a pool to a size)
+    nor behind (the `linear` that reads them as they are). Sizes that a reshape splits off height or width count, too.
+    `modes` are those in which the call happens, "eval" and "train".
     `locked` says why this call cannot get a module of its own, None if it can.
     """
 
@@ -130,18 +129,18 @@ class Site:
 
 
 def matches(pattern: Pattern, value: object) -> bool:
-    """True if `value` is what `pattern` says: equal, or matched by fnmatch, or by a regular expression after "re:".
+    """True if `pattern` matches `value`: equal, by fnmatch, or as a regular expression after "re:".
 
     `*` crosses dots. A tuple or list of patterns matches if one of them does; a tuple of values if one of them is
-    matched. None is what is not there: `block=None` means outside any block.
+    matched. None matches a missing value: `block=None` means outside any block.
 
     Raises:
-        BadValue: a text after "re:" that is no regular expression, or takes too long.
+        BadValue: what follows "re:" is not a regular expression, or takes too long.
     """
     if isinstance(pattern, tuple | list):
-        return any(matches(one, value) for one in pattern)
+        return any(matches(part, value) for part in pattern)
     if isinstance(value, tuple):
-        return any(matches(pattern, one) for one in value)
+        return any(matches(pattern, part) for part in value)
     if isinstance(pattern, str) and isinstance(value, str):
         if pattern.startswith("re:"):
             return _fits(pattern, value)
@@ -150,27 +149,27 @@ def matches(pattern: Pattern, value: object) -> bool:
 
 
 def is_named(site: Site, facts: Mapping[str, Pattern]) -> bool:
-    """True if one of these facts spells out the call, its owner or its module; a wildcard names nothing."""
+    """True if one of these facts names the call, its owner or its module in full, without wildcards."""
     return any(_spelt_out(facts[key], _fact(key)(site)) for key in ("site", "owner", "module") if key in facts)
 
 
 def _spelt_out(pattern: Pattern, value: object) -> bool:
     if isinstance(pattern, tuple | list):
-        return any(_spelt_out(one, value) for one in pattern)
+        return any(_spelt_out(part, value) for part in pattern)
     return pattern is not None and (pattern in value if isinstance(value, tuple) else pattern == value)
 
 
 def _fits(pattern: str, value: str) -> bool:
     simpler = "a simpler one, or a pattern with * and ?"
     if len(pattern) > LONGEST_PATTERN:
-        raise BadValue("This regular expression is too long.", there=f"{len(pattern)} characters", try_=simpler)
+        raise BadValue("This regular expression is too long.", asked=f"{len(pattern)} characters", try_=simpler)
     try:
         return regex.fullmatch(pattern.removeprefix("re:"), value, timeout=PATIENCE) is not None
     except (regex.error, RecursionError, OverflowError) as error:
-        raise BadValue("This is no regular expression.", asked=repr(pattern), there=str(error)) from error
+        raise BadValue(f"This is not a regular expression: {error}.", asked=repr(pattern)) from error
     except TimeoutError as error:
         raise BadValue(
-            "This regular expression takes too long.", asked=repr(pattern), there=f"{PATIENCE} seconds on {value!r}",
+            "This regular expression takes too long.", asked=f"{pattern!r}, more than {PATIENCE} s on {value!r}",
             try_=simpler,
         ) from error  # fmt: skip
 
@@ -198,7 +197,7 @@ class Sites(Sequence[Site]):
 
     @property
     def places(self) -> tuple[Site, ...]:
-        """Where a rule can put something, at every call and behind the classifier."""
+        """Where a rule can put a function, at every call and behind the classifier."""
         return self.items if self.scores is None else (*self.items, self.scores)
 
     def __len__(self) -> int:
@@ -224,7 +223,7 @@ class Sites(Sequence[Site]):
 
         Raises:
             BadValue: a key that is not a fact of a site, or a broken regular expression.
-            UnknownName: a pattern for a path (`site`, `owner`, `module`, `block`) that fits no site of the model.
+            UnknownName: a pattern for a path (`site`, `owner`, `module`, `block`) that matches no site of the model.
         """
         kept = self.items
         for key, pattern in facts.items():
@@ -237,7 +236,7 @@ class Sites(Sequence[Site]):
         return self._only(kept)
 
     def by_block(self) -> dict[str, Sites]:
-        """The sites of each block, blocks in order of their first site; sites outside any block are left out."""
+        """The sites of each block, blocks in order of their first site; sites outside blocks are left out."""
         names = dict.fromkeys(site.block for site in self.items if site.block is not None)
         return {name: self._only(tuple(s for s in self.items if s.block == name)) for name in names}
 
@@ -281,7 +280,7 @@ class Sites(Sequence[Site]):
 def _fact(key: str) -> Callable[[Site], Any]:
     if key == "site":
         return lambda site: (site.path, str(site))
-    known = [one.name for one in fields(Site)]
+    known = [field.name for field in fields(Site)]
     if key not in known:
         raise BadValue(f"{key!r} is not a fact of a site.", there="site, " + ", ".join(known), try_=nearest(key, known))
     return lambda site: getattr(site, key)

@@ -1,4 +1,4 @@
-"""Pick: the sites a rule speaks of. Pure functions of sites and rules; no model in sight."""
+"""Pick: which sites a rule selects. Pure functions of sites and rules, without a model."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from surgery.plan.rules import Location, Order, Rule
 
 Unit = list[Site]  # the sites to edit in one basic module
 
-_UNTOLD = "perhaps a gate: what enters it, or what becomes of it, cannot be traced; name it by site, owner or module"
-_ROLES = {"gate": "a gate", "head": "a head", "weight": "an activation of weights", "unknown": _UNTOLD}
+_UNKNOWN = "possibly a gate: its input or its consumers cannot be traced; name it by site, owner or module"
+_ROLES = {"gate": "a gate", "head": "a head", "weight": "an activation of weights", "unknown": _UNKNOWN}
 
 
 def pick(rule: Rule, sites: Sites) -> tuple[list[Site], dict[Site, str]]:
-    """The sites a rule picks, in order, and for sites it looked at and left alone the reason."""
+    """The sites a rule picks, in order, and the reason for each site it considered and left alone."""
     return _PICKERS[rule.use](sites, **dict(rule.pick))
 
 
 def pick_facts(sites: Sites, **facts: Any) -> tuple[list[Site], dict[Site, str]]:
-    """`swap`: the sites with these facts. What is unknown is taken where its role is asked for, or it is named."""
-    default = facts.get("role") == "nonlinearity" and "site" not in facts  # else it was said
+    """`swap`: the sites with these facts. A site of unknown role is picked if `role` asks for it, or if it is named."""
+    default = facts.get("role") == "nonlinearity" and "site" not in facts  # else the user asked for it
     found = sites.where(**facts | ({"role": ("nonlinearity", "unknown")} if default else {}))
     asked = "role" in facts and not default
     picked = [site for site in found if asked or site.role != "unknown" or is_named(site, facts)]
     wanted = ", ".join(f"{key}={value!r}" for key, value in facts.items())
     kept = [site for site in sites if site not in set(picked)]
-    return picked, {site: _UNTOLD if site.role == "unknown" else f"not {wanted}" for site in kept}
+    return picked, {site: _UNKNOWN if site.role == "unknown" else f"not {wanted}" for site in kept}
 
 
 def pick_erased(
@@ -43,7 +43,7 @@ def pick_erased(
     vgg_odd: str,
     activation: Any,
 ) -> tuple[list[Site], dict[Site, str]]:
-    """`erase_relu`: the ReLU at `location` of a share of the basic modules."""
+    """`erase_relu`: the ReLU at `location` of a fraction of the basic modules."""
     reasons: dict[Site, str] = {}
     units: list[Unit] = []
     members = [s for s in sites if s.position is not None]
@@ -57,7 +57,7 @@ def pick_erased(
         reasons |= {site: "in the final module, which keep_final keeps" for site in units.pop()}
     chosen = [units[k] for k in spread(len(units), share, order)]
     for unit in units:
-        reasons |= {site: f"its module is not among the {share:g} treated" for site in unit}
+        reasons |= {site: f"module not in the selected {100 * share:g} %" for site in unit}
     picked = [site for unit in chosen for site in unit]
     first = next((k for k, site in enumerate(sites) if site.position is not None), 0)
     before = [s for s in sites[:first] if s.role == "nonlinearity" and matches(activation, s.activation)]
@@ -65,7 +65,7 @@ def pick_erased(
     for site in sites:
         elsewhere = "in the stem" if site in before else "outside any basic module"
         reasons[site] = _no_relu(site, activation) or reasons.get(site, elsewhere)
-    taken = {site.key[:-1] for site in picked}  # further runs of the same code are the same place
+    taken = {site.key[:-1] for site in picked}  # further runs of the same code are the same call
     picked = [site for site in sites if site.key[:-1] in taken]
     return picked, {site: reasons[site] for site in sites if site.key[:-1] not in taken}
 
@@ -77,9 +77,9 @@ def _no_relu(site: Site, activation: Any) -> str | None:
 
 
 def form_of(inside: Sequence[Site]) -> str:
-    """How a block is built: "plain", "concat", "pre-activation", "post-add", or without a ReLU at its join.
+    """The form of a block: "plain", "concat", "pre-activation", "post-add", "linear" or "open".
 
-    The last kind is "linear" where the join adds, "open" where it concatenates.
+    The last two have no ReLU at their join: "linear" if it adds, "open" if it concatenates.
     """
     first, last = inside[0], inside[-1]
     own = f"{first.block}."
@@ -95,7 +95,7 @@ def form_of(inside: Sequence[Site]) -> str:
 
 
 def spread(count: int, share: float, order: Order) -> list[int]:
-    """Which of `count` modules a share takes: round half up, at least one if the share is above 0."""
+    """The indices of the selected fraction of `count` modules: round half up, at least one if `share` is above 0."""
     taken = min(count, max(floor(share * count + 0.5), 1)) if share > 0 else 0
     if order == "front":
         return list(range(taken))
@@ -109,7 +109,7 @@ def _ends_branch(site: Site) -> bool:
 
 
 def _at(relus: Sequence[Site], location: Location | int) -> Unit:
-    """The ReLU at a location, with the further runs of its code; empty if there are not so many."""
+    """The ReLU at a location, with the further runs of its code; empty if there are too few."""
     places = list(dict.fromkeys(site.key[:-1] for site in relus))
     count = len(places)
     number = (
@@ -132,7 +132,7 @@ def _preactivation(
 
 def _linear(relus: list[Site], location: Location | int, *_: str) -> tuple[list[Unit], str]:
     if location in ("last", -1):
-        return [], "its module ends linear already"
+        return [], "module already has a linear output"
     return _post_add(relus, location)
 
 
@@ -161,7 +161,7 @@ _FORMS: dict[str, Callable[..., tuple[list[Unit], str]]] = {
 
 
 def pick_scores(sites: Sites, **_: Any) -> tuple[list[Site], dict[Site, str]]:
-    """`rectify_scores`: the place behind the classifier."""
+    """`rectify_scores`: the site behind the classifier."""
     return [] if sites.scores is None else [sites.scores], {}
 
 

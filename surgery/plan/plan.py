@@ -1,4 +1,4 @@
-"""Plan: the edits that rules ask for, and every site left alone with its reason."""
+"""Plan: the edits that rules ask for, and every site left alone with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EDIT_COLUMNS = ("site", "block", "before", "", "after")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Edit:
-    """Put `make` in the place of the activation called at `site`, because rule number `because` says so."""
+    """Replace the activation called at `site` by `make`, because of rule number `because`."""
 
     site: Site
     make: str
@@ -40,12 +40,12 @@ class Edit:
 
     @property
     def same(self) -> tuple[str, Options, Fading, str]:
-        """What is put there; edits that agree on it may share one module."""
+        """What replaces the activation; edits that agree on it may share one module."""
         return (self.make, self.params, self.fade, self.start)
 
     @property
     def erases(self) -> bool:
-        """True if no activation stands there afterwards."""
+        """True if no activation is left there."""
         return row_of(self.make).role == "linear" and not self.fade
 
     def __repr__(self) -> str:
@@ -64,10 +64,10 @@ class Edit:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What will be edited and what will be left alone, on the sites as they are now. Prints as a list.
+    """What will be edited and what will be left alone, on the current sites. Prints as a list.
 
-    `left_out` names the parts of a recipe that are no surgery: a plan does not do them. With `skip_uneditable`,
-    `apply_plan` leaves alone what it cannot edit; the report holds the plan that was carried out.
+    `left_out` names the parts of a recipe other than surgery, which a plan does not do. With `skip_uneditable`,
+    `apply_plan` leaves alone what it cannot edit; the report holds the plan that was applied.
     """
 
     sites: Sites
@@ -101,23 +101,23 @@ def kept_lines(kept: Iterable[tuple[Site, str]]) -> list[str]:
 
 
 def left_out_line(parts: tuple[str, ...]) -> list[str]:
-    """One line that says which parts of a recipe surgery does not do, none if it does all of it."""
+    """One line that names the parts of a recipe that surgery does not do; empty if it does them all."""
     return [f"left out: {', '.join(parts)} (surgery run does {'it' if len(parts) == 1 else 'them'})"] if parts else []
 
 
 def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> Plan:
     """Decide, site by site, what rules change; the model is not needed.
 
-    `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever the rules before do.
+    `rules` is one rule, several, or a recipe. All positions are counted on `sites`, whatever earlier rules do.
 
-    With `skip_uneditable`, or a recipe that says so, calls that cannot be edited are left alone instead of stopping
-    everything, each with its reason in `kept`: here those of which the sites say so, in `apply_plan` all others.
-    Shares, positions and `expect` still count all that the rules pick.
+    With `skip_uneditable`, or a recipe that sets it, calls that cannot be edited are left alone instead of raising,
+    each with its reason in `kept`: those known to be locked here, all others in `apply_plan`.
+    Fractions, positions and `expect` still count everything the rules pick.
 
     Raises:
-        NothingPicked: a rule picks no site, and is neither optional nor expects none; or all it picks is uneditable.
-        CountChanged: a rule picks another number than it expects.
-        RuleConflict: two rules pick one site, and the second does not say `remaining=True`.
+        NothingPicked: a rule picks no site, and neither is optional nor expects 0; or all it picks is uneditable.
+        CountChanged: a rule picks a different number of sites than it expects.
+        RuleConflict: two rules pick the same site, and the second is not `remaining=True`.
     """
     listed = as_rules(rules)
     skip_uneditable = skip_uneditable or bool(getattr(rules, "skip_uneditable", False))
@@ -131,9 +131,9 @@ def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> P
         for site in picked:
             if site in taken:
                 raise RuleConflict(
-                    f"Two rules want {site}.",
+                    f"Two rules pick {site}.",
                     asked=f"rule {taken[site].because}: {listed[taken[site].because - 1]}; rule {number}: {rule}",
-                    try_="remaining=True on the later rule, to take only what is left",
+                    try_="remaining=True on the later rule, to pick only what is left",
                 )
             taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
         why = {site: reason for site, reason in (reasons | why).items()}
@@ -141,17 +141,17 @@ def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> P
     edits = tuple(taken[site] for site in sites.places if site in taken)
     plan = Plan(sites, listed, edits, kept, _left_out(rules), skip_uneditable)
     for site in (edit.site for edit in edits if skip_uneditable):
-        # The slot of a module may be filled even where its calls are locked; functions have none.
+        # A module may be replaced even if its calls are locked; a function cannot.
         if site.locked and (site.module is None or site.by_reference):
             plan = without(plan, [site], f"{site}: {site.locked}")
     return plan
 
 
 def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
-    """The plan that leaves these sites alone, with all runs of their code, because they cannot be edited.
+    """The plan without these sites, and all runs of their code, because they cannot be edited.
 
     Raises:
-        NothingPicked: nothing is left of what a rule picked, and it is not optional.
+        NothingPicked: no site is left of a rule that is not optional.
     """
     places = {site.key[:-1] for site in sites}
     dropped = [edit for edit in plan.edits if edit.site.key[:-1] in places]
@@ -161,8 +161,8 @@ def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
         if not plan.rules[number - 1].optional:
             why = [reason for site, reason in kept if site.key[:-1] in places]
             raise NothingPicked(
-                f"Nothing that rule {number} picks can be edited.", asked=str(plan.rules[number - 1]),
-                there="; ".join(dict.fromkeys(why)), try_="other sites, or optional=True if this is right",
+                f"None of the sites that rule {number} picks can be edited: {'; '.join(dict.fromkeys(why))}.",
+                asked=str(plan.rules[number - 1]), try_="other sites, or optional=True if this is intended",
             )  # fmt: skip
     order = {site: place for place, site in enumerate(plan.sites.places)}
     return replace(plan, edits=edits, kept=tuple(sorted(kept, key=lambda pair: order[pair[0]])))
@@ -172,7 +172,7 @@ def as_rules(rules: Rules) -> tuple[Rule, ...]:
     """The rules of one rule, of several, or of a recipe.
 
     Raises:
-        BadValue: there are none, or something else was given.
+        BadValue: there are none, or `rules` is something else.
     """
     listed: Any = (rules,) if isinstance(rules, Rule) else getattr(rules, "rules", rules)
     if isinstance(listed, str) or not isinstance(listed, Sequence) or not all(isinstance(r, Rule) for r in listed):
@@ -183,12 +183,12 @@ def as_rules(rules: Rules) -> tuple[Rule, ...]:
         )
     if not listed:
         parts = left_out_line(_left_out(rules))
-        raise BadValue("There is no rule to apply.", there="".join(parts).strip(), try_="at least one rule")
+        raise BadValue("No rule to apply.", asked="".join(parts).strip(), try_="at least one rule")
     return tuple(listed)
 
 
 def _left_out(rules: Rules) -> tuple[str, ...]:
-    """What a recipe holds besides rules, as it says itself."""
+    """The parts of a recipe besides its rules."""
     return tuple(getattr(rules, "left_out", ()))
 
 
@@ -196,12 +196,12 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
     if rule.expect is not None and len(picked) != rule.expect:
         raise CountChanged(
             f"Rule {number} expects {rule.expect} sites and picks {len(picked)}.", asked=str(rule),
-            there=inventory(sites), try_=f"expect={len(picked)}, or no `expect`, to accept this model",
+            there=inventory(sites), try_=f"expect={len(picked)}, or drop `expect`, to accept this model",
         )  # fmt: skip
     if not picked and rule.expect is None and not rule.optional:
         if rule.use == "rectify_scores" and sites.scores is None:
             raise NothingPicked(
-                f"{sites.model_kind} does not return the result of one linear layer or convolution as it is.",
+                f"{sites.model_kind} does not return the output of one linear layer or convolution unchanged.",
                 asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
             )  # fmt: skip
         told = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
@@ -211,11 +211,11 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
             f"Rule {number} picks no site"
             + (f": {'; '.join(because)}." if because else "."),
             asked=str(rule), there=inventory(sites),
-            try_=hint or "optional=True if this is right; print(surgery.find_sites(model)) shows every site",
+            try_=hint or "optional=True if this is intended; print(surgery.find_sites(model)) shows every site",
         )  # fmt: skip
 
 
 def inventory(sites: Sites) -> str:
-    """What a model has, in one line: "48 x relu in Bottleneck, 1 x relu in ResNet"."""
+    """The activation calls of a model in one line: "48 x relu in Bottleneck, 1 x relu in ResNet"."""
     counts = Counter((site.activation, site.owner_kind) for site in sites)
-    return ", ".join(f"{n} x {act} in {owner}" for (act, owner), n in counts.most_common(5)) or "no activation call"
+    return ", ".join(f"{n} x {act} in {owner}" for (act, owner), n in counts.most_common(5)) or "no activation calls"

@@ -1,4 +1,4 @@
-"""Report: what an edit did, told by looking again."""
+"""Report: what an edit did, found by looking at the edited model again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from surgery.text import html_table, number_of, table
 class Report:
     """The plan, the sites before, and the sites found after by looking again. Prints what changed and what did not.
 
-    `added` are the names of new parameters, which must enter the optimiser; `removed` those that went with what was
-    replaced. One under the same name as before is in both. `far` says, per site, how far the new function is from the
-    replaced one to begin with: their largest difference on what was seen to enter it, 0 for no more than rounding.
-    `idle` are parameters that stay and get no gradient: all calls were exchanged, but the code reads their module.
+    `added` are the names of new parameters, which must be added to the optimiser; `removed` those of the replaced
+    modules. A parameter that keeps its name is in both. `far` is, per site, the initial maximum error of the new
+    function against the replaced one, on the inputs that were recorded; 0 if it is within rounding. `idle` are
+    parameters that stay but get no gradient: all calls were replaced, but the code still reads their module.
     """
 
     plan: Plan
@@ -68,7 +68,7 @@ class Report:
         return [*kept_lines(self.plan.kept), *notes, *left_out_line(self.plan.left_out)]
 
     def _blind(self) -> list[str]:
-        """How many affine stand-ins are no more than the identity, because no norm says what enters them."""
+        """How many affine stand-ins start as the identity, because no norm in front gives their input statistics."""
         lines = [edit for edit in self.plan.edits if edit.make == "affine"]
         blind = [edit for edit in lines if edit.site.norm is None]
         if not blind:
@@ -76,7 +76,7 @@ class Report:
         return [f"{len(blind)} of {len(lines)} affine stand-ins follow no norm: the identity until fit_affine"]
 
     def _shared(self) -> list[str]:
-        """Which functions have no parameters per channel, because they are called at several widths, or may be."""
+        """Which functions share parameters across channels, because they are or may be called at several widths."""
         alike = {edit.site.path: (edit, same_code(edit.site, self.plan.sites)) for edit in self.plan.edits}
         return [
             f"{path} is called at {widths_in_words(calls)}: its {edit.make} shares its parameters across channels"
@@ -85,7 +85,7 @@ class Report:
         ]
 
     def _beginnings(self) -> list[str]:
-        """How the new functions begin, a line for each pair of old and new."""
+        """How the new functions are initialised, one line for each pair of old and new."""
         pairs: dict[tuple[str, str], list[tuple[float, Site]]] = {}
         for edit in self.plan.edits:
             if edit.site in self.far:
@@ -103,7 +103,7 @@ class Report:
 
 
 def check_outcome(plan: Plan, after: Sites) -> None:
-    """Check, in order of execution, that the calls found after an edit are those before with the edits made.
+    """Check that the calls found after an edit are, in order of execution, those before with the edits applied.
 
     Raises:
         NotProved: something else changed, or an edit had no effect.
@@ -124,9 +124,9 @@ def check_outcome(plan: Plan, after: Sites) -> None:
             owners = {owner for owner, _ in (*wanted[first : first + 1], *found[first : first + 1])}
             with about(edit.site for edit in plan.edits if edit.site.owner in owners):
                 raise NotProved(
-                    f"Looking again in {mode} mode found other activation calls than the plan says; "
+                    f"After the edit, the activation calls in {mode} mode are not those of the plan; "
                     "everything was undone.",
-                    asked=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
-                    there=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
-                    try_="make the plan on the sites of this model as it is now",
+                    asked=f"{len(found)} calls, number {first + 1} {found[first] if first < len(found) else 'none'}",
+                    there=f"{len(wanted)} calls, number {first + 1} {wanted[first] if first < len(wanted) else 'none'}",
+                    try_="make the plan on the current sites of this model",
                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rule: which activation calls to change, and what to put there. Data only: it prints, compares and goes into files."""
+"""Rule: which activation calls to change, and to what. Plain data that can be printed, compared and saved."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Order = Literal["spread", "front", "back"]
 StandIn = Literal["identity", "affine"]
 Start = Literal["same", "own", "affine"]
 
-_FACTS = ("site", *(one.name for one in fields(Site)))
+_FACTS = ("site", *(field.name for field in fields(Site)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rule:
-    """One instruction: `use` names the way of picking, `pick` holds its options, `make` what takes the place.
+    """One instruction: `use` names the way of picking, `pick` holds its options, `make` names the replacement.
 
     `expect` is the number of sites it must pick (None: at least one), `optional` lets it pick none, `remaining` lets
-    it pick only what no earlier rule took. `fade` puts the new function in gradually, see `set_progress`; a pair says
-    over which part of the progress. `start` is "same" where the new function begins as the one it replaces, "own" where
-    it has its own initial values, "affine" where a fade begins as the affine stand-in of what it replaces.
+    it pick only what no earlier rule took. `fade` introduces the new function gradually, see `set_progress`; a pair
+    gives the part of the progress. `start` is "same" if the new function is initialised to match the one it replaces,
+    "own" for its default initial values, "affine" if a fade starts as the affine stand-in of what it replaces.
     """
 
     use: str
@@ -50,7 +50,7 @@ class Rule:
         _check_fade(self.fade)
         _one_of("start", self.start, get_args(Start))
         if self.start == "affine" and not self.fade:
-            raise BadValue("Only a fade begins as an affine map.", asked=str(self), try_="fade=True")
+            raise BadValue("Only a fade can start as an affine map.", asked=str(self), try_="fade=True")
         if self.expect is not None and (type(self.expect) is not int or self.expect < 0):
             raise BadValue("`expect` is a number of sites.", asked=f"expect={self.expect!r}", try_="0 or more")
         for name in ("optional", "remaining"):
@@ -67,7 +67,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Rules under a name: what they do (`about`), where that comes from (`source`), what it was checked on."""
+    """Named rules: what they do (`about`), their source (`source`), and the models they were checked on (`models`)."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -93,30 +93,30 @@ def erase_relu(
     optional: bool = False,
     remaining: bool = False,
 ) -> Rule:
-    """Erase one ReLU of every basic module: the last one, unless told otherwise.
+    """Erase one ReLU of every basic module, the last one by default.
 
-    What a basic module is follows from structure: a block that adds its paths (ResNet, ResNeXt, RegNet), the branches
+    Basic modules follow from structure: a block that adds its paths (ResNet, ResNeXt, RegNet), the branches
     of one that concatenates them (Inception, Fire, shuffle units: the ReLU that ends each branch), a layer that
-    concatenates its inputs (DenseNet), a pair of convolutions between pools (VGG). A block whose last convolution is
-    linear already (MobileNetV2) has no last ReLU to erase.
+    concatenates its inputs (DenseNet), a pair of convolutions between pools (VGG). A block that ends in a linear
+    convolution (MobileNetV2) does not have a last ReLU to erase.
 
     Args:
         location: "first", "middle" (of n the ceil(n / 2)-th) or "last", or an integer counted from 1 (negative from the
             end), among the ReLUs of a module, or of each branch that ends in a concat.
         share: fraction of the modules to treat, in [0, 1]; round half up, at least one module if above 0.
-        order: which modules a share takes: evenly "spread", from the "front" or from the "back" of the network.
+        order: which modules are selected: evenly "spread", from the "front" or from the "back" of the network.
         stem: erase the ReLUs before the first module, too.
-        keep_final: leave the last module as it is, so that the features before the head stay non-negative.
-        preactivation: in blocks that begin with norm and ReLU, the "last" one (before the last convolution) or the
-            "first" one counts as the last; the paper's text is not explicit, see Source.
-        vgg_odd: the third convolution of a stage of three pairs with none: "keep" or "erase" its ReLU.
-        activation: what counts as a ReLU, as a pattern.
-        stand_in: what stands where a ReLU was: the "identity", or an "affine" map per channel, the line nearest to the
-            ReLU on what the norm in front lets through. It keeps most of a trained network's accuracy without
+        keep_final: leave the last module unchanged, so that the features before the head stay non-negative.
+        preactivation: in blocks that start with norm and ReLU, the "last" one (before the last convolution) or the
+            "first" one counts as the last; the paper is not explicit, see Source.
+        vgg_odd: the third convolution of a stage of three has no partner: "keep" or "erase" its ReLU.
+        activation: which activations count as a ReLU, as a pattern.
+        stand_in: what replaces the ReLU: the "identity", or an "affine" map per channel, the best linear fit to the
+            ReLU for the output distribution of the norm in front. It keeps most of a trained network's accuracy without
             training; see `fit_affine` and `recalibrate`.
-        start: what a fade begins as: the "same" as before, or at once the "affine" map.
-        fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) says
-            over which part of the progress.
+        start: what a fade starts as: the "same" function as before, or the "affine" map.
+        fade: turn the ReLUs into their stand-in gradually, driven by `set_progress`; a pair such as (0.1, 0.8) gives
+            the part of the progress.
 
     Raises:
         BadValue: an argument outside its range.
@@ -127,7 +127,7 @@ def erase_relu(
     counted = isinstance(location, int) and not isinstance(location, bool) and location != 0
     if not counted and location not in get_args(Location):
         raise BadValue(
-            "`location` is a place in a basic module.", asked=f"location={location!r}",
+            "`location` is a position in a basic module.", asked=f"location={location!r}",
             try_="'first', 'middle', 'last', or an integer counted from 1 (negative from the end)",
         )  # fmt: skip
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
@@ -157,34 +157,34 @@ def swap(
     remaining: bool = False,
     **facts: Any,
 ) -> Rule:
-    """Exchange activations for `to`, everywhere or where the `facts` of the site say so.
+    """Replace activations by `to`, everywhere or at the sites with these `facts`.
 
     `to` is a name of `surgery.activations.names()`, in upper or lower case, or a module that computes one, or its
     class: `swap("GELU")`, `swap(nn.GELU)`, `swap(nn.GELU(approximate="tanh"))`. A keyword that is a fact of `Site`
-    picks: `block="layer3"` (all blocks in it), `block="layer3.*"`, `activation="relu"`, `site="layer1.0.relu 3/3"`,
+    selects: `block="layer3"` (all blocks in it), `block="layer3.*"`, `activation="relu"`, `site="layer1.0.relu 3/3"`,
     `role="gate"`, as in `Sites.where`. Any other keyword, or one in `params`, goes to the builder of `to`:
-    `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are taken, unless `role` or `site` asks for gates,
-    heads or activations of weights. A call of unknown role is taken where `role` asks for it, or `site`, `owner` or
-    `module` names it in full: a wildcard names nothing, nor does the path of what it is in.
+    `swap("leaky_relu", negative_slope=0.1)`. Only nonlinearities are picked, unless `role` or `site` asks for gates,
+    heads or activations of weights. A call of unknown role is picked only if `role` asks for it, or if `site`, `owner`
+    or `module` names it in full: a wildcard does not, nor does the path of a module around it.
 
-    With `start="same"` a function with parameters begins as the one it replaces, exactly where it can and as near as
-    it can elsewhere; parameters given here win. With `start="own"` it has its own initial values. Either way the
-    report says how far it is from what it replaces, on what the example given to `find_sites` or `transform` lets in;
-    without one, on what a norm in front lets in (its bias and four weights to either side), else on random numbers.
-    `fade` puts it in gradually, see `set_progress`.
+    With `start="same"` a function with parameters is initialised to match the one it replaces, exactly if possible and
+    else as closely as possible; parameters given here take precedence. With `start="own"` it has its default initial
+    values. Either way the report gives its maximum error against what it replaces, on the inputs of the example given
+    to `find_sites` or `transform`; without one, on the range of a norm in front (its bias plus and minus four times its
+    weight), else on random inputs. `fade` introduces it gradually, see `set_progress`.
 
-    All channels share its parameters where no number of channels holds: where the same code calls it at several, or
-    the size of the example decides how many there are, as behind a `flatten` (`Site.channels_vary`). The report says
-    so; `per="channel"` is refused there, and so is a function whose parameters cannot be shared.
+    Channels share its parameters where the number of channels is not fixed: where the same code calls it at several
+    widths, or where it depends on the size of the example, as behind a `flatten` (`Site.channels_vary`). The report
+    says so; `per="channel"` raises an error there, and so does a function whose parameters cannot be shared.
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
-        BadValue: `to` is no name and no module, an object with learned parameters, or stands behind a classifier; or a
-            switch is neither True nor False.
+        BadValue: `to` is not a name or a module, has learned parameters, or belongs behind a classifier; or a flag is
+            neither True nor False.
     """
     to, read = named(to)
     if row_of(to).role == "head":
-        raise BadValue(f"{to!r} stands behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
+        raise BadValue(f"{to!r} belongs behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
     pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
     given = read | given
@@ -204,13 +204,13 @@ def swap(
 def rectify_scores(
     reading: Reading = "scores", *, expect: int | None = None, optional: bool = False, remaining: bool = False
 ) -> Rule:
-    """Classify with a ReLU: put one behind the classifier, whose result the model returns; arg max still predicts.
+    """Classify with a ReLU: insert one behind the classifier whose output the model returns; predict with arg max.
 
-    The paper admits two readings: "scores" hands max(0, scores) on, to softmax cross-entropy; "shares" the logarithm of
-    the shares of the rectified scores, so that cross-entropy is the negative log of the right one's share.
+    The paper allows two readings: "scores" passes max(0, scores) to softmax cross-entropy; "shares" passes the
+    logarithm of the normalised rectified scores, so that cross-entropy is the negative log of the correct class's part.
 
     Raises:
-        BadValue: there is no such reading.
+        BadValue: an unknown reading.
 
     Source: Agarap 2018, "Deep learning using rectified linear units", arXiv 1803.08375, section 2.
     """
@@ -220,24 +220,24 @@ def rectify_scores(
 
 
 def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
-    """Erase activations where the facts of the site say so: `swap` to the identity, or to another `stand_in`.
+    """Erase activations at the sites with these facts: `swap` to the identity, or to another `stand_in`.
 
     >>> print(erase(block="layer4.*", position=1))
     swap('identity', block='layer4.*', position=1, role='nonlinearity')
     """
     if "to" in options:
-        raise UnknownName("erase puts nothing in: it has no option 'to'.", try_="swap")
+        raise UnknownName("erase has no option 'to'.", try_="swap")
     _one_of("stand_in", stand_in, get_args(StandIn))
     return swap(stand_in, **options)
 
 
 def _pattern(value: Any) -> Any:
-    """A list of patterns as a tuple of them: rules can be hashed."""
+    """A list of patterns as a tuple, so that rules can be hashed."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _fading(value: Any) -> Any:
-    """A list, as files hold it, as a pair: rules can be hashed."""
+    """A list, as read from a file, as a tuple, so that rules can be hashed."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -248,14 +248,14 @@ def _check_fade(fade: object) -> None:
         case (int() | float() as begin, int() | float() as end) if 0 <= begin < end <= 1:
             if not isinstance(begin, bool) and not isinstance(end, bool):
                 return
-    raise BadValue("`fade` is True, False, or a part of the progress.", asked=f"fade={fade!r}", try_="(0.1, 0.8)")
+    raise BadValue("`fade` must be True, False, or a part of the progress.", asked=f"fade={fade!r}", try_="(0.1, 0.8)")
 
 
 def _switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise BadValue(f"`{name}` is True or False.", asked=f"{name}={value!r}")
+        raise BadValue(f"`{name}` must be True or False.", asked=f"{name}={value!r}")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise BadValue(f"`{name}` is one of {', '.join(allowed)}.", asked=f"{name}={value!r}")
+        raise BadValue(f"`{name}` must be one of {', '.join(allowed)}.", asked=f"{name}={value!r}")

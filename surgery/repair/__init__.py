@@ -1,1 +1,1 @@
-"""Repair: affine fits in the place of activations, and new batch norm statistics, without training."""
+"""Repair: fit affine stand-ins and re-estimate batch norm statistics, without training."""

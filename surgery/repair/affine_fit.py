@@ -1,4 +1,4 @@
-"""Stand-ins: fit the straight lines that stand for erased activations to what really enters them."""
+"""Affine fit: fit the affine stand-ins of erased activations to their real inputs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from surgery.look.finder import check_plain
 from surgery.model import M
 from surgery.repair.batches import check_repeatable, in_eval, run_through
 
-_AT_ONCE = 1 << 22  # numbers that are held in float64 at a time
-_CONSTANT = 1e-10  # a variance below this share of the mean square is rounding
+_AT_ONCE = 1 << 22  # elements that are held in float64 at a time
+_CONSTANT = 1e-10  # a variance below this fraction of the mean square is rounding
 
 
 def fit_affine(model: M, batches: Iterable[Any], *, limit: int | None = None) -> M:
     """Fit the affine stand-ins of a model to the activations they replaced, in place; returns the model.
 
-    Each is fitted by least squares, per channel, to what enters it in the network as it then is, in order of
-    execution: the ones before it are fitted already. A line that is called several times, or shared by all channels,
-    takes all it is called with.
-    A channel that is constant keeps its slope and gets the intercept that is right there. Lines that no forward
-    reaches stay as they are; one that is still faded to is fitted where it will stand. No gradients, no change of
-    modes, and the statistics of norms stay.
+    Each is fitted by least squares, per channel, to its inputs in the current network, in order of execution, so that
+    earlier ones are already fitted. A stand-in that is called several times, or shared by all channels, is fitted to
+    all its inputs. A constant channel keeps its slope and gets the matching intercept. Stand-ins that are never called
+    stay unchanged; the end of a fade is fitted at its future position. No gradients are computed; modes and norm
+    statistics stay unchanged.
 
-    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are gone through once per
-    line and once more. The model's eval mode is what is fitted, on its device. With `limit`, the pass ends with the
-    batch in which so many images are reached.
+    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are iterated once per
+    stand-in and once more. The model is fitted in eval mode, on its device. With `limit`, each pass ends with the
+    batch that reaches that many images.
 
-    Source: least squares; that it saves trained networks is measured in benchmarks/activations_pretrained.py.
+    Source: least squares; benchmarks/activations_pretrained.py measures the accuracy it preserves.
 
     Raises:
-        NothingPicked: the model has no affine stand-in, or none is reached.
-        BadValue: the batches can be read once only, hold no images, do not go through the model, or make something that
-            is not finite; or a line was never told what it stands for.
+        NothingPicked: the model does not have affine stand-ins, or none is called.
+        BadValue: the batches can be read only once, contain no images, fail in the model, or give infinite values or
+            NaN; or it is unknown which function a stand-in replaces.
     """
     check_plain(model)
     check_repeatable(batches)
@@ -54,7 +53,7 @@ def fit_affine(model: M, batches: Iterable[Any], *, limit: int | None = None) ->
     for path, line in lines.items():
         if line.replaced is None:
             raise BadValue(
-                f"{path or 'The model'} does not know what it stands for.", there=str(line),
+                f"It is unknown which function {path or 'the model'} replaces.", asked=str(line),
                 try_="line.stand_for(function)",
             )  # fmt: skip
     return _fit_all(model, lines, batches, limit)
@@ -69,13 +68,13 @@ def _fit_all(model: M, lines: dict[str, Affine], batches: Iterable[Any], limit: 
 
 
 def _in_order(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any]) -> list[str]:
-    """The paths of the lines, in the order in which a forward reaches them."""
+    """The paths of the stand-ins, in order of execution."""
     path_of = {id(line): path for path, line in lines.items()}
     reached: dict[str, None] = {}
     with _hearing(list(lines.values()), lambda line, _: reached.setdefault(path_of[id(line)])):
         next(run_through(model, batches))
     if not reached:
-        raise NothingPicked("No affine stand-in is reached in eval mode.", there=", ".join(list(lines)[:3]))
+        raise NothingPicked("No affine stand-in is called in eval mode.", there=", ".join(list(lines)[:3]))
     return list(reached)
 
 
@@ -95,7 +94,7 @@ def _fit(model: nn.Module, path: str, line: Affine, batches: Iterable[Any], limi
 
 @contextmanager
 def _hearing(lines: list[Affine], tell: Any) -> Iterator[None]:
-    """Inside, `tell(line, x)` is called with what enters each of the lines."""
+    """Inside, `tell(line, x)` is called with the input of each of the stand-ins."""
     handles = []
     try:
         for line in lines:
@@ -116,7 +115,7 @@ class _Sums:
         self.count = 0
 
     def add(self, x: Tensor) -> None:
-        """Add a tensor that enters the line."""
+        """Add an input of the stand-in."""
         axis = self.line.axis if -x.dim() <= self.line.axis < x.dim() else -1
         for part in x.detach().split(max(1, _AT_ONCE * len(x) // max(x.numel(), 1))) if x.dim() > 1 else (x.detach(),):
             value = self.function(part).movedim(axis, -1)
@@ -136,5 +135,5 @@ class _Sums:
         slope = torch.where(constant, self.line.weight.detach().double(), slope)
         intercept = value - slope * mean
         if not bool(torch.isfinite(slope).all() and torch.isfinite(intercept).all()):
-            raise BadValue(f"What enters {path} is not finite.", try_="batches the model was made for")
+            raise BadValue(f"The input of {path} is not finite.", try_="batches the model was made for")
         return slope, intercept

@@ -1,4 +1,4 @@
-"""Fold: affine stand-ins become part of the norm, convolution or linear layer in front of them."""
+"""Affine fold: merge affine stand-ins into the norm, convolution or linear layer in front of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from surgery.look.example import Example
 from surgery.look.finder import check_plain, dtype_of, find_sites, look_at
 from surgery.model import M
 
-# What may hand on channels that can be scaled, each on the first axis of its weight.
+# Layers whose output channels can be scaled, each on the first axis of its weight.
 _FEEDERS = (
     _BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
@@ -32,27 +32,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fold:
-    """One line, and what it becomes part of: tensors of the module in front, with their new values."""
+    """One affine stand-in, and the tensors of the module in front with their new values."""
 
     path: str
     values: tuple[tuple[Tensor, Tensor], ...]
 
 
 def fold_affine(model: M, example: Any = None) -> M:
-    """Let affine stand-ins become part of the layer in front of them where that is exact, in place; returns the model.
+    """Fold affine stand-ins into the layer in front of them where that is exact, in place; returns the model.
 
-    weight and bias of a norm, a convolution or a linear layer take up slope and intercept, and the line becomes the
-    identity: the same function, in train and eval mode, up to rounding, for nothing. It needs the layer's result to go
-    to the line alone, right away, and the layer to have a weight (and a bias, unless all intercepts are 0: a fold adds
-    no parameter) that nobody else reads. Other lines stay, and the log says why; transposed convolutions are among
-    them. Lines that are still faded to are left, too: `settle` first.
+    Weight and bias of a norm, a convolution or a linear layer absorb slope and intercept, and the stand-in becomes the
+    identity: the same function, in train and eval mode, up to rounding, at no cost. The output of the layer must go to
+    the stand-in alone, directly, and the layer must have a weight (and a bias, unless all intercepts are 0: a fold adds
+    no parameters) that is not used elsewhere. Other stand-ins stay, among them those behind transposed convolutions,
+    and the log says why. So do the ends of running fades: call `settle` first.
 
-    The model's history tells of the fold, so saving and loading work as before; `undo` cannot go back behind it,
-    because the weights are others now. See `find_sites` for `example`.
+    The model's history records the fold, so saving and loading work as before; `undo` cannot revert it, because it
+    changes weights. See `find_sites` for `example`.
 
     Raises:
-        NothingPicked: the model has no affine stand-in, or none that can be folded.
-        CannotEdit: the line was put into a part of the model that has a history of its own: fold that part.
+        NothingPicked: the model does not have affine stand-ins, or none that can be folded.
+        CannotEdit: the stand-in is in a part of the model that has its own history: fold that part.
     """
     check_plain(model)
     lines = {path: module for path, module in model.named_modules() if isinstance(module, Affine)}
@@ -64,7 +64,7 @@ def fold_affine(model: M, example: Any = None) -> M:
     steps = steps_of(model)
     if not steps and histories_of(model):
         raise CannotEdit(
-            f"It is a part of this {type(model).__name__} that was edited, and the part that keeps the history.",
+            f"Only a part of this {type(model).__name__} was edited, and that part has the history.",
             try_="surgery.fold_affine(that part)",
         )
     sample = Example.of(example, model)
@@ -76,9 +76,9 @@ def fold_affine(model: M, example: Any = None) -> M:
         except _NotExact as reason:
             reasons.append(f"{path}: {reason}")
     if not folds:
-        raise NothingPicked("No affine stand-in can be folded exactly.", there="; ".join(reasons[:3]))
-    for one in reasons:
-        _log.info("not folded: %s", one)
+        raise NothingPicked("No affine stand-in can be folded exactly.", asked="; ".join(reasons[:3]))
+    for reason in reasons:
+        _log.info("not folded: %s", reason)
     return _write(model, folds, sample)
 
 
@@ -98,25 +98,25 @@ def _write(model: M, folds: list[_Fold], sample: Example) -> M:
 
 
 class _NotExact(Exception):
-    """Why a line cannot be folded."""
+    """Why a stand-in cannot be folded."""
 
 
 def _fold_of(model: nn.Module, path: str, traces: list[Trace]) -> _Fold:
-    """How the line at `path` is folded, the same in all modes."""
+    """How the stand-in at `path` is folded, the same in all modes."""
     homes = {_feeder(trace, path) for trace in traces}
     if len(homes) > 1:
-        raise _NotExact("other layers stand in front of it in eval and train mode")
+        raise _NotExact("the layer in front of it differs between eval and train mode")
     home = homes.pop()
     module, line = model.get_submodule(home), model.get_submodule(path)
     assert isinstance(line, Affine)
     if not isinstance(module, _FEEDERS):
-        raise _NotExact(f"{home} is a {type(module).__name__}, whose result cannot be scaled by its weight")
+        raise _NotExact(f"{home} is a {type(module).__name__}, whose output cannot be scaled by its weight")
     weight, bias = module.weight, getattr(module, "bias", None)
     slope, intercept = line.weight.detach().double(), line.bias.detach().double()
     if len(slope) not in (1, len(weight)) or (isinstance(module, nn.LayerNorm) and weight.dim() > 1):
-        raise _NotExact(f"the weight of {home} is not one per channel")
+        raise _NotExact(f"the weight of {home} is not per channel")
     if bias is None and bool(intercept.any()):
-        raise _NotExact(f"{home} has no bias to take up the intercept")
+        raise _NotExact(f"{home} has no bias to absorb the intercept")
     rows = slope.reshape(-1, *(1 for _ in weight.shape[1:]))
     values = [(weight, weight.detach().double() * rows)]
     if bias is not None:
@@ -125,22 +125,22 @@ def _fold_of(model: nn.Module, path: str, traces: list[Trace]) -> _Fold:
 
 
 def _feeder(trace: Trace, path: str) -> str:
-    """The path of the layer whose result goes to the line at `path`, and nowhere else."""
+    """The path of the layer whose output goes to the stand-in at `path` and nowhere else."""
     reads = [op for op in trace.ops if f"{path}.weight" in op.weights]
     if len(reads) != 1:
-        raise _NotExact("it is called more than once" if reads else "no forward reaches it as a call of its own")
+        raise _NotExact("it is called more than once" if reads else "it is never called as a module")
     readers, op = trace.consumers(), trace.ops[reads[0].inputs[0]]
     while op.name in _PASSING:
         op = trace.ops[op.inputs[0]]
     for passed in _chain(trace, op, reads[0]):
         if len(readers[passed.index]) > 1 or passed.index in trace.outputs:
-            raise _NotExact("somebody else reads what enters it")
+            raise _NotExact("its input is also used elsewhere")
     home = next((name.rpartition(".")[0] for name in op.weights if name.endswith("weight")), None)
     if home is None or op.kind not in ("norm", "conv", "linear") or "transpose" in op.name:
-        raise _NotExact(f"what stands in front of it is no norm, convolution or linear layer with a weight: {op.name}")
+        raise _NotExact(f"in front of it is {op.name}, not a norm, convolution or linear layer with a weight")
     changed = {f"{home}.weight", f"{home}.bias"}
-    if sum(not changed.isdisjoint(one.weights) for one in trace.ops) > 1:
-        raise _NotExact(f"the weights of {home} are read elsewhere, too")
+    if sum(not changed.isdisjoint(op.weights) for op in trace.ops) > 1:
+        raise _NotExact(f"the weights of {home} are also used elsewhere")
     if op.axis is None or reads[0].axis != len(reads[0].shape) - 1:
         raise _NotExact(f"its channels are not those of {home}")
     return home
@@ -160,12 +160,13 @@ def _remember(model: nn.Module, step: Step) -> None:
 
 
 def _replay_fold(model: nn.Module, step: dict[str, Any]) -> None:
-    """Put the identity where the saved model had it; the folded weights come with the weights."""
+    """Replace the stand-ins that the saved model had folded by the identity; the saved weights contain the fold."""
     paths = step["data"].get("folded", [])
     found = {path for path, module in model.named_modules() if isinstance(module, Affine)}
     if not found.issuperset(paths):
         raise WrongModel(
-            "The saved model had lines folded that are not in this one.", there=", ".join(sorted(found)) or "no line",
+            "The saved model had stand-ins folded that this one does not have.",
+            there=", ".join(sorted(found)) or "no stand-ins",
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )  # fmt: skip
     fold_children(model, paths)

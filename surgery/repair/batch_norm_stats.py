@@ -1,4 +1,4 @@
-"""Recalibrate: new statistics for the batch norms of an edited network, and a look at the images they come from."""
+"""Batch norm statistics: re-estimate them for an edited network, and check the calibration images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from surgery.model import M
 from surgery.repair.batches import check_repeatable, in_eval, run_through
 
 FEW = 1000  # images below which the statistics are noisy
-_ONE_CLASS = 32  # images of one and the same class that are no accident
-# Transforms of torchvision and timm that draw nothing; of a class that is not among them nothing is known.
+_ONE_CLASS = 32  # so many images of the same class are not a coincidence
+# Deterministic transforms of torchvision and timm; classes that are not listed may be random.
 _STILL = {
     "CenterCrop", "CenterCropOrPad", "Compose", "ConvertImageDtype", "Grayscale", "ImageClassification",
     "MaybePILToTensor", "MaybeToTensor", "Normalize", "PILToTensor", "Pad", "Resize", "ResizeKeepRatio", "Sequential",
@@ -29,39 +29,39 @@ _STILL = {
 
 
 def recalibrate(model: M, batches: Iterable[Any], *, force: bool = False) -> M:
-    """Estimate the statistics of all batch norms anew, from images and without gradients, in place; returns the model.
+    """Re-estimate the statistics of all batch norms from images, without gradients, in place; returns the model.
 
-    An edit that changes what enters a batch norm leaves it with means and variances of another network. Here they
-    become the mean over all batches, each counted by how many values of a channel it holds, so that a small last batch
-    weighs little: means are those of all images at once, variances the mean of those inside the batches. The norms
-    alone are in train mode: dropout and dropped paths are off. Modes, momenta and the numbers of batches seen are as
-    before; a norm with momentum None, which averages over all it ever saw, goes on from the new batches. Norms without
-    statistics, and those that no forward reaches, stay as they are.
+    An edit that changes the inputs of a batch norm makes its running mean and variance stale. They are replaced by
+    averages over all batches, weighted by the number of values per channel, so that a small last batch counts little:
+    means are those of all images, variances the mean of the variances within batches. Only the norms are in train
+    mode: dropout and stochastic depth are off. Modes, momenta and `num_batches_tracked` are as before; a norm with
+    momentum None, which keeps a cumulative average, continues from the new batches. Norms without statistics, and
+    those that are never called, stay unchanged.
 
-    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image". What they should be: at least
-    1,000 images in random order, in batches of 100 or more, with the augmentation of the training. Images sorted by
-    class, or without augmentation, cost a network accuracy that it had.
+    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image": ideally at least 1,000 images in
+    random order, in batches of 100 or more, with the augmentation of the training. Calibration statistics from images
+    sorted by class, or without augmentation, reduce accuracy.
 
-    What can be seen is looked at first. Sorted images are refused: by the labels, where batches carry them, and by how
-    far the means of batches at the last norm lie apart. Warnings are given for fewer than 1,000 images, and for a
-    DataLoader that reads in order or whose transforms hold nothing random. Augmentation that happens elsewhere, such
-    as on the tensors of a list, cannot be seen, nor can a missing one; nor can the order of a single batch.
-    `force=True` goes on with images that would be refused, and saves one pass.
+    The images are checked first. Sorted images raise an error: judged by the labels, if the batches have them, and by
+    the spread of batch means at the last norm. Warnings are given for fewer than 1,000 images, and for a DataLoader
+    that reads in order or whose transforms are deterministic. Augmentation elsewhere, such as on the tensors of a list,
+    cannot be detected, nor its absence, nor the order within a single batch. `force=True` skips the check of the order,
+    and saves one pass.
 
     Source: Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3 (PreciseBN).
 
     Raises:
-        NothingPicked: the model has no batch norm with statistics, or none is reached.
-        BadValue: the images are sorted; the batches can be read once only, hold no images, do not go through the model
-            (as one value per channel, of which there is no variance), or make statistics that are not finite.
+        NothingPicked: the model does not have a batch norm with statistics, or none is called.
+        BadValue: the images are sorted; the batches can be read only once, contain no images, fail in the model
+            (for example with one value per channel, which has no variance), or give statistics that are not finite.
     """
     check_plain(model)
     check_repeatable(batches)
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise NothingPicked(
-            f"{type(model).__name__} has no batch norm that keeps statistics: there is nothing to estimate.",
-            try_="surgery.fit_affine for stand-ins; other norms need nothing",
+            f"{type(model).__name__} does not have a batch norm with running statistics.",
+            try_="surgery.fit_affine for stand-ins; other norms need no recalibration",
         )
     _warn_of_loader(batches)
     if not force:
@@ -80,14 +80,14 @@ def recalibrate(model: M, batches: Iterable[Any], *, force: bool = False) -> M:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     if images < FEW:
-        warnings.warn(f"{images} images are few for the statistics of norms: use {FEW} or more.", stacklevel=2)
+        warnings.warn(f"{images} images are few for calibration statistics: use {FEW} or more.", stacklevel=2)
     return model
 
 
 def _estimate(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> int:
-    """Run the batches with the norms in train mode, and return how many images there were."""
+    """Run the batches with the norms in train mode, and return the number of images."""
     for norm in norms:
-        norm.training, norm.momentum = True, None  # None, until a weight is set: the mean over all batches
+        norm.training, norm.momentum = True, None  # None, until a weight is set: a cumulative average
         norm.reset_running_stats()
     handles = [norm.register_forward_pre_hook(_Weigh()) for norm in norms]
     try:
@@ -98,7 +98,7 @@ def _estimate(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any])
 
 
 class _Weigh:
-    """Lets what enters a norm weigh as many values as it holds of a channel, beside all that entered before."""
+    """Weights the input of a norm by its number of values per channel, relative to all earlier inputs."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -127,17 +127,17 @@ def _keep_or_refuse(
 ) -> None:
     unreached = [norm for norm in norms if norm.num_batches_tracked is not None and not norm.num_batches_tracked]
     if len(unreached) == len(norms):
-        raise NothingPicked("No batch norm is reached in a forward.", there=f"{len(norms)} batch norms")
+        raise NothingPicked("No batch norm is called in a forward.", there=f"{len(norms)} batch norms")
     _put_back(unreached, before)
     for norm, momentum in zip(norms, momenta, strict=True):
         if not all(bool(value.isfinite().all()) for _, value in _statistics(norm)):
-            raise BadValue("The statistics come out infinite or NaN.", try_="images the model was made for")
+            raise BadValue("The estimated statistics are infinite or NaN.", try_="images the model was made for")
         if momentum is not None and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.copy_(before[id(norm), "num_batches_tracked"])
 
 
 def _refuse_sorted(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
-    """Refuse images in an order that random draws would not give."""
+    """Check that the order of the images is plausible for a random order."""
     spread, labels = _Spread(), []
     handles = [norm.register_forward_pre_hook(lambda _, args: spread.hear(args[0])) for norm in norms]
     try:
@@ -149,21 +149,21 @@ def _refuse_sorted(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[
         for handle in handles:
             handle.remove()
     whole = torch.cat(labels) if labels else torch.zeros(0)
-    cures = "a shuffled loader over all classes; force=True if this is what you want"
+    cures = "a shuffled loader over all classes; force=True if this is intended"
     if len(whole) >= _ONE_CLASS and bool((whole == whole[0]).all()):
-        raise BadValue("All images are of one class.", there=f"{len(whole)} with the label {int(whole[0])}", try_=cures)
+        raise BadValue("All images are of one class.", asked=f"{len(whole)} with the label {int(whole[0])}", try_=cures)
     for ratio, what in ((_label_ratio(labels), "their labels"), (spread.ratio(), "the batch means at the last norm")):
         if ratio > _most(len(spread.means)):
             raise BadValue(
-                "The images come sorted, and statistics of sorted images ruin a network.",
-                there=f"{what} vary {ratio:.1f} times as much between batches as in random order", try_=cures,
+                "The images are sorted, and calibration statistics of sorted images ruin a network.",
+                asked=f"{what} vary {ratio:.1f} times as much between batches as in random order", try_=cures,
             )  # fmt: skip
 
 
 def _most(batches: int) -> float:
-    """The largest ratio that is taken for random order; few batches can lie apart by accident.
+    """The largest ratio accepted as random order; with few batches it is larger by chance.
 
-    In random order the ratio is about 1, however many images there are; sorted, it grows with them.
+    In random order the ratio is about 1 for any number of images; in sorted order it grows with it.
     """
     return max(4.0, 1.0 + 8.0 / math.sqrt(max(batches - 1, 1)))
 
@@ -181,7 +181,7 @@ def _label_ratio(labels: list[Tensor]) -> float:
 
 
 class _Spread:
-    """How far the means of batches lie apart where the last norm of a forward begins: an F ratio over its channels."""
+    """The spread of batch means at the input of the last norm of a forward: an F ratio over its channels."""
 
     def __init__(self) -> None:
         self.rows: Tensor | None = None
@@ -190,11 +190,11 @@ class _Spread:
         self.squares: list[Tensor] = []
 
     def hear(self, x: Tensor) -> None:
-        """Remember the mean of every image and channel (N, C); the last norm of a forward is heard last."""
+        """Keep the mean of every image and channel (N, C); the last norm of a forward overwrites the others."""
         self.rows = x.detach().double().flatten(2).mean(2) if x.dim() > 2 else x.detach().double()
 
     def end_batch(self) -> None:
-        """Add what was heard last."""
+        """Add the means of the last norm."""
         if self.rows is not None:
             self.counts.append(len(self.rows))
             self.means.append(self.rows.mean(0))
@@ -214,13 +214,13 @@ class _Spread:
 
 
 def _warn_of_loader(batches: Any) -> None:
-    """Warn of what a DataLoader, or one wrapped as timm does, shows of itself."""
+    """Warn about the order and the transforms of a DataLoader, or of one wrapped by timm."""
     if isinstance(getattr(batches, "sampler", None), SequentialSampler):
-        warnings.warn("The loader reads in the order of its data: shuffle them.", stacklevel=3)
+        warnings.warn("The loader reads its data in order: shuffle them.", stacklevel=3)
     found = _transforms(getattr(batches, "dataset", None))
     if found and _STILL.issuperset(found):
         warnings.warn(
-            f"The images are not augmented ({', '.join(found)}): give them the transforms of the training.",
+            f"The images are not augmented ({', '.join(found)}): use the transforms of the training.",
             stacklevel=3,
         )
 

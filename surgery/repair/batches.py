@@ -1,4 +1,4 @@
-"""Running: batches of somebody's images through somebody's model, which is afterwards as it was."""
+"""Batches: run a user's batches through a model, and restore its state afterwards."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from surgery.rng import random_state_kept
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
-# What a forward refuses its input with.
+# The exceptions that a forward raises for unsuitable input.
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Images (N, ...), and their labels as whole numbers (N) where the batch carried such."""
+    """Images (N, ...), and their integer labels (N) if the batch has them."""
 
     images: Tensor
     labels: Tensor | None = None
 
 
 def check_repeatable(batches: Iterable[Any]) -> None:
-    """Refuse what can be read once only, and a single tensor, which would be taken for a list of images.
+    """Check that batches can be iterated repeatedly, and are not a single tensor, which would be read as single images.
 
     Raises:
-        BadValue: with the sentence that says what to do.
+        BadValue: they are not; the hint says what to pass instead.
     """
     if isinstance(batches, Tensor):
-        raise BadValue("This is one batch.", there=f"a tensor {tuple(batches.shape)}", try_="[images], a list of it")
-    if not isinstance(batches, Iterable) or isinstance(batches, Iterator):  # not by `iter`: it would start a loader
+        raise BadValue("This is one batch.", asked=f"a tensor {tuple(batches.shape)}", try_="[images], a list of it")
+    if not isinstance(batches, Iterable) or isinstance(batches, Iterator):  # without `iter`, which would start a loader
         raise BadValue(
-            "The batches are gone through more than once.", there=f"{type(batches).__name__}, which can be read once",
+            "The batches are iterated more than once.", asked=f"{type(batches).__name__}, which can be read once",
             try_="a DataLoader, or list(...) of it",
         )  # fmt: skip
 
 
 def batches_of(batches: Iterable[Any], model: nn.Module) -> Iterator[Batch]:
-    """The batches one by one, on the device of the model: tensors, (images, labels), or dicts with such names.
+    """Iterate over the batches, on the device of the model: tensors, (images, labels), or dicts with such names.
 
     Raises:
-        BadValue: there are none, or one is something else.
+        BadValue: no batches, or a batch of another type.
     """
     home, count = home_of(model), 0
     for count, one in enumerate(batches, 1):
         images, labels = _parts(one)
         if not isinstance(images, Tensor) or images.dim() == 0:
             raise BadValue(
-                f"Batch {count} holds no images.", there=type(one).__name__,
+                f"Batch {count} contains no images.", asked=type(one).__name__,
                 try_="a tensor (N, ...), a pair (images, labels), or a dict with 'image' and 'label'",
             )  # fmt: skip
         plain = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and not labels.is_floating_point()
         yield Batch(images.to(home), labels.detach().cpu() if plain else None)
     if not count:
-        raise BadValue("There are no batches.", try_="at least one; an exhausted loader yields none")
+        raise BadValue("No batches.", try_="at least one; an exhausted loader yields none")
 
 
 @contextmanager
 def batch_errors(number: int, model: nn.Module, images: Tensor) -> Iterator[None]:
-    """Inside, what a forward refuses its batch with becomes a `BadValue` that names the batch, the model and the cause.
+    """Turn an error of a forward inside into a `BadValue` that names the batch, the model and the cause.
 
-    Batches are counted from 1. Errors of this library, and what is no refusal of an input, pass as they are.
+    Batches are counted from 1. Errors of this library, and those that do not concern the input, pass unchanged.
 
     Raises:
-        BadValue: the forward inside failed; the error of before is its cause.
+        BadValue: the forward inside failed; the original error is its cause.
     """
     try:
         yield
@@ -78,17 +78,16 @@ def batch_errors(number: int, model: nn.Module, images: Tensor) -> Iterator[None
         raise
     except FAILURES as error:
         raise BadValue(
-            f"Batch {number} does not go through {type(model).__name__}.",
+            f"Batch {number} fails in {type(model).__name__}: {cause_of(error)}.",
             asked=f"forward({images.dtype} {tuple(images.shape)})",
-            there=cause_of(error),
         ) from error
 
 
 def run_through(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
-    """Run the model on the batches, and hand on each of them when it has gone through.
+    """Run the model on the batches, and yield each batch after its forward.
 
     Raises:
-        BadValue: there are no batches, one is something else, or the model refuses one.
+        BadValue: no batches, a batch of another type, or one that fails in the model.
     """
     for number, batch in enumerate(batches_of(batches, model), 1):
         with batch_errors(number, model, batch.images):
@@ -107,15 +106,15 @@ def _parts(one: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def in_eval(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in eval mode and nothing is differentiated; afterwards each is in its own mode again.
+    """Inside, every module is in eval mode and gradients are off; afterwards the modes are restored.
 
-    Random numbers drawn inside leave the generators as they were.
+    The random state is restored, too.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
-            module.training = False  # not by `train`: shared modules, and modules with a `train` of their own
-        # No inference mode: statistics that are written inside would be inference tensors.
+            module.training = False  # not by `train`: modules may be shared, or override `train`
+        # Not inference mode: statistics written inside would become inference tensors.
         with random_state_kept(alone=False), torch.inference_mode(False), torch.no_grad():
             yield
     finally:

@@ -1,1 +1,1 @@
-"""Schedule: what changes in an edited model over a training, and the parameters that train."""
+"""Schedule: what changes in an edited model during training, its initialisation and its parameter groups."""

@@ -1,4 +1,4 @@
-"""Initialize: draw the weights of a model anew, each layer with the gain of the activation that follows it."""
+"""Initialization: redraw the weights of a model, each layer with the gain of the activation that follows it."""
 
 from __future__ import annotations
 
@@ -23,36 +23,37 @@ from surgery.schedule.param_groups import is_activation
 
 Fan = Literal["in", "out"]
 
-# A normal distribution as evenly spaced points with weights. For smooth functions this is exact to rounding, as
-# Gauss and Hermite's points would be; at a kink, which theirs miss by 1e-4 or more, it is right to 1e-5.
+# A normal distribution as evenly spaced points with weights. For smooth functions this is exact to rounding, like
+# Gauss-Hermite quadrature; at a kink, where that is off by 1e-4 or more, it is accurate to 1e-5.
 STEP, REACH = 0.01, 8.0
 
 
 def initialize(model: M, example: Any = None, *, fan: Fan = "in", generator: torch.Generator | None = None) -> M:
-    """Draw the weights of all convolutions and linear layers anew as He et al. do, in place; returns the model.
+    """Redraw the weights of all convolutions and linear layers as in He et al., in place; returns the model.
 
     Weights are normal with standard deviation gain / sqrt(fan). The gain is that of the activation the layer feeds,
-    the first one if there are several, also through norms and adds: see `gain`. It is 1 if the layer feeds none, as a
-    classifier, or `RectifiedScores`, or only a sigmoid, tanh or the like that is a gate or the head. `fan="in"` keeps
-    the mean square of what passes forward, "out" that of gradients; either counts the connections an element has on
-    average, so groups count, and strides.
+    the first one if there are several, also through norms and adds: see `gain`. It is 1 if the layer feeds none, like a
+    classifier, or feeds `RectifiedScores`, or only a sigmoid, tanh or the like that is a gate or the head. `fan="in"`
+    preserves the mean square of activations, "out" that of gradients; both count the average number of connections of
+    an element, so groups and strides count.
 
-    Biases become 0, norms weight 1 and bias 0 with fresh statistics. A norm whose weights are all 0, such as the last
-    of a residual branch in some models, keeps them. The projections into `nn.MultiheadAttention` are drawn as torch
-    draws them (Xavier). Embeddings, positions, scales and all other parameters that are no layer's, and those of
-    activations, are left alone. Frozen weights are drawn anew, too.
+    Biases become 0, norms get weight 1, bias 0 and fresh statistics. A norm whose weights are all 0, such as the last
+    of a residual branch in some models, keeps them. The input projections of `nn.MultiheadAttention` are drawn as in
+    torch (Xavier). Embeddings, positions, scales, other parameters outside layers, and those of activations, are
+    unchanged. Frozen weights are redrawn, too.
 
-    `example` is what the model is run on to see what feeds what, as in `find_sites`. Numbers are drawn on the
-    processor, or where `generator` is, so one seed gives the same weights on every device.
+    `example` is the input the model is run on to find what feeds what, as in `find_sites`. Numbers are drawn on the
+    CPU, or on the device of `generator`, so one seed gives the same weights on every device.
 
     Raises:
-        BadValue: another fan; weights without numbers (on meta) or computed from others; an activation without gain.
+        BadValue: another fan; weights without values (on meta) or parametrised; an activation without gain.
         CannotLook: the model is wrapped or does not run on the example.
 
     Source: He et al. 2015, arXiv 1502.01852, section 2.2.
     """
     if fan not in get_args(Fan):
-        raise BadValue("Variance is kept forward or backward.", asked=f"fan={fan!r}", try_="'in' or 'out'")
+        problem = "`fan` must be 'in' (preserve the forward variance) or 'out' (backward)."
+        raise BadValue(problem, asked=f"fan={fan!r}")
     sites = find_sites(model, example)
     _check_weights(model, _parts(model)[0])
     return _draw(model, _gains(model, list(sites)), fan, generator)
@@ -60,7 +61,7 @@ def initialize(model: M, example: Any = None, *, fan: Fan = "in", generator: tor
 
 @all_or_nothing(lambda model, *_: (*model.parameters(), *model.buffers()))
 def _draw(model: M, gains: dict[int, float], fan: Fan, generator: torch.Generator | None) -> M:
-    """Write the weights: of each that feeds an activation, with its gain."""
+    """Redraw the weights, each with the gain of the activation it feeds."""
     layers, norms, attentions = _parts(model)
     drawn = set[int]()
     with torch.no_grad():
@@ -80,13 +81,13 @@ def _draw(model: M, gains: dict[int, float], fan: Fan, generator: torch.Generato
 
 
 def gain(function: Callable[[Tensor], Tensor], channels: int = 1, *, axis: int = 1, dims: int = 2) -> float:
-    """The factor that makes up for what an activation takes away: 1 / sqrt(E[f(z)^2]), z standard normal.
+    """The factor that compensates for the loss of variance in an activation: 1 / sqrt(E[f(z)^2]), z standard normal.
 
     sqrt(2) for ReLU. `function` is called once, with a float64 tensor of `dims` axes that has its `channels` on
     `axis`; the mean square is taken over all channels. A module is called as a copy, in eval mode.
 
     Raises:
-        BadValue: the function cannot be called so, or its mean square is zero or not finite.
+        BadValue: the function cannot be called this way, or its mean square is zero or not finite.
 
     Source: He et al. 2015, arXiv 1502.01852, equation 10, where f is ReLU; the same argument for any f.
     """
@@ -103,22 +104,22 @@ def gain(function: Callable[[Tensor], Tensor], channels: int = 1, *, axis: int =
             values = function(rows.expand(shape).clone())
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadValue(
-            "This activation cannot be called on points of a normal distribution.",
+            "This activation cannot be evaluated on a normal distribution: "
+            + f"{type(error).__name__}: {error}".partition("\n")[0],
             asked=f"a float64 tensor of shape {tuple(shape)}",
-            there=f"{type(error).__name__}: {error}".partition("\n")[0],
         ) from error
     square = float(values.square().movedim(along, 0).flatten(1).mean(1) @ weights)
     if not 0 < square < math.inf:
-        raise BadValue("This activation has no gain.", there=f"its mean square is {square} on a normal distribution")
+        raise BadValue("This activation has no gain.", asked=f"a mean square of {square} on a normal distribution")
     return 1 / math.sqrt(square)
 
 
 def fan_of(layer: Any, fan: str) -> float:
-    """How many inputs an output of a layer has ("in"), or outputs an input ("out"), on average and far from edges."""
+    """The inputs per output of a layer ("in"), or the outputs per input ("out"), on average and ignoring borders."""
     if isinstance(layer, nn.Linear):
         return layer.in_features if fan == "in" else layer.out_features
     taps = math.prod(layer.kernel_size) / layer.groups
-    spread = taps / math.prod(layer.stride)  # the side with more elements has fewer connections for each
+    spread = taps / math.prod(layer.stride)  # elements of the larger side have fewer connections each
     if fan == "in":
         return float(layer.in_channels * (spread if isinstance(layer, _ConvTransposeNd) else taps))
     return float(layer.out_channels * (taps if isinstance(layer, _ConvTransposeNd) else spread))
@@ -134,12 +135,12 @@ def _parts(model: nn.Module) -> tuple[list[tuple[str, Any]], list[nn.Module], li
 
 
 def _is_layer(module: nn.Module) -> bool:
-    # By its name: torchvision, its home, is not imported here, and it is no subclass of torch's convolutions.
+    # By name: torchvision is not imported here, and its class does not derive from torch's convolutions.
     return isinstance(module, _ConvNd | nn.Linear) or type(module).__name__ == "DeformConv2d"
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Torch's norms and those of others, which are called so and have one weight per channel."""
+    """Torch's norms, and those of other libraries, which have "norm" in their name and one weight per channel."""
     weight = module._parameters.get("weight")
     named = "norm" in type(module).__name__.lower()
     return named and (hasattr(module, "reset_running_stats") or (weight is not None and weight.dim() == 1))
@@ -149,14 +150,14 @@ def _check_weights(model: nn.Module, layers: list[tuple[str, Any]]) -> None:
     empty = next((path for path, one in model.named_parameters() if one.is_meta), None)
     if empty is not None:
         raise BadValue(
-            "The weights of this model hold no numbers yet.", there=f"{empty} on the meta device",
+            "The weights of this model have no values yet.", asked=f"{empty} on the meta device",
             try_="model.to_empty(device='cpu') first",
         )  # fmt: skip
     for path, layer in layers:
         if layer._parameters.get("weight") is None:
             raise BadValue(
                 f"The weight of {path or type(layer).__name__} is computed from other tensors.",
-                there="a parametrisation or a mask", try_="remove it, initialize, and put it back",
+                asked="a parametrisation or a mask", try_="remove it, initialize, and add it again",
             )  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def _gains(model: nn.Module, sites: list[Site]) -> dict[int, float]:
         ):
             continue
         fed = [id(parameters[path]) for path in site.weights if path in parameters]
-        if all(one in gains for one in fed):
+        if all(weight in gains for weight in fed):
             continue
         key = (site.module or (site.activation, site.options), site.channels, site.channel_axis, len(site.shape))
         if key not in known:
@@ -190,15 +191,15 @@ def _gain_at(model: nn.Module, site: Site) -> float:
         return gain(build(site.activation, **options))
     module = model.get_submodule(site.module)
     tensors = [*module.parameters(), *module.buffers()]
-    if all(one.numel() == 1 for one in tensors):
-        return gain(module, dims=max(2, len(site.shape)))  # the same for all channels: one is enough
+    if all(value.numel() == 1 for value in tensors):
+        return gain(module, dims=max(2, len(site.shape)))  # the same for all channels: one suffices
     if len(site.shape) < 2:
         return gain(module, site.channels)
     return gain(module, site.channels, axis=site.channel_axis, dims=len(site.shape))
 
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of a shape, in float32 or better, where the generator is."""
+    """Standard normal values of a shape, in float32 or better, on the device of the generator."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     device = generator.device if generator is not None else torch.device("cpu")
     return torch.randn(like.shape, generator=generator, dtype=dtype, device=device)
@@ -215,7 +216,7 @@ def _reset(norm: nn.Module) -> None:
 
 
 def _reset_projections(attention: nn.MultiheadAttention, generator: torch.Generator | None) -> None:
-    """What `nn.MultiheadAttention` does when it is built; its output projection is a linear layer like others."""
+    """As in the constructor of `nn.MultiheadAttention`; its output projection is treated as a linear layer."""
     for weight in _projections(attention):
         bound = math.sqrt(6 / sum(weight.shape))
         noise = torch.empty(weight.shape, device=generator.device if generator is not None else "cpu")

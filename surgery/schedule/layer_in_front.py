@@ -1,4 +1,4 @@
-"""In front: the layer that an activation comes after, for what the two should share, such as a learning rate."""
+"""Layer in front: the layer that precedes an activation, for settings that the two share, such as a learning rate."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from surgery.schedule.param_groups import is_activation
 
 
 def layers_in_front(model: nn.Module, example: Any = None) -> dict[str, str]:
-    """For every parameter of an activation, by name: the name of a parameter of the layer in front of it.
+    """Map every parameter of an activation, by name, to the name of a parameter of the layer in front of it.
 
-    That is the last module with parameters of its own which a forward enters before it first calls the activation: the
-    norm or, where there is none, the convolution or linear layer. A twin of the model is run, in eval mode. What no
-    forward reaches comes after what is registered before it, and so does everything where the model does not run.
+    That is the last module with direct parameters that a forward enters before it first calls the activation: the
+    norm or, without one, the convolution or linear layer. A copy of the model is run, in eval mode. For an activation
+    that is never called, or if the model does not run, the order of registration counts.
 
     `example` is as in `find_sites`; by default that of the last surgery, else that of the model's configuration.
     """
     activations = _outermost_activations(model)
-    held = {id(one): path for path, module in activations.items() for one in module.parameters()}
+    held = {id(value): path for path, module in activations.items() for value in module.parameters()}
     layers = {path: id(first) for path, module in model.named_modules() if (first := _first(module, held)) is not None}
     entered = _last_entered(model, list(activations), list(layers), example) if activations else {}
     name_of = {id(one): name for name, one in model.named_parameters()}
@@ -45,7 +45,7 @@ def layers_in_front(model: nn.Module, example: Any = None) -> dict[str, str]:
 
 
 def _outermost_activations(model: nn.Module) -> dict[str, nn.Module]:
-    """The activations that are no part of another one, by path."""
+    """The activations that are not part of another one, by path."""
     found: dict[str, nn.Module] = {}
     inside = set[int]()
     for path, module in model.named_modules():  # a module comes before its parts
@@ -56,15 +56,15 @@ def _outermost_activations(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _first(module: nn.Module, held: dict[int, str]) -> nn.Parameter | None:
-    """The first parameter that a module holds itself, None if it holds none; those of activations do not count."""
-    return next((one for one in module._parameters.values() if one is not None and id(one) not in held), None)
+    """The first direct parameter of a module, None without one; those of activations do not count."""
+    return next((value for value in module._parameters.values() if value is not None and id(value) not in held), None)
 
 
 def _last_entered(model: nn.Module, activations: list[str], layers: list[str], example: Any) -> dict[str, str]:
     """The layer that a forward enters last before it first calls each activation, both by path."""
     steps = [step.data["example"] for step in steps_of(model) if step.kind == "surgery"]
     given = Example.from_data(steps[-1]) if example is None and steps else example
-    # Where values decide something in the model, or an operation has no meta version, it is run on numbers.
+    # If control flow depends on values, or an operation has no meta kernel, it is run on real tensors.
     for device in dict.fromkeys((torch.device("meta"), home_of(model))):
         try:
             with random_state_kept(), torch.no_grad():

@@ -1,4 +1,4 @@
-"""Fading: move everything in a model that changes over time, and settle it when the time is over."""
+"""Progress: drive everything in a model that changes over the training, and settle it at the end."""
 
 from __future__ import annotations
 
@@ -17,43 +17,45 @@ from surgery.model import M
 
 @runtime_checkable
 class Progressing(Protocol):
-    """A module that changes over time: it is told the progress in [0, 1] and the number of the step."""
+    """A module that changes over the training, as a function of the progress in [0, 1] and the step number."""
 
     def set_progress(self, progress: float, step: int = 0) -> None:
-        """Become what this progress and step ask for."""
+        """Move to this progress and step."""
 
 
 @runtime_checkable
 class Finishing(Protocol):
-    """A module that changes over time and can stop doing so."""
+    """A module that changes over the training and can be settled."""
 
     def finish(self) -> None:
-        """Stay as it is from now on."""
+        """Take the final form."""
 
 
 def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
-    """Tell every fading activation of a model how far training has come, from 0 to 1; `step` counts training steps.
+    """Set the training progress, from 0 to 1, of every fading activation of a model; `step` counts training steps.
 
-    Call it on copies, too (an averaged model has activations of its own); a wrapper round the model will do. Where
-    nothing changes over time it does nothing but warn.
+    Call it on copies, too (an averaged model has its own activations); the model may be wrapped. If nothing in the
+    model changes over the training, it only warns.
 
     Raises:
-        BadValue: progress outside [0, 1], a step that is no whole number, or no model.
+        BadValue: progress outside [0, 1], a step that is not an integer, or not a model.
     """
     if not isinstance(model, nn.Module):
-        raise BadValue("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
+        raise BadValue("This is not a model.", asked=type(model).__name__, try_="a torch.nn.Module")
     if not isinstance(progress, Real) or not 0 <= progress <= 1:
-        raise BadValue("`progress` is a fraction of the training.", asked=f"progress={progress!r}", try_="0 to 1")
+        raise BadValue("`progress` must be a fraction of the training.", asked=f"progress={progress!r}", try_="0 to 1")
     if not isinstance(step, Integral) or step < 0:
-        raise BadValue("`step` counts steps of the training.", asked=f"step={step!r}", try_="a whole number, 0 or more")
+        raise BadValue(
+            "`step` must be a number of training steps.", asked=f"step={step!r}", try_="a whole number, 0 or more"
+        )
     if not gradual(model) and progress_of(model) is None:
-        _tell(f"Nothing in {type(model).__name__} changes over time, so set_progress does nothing.")
+        _tell(f"Nothing in {type(model).__name__} changes over the training, so set_progress does nothing.")
     move(model, float(progress), int(step))
 
 
 @all_or_nothing(progress_only=True)
 def move(model: nn.Module, progress: float, step: int = 0) -> None:
-    """What `set_progress` does, for callers that do not know whether anything changes over time."""
+    """Like `set_progress`, without the check and the warning."""
     for module in model.modules():
         if isinstance(module, Progressing):
             module.set_progress(progress, step)
@@ -62,48 +64,48 @@ def move(model: nn.Module, progress: float, step: int = 0) -> None:
 
 
 def progress_of(model: nn.Module) -> tuple[float, int] | None:
-    """The progress and step last set on an edited model, or on one inside a wrapper; None if there are none."""
+    """The progress and step last set on an edited model, or on one inside a wrapper; None if unset."""
     return next((history.progress for history in histories_of(model)), None)
 
 
 def gradual(model: nn.Module) -> list[str]:
-    """The paths of what changes over time in a model: fades, warm-ups and alternations that have not been settled."""
+    """The paths of the modules that change over the training: fades, warm-ups and alternations, unless settled."""
     return [
         path for path, one in model.named_modules() if isinstance(one, Progressing) and getattr(one, "gradual", True)
     ]
 
 
 def not_driven(model: nn.Module) -> list[str]:
-    """The paths of what changes over time in an edited model, if nobody has moved it from where it began."""
+    """The paths of the modules that change over the training in an edited model, if set_progress never moved them."""
     histories = histories_of(model)
     moved = any(history.progress is not None and history.progress[0] > 0 for history in histories)
     return gradual(model) if histories and not moved else []
 
 
 def settle(model: M) -> M:
-    """Put the final form of everything that fades in its place, in place; returns the model.
+    """Replace everything that fades by its final form, in place; returns the model.
 
-    A ReLU that faded to the identity is then erased, a PWLU has warmed up, slopes and weights learn together. The steps
-    of the model say so, too: saved and loaded, it has the final form at once. Settling early jumps to the end;
-    settling twice does nothing more. Where nobody has called `set_progress` before, all that was to be gradual happens
-    at once, and a warning names it.
+    A ReLU that faded to the identity is then erased, a PWLU has warmed up, slopes and weights learn together. The
+    model's history records it: saved and loaded, it has the final form at once. Settling early jumps to the end;
+    settling twice has no further effect. If `set_progress` was never called, the whole change happens at once, and a
+    warning names the modules.
 
     Raises:
-        BadValue: this is no model.
+        BadValue: not a model.
     """
     if not isinstance(model, nn.Module):
-        raise BadValue("This is not a model.", there=type(model).__name__, try_="a torch.nn.Module")
+        raise BadValue("This is not a model.", asked=type(model).__name__, try_="a torch.nn.Module")
     if idle := not_driven(model):
-        _tell(f"{named(idle)} never moved before it was settled: its change comes at once. "
+        _tell(f"{named(idle)} never moved before it was settled: the change happens at once. "
               "Call surgery.set_progress(model, progress) while the model trains.")  # fmt: skip
     elif not gradual(model) and progress_of(model) is None:
-        _tell(f"Nothing in {type(model).__name__} changes over time, so there is nothing to settle.")
+        _tell(f"Nothing in {type(model).__name__} changes over the training, so settle does nothing.")
     return finish(model)
 
 
 @all_or_nothing()
 def finish(model: M) -> M:
-    """What `settle` does, for callers that know what comes at once."""
+    """Like `settle`, without the checks and warnings."""
     move(model, 1.0)
     for module in model.modules():
         if isinstance(module, Finishing):
@@ -113,7 +115,7 @@ def finish(model: M) -> M:
 
 
 def named(paths: list[str]) -> str:
-    """Paths for a message, the first three of them."""
+    """The first three paths, for a message."""
     return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 

@@ -1,1 +1,1 @@
-"""Serialization: an edited model as safetensors and one small data file, and back."""
+"""Serialization: save an edited model as safetensors and a small data file, and load it."""

@@ -1,4 +1,4 @@
-"""Folder: the two files of a saved model, which belong together, written and read back."""
+"""Model folder: write and read the two files of a saved model, weights and steps, which belong together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from surgery.serialization.weights import write_weights
 
 FORMAT = 1
 WEIGHTS, STEPS = "model.safetensors", "surgery.json"
-# Where the metadata of the weights hold the digest of the steps. Weights without edits are those of the plain model,
-# and may be loaded as such; a reader that looks for the first mark alone refuses the others, rightly.
+# Keys of the weights' metadata for the digest of the steps. Weights without edits are those of the plain model, and may
+# be loaded as such; a reader that only knows the first key rightly rejects them as an edited model.
 EDITED, UNEDITED = "surgery", "surgery: no edits"
 LONGEST = 64 * 2**20  # bytes of a file with steps
 
@@ -26,15 +26,15 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, 
 
 
 def write_folder(folder: Path, model: nn.Module, data: dict[str, Any]) -> None:
-    """Write the weights of a model and its steps, in place of what an earlier call wrote.
+    """Write the weights of a model and its steps, replacing those of an earlier call.
 
-    The weights name the steps they belong to: from when they have taken their place, the folder is the new one. Should
-    all end just then, the steps are found under the name that they were written by, see `steps_file`.
+    The weights name the steps they belong to: once the weights are renamed, the folder holds the new model. If the
+    process ends right then, the steps are found under their temporary name, see `steps_file`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights, steps = folder / WEIGHTS, folder / STEPS
     if steps_file(folder) != steps:
-        put_in_place(steps)  # an earlier call ended there
+        put_in_place(steps)  # an earlier call was interrupted here
     try:
         write_half(weights, lambda half: write_weights(model, half, {_mark(data): _digest(data)}))
         write_half(steps, lambda half: half.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
@@ -47,16 +47,16 @@ def write_folder(folder: Path, model: nn.Module, data: dict[str, Any]) -> None:
 
 
 def steps_file(folder: Path) -> Path:
-    """The file with the steps that the weights in a folder belong to: `surgery.json`, but after a writing cut short."""
+    """The file with the steps of the weights in a folder: `surgery.json`, except after an interrupted write."""
     steps, weights = folder / STEPS, folder / WEIGHTS
     return half_of(steps) if _belong(half_of(steps), weights) and not _belong(steps, weights) else steps
 
 
 def read_steps(folder: str | Path) -> dict[str, Any]:
-    """What `surgery.json` in a folder says, checked against the weights beside it.
+    """The content of `surgery.json` in a folder, checked against the weights next to it.
 
     Raises:
-        BadFile: a file is missing, is not ours, or does not belong to the other.
+        BadFile: a file is missing, has an unknown format, or does not belong to the other.
     """
     target = Path(folder)
     steps, weights = steps_file(target), target / WEIGHTS
@@ -64,23 +64,23 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
         if not file.is_file():
             raise BadFile(
                 f"{target} has no {file.name}.", try_="a folder written by surgery.save",
-                there=", ".join(sorted(one.name for one in target.glob("*"))[:6]) or "nothing",
+                there=", ".join(sorted(file.name for file in target.glob("*"))[:6]) or "an empty folder",
             )  # fmt: skip
     if steps.stat().st_size > LONGEST:
         raise BadFile(f"{STEPS} is too long.", asked=f"{steps.stat().st_size} bytes", there=f"at most {LONGEST}")
     try:
         data, metadata = _parsed(steps), _metadata(weights)
     except _UNREADABLE as error:
-        raise BadFile(f"{target} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+        raise BadFile(f"{target} cannot be read.", asked=f"{type(error).__name__}: {error}") from error
     if metadata.get(_mark(data)) != _digest(data):
         ours = EDITED in metadata or UNEDITED in metadata
         there = "weights of another edit, or an edited file" if ours else "weights of an unedited model"
         raise BadFile(
-            f"{WEIGHTS} and {STEPS} do not belong together.", there=there, try_="save the model again, to a new folder"
+            f"{WEIGHTS} and {STEPS} do not belong together.", asked=there, try_="save the model again, to a new folder"
         )
     check_steps(data["steps"])
     if data["progress"] is not None and not _is_progress(data["progress"]):
-        raise BadFile(f"{STEPS} has another kind of progress.", asked="[fraction, step]", there=repr(data["progress"]))
+        raise BadFile(f"{STEPS} has an invalid progress.", asked=repr(data["progress"]), there="[fraction, step]")
     return data
 
 
@@ -104,7 +104,7 @@ def _parsed(steps: Path) -> dict[str, Any]:
     known = data["format"] == FORMAT and isinstance(data["steps"], list) and isinstance(data["model"], dict | None)
     known = known and isinstance(data["progress"], list | None) and isinstance(data.get("fingerprint"), str | None)
     if not known or not all(isinstance(name, str) for name in data.get("buffers", [])):
-        raise BadFile(f"{STEPS} has another format.", asked=f"format {FORMAT}", there=f"format {data['format']}")
+        raise BadFile(f"{STEPS} has an unknown format.", asked=f"format {data['format']}", there=f"format {FORMAT}")
     return data
 
 

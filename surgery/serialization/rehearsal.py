@@ -1,4 +1,4 @@
-"""Rehearse: see, before a model is saved, that its steps as they will be written make it again."""
+"""Rehearsal: check, before a model is saved, that replaying its steps as written reproduces it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Data = dict[str, Any]
 
 
 def steps_to_write(model: nn.Module) -> list[Data]:
-    """The steps of a model as plain data, without edits in parts that are no longer there, such as a former head."""
+    """The steps of a model as plain data, without edits in parts that were removed since, such as a former head."""
     written = []
-    fixed = [step for step in steps_of(model) if step.kind != "surgery"][-1:]  # later ones are made again
+    fixed = [step for step in steps_of(model) if step.kind != "surgery"][-1:]  # later ones are redone
     for step in steps_of(model):
         data = step.data if step.kind != "surgery" else {**step.data, "edits": _still_there(model, step)}
         if step in fixed and (by_hand := set_since(model, step)):
@@ -35,14 +35,14 @@ def steps_to_write(model: nn.Module) -> list[Data]:
 
 
 def rehearse(model: nn.Module, steps: list[Data], example: Example | None = None) -> str | None:
-    """Make the model again out of itself without its edits, on a copy, and compare; the model is not touched.
+    """Undo and redo the edits of the model on a copy, and compare; the model is not changed.
 
-    Whatever was changed beside the edits, a new head for one, is in the copy, too. So the fingerprints in `steps`
-    become those of what `load` will be offered: a fresh model that was changed likewise. What came before a step that
-    cannot be undone cannot be made again; then the result is the fingerprint of the model as it is, else None.
+    Other changes, such as a new head, are in the copy, too. So the fingerprints in `steps` become those of the model
+    that `load` expects: a fresh one with the same changes. Steps before one that cannot be undone cannot be redone;
+    then the result is the fingerprint of the model as it is, else None.
 
     Raises:
-        BadValue: another model would come back; the message names what differs.
+        BadValue: the result is a different model; the message names what differs.
     """
     if not steps:
         return None
@@ -55,13 +55,13 @@ def rehearse(model: nn.Module, steps: list[Data], example: Example | None = None
         except SurgeryError:
             if home_of(model).type == "meta":
                 raise
-            # Where values decide something, a copy without any cannot be run.
+            # If control flow depends on values, a copy without values cannot be run.
             _rehearse(twin(model, meta=False, history=True), model, steps, sites, example)
     except SurgeryError as error:
         raise BadValue(
             f"Saved as it is, this {type(model).__name__} could not be loaded again.",
-            there="; ".join(line.strip() for line in str(error).splitlines()),
-            try_="undo what was changed at the edited places since; if it is the values of the example that matter, "
+            asked="; ".join(line.strip() for line in str(error).splitlines()),
+            try_="undo later changes at the edited calls; if it is the values of the example that matter, "
             "save(..., example=...) and load(..., example=...)",
         ) from error
     return fingerprint(model, sites) if _behind(steps) < len(steps) else None
@@ -75,7 +75,7 @@ def _rehearse(base: nn.Module, model: nn.Module, steps: list[Data], sites: Sites
     done = steps_of(base)
     if before and done[-1].left != layout(base):
         for step in before:
-            step["fingerprint"] = None  # changed since, and what it was before cannot be told
+            step["fingerprint"] = None  # changed since, so the model before it is unknown
     for step in again:
         replay_of("surgery", "")(base, {**step, "fingerprint": None, "example": example})
     for step, made in zip(again, steps_of(base)[len(done) :], strict=True):
@@ -84,34 +84,34 @@ def _rehearse(base: nn.Module, model: nn.Module, steps: list[Data], sites: Sites
 
 
 def added_buffers(model: nn.Module) -> list[str]:
-    """The buffers that others gave an edited model since, such as the counters of a profiler."""
+    """The buffers that were added to an edited model since, such as the counters of a profiler."""
     steps, buffers = steps_of(model), {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return [name for name in tensors_of(model) if name in buffers - steps[-1].buffers] if steps else []
 
 
 def _compare(made: nn.Module, model: nn.Module, sites: Sites) -> None:
-    """Refuse a copy that has other tensors than the model, or other calls; `load` adds the buffers it lacks."""
+    """Check that a copy has the same tensors and calls as the model; `load` adds the buffers it lacks."""
     added = added_buffers(model)
     there, here = ({name: tuple(one.shape) for name, one in tensors_of(part).items()} for part in (made, model))
     for name in [*there, *here]:
         if there.get(name) != here.get(name) and name not in added:
             raise BadValue(
-                f"{name} is not what the edits make.", asked=_shape(there.get(name)), there=_shape(here.get(name))
+                f"{name} is not what the edits produce.", asked=_shape(there.get(name)), there=_shape(here.get(name))
             )
     calls, wanted = calls_of(find_sites(made, sites.example)), calls_of(sites)
     if calls != wanted:
         differing = [f"{call[-1]} at {call[0] or 'the top'}" for call in (*wanted, *calls)
                      if (call in wanted) != (call in calls)]  # fmt: skip
-        raise BadValue("The activation calls are not those that the edits leave.", there=", ".join(differing[:3]))
+        raise BadValue("The activation calls are not those after the edits.", asked=", ".join(differing[:3]))
 
 
 def _behind(steps: list[Data]) -> int:
-    """How many steps at the end are edits, which can be undone and made again."""
+    """How many of the last steps are edits, which can be undone and redone."""
     return next((count for count, step in enumerate(reversed(steps)) if step["kind"] != "surgery"), len(steps))
 
 
 def _still_there(model: nn.Module, step: Step) -> list[Data]:
-    """The edits of a step without those in parts that somebody took out of the model since."""
+    """The edits of a step, without those in parts that were removed from the model since."""
     here = {id(module) for module in model.modules()}
     changed = {id(change.module) for change in step.changes}
     if changed <= here:

@@ -1,4 +1,4 @@
-"""Keep: an edited model, or a named one as it is, as plain weights and one small data file, and back again."""
+"""Save and load: an edited model, or a named unedited one, as plain weights and a small data file."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def save(
 
     With `name` ("timm/resnet18", and `kwargs` for its builder) the file says which model to build, and
     `recipes.load_model(folder)` needs nothing else. A model without edits, such as one that was only pruned, can be
-    saved under its name, too: its steps are none, and its weights load anywhere. What an earlier call wrote into the
-    folder is replaced: whenever this breaks off, the folder holds the model from before, or this one, whole.
+    saved with a name, too: it has no steps, and its weights load anywhere. The files of an earlier call are replaced
+    atomically: after an interruption the folder holds either the earlier model or this one, complete.
 
-    What is written is proved to load: the edits are made again on a copy. Where the model was changed beside them, as
-    by a new head, `load` takes a fresh model that was changed likewise. Of its example a file keeps shapes, and values
-    of small tensors only; where others decide which way the model takes, give an `example` here and to `load`.
+    Saving proves that loading works: the edits are redone on a copy. If the model was changed otherwise, for example
+    with a new head, `load` needs a fresh model with the same change. Of its example, a file keeps the shapes, and the
+    values of small tensors; if other values steer the model's control flow, pass an `example` here and to `load`.
 
     Raises:
-        NotEdited: the model carries no edit, and no name to build it by; save it as any other model.
+        NotEdited: the model is not edited, and there is no name to build it by; save it like any other model.
         CannotLook: a model inside a wrapper, such as a compiled one.
-        BadValue: `load` could not make this model again, as the message says; `kwargs`, a parameter of an edit, or an
-            argument of its example is no plain data; or the edits are those of a model inside this one.
+        BadValue: `load` could not rebuild this model, for the reason in the message; `kwargs`, a parameter of an edit,
+            or an argument of its example is not plain data; or the edits belong to a model inside this one.
     """
     steps = steps_to_write(model)
     if not steps:
@@ -58,8 +58,8 @@ def save(
     for step in steps:
         if step["kind"] == "surgery" and (kinds := unwritten(step["data"]["example"])):
             raise BadValue(
-                "An example can be saved if it holds plain data only: tensors, numbers, strings, lists, tuples, dicts.",
-                there=", ".join(kinds), try_="transform with an example of plain data",
+                "An example can be saved only if it is plain data: tensors, numbers, strings, lists, tuples, dicts.",
+                asked=", ".join(kinds), try_="transform with an example of plain data",
             )  # fmt: skip
     data: dict[str, Any] = {
         "format": FORMAT,
@@ -73,7 +73,7 @@ def save(
         data = json.loads(json.dumps(data))
     except (TypeError, ValueError) as error:
         raise BadValue(
-            "Only plain data can be saved: numbers, strings, lists, dicts.", there=str(error),
+            "Only plain data can be saved: numbers, strings, lists, dicts.", asked=str(error),
             try_="plain values in `kwargs` and in the parameters of the rules",
         ) from error  # fmt: skip
     if idle := not_driven(model):
@@ -88,34 +88,34 @@ def save(
 def _check_unedited(model: nn.Module, name: str | None) -> None:
     if histories_of(model) and not steps_of(model):
         raise BadValue(
-            f"{type(model).__name__} carries no edit itself, but a model inside it does.",
-            try_="saving the model that was transformed",
+            f"{type(model).__name__} is not edited itself, but a model inside it is.",
+            try_="save the model that was transformed",
         )
     if name is None:
         raise NotEdited(
-            f"{type(model).__name__} carries no edit, so its weights say everything.",
+            f"{type(model).__name__} is not edited, so its weights are enough.",
             try_="safetensors.torch.save_model(model, path), or name= for a folder that says which model it is",
         )
     check_plain(model)
 
 
 def load(folder: str | Path, model: M, example: Any = None) -> M:
-    """Make a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
+    """Turn a fresh model into the saved one, in place: replay the steps, check, load the weights; returns it.
 
-    Where the folder holds no edits there is nothing to replay, and only names and shapes of the weights are checked.
-    `model` is built as the original was before surgery, and changed as that was beside it: a model that was saved with
-    a new head is loaded into one with the same new head. Its own weights do not matter. Nothing is unpickled.
-    `example` stands in for the one it was edited on, where the values of that one matter and were too many to be kept.
-    If anything does not fit, the model is as it was before.
+    If the folder contains no edits, only names and shapes of the weights are checked. `model` is built like the
+    original before surgery, with its other changes: a model that was saved with a new head is loaded into one with
+    the same new head. Its weights do not matter. Nothing is unpickled. `example` replaces the one the model was edited
+    on, if the values of that one matter and were too many to be saved. If anything does not fit, the model is left
+    unchanged.
 
     Raises:
-        BadFile: the folder is incomplete or was altered, or its weights belong to other edits.
-        WrongModel: the fresh model is not what the steps were made on.
+        BadFile: the folder is incomplete or damaged, or its weights belong to other edits.
+        WrongModel: the fresh model is not the one the steps were made on.
     """
     data = read_steps(folder)
     if steps_of(model):
         raise WrongModel(
-            f"This {type(model).__name__} is edited already.", there=f"{len(steps_of(model))} edits",
+            f"This {type(model).__name__} is already edited.", asked=f"{len(steps_of(model))} edits",
             try_="a fresh model, or surgery.undo(model) first",
         )  # fmt: skip
     replays = [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
@@ -125,13 +125,13 @@ def load(folder: str | Path, model: M, example: Any = None) -> M:
         check_plain(model)
         check_before(model, weights)
     else:
-        _restore(copy.deepcopy(model), replays, data, weights, sample)  # what cannot be taken back is rehearsed
+        _restore(copy.deepcopy(model), replays, data, weights, sample)  # steps that cannot be undone are rehearsed
     try:
         return _restored_or_nothing(model, replays, data, weights, sample)
     except SurgeryError:
         raise
     except Exception as error:
-        raise WrongModel(f"This {type(model).__name__} cannot be made the saved one.", there=cause_of(error)) from error
+        raise WrongModel(f"This {type(model).__name__} cannot become the saved one.", asked=cause_of(error)) from error
 
 
 def _restore(
@@ -168,8 +168,8 @@ def _is_free(model: nn.Module, name: str) -> bool:
 
 def _not_it(model: nn.Module, what: str) -> WrongModel:
     return WrongModel(
-        f"This {type(model).__name__} is not the model {what}: other calls, or other weights.",
-        there=f"{sum(1 for _ in model.parameters())} parameters",
+        f"This {type(model).__name__} is not the model {what}: its calls or its weights differ.",
+        asked=f"{sum(1 for _ in model.parameters())} parameters",
         try_="build it with the same name, arguments and versions (see surgery.json), and change it likewise",
     )
 
@@ -178,8 +178,8 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
     sites = find_sites(model, step.get("example") or Example.from_data(step["data"]["example"]))
     now = fingerprint(model, sites)
     plan = plan_from_data(step["data"], sites)
-    # The keys of sites count calls as they are written, the turns as they run: where a library has rewritten a method
-    # meanwhile, they part.
+    # Site keys count calls in the source, turns count them in execution: they disagree if a library has rewritten a
+    # method since.
     moved = [edit.site.turn for edit in plan.edits] != [edit["turn"] for edit in step["data"]["edits"]]
     if step["fingerprint"] is not None and (now != step["fingerprint"] or moved):
         raise _not_it(model, "the edits were made on")

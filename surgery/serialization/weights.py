@@ -1,4 +1,4 @@
-"""Weights: the tensors of a model by name, in a file of plain safetensors, and back into a model."""
+"""Weights: write the tensors of a model to a plain safetensors file, and load them into a model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from surgery.tensors import identical, overwrite
 
 Shape = tuple[int, ...]
 
-_LIKEWISE = "change the fresh model as the saved one was, such as by the same new head, and load then"
+_LIKEWISE = "change the fresh model like the saved one (for example the same new head), then load"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """What a file of weights holds, not read yet: shapes by name, and what its metadata say.
+    """The header of a weights file: shapes by name, and its metadata; the tensors are not read yet.
 
-    Of names that stand for one tensor, one is in the file; `same` says under which name the others are there.
+    Of several names of one tensor only one is in the file; `same` maps the others to it.
     """
 
     path: Path
@@ -33,25 +33,25 @@ class Weights:
 
     @classmethod
     def of(cls, path: Path) -> Weights:
-        """Look into a file.
+        """Read the header of a file.
 
         Raises:
-            BadFile: it is no safetensors file.
+            BadFile: it is not a safetensors file.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError, ValueError) as error:
-            raise BadFile(f"{path.name} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+            raise BadFile(f"{path.name} cannot be read.", asked=f"{type(error).__name__}: {error}") from error
         return cls(path, shapes, {name: kept for name, kept in metadata.items() if kept in shapes})
 
     def shape_of(self, name: str) -> Shape | None:
-        """The shape of a tensor, None if the file has none of this name."""
+        """The shape of a tensor; None if it is not in the file."""
         return self.shapes.get(self.same.get(name, name))
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """These tensors, under the names they are asked by.
+        """Read these tensors, by name.
 
         Raises:
             BadFile: the file cannot be read.
@@ -60,11 +60,11 @@ class Weights:
             with safe_open(str(self.path), framework="pt") as file:
                 return {name: file.get_tensor(self.same.get(name, name)) for name in names}
         except (SafetensorError, OSError, ValueError) as error:
-            raise BadFile(f"{self.path.name} cannot be read.", there=f"{type(error).__name__}: {error}") from error
+            raise BadFile(f"{self.path.name} cannot be read.", asked=f"{type(error).__name__}: {error}") from error
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer, as a state dict names them: a tensor that is shared, under each name."""
+    """Every parameter and persistent buffer, by its names in the state dict: a shared tensor under each name."""
     return {
         f"{path}.{name}" if path else name: one
         for path, module in model.named_modules(remove_duplicate=False)
@@ -77,7 +77,7 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
     """Write the tensors of a model into a file, as `safetensors.torch.load_model` reads it.
 
     Raises:
-        BadValue: a tensor that such a file cannot hold, or a state that is no tensor; the message names it.
+        BadValue: a tensor that such a file cannot hold, or a state that is not a tensor; the message names it.
     """
     tensors = tensors_of(model)
     _check_written(model, tensors)
@@ -85,23 +85,23 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
     same = {name: kept for name in sorted(tensors) if (kept := first.setdefault(_place(tensors[name]), name)) != name}
     memories: set[object] = set()
     plain = {}
-    for name in [one for one in tensors if one not in same]:
+    for name in [name for name in tensors if name not in same]:
         one = tensors[name].detach().cpu().contiguous()
-        if _memory(one) in memories:  # parts of one memory: each becomes a tensor by itself
+        if _memory(one) in memories:  # views of one storage: each becomes a separate tensor
             one = one.clone()
         memories.add(_memory(one))
         plain[name] = one
     try:
         save_file(plain, path, {**same, **metadata})
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise BadValue("The weights cannot be written to a safetensors file.", there=str(error)) from error
+        raise BadValue("The weights cannot be written to a safetensors file.", asked=str(error)) from error
 
 
 def check_before(model: nn.Module, weights: Weights) -> None:
-    """See that the tensors that no edit touches are in the file, before anything is edited.
+    """Check that the tensors that no edit touches are in the file, before anything is edited.
 
     Raises:
-        WrongModel: naming those that are not, with both shapes.
+        WrongModel: naming the missing or mismatched ones, with both shapes.
     """
     called = {path for path, one in model.named_modules(remove_duplicate=False) if activation_of_module(one)}
     untouched = {n: one for n, one in tensors_of(model).items() if not any(at in called for at in _around(n))}
@@ -135,28 +135,28 @@ def put_weights(model: nn.Module, weights: Weights) -> None:
 
 
 def _check_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    memories = {_memory(one) for one in tensors.values()}
+    memories = {_memory(value) for value in tensors.values()}
     for name, one in model.state_dict().items():
         if name not in tensors and (not isinstance(one, Tensor) or _memory(one) not in memories):
             raise BadValue(
-                f"{type(model).__name__} keeps a state that is no parameter and no buffer, which the file cannot hold.",
-                there=f"{name}, {type(one).__name__}", try_="torch.save(model.state_dict(), path) for that part",
+                f"{type(model).__name__} has extra state besides parameters and buffers, which the file cannot hold.",
+                asked=f"{name}, {type(one).__name__}", try_="torch.save(model.state_dict(), path) for that part",
             )  # fmt: skip
     for name, one in tensors.items():
         if one.is_meta or one.layout is not torch.strided or one.is_quantized:
             kind = "on the meta device" if one.is_meta else "quantised" if one.is_quantized else str(one.layout)
-            raise BadValue("Only dense tensors with values can be saved.", there=f"{name}, {kind}")
+            raise BadValue("Only dense tensors with values can be saved.", asked=f"{name}, {kind}")
 
 
 def _memory(one: Tensor) -> object:
-    """Tensors that share this share numbers."""
+    """Equal for tensors that share memory."""
     if one.is_meta or one.layout is not torch.strided or not one.numel():
         return id(one)
     return (one.device, one.untyped_storage().data_ptr())
 
 
 def _place(one: Tensor) -> object:
-    """Tensors that share this are one: they start at the same number and take the same steps."""
+    """Equal for tensors that are the same view: the same start and the same strides."""
     if one.is_meta or one.layout is not torch.strided or not one.numel():
         return id(one)
     return (one.device, one.data_ptr(), one.shape, one.stride(), one.dtype)
@@ -179,7 +179,7 @@ def _refuse(model: nn.Module, problems: Mapping[str, list[str]]) -> None:
     if any(problems.values()):
         raise WrongModel(
             f"The saved weights do not fit this {type(model).__name__}.",
-            there="; ".join(
+            asked="; ".join(
                 f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
                 for what, names in problems.items()
                 if names

@@ -12,7 +12,7 @@ import recipes
 import surgery
 from recipes.format.recipe import Finetune, Pruning, Recipe
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.* images are few for calibration statistics")]
 
 FAST = Finetune(epochs=1, batch_size=32, amp=True, channels_last=True, model_ema=True, recalibrate=2)
 RECIPE = Recipe(

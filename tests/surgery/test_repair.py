@@ -52,7 +52,7 @@ def random_batches(count: int = 3, size: int = 8, *shape: int) -> list[Tensor]:
 
 
 def few() -> Any:
-    return pytest.warns(UserWarning, match="images are few for the statistics")
+    return pytest.warns(UserWarning, match="images are few for calibration statistics")
 
 
 def least_squares(z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_has_changed() -> None:
     before = copy.deepcopy(model.state_dict())
     once = (x for x in batches)
     for bad, message in [
-        (once, "gone through more than once"),
+        (once, "iterated more than once"),
         (batches[0], "This is one batch"),
         ([], "no batches"),
         (["image"], "Batch 1 holds no images"),
@@ -306,7 +306,7 @@ def test_random_order_is_accepted_without_a_word(labels: bool) -> None:
 def test_sorted_images_are_refused(labels: bool, message: str) -> None:
     model = Normed()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(BadValue, match=f"come sorted[^§]*{message}"):
+    with pytest.raises(BadValue, match=f"are sorted[^§]*{message}"):
         recalibrate(model, labelled("sorted", labels))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training and model.norm.momentum == 0.1
@@ -354,7 +354,7 @@ def test_images_without_augmentation_are_warned_of(transform: Any, warned: bool,
 
 def test_a_loader_that_reads_in_order_is_warned_of() -> None:
     data = TensorDataset(torch.cat(labelled("random", False)))
-    with pytest.warns(UserWarning, match="reads in the order of its data") as caught:
+    with pytest.warns(UserWarning, match="reads its data in order") as caught:
         recalibrate(Normed(), DataLoader(data, batch_size=100))
     assert Path(caught[0].filename) == Path(__file__)
 
@@ -367,7 +367,7 @@ def test_what_cannot_be_recalibrated_is_refused_and_nothing_has_changed() -> Non
         yield from batches
 
     for bad, message in [
-        (once(), "gone through more than once"),
+        (once(), "iterated more than once"),
         ([], "no batches"),
         ([batches[0], batches[1] * float("inf")], "infinite or NaN"),
         ([batches[0], torch.randn(2, 7)], "Batch 2 does not go through Normed"),
@@ -381,7 +381,7 @@ def test_what_cannot_be_recalibrated_is_refused_and_nothing_has_changed() -> Non
             assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
             assert model.training and model.norm.momentum == 0.1
             assert not any(one._forward_pre_hooks for one in model.modules())
-    with pytest.raises(NothingPicked, match="no batch norm that keeps statistics"):
+    with pytest.raises(NothingPicked, match="does not have a batch norm with running statistics"):
         recalibrate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), batches)
 
 
@@ -424,7 +424,7 @@ def test_recalibration_refuses_sorted_cifar(trained: Any, labels: bool, erased: 
     before = copy.deepcopy(model.state_dict())
     order = fit.labels.argsort(stable=True)
     batches = zip(normalise(fit.images[order]).split(125), fit.labels[order].split(125), strict=True)
-    with pytest.raises(BadValue, match="come sorted"):
+    with pytest.raises(BadValue, match="are sorted"):
         recalibrate(model, list(batches) if labels else [images for images, _ in batches])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     recalibrate(model, list(normalise(fit.images).split(125)))

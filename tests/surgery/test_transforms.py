@@ -827,9 +827,9 @@ def test_what_cannot_be_edited_is_left_alone_and_reported() -> None:
     reasons = {str(site): reason for site, reason in report.plan.kept}
     assert list(reasons) == ["counting.relu 2/2", "unwatched.relu", "computed.act"]
     assert all(reason.startswith("cannot be edited: ") for reason in reasons.values())
-    assert "other results in eval mode" in reasons["counting.relu 2/2"]
-    assert "when nobody watches it" in reasons["unwatched.relu"]
-    assert "computed.act carries a parametrization" in reasons["computed.act"]
+    assert "other outputs in eval mode" in reasons["counting.relu 2/2"]
+    assert "without hooks" in reasons["unwatched.relu"]
+    assert "computed.act has a parametrization" in reasons["computed.act"]
     for reason in reasons.values():
         assert f"kept: 1 {reason}" in str(report)
     assert_same_function(surgery.undo(edited), model, picture())
@@ -857,7 +857,7 @@ def test_a_rule_whose_sites_all_refuse_picks_nothing() -> None:
         assert_raises(
             surgery.NothingPicked,
             lambda: surgery.transform_(model, rules, picture(), skip_uneditable=True),
-            "Nothing that rule 2 picks can be edited", "computed.act carries a parametrization",
+            "None of the sites that rule 2 picks can be edited", "computed.act has a parametrization",
         )  # fmt: skip
     rules[1] = surgery.swap("silu", site="computed.act", optional=True)
     report = surgery.transform_(model, rules, picture(), skip_uneditable=True)

@@ -202,7 +202,7 @@ def test_weights_trained_in_between_are_kept() -> None:
 def test_an_unedited_model_has_nothing_to_undo(steps: int | None) -> None:
     model = models.ResidualNet()
     with assert_untouched(model):
-        assert_raises(surgery.NotEdited, lambda: surgery.undo(model, steps), "ResidualNet carries 0 edits")
+        assert_raises(surgery.NotEdited, lambda: surgery.undo(model, steps), "ResidualNet has 0 edits")
 
 
 def test_the_original_of_an_edited_copy_has_nothing_to_undo() -> None:

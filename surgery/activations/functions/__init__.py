@@ -1,1 +1,1 @@
-"""Functions: the activations that torch does not have, as modules, one family a file."""
+"""Functions: activation modules that torch lacks, one family per file."""

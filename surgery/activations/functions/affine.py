@@ -1,4 +1,4 @@
-"""Affine: a straight line per channel, the best linear stand-in of an activation that is erased."""
+"""Affine: an affine map per channel, the best linear stand-in for an erased activation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from surgery.activations.dispatch import Function, apply
 from surgery.errors import BadValue
 from surgery.isolation.meta_copy import read
 
-# Points over which a normal distribution is summed, in deviations. Evenly spaced ones are as good as Gauss-Hermite's
-# for smooth functions, and wrong by a square of their distance only at a kink, wherever it lies.
+# Quadrature points of a normal distribution, in standard deviations. Evenly spaced ones are as accurate as
+# Gauss-Hermite's for smooth functions, and at a kink, wherever it is, off only by the square of their spacing.
 _REACH, _POINTS = 9.0, 2049
-_NARROW = 1e-6  # deviations below this share of the mean (or of 1) count as this for the slope: it becomes the tangent
+_NARROW = 1e-6  # smaller deviations, relative to the mean (or 1), count as this: the tangent
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Affine(nn.Module):
-    """weight x + bias, per channel or shared by all. What it replaces is erased: a line is no activation.
+    """weight x + bias, per channel or shared by all. It counts as erased, since an affine map is not an activation.
 
-    `replaced` is the function it stands for, None if nobody said: no child of it, and in no state dict.
+    `replaced` is the function it replaces, None if unknown; it is not a child, and not in the state dict.
     """
 
     replaced: nn.Module | None = None
@@ -60,14 +60,14 @@ class Affine(nn.Module):
 
     @torch.no_grad()
     def start_behind(self, norm: nn.Module, function: nn.Module) -> None:
-        """Become the best line for `function` behind a norm, without data.
+        """Become the best affine fit to `function` behind a norm, without data.
 
-        What a norm hands on is taken as normal, with its bias as mean and its weight as deviation, per channel; (0, 1)
-        where it has none. A line shared by all channels, or a norm with other numbers than one per channel, takes
-        their mixture.
+        The output of a norm is taken as normal, with its bias as mean and its weight as standard deviation, per
+        channel; (0, 1) without them. An affine map shared by all channels, or a norm that is not per channel, uses the
+        mixture of the distributions.
 
         Raises:
-            BadValue: `function` takes no rows of so many channels.
+            BadValue: `function` cannot be called on rows of so many channels.
         """
         mean, deviation = _behind(norm, len(self.weight))
         slope, intercept = best_line(function, mean, deviation)
@@ -82,12 +82,12 @@ class Affine(nn.Module):
 def best_line(function: nn.Module, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and intercept (C,) of the least-squares line for `function` on normal inputs, float64.
 
-    `mean` and `deviation` are (C,), deviation >= 0. Closed form for ReLU: slope Phi(m / s), intercept s phi(m / s),
+    `mean` and the standard `deviation` (>= 0) are (C,). Closed form for ReLU: slope Phi(m / s), intercept s phi(m / s),
     with Phi and phi the standard normal distribution and density. Any other function is integrated, to about 1e-5 at a
-    kink and to rounding elsewhere. Where the deviation is 0 the line is the tangent through function(m).
+    kink and to rounding elsewhere. Where the standard deviation is 0 the line is the tangent through function(m).
 
     Raises:
-        BadValue: `function` takes no rows of C channels.
+        BadValue: `function` cannot be called on rows of C channels.
     """
     m, s = mean.double(), deviation.double()
     wide = torch.maximum(s, _NARROW * m.abs().clamp_min(1.0))
@@ -106,7 +106,7 @@ def best_line(function: nn.Module, mean: Tensor, deviation: Tensor) -> tuple[Ten
 
 
 class evaluated:
-    """A function in float64, on a copy of its own: what it is given is not written to, wherever it lies."""
+    """A function in float64, on a private copy of the module; inputs are copied, and may be on any device."""
 
     def __init__(self, function: nn.Module) -> None:
         self.function = copy.deepcopy(function).double().eval()
@@ -118,7 +118,7 @@ class evaluated:
             value: Tensor = self.function.to(x.device)(x.to(torch.float64, copy=True))
         except RuntimeError as error:
             raise BadValue(
-                f"{type(self.function).__name__} does not take what enters here.", asked=f"shape {tuple(x.shape)}",
+                f"{type(self.function).__name__} fails on the inputs of this call.", asked=f"shape {tuple(x.shape)}",
                 there=str(error).partition("\n")[0],
             ) from error  # fmt: skip
         return value
@@ -129,14 +129,14 @@ def _density(t: Tensor) -> Tensor:
 
 
 def _behind(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (channels,) of what a norm hands on."""
+    """Mean and standard deviation (channels,) of the output of a norm."""
     weight, bias = read(norm, "weight"), read(norm, "bias")
     known = next((one for one in (weight, bias) if isinstance(one, Tensor)), torch.ones(channels))
     deviation = weight.detach().double().abs() if isinstance(weight, Tensor) else torch.ones_like(known).double()
     mean = bias.detach().double() if isinstance(bias, Tensor) else torch.zeros_like(known).double()
     if mean.numel() == channels:
         return mean.reshape(-1), deviation.reshape(-1)
-    # More numbers than lines: the mean and deviation of the mixture, over what is not a channel.
+    # More values than channels: the mean and standard deviation of the mixture over the other axes.
     rows = (channels, -1) if mean.dim() > 1 and mean.shape[0] == channels else (1, -1)
     mean, deviation = mean.reshape(rows), deviation.reshape(rows)
     spread = (deviation.square().mean(1) + mean.var(1, correction=0)).sqrt()

@@ -1,4 +1,4 @@
-"""Arithmetic: what quantisable networks add, multiply and join with, once their ReLU is another activation."""
+"""Arithmetic: the add, multiply and concat operations of quantisable networks, once their ReLU was replaced."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.ao.nn.quantized import FloatFunctional
 class Arithmetic(nn.Module):
     """torch's `FloatFunctional` with another activation behind the sum in `add_relu`.
 
-    Converters of `torch.ao.quantization` look for `FloatFunctional` by its exact class: it stays what it is, as a
-    child, and its observer sees the sum.
+    Converters of `torch.ao.quantization` look for `FloatFunctional` by its exact class: it is kept as a child, and its
+    observer gets the sum.
     """
 
     def __init__(self, functional: FloatFunctional, activation: nn.Module) -> None:
@@ -39,7 +39,7 @@ class Arithmetic(nn.Module):
         return self.functional.mul_scalar(x, y)
 
     def cat(self, x: list[Tensor], dim: int = 0) -> Tensor:
-        """The tensors `x` behind each other along `dim`."""
+        """The tensors `x` concatenated along `dim`."""
         return self.functional.cat(x, dim)
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:

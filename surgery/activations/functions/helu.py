@@ -1,4 +1,4 @@
-"""HeLU: a ReLU that lets the gradient pass a little below zero, too."""
+"""HeLU: a ReLU whose gradient also passes slightly below zero."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HeLU(nn.Module):
     def __init__(self, alpha: float = 0.05) -> None:
         super().__init__()
         if not alpha >= 0:
-            raise BadValue("`alpha` is a distance below zero.", asked=f"alpha={alpha!r}", try_="0 or more")
+            raise BadValue("`alpha` must not be negative.", asked=f"alpha={alpha!r}", try_="0 or more")
         self.alpha = float(alpha)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class HeLU(nn.Module):
 
 
 class _HeLU(torch.autograd.Function):
-    """Keeps x and nothing else, as ReLU keeps its result; the backward pass is torch's own, with another threshold."""
+    """Saves only x for the backward pass, which is torch's own with another threshold."""
 
     @staticmethod
     def forward(x: Tensor, alpha: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""N-PWLU: a piecewise linear function whose intervals are learned one by one."""
+"""N-PWLU: a piecewise linear function whose interval widths are learned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _tables(start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> tu
 
 
 def _region(x: Tensor, anchors: Tensor) -> Tensor:
-    """How many knots lie at or left of each x: no more than a few, so that comparing beats searching."""
+    """How many knots lie at or left of each x; they are so few that comparing is faster than searching."""
     region = torch.zeros_like(x, dtype=torch.long)
     for knot in anchors[1:].detach():
         region = region + (x.detach() >= knot)
@@ -43,7 +43,7 @@ def _npwlu_gradients(
     of_x = grad * taken(slopes, region)
     plain = summed(grad, region, size)
     far = summed(grad * (x - taken(anchors, region)), region, size)
-    # Everything to the right of an interval: its width shifts them, and lifts them by width times slope.
+    # The width of an interval shifts everything to its right, and lifts it by width times slope.
     right = plain[2:].flip(0).cumsum(0).flip(0)
     shifted = (slopes * plain)[2:].flip(0).cumsum(0).flip(0)
     of_slopes = torch.cat([far[:1], far[1:-1] + widths * right, far[-1:]])
@@ -64,15 +64,15 @@ def npwlu(
 
 
 class NPWLU(nn.Module):
-    """A piecewise linear function whose knots move freely but never pass each other, per channel or shared by all.
+    """A piecewise linear function whose knots move freely but never cross, per channel or shared by all.
 
-    The first knot is at `start` (C,), where the value is `height` (C,); from there on, `widths` (N, C) and `slopes`
-    (N + 2, C), the outer two included, add up. So each interval's parameters reach all that lie right of it, and none
-    is left untrained for want of data. Of widths the absolute value counts. It begins as ReLU on [-bound, bound], from
-    -3 to 3 without a bound.
+    The first knot is at `start` (C,), where the value is `height` (C,); from there, `widths` (N, C) and `slopes`
+    (N + 2, C), including the outer two, accumulate. So each interval's parameters affect everything right of it, and
+    none is untrained for lack of data. Of widths the absolute value is used. It is initialised as ReLU on
+    [-bound, bound], from -3 to 3 without a bound.
 
-    Source: N-PWLU, ICPR 2022, by the authors of PWLU. Only its abstract is known to us (non-uniform intervals, a
-    cumulative definition that ties them together, no realignment, four intervals): the parameters are our reading.
+    Source: N-PWLU, ICPR 2022, by the authors of PWLU. We had only its abstract (non-uniform intervals, a cumulative
+    definition that ties them together, no realignment, four intervals): the parameters are our reading.
 
     Raises:
         BadValue: fewer than one interval or channel, or a bound not above 0.
@@ -92,9 +92,9 @@ class NPWLU(nn.Module):
 
     @torch.no_grad()
     def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Come as near to `function` as equal intervals can, one ending at zero, three deviations round the mean.
+        """Fit `function` as closely as equal intervals can, with a knot at zero, within three deviations of the mean.
 
-        A `bound` of one's own stays.
+        A `bound` given by the user stays.
         """
         rows = len(seen.mean)
         if len(self.start) == 1 and rows > 1:

@@ -1,9 +1,9 @@
 """Piecewise linear functions: values, all gradients from one pass over x, and the best fit to another function.
 
-Knots B_0 < ... < B_N cut the numbers into N + 2 regions, the outer two unbounded. In region r the value is
-base_r + slope_r (x - anchor_r), the anchor being the knot at its left end (B_0 for the leftmost). Written so, and not
-as slope x + offset, nothing cancels, and with a knot at zero ReLU is exact, but for numbers that vanish beside the
-bounds.
+Knots B_0 < ... < B_N divide the real line into N + 2 regions, the outer two unbounded. In region r the value is
+base_r + slope_r (x - anchor_r), where the anchor is the knot at its left end (B_0 for the leftmost). In this form,
+unlike slope x + offset, nothing cancels, and with a knot at zero ReLU is exact, except for values that are negligible
+relative to the bounds.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from surgery.activations.dispatch import Function
 from surgery.activations.input_stats import Elementwise, Seen
 from surgery.errors import BadValue
 
-PER_INTERVAL = 16  # points in each interval at which a fit is judged
-WIDE = 3.0  # bounds lie this many deviations from the mean
-_FAR = 2.0**14  # beyond the corners of any clipped ReLU, and a number of every type
+PER_INTERVAL = 16  # points per interval at which a fit is evaluated
+WIDE = 3.0  # bounds lie this many standard deviations from the mean
+_FAR = 2.0**14  # beyond the corners of any clipped ReLU, and representable in every dtype
 
 
 def along(x: Tensor, region: Tensor, anchors: Tensor, bases: Tensor, slopes: Tensor) -> Tensor:
@@ -41,10 +41,10 @@ def summed(values: Tensor, region: Tensor, size: int) -> Tensor:
 
 
 def region_of(x: Tensor, left: Tensor, right: Tensor, intervals: int) -> Tensor:
-    """The region of each x, from 0 (left of all knots) to N + 1, where the knots are equally far apart."""
+    """The region of each x, from 0 (left of all knots) to N + 1, for equally spaced knots."""
     x, left, right = x.detach(), left.detach(), right.detach()
     place = (x - left) * (intervals / (right - left))
-    # Rounding may carry a number within the bounds beyond the last interval, and NaN is no index.
+    # Rounding may push a value within the bounds beyond the last interval, and NaN is not a valid index.
     inside = place.nan_to_num().floor().clamp(0, intervals - 1) + 1
     return torch.where(x < left, 0.0, torch.where(x >= right, intervals + 1.0, inside)).long()
 
@@ -77,7 +77,7 @@ def _pwlu_gradients(
     anchors, _, slopes = tables(heights, left, right, low_slope, high_slope)
     of_x = grad * taken(slopes, region)
 
-    # Everything else follows from sums of the gradient per region, plain and weighted by the distance in it.
+    # All other gradients follow from sums of the gradient per region, plain and weighted by the distance to its anchor.
     plain = summed(grad, region, intervals + 2)
     far = summed(grad * (x - taken(anchors, region)), region, intervals + 2)
     inner, weighted = plain[1:-1], far[1:-1] * (intervals / (right - left))
@@ -95,10 +95,10 @@ PWLU = Function("pwlu", _pwlu, _pwlu_gradients)
 def bounds_for(
     function: Elementwise, seen: Seen, intervals: int, snap: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Bounds (C,) three deviations from the mean; with `snap` moved so that knots are where `function` has its corners.
+    """Bounds (C,) three deviations from the mean; with `snap` adjusted so that `function`'s corners fall on knots.
 
-    These are zero and, of a clipped ReLU, the cap. A channel that always saw the same number gets bounds three to
-    either side of it.
+    These are zero and, for a clipped ReLU, the cap. A channel with a constant input gets bounds at a distance of three
+    on either side of it.
     """
     mean = seen.mean.double().nan_to_num(posinf=0.0, neginf=0.0)
     deviation = seen.deviation.double().nan_to_num(posinf=0.0)
@@ -110,13 +110,13 @@ def bounds_for(
 def snapped(
     function: Elementwise, low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The bounds moved, by as little as knots at exactly the corners of `function` need in this precision."""
+    """The bounds, adjusted minimally so that knots fall exactly on the corners of `function` in this precision."""
     cap = cap_of(function, low.to(torch.promote_types(dtype, torch.float32)))
     return _around_zero(low, high, intervals, dtype) if cap is None else _around_both(low, high, intervals, cap, dtype)
 
 
 def cap_of(function: Elementwise, like: Tensor) -> float | None:
-    """Where a clipped ReLU goes flat, as ReLU6 does at 6; None for any other function of rows such as `like` (C,)."""
+    """The cap of a clipped ReLU, such as 6 for ReLU6; None for any other function of rows such as `like` (C,)."""
     top = function(torch.full_like(like, _FAR).unsqueeze(0))
     if top.is_meta or not bool((top == top.flatten()[0]).all()) or not 0 < (cap := float(top.flatten()[0])) < _FAR / 2:
         return None
@@ -125,7 +125,7 @@ def cap_of(function: Elementwise, like: Tensor) -> float | None:
 
 
 def _around_both(low: Tensor, high: Tensor, intervals: int, cap: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Bounds with knots at zero and at `cap`, as near to those given as whole intervals between the two allow."""
+    """Bounds with knots at zero and at `cap`, as close to the given ones as whole intervals between the two allow."""
     low, high = low.clamp_max(0.0), high.clamp_min(cap)
     scale = 2.0 ** _digits(intervals, dtype)
     counts = [k for k in range(1, intervals + 1) if (math.frexp(cap / k)[0] * scale).is_integer()]
@@ -136,9 +136,9 @@ def _around_both(low: Tensor, high: Tensor, intervals: int, cap: float, dtype: t
 
 
 def _around_zero(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The bounds widened, by as little as a knot at exactly zero needs in this precision."""
+    """The bounds, widened minimally so that a knot falls exactly on zero in this precision."""
     low, high = low.clamp_max(0.0), high.clamp_min(0.0)
-    # How many knots lie left of zero: none or all only where nothing lies on that side, or there is one interval.
+    # The number of knots left of zero: none or all only if the range is one-sided, or there is one interval.
     least = ((low < 0) & (intervals > 1)).to(low)
     most = intervals - ((high > 0) & (least < intervals)).to(low)
     before = torch.minimum(torch.maximum((intervals * -low / (high - low)).round(), least), most)
@@ -153,10 +153,10 @@ def _around_zero(low: Tensor, high: Tensor, intervals: int, dtype: torch.dtype) 
 
 
 def _digits(intervals: int, dtype: torch.dtype) -> int:
-    """How many binary digits the width of an interval may have.
+    """How many significant bits the width of an interval may have.
 
-    So few that all its multiples are numbers of this type: then every knot is exact, and so is ReLU. Four digits are
-    left for the points between the knots at which a fit is judged.
+    So few that all its multiples are representable: then every knot is exact, and so is ReLU. Four bits are left for
+    the points between the knots at which a fit is evaluated.
     """
     return max(min(1 - round(math.log2(torch.finfo(dtype).eps)), 20) - intervals.bit_length(), 2)
 
@@ -164,11 +164,11 @@ def _digits(intervals: int, dtype: torch.dtype) -> int:
 def best_lines(
     function: Elementwise, left: Tensor, right: Tensor, reach: tuple[Tensor, Tensor], intervals: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Heights (N + 1, C) and outer slopes (C,) that come nearest to `function`, by least squares in double precision.
+    """Heights (N + 1, C) and outer slopes (C,) of the least-squares fit to `function`, in double precision.
 
-    The heights over [left, right], uniformly; then each outer slope from its bound out to `reach`, or half a range
-    further if that is beyond. What is piecewise linear on these knots is met exactly. `function` maps rows (n, C) of
-    `dtype`.
+    The heights are fitted over [left, right], uniformly; then each outer slope from its bound out to `reach`, or to
+    half a range beyond if that is farther. A function that is piecewise linear on these knots is reproduced exactly.
+    `function` maps rows (n, C) of `dtype`.
 
     Raises:
         BadValue: the function is not finite there.
@@ -181,7 +181,7 @@ def best_lines(
     wanted = _values(function, points.to(dtype))
     at_knots = wanted[::PER_INTERVAL]
     hats = (1 - (spread - spread[::PER_INTERVAL].T).abs()).clamp_min(0)
-    # What interpolation misses is what is solved for: where it misses nothing, it stays as exact as it is.
+    # Solve for the residual of interpolation, so that an exact interpolation stays exact.
     heights = at_knots + torch.linalg.solve(hats.T @ hats, hats.T @ (wanted - hats @ at_knots))
 
     half, slopes = (right - left) / 2, []
@@ -194,11 +194,11 @@ def best_lines(
 
 
 def _values(function: Elementwise, points: Tensor) -> Tensor:
-    """The function at these points, in double precision; the points survive a function that works in place."""
+    """The function at these points, in double precision; an in-place function does not change the points."""
     values = function(points.clone()).double()
     if not values.is_meta and not bool(values.isfinite().all()):
         raise BadValue(
             "The function is not finite where it is to be fitted.",
-            there=f"points from {points.min().item():.3g} to {points.max().item():.3g}", try_="other bounds",
+            asked=f"points from {points.min().item():.3g} to {points.max().item():.3g}", try_="other bounds",
         )  # fmt: skip
     return values

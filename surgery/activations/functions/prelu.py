@@ -57,7 +57,7 @@ def frelu(x: Tensor, axis: int, positive: Tensor, negative: Tensor) -> Tensor:
 class PReLU(nn.PReLU):
     """max(0, x) + weight min(0, x), with one learned slope per channel, or one for all.
 
-    A `torch.nn.PReLU` whose channels may stand on any axis, and whose backward pass writes nothing of the size of x
+    A `torch.nn.PReLU` whose channels may be on any axis, and whose backward pass allocates nothing of the size of x
     but the gradient of x.
 
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.1.
@@ -81,13 +81,13 @@ class PReLU(nn.PReLU):
 class FReLU(nn.Module):
     """positive max(0, x) + negative min(0, x), both slopes learned per channel, or shared by all.
 
-    `alternate` trains one set of parameters while the other is frozen, as the paper does; its abstract admits two
-    readings, so both are here: "slopes", the positive against the negative ones, and "weights", the slopes against
-    all other weights of the model (even phases train these). A phase lasts `every` steps, counted by
-    `surgery.set_progress(model, progress, step)`; count epochs there to alternate by epochs. What is frozen has no
-    gradient at all, so neither momentum nor Adam moves it; under DDP this needs `find_unused_parameters=True`. Before
-    the first call, and at progress 1, everything learns; so it does after `settle` and `undo`. Freeze layers of your
-    own before the first call: while weights rest, they cannot be told from those that you freeze.
+    `alternate` trains one set of parameters while the other is frozen, as in the paper, whose abstract allows two
+    readings: "slopes", positive slopes in turn with negative ones, and "weights", slopes in turn with all other
+    weights of the model (trained in even phases). A phase lasts `every` steps, counted by
+    `surgery.set_progress(model, progress, step)`; count epochs there to alternate by epochs. Frozen parameters have no
+    gradient at all, so neither momentum nor Adam moves them; DDP then needs `find_unused_parameters=True`. Before
+    the first call, and at progress 1, everything learns, as it does after `settle` and `undo`. Freeze your own layers
+    before the first call: later they cannot be distinguished from weights frozen by the alternation.
 
     Source: Varshney and Singh 2021, "Optimizing nonlinear activation function for convolutional neural networks",
     DOI 10.1007/s11760-021-01863-z, abstract. Initial slopes are ours: those of ReLU.
@@ -107,9 +107,10 @@ class FReLU(nn.Module):
     ) -> None:
         super().__init__()
         if alternate not in (None, *get_args(Alternation)):
-            raise BadValue("What alternates?", asked=f"alternate={alternate!r}", try_="'slopes', 'weights' or None")
+            choices = "'slopes', 'weights' or None"
+            raise BadValue("Unknown `alternate`.", asked=f"alternate={alternate!r}", there=choices)
         if type(every) is not int or every < 1:
-            raise BadValue("A phase lasts whole steps.", asked=f"every={every!r}", try_="1 or more")
+            raise BadValue("`every` must be a positive number of steps.", asked=f"every={every!r}", try_="1 or more")
         self.positive = nn.Parameter(torch.full((channels,), float(positive)))
         self.negative = nn.Parameter(torch.full((channels,), float(negative)))
         self.alternate = alternate
@@ -123,19 +124,19 @@ class FReLU(nn.Module):
         return self.alternate is not None
 
     def set_progress(self, progress: float, step: int = 0) -> None:
-        """Begin the phase that `step` falls into; at progress 1 everything learns."""
+        """Enter the phase that `step` falls into; at progress 1 everything learns."""
         self.phase = step // self.every % 2 if self.alternate and progress < 1 else None
         for slope, learns in ((self.positive, self._learns(0)), (self.negative, self._learns(1))):
             if not learns:
                 slope.grad = None
 
     def finish(self) -> None:
-        """Alternate no more."""
+        """Stop alternating."""
         self.alternate, self.phase = None, None
 
     @property
     def rests_weights(self) -> bool:
-        """True while all weights of the model but those of activations are to rest."""
+        """True while all weights of the model except those of activations are frozen."""
         return self.alternate == "weights" and self.phase == 1
 
     def _learns(self, number: int) -> bool:

@@ -19,10 +19,10 @@ from surgery.activations.functions.smelu import FLOOR
 from surgery.activations.input_stats import Elementwise, Seen
 from surgery.errors import BadValue, UnknownName, nearest
 
-MOST_INTERVALS = 512  # the work of a fit grows with the cube of this
-KEPT = 0.9  # share of the running statistics that a batch leaves as it is
+MOST_INTERVALS = 512  # the cost of a fit grows with the cube of this
+KEPT = 0.9  # decay of the running statistics per batch
 
-# Functions without parameters that a name can stand for.
+# Functions without parameters that can be given by name.
 LIKE: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "selu": nn.SELU, "celu": nn.CELU,
     "gelu": nn.GELU, "gelu_tanh": partial(nn.GELU, approximate="tanh"), "quick_gelu": QuickGELU, "silu": nn.SiLU,
@@ -40,7 +40,7 @@ def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor) -> Tensor:
 def ordered(
     intervals: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
 ) -> tuple[Tensor, ...]:
-    """The parameters of the function; left < right, whatever was learned, and the gradient still leads out."""
+    """The parameters of the function, with left < right whatever was learned; the gradient can still separate them."""
     check_rows("heights", heights, intervals + 1)
     left, right = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (left, right))
     least = FLOOR * (1 + left.detach().abs())
@@ -52,19 +52,19 @@ class PWLU(nn.Module):
     """A piecewise linear function on equal intervals, learned per channel or shared by all (channels=1).
 
     `heights` (N + 1, C) are its values at the knots from `left` to `right` (C,), -3 to 3 without a `bound`, and
-    `low_slope` and `high_slope` (C,) its slopes beyond them. It begins as the function `like`: a name, a module that
-    computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is met exactly, and for
+    `low_slope` and `high_slope` (C,) its slopes beyond them. It is initialised as the function `like`: a name, a module
+    that computes it (copied and frozen), or None for ReLU; `snap` keeps a knot at zero, so that ReLU is exact, and for
     a clipped ReLU such as ReLU6 one at its cap.
 
-    `warmup` is a share of the training. Below it the module computes `like` itself (or, with None, its own function as
-    it is), its parameters have no gradient at all, and each training batch moves `running_mean` and
-    `running_deviation` by a tenth (the first ten count equally); under DDP those are of the batches of all processes,
+    `warmup` is a fraction of the training. Until then the module computes `like` (or, with None, its own initial
+    function), its parameters have no gradient at all, and each training batch moves `running_mean` and
+    `running_deviation` by a tenth (the first ten count equally); under DDP they are averaged over all processes,
     and the model needs `find_unused_parameters=True`. The first `set_progress` that reaches it sets the bounds three
-    deviations from the mean and fits the function anew, in the same Parameters. At 0 it learns from the first step.
-    The phase is no part of the state dict: after loading, say the progress again.
+    standard deviations from the mean and refits the function, in the same Parameters. At 0 it learns from the first
+    step. The phase is not part of the state dict: after loading, call `set_progress` again.
 
-    Torch-Pruning resizes the parameters with the channels. Shared ones it would cut along the knots: name `heights`
-    among its `ignored_layers` then.
+    Torch-Pruning resizes the parameters with the channels. It would cut shared ones along the knots: put `heights`
+    into its `ignored_layers` then.
 
     Source: Zhou, Zhu and Zhong 2021, "Learning specialized activation functions with the piecewise linear unit",
     arXiv 2104.03693: the definition, 16 intervals, statistic-based realignment. Ours: the snapped knot, and fitting
@@ -72,7 +72,7 @@ class PWLU(nn.Module):
 
     Raises:
         BadValue: fewer than one interval or channel, a bound not above 0, a warm-up outside [0, 1).
-        UnknownName: `like` is no name of a function without parameters.
+        UnknownName: `like` is not the name of a function without parameters.
     """
 
     running_mean: Tensor
@@ -94,7 +94,9 @@ class PWLU(nn.Module):
         check(channels, intervals, bound)
         self.bound = bound
         if not 0 <= warmup < 1:
-            raise BadValue("The warm-up is a share of the training.", asked=f"warmup={warmup!r}", try_="0 to below 1")
+            raise BadValue(
+                "`warmup` must be a fraction of the training.", asked=f"warmup={warmup!r}", try_="0 to below 1"
+            )
         self.heights = nn.Parameter(torch.zeros(intervals + 1, channels))
         self.left, self.right, self.low_slope, self.high_slope = (nn.Parameter(torch.zeros(channels)) for _ in range(4))
         self.intervals = intervals
@@ -102,7 +104,7 @@ class PWLU(nn.Module):
         self.snap = snap
         self.axis = axis
         self.gathering = warmup > 0
-        self.told = False  # until then, eval mode computes what the parameters say: they may come from a file
+        self.told = False  # until then, eval mode uses the parameters, which may come from a file
         first = _module_like(like)
         self.like = first if warmup > 0 and like is not None else None
         if warmup > 0:
@@ -120,7 +122,7 @@ class PWLU(nn.Module):
 
     @torch.no_grad()
     def set_progress(self, progress: float, step: int = 0) -> None:
-        """Be in warm-up below `warmup`, and learn from there on; what was gathered is used once, when it ends."""
+        """Warm up below `warmup`, and learn from there on; the gathered statistics are used once, at its end."""
         self.told = True
         before, self.gathering = self.gathering, progress < self.warmup
         if self.gathering:
@@ -131,16 +133,16 @@ class PWLU(nn.Module):
             self.gathered.zero_()
 
     def finish(self) -> None:
-        """Warm up no more: what was gathered, and the function that stood in, are gone."""
+        """End the warm-up, and drop its statistics and its function."""
         if self.warmup:
             self.warmup, self.gathering, self.like = 0.0, False, None
             del self.running_mean, self.running_deviation, self.gathered
 
     @torch.no_grad()
     def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Come as near to `function` as possible, with bounds three deviations from the mean that was `seen`.
+        """Fit `function` as closely as possible, with bounds three standard deviations from the mean in `seen`.
 
-        A `bound` of one's own stays. Beyond the bounds, the outer slopes fit what was seen there.
+        A `bound` given by the user stays. Beyond the bounds, the outer slopes are fitted over the observed range.
         """
         rows = len(seen.mean)
         if self.heights.shape[1] == 1 and rows > 1:
@@ -152,20 +154,20 @@ class PWLU(nn.Module):
 
     @torch.no_grad()
     def fit(self, function: Elementwise, low: float | Tensor, high: float | Tensor) -> float:
-        """Come as near to `function` as possible on [low, high], numbers or (C,); returns the largest error there.
+        """Fit `function` as closely as possible on [low, high], numbers or (C,); returns the maximum error there.
 
         Heights by least squares, in place; `function` maps rows of channels (n, C). The error falls with the square
-        of the number of intervals; what is piecewise linear on the knots is met to rounding.
+        of the number of intervals; a function that is piecewise linear on the knots is reproduced to rounding.
 
         Raises:
-            BadValue: no width between the bounds, or the function is not finite there.
+            BadValue: the bounds are not in order, or the function is not finite there.
         """
         low, high = (
             torch.as_tensor(one, dtype=torch.float64, device=self.left.device).expand(self.left.shape)
             for one in (low, high)
         )
         if not bool((high - low > FLOOR * (1 + low.abs())).all()):
-            raise BadValue("There is no width between the bounds.", asked=f"{low.tolist()} to {high.tolist()}",
+            raise BadValue("The bounds must be in order.", asked=f"{low.tolist()} to {high.tolist()}",
                            try_="low < high")  # fmt: skip
         self._become(function, low, high, (low, high))
         steps = torch.linspace(0, 1, 64 * self.intervals + 1).to(low).unsqueeze(1)
@@ -173,7 +175,7 @@ class PWLU(nn.Module):
         return float((apply(FUNCTION, points, -1, *self._settled()) - function(points.clone())).abs().max())
 
     def folded(self) -> nn.Module:
-        """The same function for inference: a table of regions, made now, that no longer follows the parameters."""
+        """The same function for inference: a table of regions computed now, independent of the parameters."""
         return Folded(*self._settled(), axis=self.axis)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -201,7 +203,7 @@ class PWLU(nn.Module):
         return ordered(self.intervals, *self._own())
 
     def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
-        """Take bounds (C,), heights and outer slopes, once all of them are known."""
+        """Set bounds (C,), heights and outer slopes, once all of them are computed."""
         left, right = low.to(self.left.dtype), high.to(self.right.dtype)
         heights, low_slope, high_slope = best_lines(function, left, right, reach, self.intervals, self._inner)
         with torch.no_grad():
@@ -212,7 +214,7 @@ class PWLU(nn.Module):
                 param.copy_(value.expand(param.shape))
 
     def _realign(self) -> None:
-        """Move the bounds to where the numbers are, and keep the function."""
+        """Move the bounds to the range of the inputs, and keep the function."""
         if self.like is None:
             before = [one.detach().clone() for one in self._settled()]
             function: Elementwise = lambda rows: apply(FUNCTION, rows, -1, *before)  # noqa: E731
@@ -225,16 +227,16 @@ class PWLU(nn.Module):
 
     @torch.no_grad()
     def _gather(self, x: Tensor) -> None:
-        """Let a batch move the running statistics; one without numbers, or not finite, moves nothing."""
+        """Update the running statistics with a batch; one that is empty or not finite is ignored."""
         own, x = len(self.running_mean), torch.atleast_1d(x)
         axis = self.axis if -x.dim() <= self.axis < x.dim() else -1
         if own not in (1, x.shape[axis]):
             there = f"{x.shape[axis]} on axis {axis} of {tuple(x.shape)}"
-            raise BadValue(f"The statistics are of {own} channels.", asked="warm-up", there=there)
+            raise BadValue(f"The warm-up statistics are for {own} channels.", asked=there)
         count = x.numel() // own
         if count:
             over = [one for one in range(x.dim()) if own == 1 or one != axis % x.dim()]
-            # One more axis: there must be something to reduce, or all is.
+            # One more axis, since an empty list would reduce all of them.
             rows = x.to(self._inner).unsqueeze(-1)
             square, mean = (one.reshape(own) for one in torch.var_mean(rows, [*over, -1], correction=0))
         else:
@@ -283,14 +285,14 @@ class Folded(nn.Module):
 
 
 def _first_time() -> bool:
-    """False where a forward pass is repeated inside a backward pass, or is only traced or transformed."""
+    """False if a forward is recomputed in a backward pass (checkpointing), or is only traced or transformed."""
     if taken_apart():
         return False
     return torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1
 
 
 def _of_all_processes(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Variance and mean over the batches of all processes, which are `count` numbers here."""
+    """Variance and mean over the batches of all processes; this one has `count` values."""
     square, mean = square.double(), mean.double()
     sums = torch.stack([torch.ones_like(mean), mean, square + mean.square()]) * count
     dist.all_reduce(sums)
@@ -304,27 +306,27 @@ def _module_like(like: str | nn.Module | None) -> nn.Module:
         return copy.deepcopy(like).requires_grad_(False)
     name = "relu" if like is None else like
     if name not in LIKE:
-        raise UnknownName(f"{name!r} is no function that PWLU can begin as.", there=", ".join(sorted(LIKE)),
+        raise UnknownName(f"PWLU cannot be initialised as {name!r}.", there=", ".join(sorted(LIKE)),
                           try_=nearest(str(name), LIKE) or "a module that computes it")  # fmt: skip
     return LIKE[name]()
 
 
 def _rows_of(like: nn.Module, heights: Tensor, dtype: torch.dtype) -> Elementwise:
-    """The function of a module on rows (n, C) for these heights: averaged over its channels where they are shared."""
+    """The function of a module on rows (n, C) for these heights; averaged over channels if the heights are shared."""
     function = copy.deepcopy(like).to(heights.device, dtype)
     channels = max((one.shape[-1] for one in like.parameters() if one.dim()), default=1)
     return averaged(function, channels) if heights.shape[1] == 1 and channels > 1 else function
 
 
 def averaged(function: Elementwise, channels: int) -> Elementwise:
-    """The mean over all channels of a function of rows (n, C), as one of rows (n, 1)."""
+    """The mean over all channels of a function of rows (n, C), as a function of rows (n, 1)."""
     return lambda rows: function(rows.expand(-1, channels)).mean(1, keepdim=True)
 
 
 def around_zero(
     function: Elementwise, bound: float | None, channels: int, intervals: int, snap: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Bounds (C,) from -bound to bound, three deviations of a standard normal input where nobody asks for others."""
+    """Bounds (C,) from -bound to bound; by default three standard deviations of a standard normal input."""
     reach = torch.full((channels,), WIDE if bound is None else float(bound), dtype=torch.float64)
     return snapped(function, -reach, reach, intervals, dtype) if snap else (-reach, reach)
 
@@ -332,17 +334,17 @@ def around_zero(
 def check(channels: int, intervals: int, bound: float | None) -> None:
     for name, value in (("channels", channels), ("intervals", intervals)):
         if type(value) is not int or value < 1:
-            raise BadValue("It takes whole numbers.", asked=f"{name}={value!r}", try_="1 or more")
+            raise BadValue(f"`{name}` must be a positive integer.", asked=f"{name}={value!r}", try_="1 or more")
     if intervals > MOST_INTERVALS:
         raise BadValue("Too many intervals.", asked=f"intervals={intervals}", try_=f"at most {MOST_INTERVALS}")
     if bound is not None and not 0 < bound < float("inf"):
-        raise BadValue("`bound` is half the range.", asked=f"bound={bound!r}", try_="a number above 0")
+        raise BadValue("`bound` must be above 0.", asked=f"bound={bound!r}", try_="a number above 0")
 
 
 def check_rows(name: str, table: Tensor, rows: int) -> None:
-    """Refuse a table that something cut along its rows, as Torch-Pruning does where all channels share it."""
+    """Check that a table was not cut along its rows, as Torch-Pruning does if all channels share it."""
     if len(table) != rows:
         raise BadValue(
-            f"{name} lost rows: it was cut as if they were channels.", asked=f"{rows} rows", there=str(len(table)),
-            try_=f"{name} among the ignored_layers of Torch-Pruning",
+            f"{name} lost rows: it was cut as if they were channels.", asked=f"{len(table)} rows", there=f"{rows} rows",
+            try_=f"{name} in the ignored_layers of Torch-Pruning",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""ReLU as the classification function: the scores of a classifier rectified, in both readings of the paper."""
+"""Rectified scores: ReLU as the classification function, in both readings of the paper."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Reading = Literal["scores", "shares"]
 class RectifiedScores(nn.Module):
     """max(0, o) of a classifier's scores o; whichever class had the largest positive score still has the largest.
 
-    `reading` says what the loss is to see, because the paper leaves it open:
+    `reading` says what the loss receives, because the paper leaves it open:
 
     "scores": max(0, o) itself, to be fed to a softmax cross-entropy.
 
-    "shares": the logarithm of max(0, o) / sum max(0, o), each share raised to `floor` and the row brought back to a
-    sum of 1. Its cross-entropy, `F.cross_entropy` or `F.nll_loss`, is -sum y log(share). This is what a rectified
-    output under Keras' categorical cross-entropy does, with the epsilon of Keras as the floor, but a row without any
-    positive score, where Keras divides 0 by 0, gets equal shares.
+    "shares": the logarithm of p = max(0, o) / sum max(0, o), clamped from below at `floor` and renormalised to a sum
+    of 1. Its cross-entropy, `F.cross_entropy` or `F.nll_loss`, is -sum y log(p). This is what a rectified output does
+    with Keras' categorical cross-entropy, whose epsilon is the floor, except that a row without positive scores,
+    where Keras divides 0 by 0, becomes uniform.
 
-    A class whose score is not positive gets no gradient of its own: where it is the true one, it stays dead until
-    other examples revive it ("scores" still pushes the others down; "shares" nothing at all). Classes are on `axis`.
-    Arithmetic is in float32 or float64, the result in the dtype of the input: in half precision shares that differ by
-    less than its resolution become equal.
+    A class whose score is not positive gets no gradient: if it is the true class, it stays dead until other examples
+    revive it ("scores" still pushes the others down; "shares" has no gradient at all). Classes are on `axis`.
+    Arithmetic is in float32 or float64, the result in the dtype of the input: in half precision, fractions that differ
+    by less than its resolution become equal.
 
     Raises:
         BadValue: another reading, or a floor outside (0, 0.01).
@@ -41,15 +41,15 @@ class RectifiedScores(nn.Module):
     def __init__(self, reading: Reading = "scores", *, floor: float = 1e-7, axis: int = -1) -> None:
         super().__init__()
         if reading not in get_args(Reading):
-            raise BadValue("The paper has two readings.", asked=f"reading={reading!r}", try_="'scores' or 'shares'")
+            raise BadValue("Unknown reading of the paper.", asked=f"reading={reading!r}", there="'scores' or 'shares'")
         if not 0 < floor < 0.01:
-            raise BadValue("`floor` is the least share.", asked=f"floor={floor!r}", try_="a small number, as 1e-7")
+            raise BadValue("`floor` must be a small positive number.", asked=f"floor={floor!r}", try_="1e-7")
         self.reading = reading
         self.floor = float(floor)
         self.axis = axis
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the rectified scores, or the logarithms of their shares, in shape and dtype of `input`."""
+        """Return the rectified scores, or the logarithms of their fractions, in shape and dtype of `input`."""
         if self.reading == "scores":
             return F.relu(input)
         positive = F.relu(input.to(torch.promote_types(input.dtype, torch.float32)))

@@ -1,4 +1,4 @@
-"""Small modules that torch does not have."""
+"""Simple: small modules that torch lacks."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 class Copy(nn.Module):
     """The identity that returns a new tensor, as an out-of-place activation does.
 
-    Handing on the input itself would let a later in-place operation reach whoever else holds it.
+    Returning the input itself would expose it to later in-place operations.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -17,11 +17,11 @@ class Copy(nn.Module):
 
 
 class Unused(nn.Module):
-    """Stands where an activation stood whose calls have all been exchanged. It has no forward: nothing calls it."""
+    """Placeholder for an activation whose calls have all been replaced. It has no forward: it is never called."""
 
 
 class InPlace(nn.Module):
-    """Another activation, its result written over its input."""
+    """An activation whose output is written over its input."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

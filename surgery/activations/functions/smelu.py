@@ -1,4 +1,4 @@
-"""Two straight lines joined by a parabola: SmeLU, its generalisation, and a RESCU made of any two lines."""
+"""SmeLU: two straight lines joined by a parabola, its generalisation, and a RESCU from any two lines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from surgery.activations.dispatch import Function, apply
 from surgery.activations.input_stats import COARSE, Elementwise, Seen, best_of, fitted, nearest_member, ones_like
 from surgery.errors import BadValue
 
-FAR = 1e3  # where a function is taken to have reached its line
-FLOOR = 1e-4  # half-widths stay above it: at 0 the joint is a kink
+FAR = 1e3  # where a function is assumed to have reached its asymptote
+FLOOR = 1e-4  # lower bound of half-widths: at 0 the joint is a kink
 
 
 def _joint(x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """How far x is through the joint from -left to right, from 0 to 1; and the parabola that joins 0 and a slope of 1.
+    """The position of x in the joint from -left to right, from 0 to 1; and the parabola that joins 0 and a slope of 1.
 
     The parabola is written so that its derivative is right at both ends, where those of clamp and maximum are not.
     """
@@ -37,7 +37,7 @@ def _smelu_gradients(grad: Tensor, x: Tensor, beta: Tensor) -> tuple[Tensor, ...
 
 def _gsmelu(x: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor) -> Tensor:
     over = x >= right
-    inside = torch.where(over, right, x)  # beyond the joint only one slope may meet x, which may be infinite
+    inside = torch.where(over, right, x)  # beyond the joint x may be infinite, and only one slope may multiply it
     curved = height + low_slope * (inside + left) + (high_slope - low_slope) * _joint(inside, left, right)[1]
     return curved + high_slope * torch.where(over, x - right, 0.0)
 
@@ -126,7 +126,11 @@ class GSmeLU(nn.Module):
     ) -> None:
         super().__init__()
         if not left + right > 0:
-            raise BadValue("The joint has no width.", asked=f"left={left}, right={right}", try_="left + right above 0")
+            raise BadValue(
+                "The width of the joint must be positive.",
+                asked=f"left={left}, right={right}",
+                try_="left + right above 0",
+            )
         self.left, self.right, self.low_slope, self.high_slope, self.height = (
             nn.Parameter(torch.full((channels,), float(number)), requires_grad=learn)
             for number in (left, right, low_slope, high_slope, height)
@@ -134,7 +138,7 @@ class GSmeLU(nn.Module):
         self.axis = axis
 
     def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Take the lines of `function` far out, and where they cross the width of joint that comes nearest to it."""
+        """Take the asymptotes of `function`, and the width of the joint that fits it best where they cross."""
         far = FAR * ones_like(seen)
         lines = []
         for slope, end in ((self.low_slope, -far), (self.high_slope, far)):
@@ -177,16 +181,16 @@ def rescu(
 ) -> GSmeLU:
     """Build a smooth unit from its left line, its right line and the width of the joint between them.
 
-    Lines are (slope, intercept). The joint lies symmetrically about where they cross: there a parabola touches both.
+    Lines are (slope, intercept). The joint is symmetric about their crossing: there a parabola touches both.
 
     Raises:
-        BadValue: the lines are parallel, or the joint has no width.
+        BadValue: the lines are parallel, or the width of the joint is not positive.
 
     Source: Shamir, Lin and Coviello 2020, arXiv 2010.09931, the RESCU recipe.
     """
     (low_slope, low), (high_slope, high) = left, right
     if low_slope == high_slope:
-        raise BadValue("Parallel lines have no joint.", asked=f"left={left}, right={right}", try_="two slopes")
+        raise BadValue("Parallel lines cannot be joined.", asked=f"left={left}, right={right}", try_="two slopes")
     _above_zero("joint", joint)
     crossing = (low - high) / (high_slope - low_slope)
     begin, end = crossing - joint / 2, crossing + joint / 2
@@ -195,11 +199,11 @@ def rescu(
 
 
 def positive(width: Tensor) -> Tensor:
-    """Its absolute value, but no less than the floor; below it the gradient still leads out."""
+    """The absolute value, clamped from below at the floor, with a gradient that still leads out of the clamp."""
     size = width.abs()
     return size + (FLOOR - size).clamp_min(0).detach()
 
 
 def _above_zero(name: str, value: float) -> None:
     if not value > 0:
-        raise BadValue(f"`{name}` is a width.", asked=f"{name}={value!r}", try_="a number above 0")
+        raise BadValue(f"`{name}` must be a positive width.", asked=f"{name}={value!r}", try_="a number above 0")

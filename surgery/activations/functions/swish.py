@@ -29,7 +29,7 @@ def swish(x: Tensor, axis: int, beta: Tensor) -> Tensor:
     return apply(SWISH, x, axis, beta)
 
 
-# SiLU and the quick GELU are among them.
+# Includes SiLU and the quick GELU.
 MEMBERS = torch.cat([torch.linspace(0, 20, 101), torch.tensor([1.702])])
 
 

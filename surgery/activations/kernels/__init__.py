@@ -1,1 +1,1 @@
-"""Kernels: learned activations in one pass over memory, compiled by numba and by Triton."""
+"""Kernels: learned activations in one pass over memory, compiled by numba and Triton."""

@@ -1,7 +1,7 @@
 """Kernels for the CPU, compiled by numba: each function in one pass over x, and one more for all its gradients.
 
-How the work is cut depends on shapes alone, so results do not depend on the number of threads, which is torch's. The
-threads are ours, and sleep between calls: numba's own would fight torch's for the processor.
+The partition of the work depends on shapes alone, so results do not depend on the number of threads, which is torch's.
+We use our own thread pool, which sleeps between calls: numba's threads would compete with torch's for the CPU.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from surgery.activations.dispatch import Kernel
 from surgery.activations.kernels import numba_piecewise as piecewise
 from surgery.activations.kernels.numba_loops import AFFINE, FRELU, PIECE, SMELU, SWISH, Array, Loops, rows, runs
 
-TASKS = 64  # most parts that a tensor is cut into, and so the most threads that have work
-GRAIN = 32768  # fewest elements of a part
-SHARE = 16  # a part has at least this many elements per sum it makes
+TASKS = 64  # maximum number of parts of a tensor, and so of busy threads
+GRAIN = 32768  # minimum number of elements of a part
+SHARE = 16  # minimum number of elements of a part per sum it accumulates
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Kernel:
         tasks = job.tasks(count)
         sums = np.zeros((tasks, count, job.channels))
         job.run(loop, tasks, _flat(grad), _flat(job.x), _flat(out), self._table(job), *job.cut, sums)
-        with np.errstate(all="ignore"):  # infinities are no news
+        with np.errstate(all="ignore"):  # infinities are expected
             found = self.gradients(sums.sum(0), *job.params)
         return out.to(x.dtype), *(_like(param, one) for one, param in zip(found, params, strict=True))
 
@@ -70,7 +70,7 @@ class _Kernel:
 
 @dataclass(frozen=True)
 class _Job:
-    """A dense x, its parameters (rows, channels) in float32, and how it is cut."""
+    """A dense x, its parameters (rows, channels) in float32, and its partition."""
 
     x: Tensor
     params: tuple[Array, ...]
@@ -99,7 +99,7 @@ class _Job:
         return self.channels, self.inner, self.x.numel() // self.inner * -(-self.inner // PIECE)
 
     def tasks(self, sums: int) -> int:
-        """How many parts the units are dealt to, each of which makes this many sums per channel."""
+        """The number of parts the units are divided into, each of which accumulates this many sums per channel."""
         size = self.x.numel()
         return max(1, min(TASKS, self.cut[2], size // max(GRAIN, SHARE * sums * self.channels)))
 
@@ -122,7 +122,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork takes no threads along
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def _inside(x: Tensor) -> torch.dtype:

@@ -1,8 +1,8 @@
 """Loops compiled by numba: the elementwise functions with up to two parameters, by runs of a channel or by rows of it.
 
-A tensor is taken as it lies in memory. Either a channel is a run of neighbours (NCHW), then parameters are numbers and
-a run is cut into pieces; or channels are neighbours (channels_last), then parameters are rows. All arithmetic is
-float32. Gradients of parameters are summed in float32 within a piece or a few hundred rows, and in float64 beyond.
+A tensor is traversed in memory order. Either a channel is contiguous (NCHW): then parameters are scalars and a run is
+cut into pieces; or channels are adjacent (channels_last): then parameters are rows. All arithmetic is float32.
+Gradients of parameters are summed in float32 within a piece or a few hundred rows, and in float64 beyond.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ f32 = np.float32
 
 PIECE = 4096  # elements of one channel whose gradients are summed in float32
 ROWS = 256  # rows, likewise
-TILE = 512  # channels that are worked on together
+TILE = 512  # channels that are processed together
 
 FRELU, SMELU, SWISH, AFFINE = range(4)
 
@@ -33,10 +33,10 @@ TAYLOR = tuple(f32(1 / factor) for factor in (720, 120, 24, 6, 2, 1, 1))
 
 
 def compiled(*flags: str, inline: bool = False) -> Callable[[Code], Code]:
-    """Compile at the first call and keep the result on disk, where there is a folder for it.
+    """Compile at the first call and cache the result on disk, if there is a writable folder.
 
-    What is kept is made anew when the file of the loop itself changes; of the functions below that other files use,
-    numba does not notice a change.
+    The cache is invalidated when the file of the loop itself changes; numba does not notice changes of the functions
+    below that other files use.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(flags), "forceinline": inline}
 
@@ -138,7 +138,7 @@ def _gradients(kind: int, grad: Any, x: Any, a: Any, b: Any) -> Any:
 
 @inline
 def piece(unit: int, inner: int, channels: int) -> Any:
-    """Where a piece of a run begins and ends, and its channel."""
+    """The start and end of a piece of a run, and its channel."""
     pieces = (inner + PIECE - 1) // PIECE
     run = unit // pieces
     start = run * inner + unit % pieces * PIECE
@@ -148,8 +148,8 @@ def piece(unit: int, inner: int, channels: int) -> Any:
 class Loops(NamedTuple):
     """The two passes of a function over flat arrays, for the tasks from `first` to before `last` of all `tasks`.
 
-    `units`, the pieces or rows of x, are dealt evenly to the tasks, and each task has `sums` of its own
-    (rows, channels), to which it adds: what becomes of them is the same for any number of threads.
+    `units`, the pieces or rows of x, are divided evenly among the tasks, and each task accumulates its own `sums`
+    (rows, channels), so the result is the same for any number of threads.
     """
 
     forward: Any
@@ -202,7 +202,7 @@ def rows(kind: int) -> Loops:
 
     @loop
     def backward(grad, x, out, table, channels, inner, units, sums, first, last):  # type: ignore[no-untyped-def]
-        # Parameters and sums in one array, or the compiler has to fear that they overlap.
+        # Parameters and sums in one array, so that the compiler need not assume that they overlap.
         work = np.empty(4 * TILE, f32)
         for task in range(first, last):
             start, stop = task * units // len(sums), (task + 1) * units // len(sums)

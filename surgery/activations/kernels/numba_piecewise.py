@@ -12,8 +12,8 @@ import numpy as np
 
 from surgery.activations.kernels.numba_loops import PIECE, Array, Loops, f32, inline, load, loop, piece, store
 
-TILE = 64  # channels that are worked on together
-COPIES = 4  # of a histogram: neighbours that fall into one region need not wait for each other
+TILE = 64  # channels that are processed together
+COPIES = 4  # of a histogram, so that neighbours in the same region do not wait for each other
 HEAD = 4  # entries of a table before the lines: left, right, intervals per unit of x, and its inverse
 
 ZERO, ONE = f32(0), f32(1)
@@ -59,7 +59,7 @@ def _place(x: Any, left: Any, right: Any, scale: Any, step: Any, intervals: Any)
     return np.int32(region) + np.int32(1), x - anchor
 
 
-# What follows goes over a piece several times: looking up cannot be done in vectors, and all else should be.
+# The loops below pass over a piece several times: table look-ups cannot be vectorised, everything else should be.
 
 
 @inline

@@ -1,4 +1,4 @@
-"""The code that runs on a GPU: one program per group of channels and part of the tensor, x read once each way.
+"""Triton code for the GPU: one program per group of channels and part of the tensor; each pass reads x once.
 
 A tensor is, in the order of its memory, (outer, channels, inner). Two cases are told apart when compiling:
 `PLANES`, where inner numbers in a row belong to one channel, so that its parameters are scalars; and rows, where inner

@@ -1,7 +1,7 @@
 """Kernels for CUDA in Triton: each function in one pass over x, and one more for all its gradients.
 
-Each function is also an operator, `torch.ops.surgery.<name>(x, axis, *parameters)`, with a gradient of its own. The
-compiler sees through it to the kernel, an export keeps it as one call; on a CPU it is the closed form.
+Each function is also an operator, `torch.ops.surgery.<name>(x, axis, *parameters)`, with its own gradient. The
+compiler inlines it down to the kernel, an export keeps it as one call; on a CPU it is the closed form.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from surgery.activations.functions.swish import SWISH
 from surgery.activations.kernels.triton_code import lines_backward, lines_forward, pwlu_backward, pwlu_forward
 
 FUNCTIONS = {one.name: one for one in (FRELU, PRELU, PWLU, SMELU, SWISH, AFFINE)}
-INTERVALS = 64  # the most of a PWLU that a kernel takes
+INTERVALS = 64  # maximum for a PWLU kernel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _THREADS = 128  # of a program
 # Programs in a launch: some per processor of any GPU. It does not depend on the GPU, so that sums do not either.
 _PROGRAMS = {"forward": 8192, "backward": 1024}
 _OPTIONS = {"num_warps": _THREADS // 32, "enable_fp_fusion": True}  # the compiler's
-_WIDE = 2**30  # numbers from which offsets need 64 bits, with room for the edges of tiles
+_WIDE = 2**30  # number of elements from which offsets need 64 bits, with room for the edges of tiles
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _memory(x: Tensor, axis: int, params: Sequence[Tensor]) -> tuple[int, int, i
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether there are numbers behind it, not a tracer that writes down what is done."""
+    """Whether it is a real tensor, not one used for tracing."""
     return type(x) is Tensor or type(x) is torch.nn.Parameter
 
 
@@ -193,7 +193,7 @@ def _closed_backward(
 
 
 class _TritonKernel:
-    """A function of the catalogue in Triton, and in closed form what no kernel takes."""
+    """A function of the catalogue in Triton, with the closed form for inputs that the kernels do not support."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -215,8 +215,8 @@ class _TritonKernel:
 def _register(function: Function) -> None:
     """Make a function and its backward pass operators of torch.
 
-    The tracers of the compiler run these bodies on any device, so the closed form has to be in them: one registered
-    for the CPU beside them would be passed by.
+    The compiler traces these bodies on any device, so they must contain the closed form: one registered separately for
+    the CPU would be ignored.
     """
     name = function.name
     arguments = "".join(f", Tensor {one}" for one in list(inspect.signature(function.value).parameters)[1:])
@@ -231,7 +231,7 @@ def _register(function: Function) -> None:
             return _backward(name, grad, x, axis, params)
         of_x, *of_params = _closed_backward(function, grad, x, axis, params)
         channels = max(one.shape[-1] for one in params)
-        # A gradient that is summed already stands in the first channel.
+        # A gradient that is already summed goes into the first channel.
         rows = [one.reshape(_rows(one), -1) for one in of_params]
         return of_x, torch.cat([torch.nn.functional.pad(one, (0, channels - one.shape[-1])) for one in rows])
 

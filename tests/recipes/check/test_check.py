@@ -58,7 +58,7 @@ def test_what_holds_is_told(sites: Sites) -> None:
         ([{"use": "erase_relu", "expect": 0}], "picks 9 sites, not the 0 that rule 1 expects"),
         ([{"use": "swap", "to": "silu", "activation": "gelu"}], "Rule 1 picks no site"),
         ([{"use": "swap", "to": "silu", "block": "lyer*"}], "no site has a block like 'lyer*'"),
-        ([{"use": "erase_relu"}, {"use": "swap", "to": "silu"}], "Two rules want"),
+        ([{"use": "erase_relu"}, {"use": "swap", "to": "silu"}], "Two rules pick"),
         ([{"use": "swap", "to": "silu"}, {"use": "erase_relu", "remaining": True}], "earlier rules took all"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

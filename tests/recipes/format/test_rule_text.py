@@ -44,7 +44,7 @@ def test_a_text_is_the_rule_it_says(text: str, rule: surgery.Rule) -> None:
         ("erase_relu:last", BadValue, "KEY=VALUE, not 'last'"),
         ("erase_relu:share=0.5,share=1.0", BadValue, "given twice"),
         ("erase_relu:share=2", BadValue, "0 to 1"),
-        ("erase_relu:location=somewhere", BadValue, "place in a basic module"),
+        ("erase_relu:location=somewhere", BadValue, "position in a basic module"),
     ],
 )
 def test_a_mistake_is_named(text: str, error: type[SurgeryError], says: str) -> None:

@@ -11,7 +11,7 @@ from recipes.runs.outcome import Outcome
 from surgery.errors import BadFile
 from tests.asserts import assert_raises
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for calibration statistics")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from recipes.runs.outcome import Outcome
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, WrongModel
 from tests.asserts import assert_raises
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for the statistics of norms")
+pytestmark = pytest.mark.filterwarnings("ignore:.* images are few for calibration statistics")
 
 MODEL = "timm/test_resnet"
 SHORT = Finetune(epochs=1, batch_size=32, lr=0.02)

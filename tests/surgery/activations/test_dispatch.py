@@ -142,7 +142,7 @@ def test_a_form_that_does_not_exist() -> None:
         assert form_of(SWISH, X) == "closed", "nothing changed"
     for name in ("gsmelu", "npwlu"):
         with only("fused"):
-            assert_raises(BadValue, lambda name=name: activations.build(name)(X), "no kernel", name)
+            assert_raises(BadValue, lambda name=name: activations.build(name)(X), "No kernel", name)
 
 
 # -- kernels that are missing -----------------------------------------------------------------------------------------

@@ -629,13 +629,13 @@ class Refused(Owner):
     [
         ("unwrapped", "self.act", "not a method but a nested function"),
         ("kept", "self.act", "is not a plain method"),
-        ("elsewhere", "self.act", "another place than a closure"),
+        ("elsewhere", "self.act", "does not keep it in a closure"),
         ("static", "F.relu", "is not a plain method"),
         ("of_class", "F.relu", "is not a plain method"),
         ("lambda_", "self.act", "is a lambda"),
         ("other", "self.act", "under another name"),
         ("waiting", "self.act", "asynchronous"),
-        ("thrown", "F.relu_", "thrown away"),
+        ("thrown", "F.relu_", "discarded"),
         ("by_keyword", "F.relu", "by keyword"),
         ("nowhere", "self.act", "is not a plain method"),
         ("plain", "self.relu", "has no call self.relu"),
@@ -650,9 +650,9 @@ def test_what_cannot_be_spliced_is_refused(method: str, callee: str, reason: str
     ("splices", "reason"),
     [
         ([("self.act", 3, 0, "ten")], "no call self.act"),
-        ([("self.act", 1, 2, "ten")], "in no loop"),
+        ([("self.act", 1, 2, "ten")], "not in a loop"),
         ([("self.act", 1, 0, "ten"), ("self.act", 1, 0, "act")], "two children"),
-        ([("F.leaky_relu", 1, 0, "ten"), ("F.relu", 1, 0, "ten")], "inside what another edit drops"),
+        ([("F.leaky_relu", 1, 0, "ten"), ("F.relu", 1, 0, "ten")], "in code that another edit removes"),
         ([("self.act", 1, 0, "0")], "cannot be written"),
         ([("self.act", 1, 0, "if")], "does not compile"),
         ([("self.act", 1, 0, "__ten")], "cannot be written"),
@@ -665,7 +665,7 @@ def test_splices_that_make_no_sense_are_refused(splices: list[tuple[str, int, in
 
 def test_a_rewritten_class_is_no_base() -> None:
     kind = rewritten(Twice, (Splice("forward", "F.relu", 1, 0, "ten"),))
-    with pytest.raises(CannotEdit, match="rewritten already"):
+    with pytest.raises(CannotEdit, match="already rewritten"):
         rewritten(kind, (Splice("forward", "self.act", 1, 0, "ten"),))
 
 

@@ -76,7 +76,7 @@ class TypeAsking(nn.Module):
 
 
 def test_a_rewrite_that_changes_results_is_refused() -> None:
-    refused(Peeking(), surgery.erase(site="act 2/2"), "Peeking at the top has other results", "act 2/2")
+    refused(Peeking(), surgery.erase(site="act 2/2"), "Peeking at the top has other outputs", "act 2/2")
 
 
 def test_a_rewrite_that_changes_the_calls_is_refused_even_where_the_results_agree() -> None:
@@ -84,7 +84,7 @@ def test_a_rewrite_that_changes_the_calls_is_refused_even_where_the_results_agre
 
 
 def test_an_edit_that_nobody_sees_unless_watched_is_refused() -> None:
-    refused(FastPath(), surgery.erase(), "when nobody watches it")
+    refused(FastPath(), surgery.erase(), "without hooks")
 
 
 def test_an_activation_of_several_parts_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_a_class_that_is_changed_between_two_calls_is_proved_anew() -> None:
 
     surgery.transform(Changing(), surgery.swap("silu"), picture())
     Changing.between = lambda self, x: x * 2.0 if hasattr(self, "act_1") else x
-    refused(Changing(), surgery.swap("silu"), "other results")
+    refused(Changing(), surgery.swap("silu"), "other outputs")
 
 
 def test_only_the_calls_that_cannot_stand_alone_are_blamed() -> None:
@@ -333,14 +333,14 @@ def test_rewriting_alone_changes_nothing() -> None:
 def test_a_model_on_meta_is_proved_as_far_as_it_can_be() -> None:
     with torch.device("meta"):
         peeking = Peeking()
-    refused(peeking, surgery.erase(site="act 2/2"), "other results")
+    refused(peeking, surgery.erase(site="act 2/2"), "other outputs")
 
 
 def test_what_the_plan_said_is_compared_call_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
     module = transforms
     original = module.carry_out
     monkeypatch.setattr(module, "carry_out", lambda model, decisions, new: original(model, decisions[:-1], new))
-    refused(models.BottleneckNet(), surgery.erase_relu(), "Looking again", "5 calls", "4 calls")
+    refused(models.BottleneckNet(), surgery.erase_relu(), "After the edit", "5 calls", "4 calls")
 
 
 def test_training_mode_is_proved_too() -> None:

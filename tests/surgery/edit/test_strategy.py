@@ -242,7 +242,7 @@ def no_source() -> nn.Module:
         (SuperForward, surgery.erase(site="block.act 2/2"), ("super()",)),
         (Decorated, surgery.erase(site="block.act 2/2"), ("forward()",)),
         (Mapped, surgery.erase(site="block.act 2/2"), ("list(...) does more",)),
-        (ThrownAway, surgery.erase(), ("thrown away",)),
+        (ThrownAway, surgery.erase(), ("discarded",)),
         (Keyword, surgery.erase(), ("keyword",)),
         (Starred, surgery.swap("gelu"), ("star",)),
         (lambda: Container(nn.Conv2d(3, 3, 1)), surgery.erase(), ("Container is a container",)),

@@ -42,12 +42,12 @@ def test_what_a_later_edit_writes_is_not_set_by_hand() -> None:
 
 @pytest.mark.parametrize("numbers", [3, {"0": 3}, {"0": {"in_features": True}}, {"0": {"in_features": "4"}}])
 def test_what_is_no_number_is_refused(numbers: Any) -> None:
-    assert_raises(BadFile, lambda: check_numbers(nn.Sequential(nn.Linear(4, 3)), numbers), "no whole number")
+    assert_raises(BadFile, lambda: check_numbers(nn.Sequential(nn.Linear(4, 3)), numbers), "other than integers")
 
 
 @pytest.mark.parametrize("numbers", [{"1": {"in_features": 3}}, {"0": {"forward": 3}}, {"0": {"_version": 3}}])
 def test_what_a_layer_does_not_have_is_refused(numbers: Any) -> None:
-    words = "set by hand", next(iter(numbers)) + "."
+    words = "integers set on layers", next(iter(numbers)) + "."
     assert_raises(WrongModel, lambda: check_numbers(nn.Sequential(nn.Linear(4, 3)), numbers), *words)
     assert check_numbers(nn.Sequential(nn.Linear(4, 3)), {"0": {"in_features": 2}}) == {"0": {"in_features": 2}}
 

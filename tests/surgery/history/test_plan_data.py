@@ -37,7 +37,7 @@ def test_sites_have_keys_of_their_own() -> None:
 def test_a_plan_for_other_calls_is_refused() -> None:
     data = plan_to_data(surgery.make_plan(surgery.find_sites(ResidualNet(), picture()), surgery.erase_relu()))
     assert_raises(
-        WrongModel, lambda: plan_from_data(data, surgery.find_sites(TwiceUsed(), picture())), "no such call", "layer1.0"
+        WrongModel, lambda: plan_from_data(data, surgery.find_sites(TwiceUsed(), picture())), "no call", "layer1.0"
     )
     data["edits"][0]["was"] = "gelu"
     found = surgery.find_sites(ResidualNet(), picture())

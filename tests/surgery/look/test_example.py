@@ -70,14 +70,14 @@ def test_an_example_too_large_is_refused_before_it_is_made(monkeypatch: pytest.M
      described([1], dtype="load"), {"args": [{"nothing": 1}]}],
 )  # fmt: skip
 def test_what_describes_no_example_is_refused(plain: dict[str, Any]) -> None:
-    assert_raises(BadFile, lambda: Example.from_data(plain), "describes no example")
+    assert_raises(BadFile, lambda: Example.from_data(plain), "describes an example that cannot be built")
 
 
 def test_nothing_deep_is_followed_for_ever() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    assert_raises(BadFile, lambda: Example.from_data({"args": [deep]}), "describes no example")
+    assert_raises(BadFile, lambda: Example.from_data({"args": [deep]}), "describes an example that cannot be built")
 
 
 def test_a_long_flat_example_is_read_in_the_time_its_length_takes() -> None:

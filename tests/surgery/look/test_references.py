@@ -316,7 +316,7 @@ def test_other_spellings_of_what_is_called_are_editable(spelling: str) -> None:
     assert torch.equal(swapped(ROWS), model.b(F.silu(model.a(ROWS))))
 
 
-@pytest.mark.parametrize(("spelling", "word"), [("functions", "F.relu if"), ("walrus", "define something")])
+@pytest.mark.parametrize(("spelling", "word"), [("functions", "F.relu if"), ("walrus", "an assignment")])
 def test_a_choice_of_functions_is_refused_by_name(spelling: str, word: str) -> None:
     model = Spelt(spelling)
     with assert_untouched(model):

@@ -133,7 +133,7 @@ def test_a_path_that_fits_nothing_is_an_error_with_near_misses(sites: Sites, key
     with pytest.raises(UnknownName) as caught:
         sites.where(**{key: "layer1.0.rel"})
     assert "layer1.0.rel" in str(caught.value)
-    assert "layer1.0" in str(caught.value).split("try", 1)[-1]
+    assert "layer1.0" in str(caught.value).split("hint", 1)[-1]
 
 
 def test_a_path_names_a_block_or_else_all_that_are_in_it() -> None:

@@ -84,7 +84,7 @@ def test_an_expected_number_is_checked() -> None:
 def test_nothing_picked_is_an_error_that_says_why() -> None:
     assert_raises(
         surgery.NothingPicked, lambda: surgery.make_plan(sites_of(models.MobileNet), surgery.erase_relu()),
-        "2 (its module ends linear already)", "2 x relu6 in Sequential", "optional=True",
+        "2 (module already has a linear output)", "2 x relu6 in Sequential", "optional=True",
     )  # fmt: skip
     assert_raises(
         surgery.NothingPicked,
@@ -269,7 +269,7 @@ def test_a_rule_of_which_nothing_can_be_edited_picks_nothing() -> None:
     assert_raises(
         surgery.NothingPicked,
         functools.partial(surgery.make_plan, sites, rule, skip_uneditable=True),
-        "Nothing that rule 1 picks can be edited", str(sites[1].locked),
+        "None of the sites that rule 1 picks can be edited", str(sites[1].locked),
     )  # fmt: skip
     plan = surgery.make_plan(sites, dataclasses.replace(rule, optional=True), skip_uneditable=True)
     assert plan.edits == () and len(plan.kept) == 3

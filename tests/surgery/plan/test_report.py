@@ -58,7 +58,7 @@ def test_a_report_of_nothing(optional: dict[str, int]) -> None:
     assert report.added == report.removed == ()
     assert str(report).splitlines() == [
         "no edits; 2 calls kept",
-        "  kept: 2 (its module ends linear already)",
+        "  kept: 2 (module already has a linear output)",
         "  parameters unchanged",
     ]
 

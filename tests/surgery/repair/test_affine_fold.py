@@ -142,19 +142,19 @@ class Read(nn.Module):
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("joined", "somebody else reads what enters it"),
-        ("returned", "somebody else reads what enters it"),
+        ("joined", "its input is also used elsewhere"),
+        ("returned", "its input is also used elsewhere"),
         ("twice", "called more than once"),
-        ("norm twice", "read elsewhere, too"),
-        ("tied", "read elsewhere, too"),
-        ("dropout", "no norm, convolution or linear layer with a weight"),
-        ("sum", "no norm, convolution or linear layer with a weight"),
-        ("scaled", "no norm, convolution or linear layer with a weight"),
-        ("computed", "read elsewhere, too"),
-        ("mode", "other layers stand in front of it"),
-        ("transposed", "no norm, convolution or linear layer with a weight"),
-        ("other axis", "no norm, convolution or linear layer with a weight"),
-        ("never", "no forward reaches it"),
+        ("norm twice", "also used elsewhere"),
+        ("tied", "also used elsewhere"),
+        ("dropout", "not a norm, convolution or linear layer with a weight"),
+        ("sum", "not a norm, convolution or linear layer with a weight"),
+        ("scaled", "not a norm, convolution or linear layer with a weight"),
+        ("computed", "also used elsewhere"),
+        ("mode", "the layer in front of it differs"),
+        ("transposed", "not a norm, convolution or linear layer with a weight"),
+        ("other axis", "not a norm, convolution or linear layer with a weight"),
+        ("never", "it is never called"),
     ],
 )
 def test_what_is_not_exact_is_left_alone(what: str, reason: str) -> None:
@@ -230,7 +230,7 @@ def test_a_fold_is_not_replayed_where_there_is_no_line(tmp_path: Path) -> None:
     steps_of(model)[1].data["folded"][0] = "blocks.1.relu"
     surgery.save(model, tmp_path)
     fresh = SmallNet()
-    with pytest.raises(WrongModel, match="lines folded that are not in this one"):
+    with pytest.raises(WrongModel, match="stand-ins folded that this one does not have"):
         surgery.load(tmp_path, fresh)
     assert surgery.history_of(fresh) == ()
 
@@ -239,7 +239,7 @@ def test_a_fading_line_is_folded_when_it_has_settled() -> None:
     torch.manual_seed(1)
     x = torch.randn(4, 3, 6, 6)
     model, _ = surgery.transform(SmallNet(), surgery.erase(block="blocks.0", stand_in="affine", fade=True), x)
-    with pytest.raises(NothingPicked, match="no forward reaches it as a call of its own"):
+    with pytest.raises(NothingPicked, match="it is never called as a module"):
         fold_affine(model, x)
     assert any(isinstance(one, Fade) for one in model.modules())
     surgery.set_progress(model, 0.5)

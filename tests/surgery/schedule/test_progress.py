@@ -100,7 +100,7 @@ def test_without_anything_that_fades_progress_does_nothing_but_warn() -> None:
         with pytest.warns(UserWarning, match="Nothing in ResidualNet changes over time, so set_progress"):
             surgery.set_progress(model, 0.5)
     model = models.ResidualNet()
-    with assert_untouched(model), pytest.warns(UserWarning, match="Nothing in ResidualNet .* nothing to settle"):
+    with assert_untouched(model), pytest.warns(UserWarning, match="Nothing in ResidualNet .* settle does nothing"):
         assert surgery.settle(model) is model
     assert progress_of(model) is None
 

@@ -152,7 +152,7 @@ def test_another_network_with_the_same_new_head_is_refused(tmp_path: Path) -> No
     new_last_layer(other)
     other.twice[1] = nn.SiLU()
     with assert_untouched(other):
-        assert_raises(surgery.WrongModel, lambda: surgery.load(tmp_path, other), "try")
+        assert_raises(surgery.WrongModel, lambda: surgery.load(tmp_path, other), "hint")
 
 
 def wide_slopes(model: Any) -> None:

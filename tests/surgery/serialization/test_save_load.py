@@ -323,7 +323,7 @@ def test_the_weights_are_plain(tmp_path: Path) -> None:
 
 def test_an_unedited_model_is_not_saved(tmp_path: Path) -> None:
     model = TwiceUsed()
-    assert_raises(surgery.NotEdited, lambda: surgery.save(model, tmp_path / "new"), "carries no edit")
+    assert_raises(surgery.NotEdited, lambda: surgery.save(model, tmp_path / "new"), "is not edited")
     surgery.transform_(model, surgery.erase(turn=1), picture())
     surgery.undo(model)
     assert_raises(surgery.NotEdited, lambda: surgery.save(model, tmp_path / "new"))
@@ -376,7 +376,7 @@ def test_an_unedited_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_what_wraps_an_edited_model_is_not_saved_without_the_edits(tmp_path: Path) -> None:
     model = nn.Sequential(edited(CASES["residual blocks"]))
-    words = "Sequential carries no edit itself", "the model that was transformed"
+    words = "Sequential is not edited itself", "the model that was transformed"
     assert_raises(surgery.BadValue, lambda: surgery.save(model, tmp_path / "new", name="a"), *words)
     wrapped = nn.DataParallel(ResidualNet())
     assert_raises(surgery.CannotLook, lambda: surgery.save(wrapped, tmp_path / "new", name="a"), "model.module")
@@ -518,7 +518,7 @@ def renamed() -> nn.Module:
 def test_another_model_is_refused(build: Callable[[], nn.Module], folder: Path) -> None:
     example = getattr(build, "example", picture())
     assert isinstance(example, Tensor)
-    assert_refused(surgery.WrongModel, folder, build(), "try")
+    assert_refused(surgery.WrongModel, folder, build(), "hint")
 
 
 def test_a_model_that_cannot_run_on_the_example_is_refused(folder: Path) -> None:
@@ -545,7 +545,7 @@ def test_a_method_that_was_written_anew_is_noticed(tmp_path: Path) -> None:
 def test_an_edited_model_is_refused(folder: Path) -> None:
     model = ResidualNet()
     surgery.transform_(model, surgery.erase_relu(), picture())
-    assert_refused(surgery.WrongModel, folder, model, "edited already", "undo")
+    assert_refused(surgery.WrongModel, folder, model, "already edited", "undo")
     assert len(surgery.history_of(model)) == 1
 
 
@@ -759,7 +759,7 @@ def test_numbers_set_by_hand_go_when_a_load_fails(tmp_path: Path, monkeypatch: p
     surgery.save(model, tmp_path)
     number = {"fc": {"in_features": 7}}
     rewrite(tmp_path, lambda data: data["steps"][0]["data"].update(set_by_hand=number), forge=True)
-    assert_refused(surgery.BadFile, tmp_path, ResidualNet(), "sets no numbers by hand")
+    assert_refused(surgery.BadFile, tmp_path, ResidualNet(), "cannot set integers on layers")
 
     monkeypatch.setattr(save_load, "read_steps", lambda folder: json.loads((folder / STEPS).read_text()))
     rewrite(tmp_path, lambda data: data.update(fingerprint="of another model"))
