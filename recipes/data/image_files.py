@@ -111,7 +111,7 @@ def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
         pixels = first if index == 0 else file.pixels(colour)
         if pixels.shape != first.shape:
             shapes = f"{tuple(first.shape)} and {tuple(pixels.shape)}, {files[0].name} and {file.name}"
-            raise MixedSizes("pictures of different sizes.", there=shapes)
+            raise MixedSizes("pictures of different sizes.", asked=shapes)
         images[index] = pixels
     return images
 

@@ -26,7 +26,7 @@ def read_tar(file: str | Path) -> tuple[Tensor, list[str]]:
     try:
         return decoded(files, colour=False), [one.label for one in files]
     except MixedSizes as error:
-        shapes = str(error).partition("there is")[2].strip()
+        shapes = str(error).partition("got:")[2].strip()
         raise MixedSizes(f"{path.name} holds pictures of different sizes.", there=shapes) from None
 
 

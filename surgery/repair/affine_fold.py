@@ -77,8 +77,8 @@ def fold_affine(model: M, example: Any = None) -> M:
             reasons.append(f"{path}: {reason}")
     if not folds:
         raise NothingPicked("No affine stand-in can be folded exactly.", asked="; ".join(reasons[:3]))
-    for reason in reasons:
-        _log.info("not folded: %s", reason)
+    for line in reasons:
+        _log.info("not folded: %s", line)
     return _write(model, folds, sample)
 
 

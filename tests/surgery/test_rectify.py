@@ -256,7 +256,7 @@ def test_a_classifier_whose_call_cannot_be_found_is_refused_by_name(net: type[En
     model = net(lambda scores, _: scores)
     model.fc = kind(4, 3)
     with assert_untouched(model):
-        assert_raises(surgery.CannotEdit, lambda: rectified(model, x=picture()), "fc", kind.__name__, "sums")
+        assert_raises(surgery.CannotEdit, lambda: rectified(model, x=picture()), "fc", kind.__name__, "the output")
 
 
 @pytest.mark.parametrize(

@@ -220,9 +220,9 @@ class Locked:
         ("of_nothing", "without an input"),
         ("binding", "contain an assignment expression"),
         ("on_the_spot", "contain an assignment expression"),
-        ("weighted", "look alike"),
+        ("weighted", "cannot be distinguished"),
         ("uncountable", "iterations cannot be counted"),
-        ("rebound", "another value to self"),
+        ("rebound", "reassigns self"),
     ],
 )
 def test_what_cannot_be_spliced_is_locked_with_its_reason(method: str, reason: str) -> None:

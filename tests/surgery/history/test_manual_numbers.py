@@ -61,5 +61,5 @@ def test_looking_for_numbers_moves_nothing() -> None:
 @pytest.mark.parametrize("number", [10**12, -(10**12)])
 def test_a_number_beyond_every_size_in_the_model_is_refused(number: int) -> None:
     model = nn.Sequential(nn.Linear(4, 3))
-    assert_raises(BadFile, lambda: check_numbers(model, {"0": {"in_features": number}}), "15 parameters")
+    assert_raises(BadFile, lambda: check_numbers(model, {"0": {"in_features": number}}), "at most 15")
     assert check_numbers(model, {"0": {"in_features": 15}}) == {"0": {"in_features": 15}}

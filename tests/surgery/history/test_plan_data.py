@@ -95,7 +95,7 @@ def test_a_kind_of_step_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_kind_of_step_keeps_its_replay() -> None:
     before = replay_of("surgery", "")
     assert_raises(
-        BadValue, lambda: surgery.register_step("surgery", lambda model, step: None), "'surgery'", "of your own"
+        BadValue, lambda: surgery.register_step("surgery", lambda model, step: None), "'surgery'", "already registered"
     )
     assert replay_of("surgery", "") is before
 

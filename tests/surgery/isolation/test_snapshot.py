@@ -280,7 +280,7 @@ def test_weights_that_wait_for_their_shape_are_refused_as_such(verb: Callable[..
     model = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
     with pytest.raises(surgery.CannotLook, match="from the first batch"):
         verb(model, surgery.erase(), torch.rand(2, 3))
-    with pytest.warns(UserWarning, match="changes over time"):
+    with pytest.warns(UserWarning, match="changes over the training"):
         surgery.set_progress(model, 0.5)
 
 

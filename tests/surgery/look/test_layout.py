@@ -183,7 +183,7 @@ def test_where_the_example_decides_how_many_channels_there_are_they_share(name: 
     model, x, larger = Flat(), picture(), torch.rand(3, 3, 9, 7)
     edited, report = surgery.transform(model, surgery.swap(name), x)
     assert {p.shape[-1] for p in edited.act.parameters()} == {1}
-    assert "act is called at 256 channels here and other numbers on an example of another size" in str(report)
+    assert "act is called at 256 channels here, and other numbers on an example of another size" in str(report)
     if name != "affine":
         assert torch.allclose(edited(larger), model(larger), atol=1e-6)
     assert edited(larger).shape == (3, 2)

@@ -264,7 +264,7 @@ def test_the_stem_is_erased_when_asked_for() -> None:
 
 
 def test_a_share_of_nothing_picks_nothing() -> None:
-    assert_raises(surgery.NothingPicked, lambda: erased(Row, share=0.0), "8 (its module is not among the 0 treated)")
+    assert_raises(surgery.NothingPicked, lambda: erased(Row, share=0.0), "8 (module not in the selected 0 %)")
 
 
 def test_the_final_module_is_kept_when_asked_for() -> None:

@@ -144,7 +144,7 @@ def test_what_a_recipe_asks_for_beyond_surgery_is_left_out_and_said(
 
 def test_a_recipe_without_rules_says_what_it_holds() -> None:
     recipe = WithMore("mine", ())
-    assert_raises(surgery.BadValue, lambda: surgery.transform(models.ResidualNet(), recipe), "no rule", "left out: pr")
+    assert_raises(surgery.BadValue, lambda: surgery.transform(models.ResidualNet(), recipe), "No rule", "left out: pr")
 
 
 def test_many_parameters_are_one_line() -> None:

@@ -90,7 +90,7 @@ def test_any_line_folds(slopes: list[float], intercept: float) -> None:
 
 def test_a_layer_without_bias_takes_a_line_through_zero_only() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), line()), torch.randn(2, 3, 2, 2)
-    with pytest.raises(NothingPicked, match="0 has no bias to take up the intercept"):
+    with pytest.raises(NothingPicked, match="0 has no bias to absorb the intercept"):
         fold_affine(model, x)
     with torch.no_grad():
         model[1].bias.zero_()
@@ -174,7 +174,7 @@ def test_lines_that_cannot_be_folded_stay_and_the_log_says_why(caplog: pytest.Lo
         fold_affine(model, x)
     torch.testing.assert_close(model(x), wanted)
     assert isinstance(model[1], nn.Identity) and isinstance(model[3], Affine)
-    assert "not folded: 3: what stands in front of it is no norm" in caplog.text
+    assert "not folded: 3: in front of it is max_pool2d, not a norm" in caplog.text
 
 
 def test_without_a_line_there_is_nothing_to_fold() -> None:
@@ -251,7 +251,7 @@ def test_a_fading_line_is_folded_when_it_has_settled() -> None:
 def test_a_part_with_its_own_history_is_folded_by_itself() -> None:
     model, x = edited_net()
     whole = nn.Sequential(model, nn.Flatten())
-    with pytest.raises(CannotEdit, match="It is a part of this Sequential that was edited"):
+    with pytest.raises(CannotEdit, match="Only a part of this Sequential was edited"):
         fold_affine(whole, x)
     wanted = whole(x)
     fold_affine(model, x)

@@ -97,7 +97,7 @@ def test_without_anything_that_fades_progress_does_nothing_but_warn() -> None:
     erased, _ = surgery.transform(models.ResidualNet(), surgery.erase_relu(), picture())
     pwlu, _ = surgery.transform(models.ResidualNet(), surgery.swap("pwlu"), picture())
     for model in (models.ResidualNet(), erased, pwlu):
-        with pytest.warns(UserWarning, match="Nothing in ResidualNet changes over time, so set_progress"):
+        with pytest.warns(UserWarning, match="Nothing in ResidualNet changes over the training, so set_progress"):
             surgery.set_progress(model, 0.5)
     model = models.ResidualNet()
     with assert_untouched(model), pytest.warns(UserWarning, match="Nothing in ResidualNet .* settle does nothing"):

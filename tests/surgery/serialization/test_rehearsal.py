@@ -170,8 +170,8 @@ def parametrised_slopes(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (wide_slopes, ["classifier.1 is not what the edit put there"]),
-        (other_activation, ["act is not what the edit put there", "SiLU"]),
+        (wide_slopes, ["classifier.1 is not the module that the edit put there"]),
+        (other_activation, ["act is not the module that the edit put there", "SiLU"]),
         (parametrised_slopes, ["classifier.1", "no such tensor"]),
     ],
 )

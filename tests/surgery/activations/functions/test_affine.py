@@ -107,7 +107,7 @@ def test_per_channel_functions_are_integrated_per_channel() -> None:
 
 
 def test_a_function_for_other_channels_is_refused() -> None:
-    with pytest.raises(BadValue, match="PReLU does not take what enters here"):
+    with pytest.raises(BadValue, match="PReLU fails on the inputs of this call"):
         best_line(nn.PReLU(3), torch.zeros(2), torch.ones(2))
 
 
