@@ -1,6 +1,6 @@
-"""Remove weights and keep them removed: masks, pruners, prune-train-rewind rounds, and AP round any pruner.
+"""Pruning: masks, pruners, prune-train-rewind rounds, and AP (Activate-while-Pruning) around any pruner.
 
-Cut with a pruner in `run_rounds`, or in a pipeline of your own with `ActivateWhilePruning`; look with `dead_neurons`.
+Prune with `run_rounds`, or in your own pipeline with `ActivateWhilePruning`; measure with `dead_neurons`.
 Adapters for other libraries are in `pruning.hosts`.
 """
 

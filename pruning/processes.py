@@ -1,4 +1,4 @@
-"""Agree: what the processes of a training measured becomes one, and they cut the same weights."""
+"""Processes: combine measurements over the processes of a training, and check that they cut the same weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 def jointly(make: Callable[[], T], doing: str = "go on") -> T:
-    """What this process makes, if no process fails at it; else none of them is left waiting for another.
+    """The result of `make` in this process, if it fails in no process; so none is left waiting for another.
 
-    Every process must come here, also one whose `make` fails. `make` itself waits for nobody.
+    Every process must call this, even if its `make` fails. `make` itself must not wait for other processes.
 
     Raises:
         Exception: the failure of this process, whatever it is.
@@ -34,9 +34,9 @@ def jointly(make: Callable[[], T], doing: str = "go on") -> T:
 
 
 def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """The tensors by name that this process measures, each the mean over all processes, if there are several.
+    """The tensors that this process measures, by name, each averaged over all processes.
 
-    Every process must come here, also one whose `measure` fails.
+    Every process must call this, even if its `measure` fails.
 
     Raises:
         Exception: the failure of this process, whatever it is.
@@ -61,9 +61,9 @@ def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor
 
 
 def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
-    """The masks that this process makes, if all processes make the same, and stand at the same `place`.
+    """The masks that this process computes, if all processes compute the same, at the same `place` in the run.
 
-    Every process must come here, also one whose `make` fails.
+    Every process must call this, even if its `make` fails.
 
     Raises:
         Exception: the failure of this process, whatever it is.
@@ -74,14 +74,14 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
     masks, failure = _tried(make)
     told = told_by_all((place, None if masks is None else digest_of(masks)), failure, "cut")
     if any(there != place for there, _ in told):
-        raise BadValue("The processes do not stand at the same place.", there=", ".join(str(one) for one, _ in told),
-                       try_="folders that were kept at one moment, or new ones")  # fmt: skip
+        raise BadValue("The processes are at different points of the run.", asked=", ".join(str(at) for at, _ in told),
+                       try_="folders saved at the same time, or new ones")  # fmt: skip
     count = len({digest for _, digest in told})
     if masks is None or count > 1:
         raise BadValue(
             "The processes cut different weights, and would train different networks.",
-            there=f"{count} kinds of masks in {len(told)} processes",
-            try_="equal weights, and one seed, in all of them; a criterion that is measured on data averages over them",
+            asked=f"{count} different masks in {len(told)} processes",
+            try_="equal weights and the same seed in all of them; average a data-dependent criterion over them",
         )  # fmt: skip
     return masks
 
@@ -89,5 +89,5 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
 def _tried(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return make(), None
-    except Exception as error:  # told to the others, and raised again
+    except Exception as error:  # passed to the others, and raised again
         return None, error

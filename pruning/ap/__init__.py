@@ -1,1 +1,1 @@
-"""AP: beside the weights that a base pruner cuts, those that keep neurons inactive."""
+"""AP: Activate-while-Pruning, which prunes weights that keep neurons inactive, in addition to a base pruner."""

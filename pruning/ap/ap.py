@@ -1,4 +1,4 @@
-"""AP: Activate-while-Pruning beside any pruner, in one cut or as a stage of its own."""
+"""AP: Activate-while-Pruning around any base pruner, in the same cut or as a separate stage."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def with_ap(
     seed: int = 0,
     shortfall: Shortfall = "error",
 ) -> WithAP:
-    """A pruner that leaves `ap_share` of its own share to AP: the host cuts, then AP cuts exactly its count more.
+    """A pruner that leaves the fraction `ap_share` to AP: the base pruner cuts, then AP cuts exactly the rest.
 
-    Both shares are in [0, 1] and are of the weights that live when the pruner is called; the total is that of the
-    host alone. AP takes from what lives after the host's cut, among the weights that are "negative", "positive" or
-    "any" now, first
+    Both fractions are in [0, 1] and refer to the unpruned weights when the pruner is called; the total is that of the
+    base pruner alone. AP chooses from the weights left by the base pruner, among those that are "negative",
+    "positive" or "any" now, first
 
-    - by="still": those that moved least since the round began (as published, among negative ones); tensors of which
-      nothing has moved (frozen layers) take no part;
-    - by="dead": of those that feed units which are silent on all of `batches`, and hold them down (weight x mean
-      input of its channel x sign of the scale that a norm behind the unit has, below zero), those that do so most;
-      measured on the model as it is;
-    - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of living weights.
+    - by="still": those that moved least since the round began (as published, among negative ones); tensors in which
+      nothing has moved (frozen layers) are left out;
+    - by="dead": of the weights of units that are silent on all of `batches`, those that suppress them most: weight x
+      mean input of its channel x sign of the scale of a norm behind the unit, if that is below zero; measured on the
+      current model;
+    - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of unpruned weights.
 
-    What a host may not cut (`within`: patterns such as 2 of 4), AP does not cut either. Where AP finds too few,
-    shortfall="error" refuses, "host" lets the host cut the rest.
+    A pattern of the base pruner (`within`, such as 2:4) also holds for AP. If AP finds too few weights,
+    shortfall="error" raises, "host" lets the base pruner cut the rest.
 
     Raises:
-        BadValue: here, a share outside [0, 1], an unknown word, by="dead" without batches (or with batches that can be
-            read once only), a pruner in stages, or one that takes no (round, share); when called, `ap_share` above the
-            share, a host that cuts another count than it should, nothing that has moved (by="still"), or a shortfall.
+        BadValue: here, a fraction outside [0, 1], an unknown word, by="dead" without batches (or with batches that can
+            be read only once), a staged pruner, or one that does not take (round, share); when called, `ap_share`
+            above the share, a base pruner that cuts a different count, no movement (by="still"), or a shortfall.
 
-    Source: Activate-while-Pruning, "lite" order, as its released script cuts; counts are exact here, and only weights
-    of layers take part, those that learn.
+    Source: Activate-while-Pruning, "lite" order, as in its released script; counts are exact here, and only trainable
+    weights of layers are considered.
     """
     return WithAP(checked_host(pruner), _ap_share(ap_share), Choice(among, by, batches, seed), _shortfall(shortfall))
 
@@ -75,9 +75,10 @@ def in_stages(
     seed: int = 0,
     shortfall: Shortfall = "error",
 ) -> InStages:
-    """The same two cuts with training between them: the host cuts, the network trains, AP cuts. For `run_rounds`.
+    """The same two cuts with training between them: the base pruner cuts, the network trains, AP cuts.
 
-    Arguments and `Raises:` as in `with_ap`. Both counts are of the weights living when the round began.
+    For `run_rounds`. Arguments and `Raises:` as in `with_ap`. Both fractions refer to the unpruned weights when the
+    round began.
 
     Source: Activate-while-Pruning, "pro" order.
     """
@@ -86,7 +87,7 @@ def in_stages(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """Which living weights AP cuts first; see `with_ap`."""
+    """Which unpruned weights AP cuts first; see `with_ap`."""
 
     among: Among = "negative"
     by: By = "still"
@@ -97,17 +98,19 @@ class Choice:
         _check_word("among", self.among, get_args(Among))
         _check_word("by", self.by, get_args(By))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise BadValue("A seed is a whole number.", asked=f"seed={self.seed!r}")
+            raise BadValue("`seed` must be an integer.", asked=f"seed={self.seed!r}")
         if self.batches is not None:
             check_repeatable(self.batches)
         elif self.by == "dead":
-            raise BadValue('by="dead" measures which units are silent.', asked="no batches", try_="batches=loader")
+            raise BadValue(
+                'by="dead" needs batches to measure which units are silent.', asked="no batches", try_="batches=loader"
+            )
 
     @property
     def words(self) -> str:
-        """What it picks, for messages."""
+        """The weights it picks, for messages."""
         sign = "" if self.among == "any" else f"{self.among} "
-        return f"living {sign}weights" + (" that hold dead units down" if self.by == "dead" else "")
+        return f"unpruned {sign}weights" + (" that suppress dead units" if self.by == "dead" else "")
 
     def __str__(self) -> str:
         seed = f", seed={self.seed}" if self.by == "random" else ""
@@ -116,7 +119,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WithAP:
-    """A pruner whose host leaves a part of its share to AP; `with_ap` makes it."""
+    """A base pruner that leaves part of its cut to AP; built by `with_ap`."""
 
     pruner: Pruner
     ap_share: float
@@ -125,19 +128,19 @@ class WithAP:
 
     @property
     def wants(self) -> frozenset[str]:
-        """What the host needs to be told; AP itself needs the weights only."""
+        """What the base pruner needs in a round; AP itself needs only the weights."""
         return wants_of(self.pruner)
 
     def check(self, share: float) -> None:
-        """Refuse a share that AP's is no part of, before anything is trained.
+        """Check, before anything is trained, that a share is at least AP's.
 
         Raises:
-            BadValue: `share` is no share, or less than AP's.
+            BadValue: `share` is not in [0, 1], or less than AP's.
         """
         shared_counts(0, share, self.ap_share)
 
     def __call__(self, round: Round, share: float) -> Masks:
-        """Cut a share of the living weights, the host first."""
+        """Cut a fraction of the unpruned weights, the base pruner first."""
         host, ap = shared_counts(round.masks.alive, share, self.ap_share)
         masks = host_cut(self.pruner, host, round)
         return _ap_cut(self, ap, replace(round, masks=masks.beside(round.now)))
@@ -148,7 +151,7 @@ class WithAP:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class InStages:
-    """A pruner of two cuts, the host's and AP's, with training between them; `in_stages` makes it."""
+    """A pruner of two cuts, the base pruner's and AP's, with training between them; built by `in_stages`."""
 
     pruner: Pruner
     ap_share: float
@@ -157,23 +160,23 @@ class InStages:
 
     @property
     def wants(self) -> frozenset[str]:
-        """What the host needs to be told; AP itself needs the weights only."""
+        """What the base pruner needs in a round; AP itself needs only the weights."""
         return wants_of(self.pruner)
 
     def stages(self, alive: int, share: float) -> tuple[Callable[[Round], Masks], ...]:
-        """The host's cut and AP's, which together remove `share` of the `alive` weights living as the round began.
+        """The base pruner's cut and AP's, which together remove `share` of the `alive` weights unpruned at its start.
 
         Raises:
-            BadValue: `share` is no share, or less than AP's.
+            BadValue: `share` is not in [0, 1], or less than AP's.
         """
         host, ap = shared_counts(alive, share, self.ap_share)
         return partial(host_cut, self.pruner, host), partial(_ap_cut, self, ap)
 
     def __call__(self, round: Round, share: float) -> Masks:
-        """Refuse: one call cannot train between two cuts."""
+        """Raise: one call cannot train between two cuts."""
         raise BadValue(
-            "A pruner in stages trains between its cuts, and a pruner cannot train.", asked=repr(self),
-            try_="run_rounds(model, train, pruner, share, rounds), which trains between them; or with_ap, one cut",
+            "A pruner cannot train, and a staged one needs training between its cuts.", asked=repr(self),
+            try_="run_rounds(model, train, pruner, share, rounds), which trains between them; or with_ap, a single cut",
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -181,15 +184,15 @@ class InStages:
 
 
 def shared_counts(alive: int, share: float, ap_share: float) -> tuple[int, int]:
-    """How many of the living weights the host cuts and how many AP: together as many as the host alone would.
+    """How many of the unpruned weights the base pruner cuts and how many AP: together as many as the former alone.
 
     Raises:
-        BadValue: `share` is no share, or less than AP's.
+        BadValue: `share` is not in [0, 1], or less than AP's.
     """
     check_share("share", share)
     if ap_share > share:
         raise BadValue(
-            "AP's share is a part of the whole share.", asked=f"ap_share={ap_share}, share={share}",
+            "`ap_share` must not exceed `share`.", asked=f"ap_share={ap_share}, share={share}",
             try_="ap_share up to share",
         )  # fmt: skip
     ap = count_of(ap_share, alive)
@@ -197,10 +200,10 @@ def shared_counts(alive: int, share: float, ap_share: float) -> tuple[int, int]:
 
 
 def cut_by_ap(round: Round, count: int, choice: Choice, within: Constraint | None = None) -> Masks:
-    """The masks of the round without the `count` weights that AP chooses among those living now, `within` a pattern.
+    """The masks of the round without the `count` weights that AP chooses among those unpruned now, `within` a pattern.
 
     Raises:
-        BadValue: there are fewer to choose from, or by="still" nothing has moved.
+        BadValue: there are fewer to choose from, or nothing has moved (by="still").
     """
     if count == 0:
         return round.masks
@@ -212,7 +215,7 @@ def cut_by_ap(round: Round, count: int, choice: Choice, within: Constraint | Non
 
 
 def order(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
-    """A number for each weight, the lowest are cut first, and which weights may be cut.
+    """A score for each weight, of which the lowest are cut first, and which weights may be cut.
 
     Raises:
         BadValue: by="still", and nothing has moved since the round began.
@@ -224,12 +227,12 @@ def order(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
     if choice.by == "magnitude":
         scores = dict(magnitude(round))
     else:
-        scores = dict(Random(choice.seed + round.masks.alive)(round))  # another order in every round
+        scores = dict(Random(choice.seed + round.masks.alive)(round))  # a different order in every round
     return scores, {name: _of_sign(now, choice.among) for name, now in _now(round)}
 
 
 def _order_within(round: Round, choice: Choice, within: Constraint | None) -> tuple[Scores, Mapping[str, Tensor]]:
-    """`order`, and only what a pattern lets go, which is asked to let go what AP may cut before anything else."""
+    """`order`, restricted to what a pattern allows, which is asked to prefer the weights that AP may cut."""
     scores, among = order(round, choice)
     if within is None:
         return scores, among
@@ -239,14 +242,14 @@ def _order_within(round: Round, choice: Choice, within: Constraint | None) -> tu
 
 
 def _within(pruner: Pruner) -> Constraint | None:
-    """The pattern that the innermost host keeps to."""
+    """The pattern of the innermost base pruner."""
     while isinstance(pruner, WithAP):
         pruner = pruner.pruner
     return getattr(pruner, "within", None)
 
 
 def _ap_cut(pruner: WithAP | InStages, count: int, round: Round) -> Masks:
-    """AP's cut, and where it finds too few and may, the host's of the rest."""
+    """AP's cut and, if it finds too few weights and `shortfall` allows, the base pruner's cut of the rest."""
     within = _within(pruner.pruner)
     if pruner.shortfall == "error" or count == 0:
         return cut_by_ap(round, count, pruner.choice, within)
@@ -257,22 +260,22 @@ def _ap_cut(pruner: WithAP | InStages, count: int, round: Round) -> Masks:
 
 
 def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
-    """How far each weight has moved; tensors of which no living weight has do not learn, and take no part."""
+    """How far each weight has moved; tensors in which no unpruned weight has moved are frozen, and left out."""
     scores = {name: (_exact(now) - _exact(round.before[name].to(now.device))).abs() for name, now in _now(round)}
     learns = {name: bool((scores[name][mask] != 0).any()) for name, mask in round.masks.items()}
     if round.masks.alive and not any(learns.values()):
         raise BadValue(
-            "Nothing has moved since the round began.", asked='the weights that moved least, by="still"',
-            there=f"{round.masks.alive} living weights as they were",
+            'No weight has moved since the round began, so by="still" cannot choose.',
+            asked=f"{round.masks.alive} unchanged weights",
             try_='train first, with begin_round() or snapshot(model) before the training; or by="magnitude"',
         )  # fmt: skip
     return scores, {name: _of_sign(now, choice.among) & learns[name] for name, now in _now(round)}
 
 
 def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
-    """What each weight gives on average to the unit it feeds; candidates give less than nothing to a dead one.
+    """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit.
 
-    Source: close to Synaptic Stripping (2302.05818), which removes the connections that hold dead units down.
+    Source: close to Synaptic Stripping (2302.05818), which removes the connections that suppress dead units.
     """
     batches = choice.batches or ()
     units = dead_units(round.model, batches, round.masks)
@@ -293,11 +296,11 @@ def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Te
 
 
 def _signs(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """Which way the norms behind its units turn what a weight gives them; see `signs_behind_norms`."""
+    """The sign of the scale of the norms behind the units of a weight; see `signs_behind_norms`."""
     with in_eval(model):
         example = next(batches_of(batches, model)).images[:2]
     sites = find_sites(model, example)
-    return signs_behind_norms(model, [one for one in sites if one.role == "nonlinearity" and "eval" in one.modes])
+    return signs_behind_norms(model, [site for site in sites if site.role == "nonlinearity" and "eval" in site.modes])
 
 
 def _now(round: Round) -> list[tuple[str, Tensor]]:
@@ -305,7 +308,7 @@ def _now(round: Round) -> list[tuple[str, Tensor]]:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In single precision at least: small differences of halves would round to ties."""
+    """In single precision at least: small differences in half precision would round to ties."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -318,7 +321,7 @@ def _of_sign(weight: Tensor, among: Among) -> Tensor:
 def _too_few(count: int, there: int, choice: Choice) -> BadValue:
     return BadValue(
         "AP finds too few weights to cut.", asked=f"{count} {choice.words}", there=f"{there} of them",
-        try_='a smaller share, among="any", or shortfall="host" where AP has one',
+        try_='a smaller share, among="any", or shortfall="host"',
     )  # fmt: skip
 
 
@@ -334,7 +337,7 @@ def _shortfall(word: Shortfall) -> Shortfall:
 
 def _check_word(name: str, word: str, words: tuple[str, ...]) -> None:
     if word not in words:
-        raise BadValue(f"`{name}` is none of its words.", asked=f"{name}={word!r}", try_=", ".join(words))
+        raise BadValue(f"Unknown `{name}`.", asked=f"{name}={word!r}", there=", ".join(words))
 
 
 def _told(pruner: WithAP | InStages) -> str:

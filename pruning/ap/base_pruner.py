@@ -1,4 +1,4 @@
-"""Beside: the host of AP, a pruner of one cut, looked at before it is taken and asked for an exact count."""
+"""Base pruner: the pruner that AP is combined with, checked beforehand and asked for an exact count."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from surgery.errors import BadValue
 
 
 def checked_host(pruner: Pruner) -> Pruner:
-    """The pruner, if AP can go beside it.
+    """The pruner, after a check that AP can be combined with it.
 
     Raises:
-        BadValue: it makes several cuts, or is no pruner, see `check_pruner`.
+        BadValue: it makes several cuts, or is not a pruner, see `check_pruner`.
     """
     if hasattr(pruner, "stages") and not isinstance(pruner, type):
-        raise BadValue("AP goes beside a pruner of one cut.", asked=repr(pruner), try_="the pruner inside it")
+        raise BadValue("AP needs a base pruner with a single cut.", asked=repr(pruner), try_="the pruner inside it")
     check_pruner(pruner)
     return pruner
 
 
 def host_cut(pruner: Pruner, count: int, round: Round) -> Masks:
-    """What the host leaves when it cuts so many; it is told a share, which gives the count again.
+    """The masks after the base pruner cuts `count` weights; it is called with the fraction that gives this count.
 
     Raises:
-        BadValue: it cuts another count.
+        BadValue: it cuts a different count.
     """
     alive = round.masks.alive
     if not alive:
         return round.masks
     share = count / alive
-    if share * alive < count:  # whoever rounds down gets the count, too
+    if share * alive < count:  # so that rounding down also gives the count
         share = math.nextafter(share, 2.0)
     masks = pruner(round, min(share, 1.0))
     if not isinstance(masks, Masks):
-        raise BadValue("A pruner returns masks.", asked=name_of(pruner), there=type(masks).__name__)
+        raise BadValue(f"{name_of(pruner)} does not return masks.", asked=type(masks).__name__, there="Masks")
     if alive - masks.alive != count:
         raise BadValue(
-            f"The host does not cut what it was asked for: {name_of(pruner)}.",
-            asked=f"{count} of {alive} living weights", there=f"{alive - masks.alive} cut",
-            try_="a pruner that cuts the share it is told, of the living weights",
+            f"The base pruner {name_of(pruner)} cuts a different number of weights than requested.",
+            asked=f"{alive - masks.alive} cut", there=f"{count} of {alive} unpruned weights requested",
+            try_="a pruner that cuts exactly the given share of the unpruned weights",
         )  # fmt: skip
     return masks

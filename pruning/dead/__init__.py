@@ -1,3 +1,3 @@
-"""Dead neurons: their rates per site, channel and element, on batches or during a training."""
+"""Dead neurons: their rates per site, channel and element, on batches or during training."""
 
 from pruning.dead.rates import DeadNeurons as DeadNeurons

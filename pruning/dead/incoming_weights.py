@@ -1,4 +1,4 @@
-"""Incoming: which weights lead to the units of an activation call, whether they live, and which way they push."""
+"""Incoming weights: which weights feed the units of an activation call, which are pruned, and with which sign."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from surgery.look.site import Site
 
 
 def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
-    """Name -> boolean tensor, True where the weight lives, of every weight with two axes or more.
+    """Name -> boolean tensor, True where the weight is unpruned, for every weight with two axes or more.
 
-    By the masks, where given; else by the masks of a host. What they do not name lives, also where it is zero: a layer
-    that begins at zero learns.
+    By the masks, if given; else by the masks of a pruning library. Weights without a mask are unpruned, even if they
+    are zero: a layer initialised with zeros learns.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        WrongModel: the masks are of another model.
+        WrongModel: the masks belong to another model.
     """
     if masks is not None:
         masks.pairs(model)
@@ -35,13 +35,13 @@ def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
 
 
 def incoming(model: nn.Module, site: Site, living: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The weights that feed a call: name, and which live, a row per unit (units, weights of a unit)."""
+    """The weights that feed a call: name, and which are unpruned, a row per unit (units, weights of a unit)."""
     for name in _feeding(model, site):
         yield name, _rows(model, name, living[name])
 
 
 def static_units(model: nn.Module, site: Site, channels: int, living: Mapping[str, Tensor]) -> Tensor:
-    """True for each of the channels of a call that has incoming weights, none of which lives."""
+    """True for each channel of a call that has incoming weights, all of which are pruned."""
     rows = [units for _, units in incoming(model, site, living) if len(units) == channels]
     if not rows:
         return torch.zeros(channels, dtype=torch.bool)
@@ -49,11 +49,11 @@ def static_units(model: nn.Module, site: Site, channels: int, living: Mapping[st
 
 
 def signs_behind_norms(model: nn.Module, sites: Iterable[Site]) -> dict[str, Tensor]:
-    """Which way a norm turns what enters it: name -> (units) of 1, -1 and 0, of every weight that feeds these calls.
+    """The sign of the norm's scale per unit: name -> (units) of 1, -1 and 0, for every weight that feeds these calls.
 
-    1 where no norm stands right before the call, or one without a scale per channel; else the sign of its scale of
-    that unit. 0 where the scale is zero, and where a unit feeds calls of both signs. Weights with another number of
-    units than the call has channels (behind a concat) do not count there.
+    1 without a norm right before the call, or for one without a scale per channel; else the sign of its scale for
+    that unit. 0 if the scale is zero, and if a unit feeds calls of both signs. Weights whose number of units differs
+    from the channels of the call (behind a concat) are ignored there.
     """
     up: dict[str, Tensor] = {}
     down: dict[str, Tensor] = {}
@@ -68,7 +68,7 @@ def signs_behind_norms(model: nn.Module, sites: Iterable[Site]) -> dict[str, Ten
 
 
 def by_output(model: nn.Module, name: str, values: Tensor) -> Tensor:
-    """What belongs to the output units of a weight, shaped so that it broadcasts against the weight.
+    """Values per output unit of a weight, shaped to broadcast against the weight.
 
     Rows of a weight are output channels and columns the input channels of its group; transposed, the other way round.
     """
@@ -78,7 +78,7 @@ def by_output(model: nn.Module, name: str, values: Tensor) -> Tensor:
 
 
 def by_input(model: nn.Module, name: str, values: Tensor) -> Tensor:
-    """What belongs to the input channels of a weight, shaped so that it broadcasts against the weight."""
+    """Values per input channel of a weight, shaped to broadcast against the weight."""
     layer, weight = owner_of(model, name)[0], weights_of(model)[name]
     values = values.to(weight.device)
     return _by_row(values, weight) if _is_transposed(layer) else _by_column(values, weight)
@@ -110,7 +110,7 @@ def _feeding(model: nn.Module, site: Site) -> Iterator[str]:
 
 
 def _scale_of_norm(model: nn.Module, site: Site) -> Tensor:
-    """The scale of the norm in front of a call (channels), ones where there is none."""
+    """The scale of the norm in front of a call (channels); ones without a norm."""
     norm = model.get_submodule(site.norm) if site.norm is not None else None
     scale = read(norm, "weight") if norm is not None else None
     if not isinstance(scale, Tensor) or scale.shape != (site.channels,):
@@ -119,7 +119,7 @@ def _scale_of_norm(model: nn.Module, site: Site) -> Tensor:
 
 
 def _rows(model: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """A row for each unit that a weight has an output for: transposed convolutions have theirs on the second axis."""
+    """A row per output unit of a weight: transposed convolutions have these on the second axis."""
     layer, own = owner_of(model, name)
     if isinstance(layer, _ConvTransposeNd) and own == "weight":
         weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)

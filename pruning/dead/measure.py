@@ -1,4 +1,4 @@
-"""Measure: batches through a model, and what its activation calls put out, or its layers take in."""
+"""Measure: run batches through a model, and record the outputs of its activation calls or the inputs of its layers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from surgery.repair.batches import batch_errors, batches_of, in_eval
 
 Role = Literal["nonlinearity", "gate", "head", "weight", "unknown"]
 
-_FEW = 2  # samples that the calls are found with
+_FEW = 2  # samples for finding the calls
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The calls that were made, each with its tally; the names of those that were not; how many samples there were."""
+    """The tally of each call that was made, the names of those that were not, and the number of samples."""
 
     seen: tuple[tuple[Site, Tally], ...]
     unreached: tuple[str, ...]
@@ -39,7 +39,7 @@ class Measured:
     def of(
         cls, sites: Iterable[Site], tallies: dict[Key, Tally], samples: int, failure: Exception | None = None
     ) -> Measured:
-        """What this process measured, added to what others did; all must come here, also one that failed."""
+        """The measurements of all processes together; all must call this, even one that failed."""
         found = tuple(sites)
         try:
             check_numbers(found, tallies)
@@ -51,16 +51,16 @@ class Measured:
 
 
 def check_settings(threshold: float, role: Role) -> None:
-    """Refuse what cannot be measured.
+    """Check the threshold and the role.
 
     Raises:
-        BadValue: with the sentence that says why.
+        BadValue: one of them is invalid.
     """
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if not number or not math.isfinite(threshold):
-        raise BadValue("The threshold is what an output must exceed.", asked=f"threshold={threshold!r}", try_="0.0")
+        raise BadValue("`threshold` must be a finite number.", asked=f"threshold={threshold!r}", try_="0.0")
     if role not in get_args(Role):
-        raise BadValue("There is no such role.", asked=f"role={role!r}", there=", ".join(get_args(Role)))
+        raise BadValue("Unknown role.", asked=f"role={role!r}", there=", ".join(get_args(Role)))
 
 
 def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: str) -> tuple[dict[Key, Site], set[Key]]:
@@ -82,15 +82,15 @@ def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: s
     sites = {site.key: site for site in found if site.role == role and mode in site.modes}
     if not sites:
         raise NothingPicked(
-            f"{type(model).__name__} has no activation call to measure.", asked=f"role={role!r}, in {mode} mode",
-            there=", ".join(sorted({f"{site.role} ({'+'.join(site.modes)})" for site in found})) or "no call at all",
+            f"{type(model).__name__} has no activation calls to measure.", asked=f"role={role!r}, in {mode} mode",
+            there=", ".join(sorted({f"{site.role} ({'+'.join(site.modes)})" for site in found})) or "no calls",
         )  # fmt: skip
     leading = {key for key, site in sites.items() if site.shape[:1] == (count,) and (told or len(site.shape) == 1)}
     return sites, leading
 
 
 def _first(batch: Example, samples: int, count: int) -> Example:
-    """The batch with other rows: the first `count` of them, from the start again where it has fewer."""
+    """The batch with `count` rows: the first ones, repeated from the start if it has fewer."""
 
     def few(one: Tensor) -> Tensor:
         if not samples or one.dim() == 0 or len(one) != samples:
@@ -101,7 +101,7 @@ def _first(batch: Example, samples: int, count: int) -> Example:
 
 
 def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: Role) -> Measured:
-    """Run the batches in eval mode and take down what every activation call of a role puts out.
+    """Run the batches in eval mode and record the outputs of every activation call of a role.
 
     Raises:
         CannotLook, NothingPicked, BadValue: see `dead_neurons`.
@@ -122,27 +122,27 @@ def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: Ro
     failure: Exception | None = None
     try:
         _run(model, batches, watched)
-    except Exception as error:  # told to the other processes, and raised again
+    except Exception as error:  # passed to the other processes, and raised again
         failure = error
     return Measured.of(sites.values(), tallies, samples, failure)
 
 
 def mean_inputs(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) -> dict[str, Tensor]:
-    """The mean of what enters the layers that read these weights: name -> (input channels), over samples and positions.
+    """The mean inputs of the layers with these weights: name -> (input channels), over samples and positions.
 
-    For convolutions and linear layers; a grouped convolution has all its input channels here. What no such layer
-    reads, and what no forward reaches, is left out. Eval mode; the model is afterwards as it was. Where
-    torch.distributed runs, every process must call this, and each gets the means over the batches of all.
+    For convolutions and linear layers; a grouped convolution has all its input channels here. Weights of other layers,
+    and of layers that are never called, are left out. Eval mode; the model is unchanged afterwards. With
+    torch.distributed, every process must call this, and each gets the means over the batches of all.
 
     Raises:
-        UnknownName: the model has no such weight.
-        CannotLook, BadValue: as `dead_neurons`.
+        UnknownName: the model does not have such a weight.
+        CannotLook, BadValue: as for `dead_neurons`.
     """
     check_plain(model)
     known, names = weights_of(model), list(names)
     for name in names:
         if name not in known:
-            raise UnknownName(f"{type(model).__name__} has no weight {name}.", try_=nearest(name, known))
+            raise UnknownName(f"{type(model).__name__} does not have a weight {name}.", try_=nearest(name, known))
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def hearing(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -161,7 +161,7 @@ def mean_inputs(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) 
             if own == "weight" and isinstance(layer, _ConvNd | nn.Linear):
                 handles.append(layer.register_forward_pre_hook(hearing(name), with_kwargs=True))
         _run(model, batches)
-    except Exception as error:  # told to the other processes, and raised again
+    except Exception as error:  # passed to the other processes, and raised again
         failure = error
     finally:
         for handle in handles:
@@ -170,7 +170,7 @@ def mean_inputs(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) 
 
 
 def _summed(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
-    """The sum of an input over everything but its channels, and over how many numbers it went."""
+    """The sum of an input over all axes but the channels, and the number of values per channel."""
     axis = x.dim() - 1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
     rows = x.detach().movedim(axis, 0).reshape(x.shape[axis], -1)
     return rows.sum(1, dtype=torch.float64), rows.shape[1]
@@ -196,41 +196,41 @@ def _means(
 def _run(
     model: nn.Module, batches: Iterable[Any], watched: Callable[[Tensor], AbstractContextManager[None]] | None = None
 ) -> None:
-    """Each batch through the model in eval mode, `watched`; the model is afterwards as it was."""
+    """Run each batch through the model in eval mode, `watched`; the model is unchanged afterwards."""
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         there = f"a tensor {tuple(batches.shape)}" if isinstance(batches, Tensor) else type(batches).__name__
-        raise BadValue("These are not several batches.", there=there, try_="[images], or a DataLoader")
+        raise BadValue("These are not several batches.", asked=there, try_="[images], or a DataLoader")
     if home_of(model).type == "meta":
-        raise BadValue(f"{type(model).__name__} has no numbers: it is on the meta device.", try_="a model with weights")
+        raise BadValue(f"{type(model).__name__} has no values: it is on the meta device.", try_="a model with weights")
     with in_eval(model), buffers_kept(model):
         for count, batch in enumerate(batches_of(_with_numbers(batches), model), 1):
             if not batch.images.numel():
-                raise BadValue(f"Batch {count} is empty.", there=str(tuple(batch.images.shape)))
+                raise BadValue(f"Batch {count} is empty.", asked=str(tuple(batch.images.shape)))
             try:
                 watching = watched(batch.images) if watched is not None else nullcontext()
             except CannotLook:
-                _forward(model, batch.images, count)  # says which batch, if that is the reason
+                _forward(model, batch.images, count)  # the error names the batch, if that is the cause
                 raise
             with watching:
                 _forward(model, batch.images, count)
 
 
 def _with_numbers(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, none of which is on the meta device."""
+    """Iterate over the batches, and check that none is on the meta device."""
     for count, batch in enumerate(batches, 1):
-        if any(one.is_meta for one in tensors_in(batch)):
-            raise BadValue(f"Batch {count} has no numbers: it is on the meta device.", try_="images with values")
+        if any(value.is_meta for value in tensors_in(batch)):
+            raise BadValue(f"Batch {count} has no values: it is on the meta device.", try_="images with values")
         yield batch
 
 
 def _forward(model: nn.Module, images: Tensor, count: int) -> None:
     with batch_errors(count, model, images):
-        model(images.clone())  # it may overwrite them
+        model(images.clone())  # the model may overwrite them
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward writes into the buffers of a model, also in eval mode, is gone afterwards."""
+    """Restore the buffers of a model afterwards, which a forward may change even in eval mode."""
     before = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
     try:
         yield

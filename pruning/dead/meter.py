@@ -1,4 +1,4 @@
-"""Meter: dead neurons while a network is being trained, from every so many of its forwards."""
+"""Meter: measure dead neurons during training, on every n-th forward."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ from surgery.look.site import Site
 
 
 class DeadNeuronMeter:
-    """Measure dead neurons during training: `with DeadNeuronMeter(model, every=50) as meter:` round your own loop.
+    """Measure dead neurons during training: `with DeadNeuronMeter(model, every=50) as meter:` around your own loop.
 
-    Looks into the first forward in train mode, and into every `every`-th after it; the others cost nothing. It adds up
-    what it sees until `meter.reset()`, and `meter.rates()` gives the numbers as `dead_neurons` does: a unit is silent
-    if it never spoke on any sample looked at, by weights that moved meanwhile. Before the first look the calls of the
-    model are found, once. Nothing of the model or of its training changes, and no hook is left at the end. Forwards of
-    a copy of the model that is made inside (an average of the weights) do not count, nor do those that begin in another
-    thread while one is being counted.
+    It observes the first forward in train mode, and every `every`-th after it; the others cost nothing. Measurements
+    accumulate until `meter.reset()`, and `meter.rates()` returns the same numbers as `dead_neurons`: a unit is silent
+    if it was never active on any observed sample, although the weights changed meanwhile. Before the first observation
+    the calls of the model are found, once. Neither the model nor its training changes, and all hooks are removed at the
+    end. Forwards of a copy of the model that is made inside (an average of the weights) do not count, nor do those that
+    start in another thread while one is being observed.
 
-    Give it the plain model, also where a distributed wrapper of it is trained. A compiled forward cannot be looked
-    into, and is not counted.
+    Pass the plain model, even if a distributed wrapper of it is trained. A compiled forward cannot be observed, and is
+    not counted.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        BadValue: `every` is no whole number from 1, or another argument is out of its range; a meter that is measuring
-            is entered again.
+        BadValue: `every` is not a positive integer, another argument is out of range, or the meter is entered twice.
     """
 
     def __init__(
@@ -48,11 +47,11 @@ class DeadNeuronMeter:
         check_plain(model)
         check_settings(threshold, role)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise BadValue("Every so many forwards one is looked into.", asked=f"every={every!r}", try_="50")
+            raise BadValue("`every` must be a positive number of forwards.", asked=f"every={every!r}", try_="50")
         self.model, self.every, self.threshold, self.role = model, every, threshold, role
         self._forwards = 0  # in train mode, so far
-        self._depth = 0  # a forward may call its own model
-        self._thread = 0  # that runs the forward being looked into
+        self._depth = 0  # a forward may call its model recursively
+        self._thread = 0  # the thread of the observed forward
         self._looking = ExitStack()
         self._hooks: list[Any] = []
         self._sites: dict[Key, Site] = {}
@@ -64,25 +63,25 @@ class DeadNeuronMeter:
         return f"<DeadNeuronMeter of {name}: every={self.every}, {self._samples} samples since the last reset>"
 
     def reset(self) -> None:
-        """Forget what was seen; forwards are counted on."""
+        """Drop the measurements; the count of forwards continues."""
         self._tallies: dict[Key, Tally] = {}
         self._samples = 0
 
     def rates(self, masks: Mapping[str, Tensor] | None = None) -> DeadNeurons:
-        """The numbers since the last reset; which weights are pruned is read now, see `dead_neurons`.
+        """The rates since the last reset; which weights are pruned is read now, see `dead_neurons`.
 
-        Where torch.distributed runs, every process must call this, and each gets the numbers of all.
+        With torch.distributed, every process must call this, and each gets the rates over all.
 
         Raises:
-            BadValue: no forward was looked into since the last reset, or a call put out what is no number; `masks` that
-                are no boolean tensors by name.
-            WrongModel: the masks are of another model.
+            BadValue: no forward was observed since the last reset, or an output was NaN; `masks` that are not boolean
+                tensors by name.
+            WrongModel: the masks belong to another model.
         """
         living = living_weights(self.model, as_masks(masks))
         failure = None
         if not self._tallies:
             failure = BadValue(
-                "No forward was looked into yet.", there=f"{self._forwards} forwards in train mode, every {self.every}",
+                "No forward was observed yet.", asked=f"{self._forwards} forwards in train mode, every={self.every}",
                 try_="model.train(), and steps inside the meter's `with`",
             )  # fmt: skip
         measured = Measured.of(self._sites.values(), self._tallies, self._samples, failure)
@@ -91,11 +90,11 @@ class DeadNeuronMeter:
     def __enter__(self) -> Self:
         if self._hooks:
             raise BadValue(
-                "This meter is measuring already.", asked="a second `with` inside its own",
-                try_="one `with` round the whole loop, or a second DeadNeuronMeter",
+                "This meter is already measuring.", asked="a nested `with` on the same meter",
+                try_="one `with` around the whole loop, or a second DeadNeuronMeter",
             )  # fmt: skip
 
-        # A copy of the model has these hooks too: as plain functions they are not copied, and know whom they look at.
+        # A copy of the model shares these hooks: as plain functions they are not copied, and check which model runs.
         def begin(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if model is self.model:
                 self._begin(args, kwargs)

@@ -1,4 +1,4 @@
-"""Dead: which units of a network never speak, and whether their weights were pruned away or they fell silent."""
+"""Rates: which units of a network are never active, because their weights were pruned or because they died."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """One activation call: how many of its units are silent, by channel and by element.
+    """One activation call: how many of its units are dead, by channel and by element.
 
-    A channel counts where it is so at every position. `static` units have no living incoming weight, whatever they
-    put out; `silent` ones never put out more than the threshold; `dynamic` ones are silent and not static. Elements
-    are channel and position together, None where they cannot be told apart (see `dead_neurons`). `zeros` is the share
-    of the `outputs` numbers at or below the threshold.
+    A channel counts if it is dead at every position. `static` units have only pruned incoming weights, whatever they
+    output; the outputs of `silent` ones never exceed the threshold; `dynamic` ones are silent and not static. Elements
+    are pairs of channel and position, None where they are not defined (see `dead_neurons`). `zeros` is the fraction of
+    the `outputs` values at or below the threshold.
     """
 
     site: str
@@ -56,7 +56,7 @@ class DeadRow:
 class DeadNeurons:
     """How many units of a network are dead, call by call and over all. Prints as a table.
 
-    The shares are of all channels, or elements, of all calls together. `unreached` are calls that no forward made.
+    The fractions are of all channels, or elements, of all calls together. `unreached` are calls that never happened.
     """
 
     rows: tuple[DeadRow, ...]
@@ -68,42 +68,42 @@ class DeadNeurons:
 
     @property
     def channels(self) -> int:
-        """All channels of all calls."""
+        """The number of channels of all calls."""
         return sum(row.channels for row in self.rows)
 
     @property
     def static_share(self) -> float:
-        """The share of channels without a living incoming weight."""
+        """The fraction of channels whose incoming weights are all pruned."""
         return sum(row.static for row in self.rows) / max(self.channels, 1)
 
     @property
     def dynamic_share(self) -> float:
-        """The share of channels that are silent though they have living weights."""
+        """The fraction of channels that are silent although they have unpruned weights."""
         return sum(row.dynamic for row in self.rows) / max(self.channels, 1)
 
     @property
     def silent_share(self) -> float:
-        """The share of channels that are silent, for whatever reason."""
+        """The fraction of channels that are silent, for whatever reason."""
         return sum(row.silent for row in self.rows) / max(self.channels, 1)
 
     @property
     def elements(self) -> int:
-        """All elements of the calls whose elements can be told apart."""
+        """The number of elements of the calls where they are defined."""
         return sum(row.elements or 0 for row in self.rows)
 
     @property
     def dynamic_element_share(self) -> float:
-        """The share of elements that are silent and do not belong to a static channel."""
+        """The fraction of elements that are silent and do not belong to a static channel."""
         return sum(row.dynamic_elements or 0 for row in self.rows) / max(self.elements, 1)
 
     @property
     def silent_element_share(self) -> float:
-        """The share of elements that are silent, for whatever reason."""
+        """The fraction of elements that are silent, for whatever reason."""
         return sum(row.silent_elements or 0 for row in self.rows) / max(self.elements, 1)
 
     @property
     def zeros(self) -> float:
-        """The share of all outputs at or below the threshold."""
+        """The fraction of all outputs at or below the threshold."""
         return sum(row.zeros * row.outputs for row in self.rows) / max(sum(row.outputs for row in self.rows), 1)
 
     def to_json(self) -> str:
@@ -113,7 +113,7 @@ class DeadNeurons:
         return json.dumps(asdict(self) | {"totals": totals}, indent=1)
 
     def plot(self, path: str | Path) -> None:
-        """Draw the shares over depth into a file (PNG, PDF, SVG, by its ending). Needs the extra `plot`.
+        """Plot the fractions over depth into a file (PNG, PDF or SVG, by its suffix). Needs the extra `plot`.
 
         Raises:
             SurgeryError: matplotlib is not installed.
@@ -122,7 +122,7 @@ class DeadNeurons:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise SurgeryError(
-                "Plots are drawn with matplotlib, which is not installed.",
+                "Plotting needs matplotlib, which is not installed.",
                 try_='pip install "activation-surgery[plot]"',
             ) from error
         figure = Figure(figsize=(max(6.0, 0.3 * len(self.rows)), 4.5), layout="constrained")
@@ -177,33 +177,34 @@ def dead_neurons(
     threshold: float = 0.0,
     role: Role = "nonlinearity",
 ) -> DeadNeurons:
-    """Count the units that never speak on these batches, for every activation call of a role, in eval mode.
+    """Count the units that are never active on these batches, for every activation call of a role, in eval mode.
 
-    A unit is *silent* if its output exceeds `threshold` on no input seen: of a channel at no position, of an element
-    (channel and position) on no sample. For ReLU with threshold 0 that says it passes nothing on. GELU, SiLU, leaky
-    ReLU and others pass something on below zero: for them this is a definition, and says that what enters is never
-    positive. A sigmoid or a softplus is never silent at 0.
+    A unit is *silent* if its output never exceeds `threshold` on the given inputs: for a channel at any position, for
+    an element (channel and position) on any sample. For ReLU with threshold 0 this means that its output is always
+    zero. GELU, SiLU, leaky ReLU and others are nonzero below zero: for them it means that the input is never positive.
+    A sigmoid or a softplus is never silent at 0.
 
-    A unit is *static* if it has incoming weights and all of them are pruned, whatever it puts out: behind a batch norm
-    or a bias, and behind a shortcut, such a unit may speak. Both numbers are therefore given. *Dynamic* are silent
-    units that are not static. Incoming weights are those of `Site.weights` that have an output for each channel;
-    without any (as behind a concat) no unit is static. Pruned is what the `masks` say, else the masks of a host, else
-    nothing: a layer that begins at zero lives. Give `masks=Masks.of(model)` to take zeros for pruned.
+    A unit is *static* if it has incoming weights and all of them are pruned, whatever its output: behind a batch norm,
+    a bias or a shortcut, such a unit may be active. Both numbers are therefore given. *Dynamic* units are silent and
+    not static. Incoming weights are those of `Site.weights` that have an output for each channel; without any (as
+    behind a concat) no unit is static. Weights are pruned according to `masks`, else to the masks of a pruning
+    library; otherwise none is, even in a layer initialised with zeros. Pass `masks=Masks.of(model)` to treat zeros as
+    pruned.
 
-    Calls that were erased are no sites and count nowhere. Tokens (N, T, C) have their channels where the site says,
-    last. Elements are counted where the first axis is that of the samples and all batches have the same positions.
-    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are read once. Memory is that
-    of one sample, whatever their number. The model is afterwards as it was. Where torch.distributed runs, every
+    Erased calls are not sites, and do not count. Tokens (N, T, C) have their channels on the site's channel axis, the
+    last. Elements are counted if the first axis is the batch and all batches have the same positions.
+    `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are read once. Memory is
+    that of one sample, whatever their number. The model is unchanged afterwards. With torch.distributed, every
     process must call this, and each gets the numbers over the batches of all.
 
     Source: the dynamic dead-neuron rate of Liu et al., "AP: Selective Activation for De-sparsifying Pruned Networks".
 
     Raises:
         CannotLook: the model is wrapped or scripted, or cannot be copied.
-        NothingPicked: it has no activation call of this role in eval mode.
-        BadValue: the batches are empty, or one does not go through the model; a call puts out what is no number; a
-            threshold that is none; `masks` that are no boolean tensors by name.
-        WrongModel: the masks are of another model.
+        NothingPicked: it does not have activation calls of this role in eval mode.
+        BadValue: the batches are empty, or one fails in the model; an output is NaN; an invalid threshold; `masks`
+            that are not boolean tensors by name.
+        WrongModel: the masks belong to another model.
     """
     check_plain(model)
     check_settings(threshold, role)
@@ -214,11 +215,11 @@ def dead_neurons(
 def dead_units(
     model: nn.Module, batches: Iterable[Any], masks: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Which weights lead to units that fell silent: name -> boolean (units), True where the unit is dynamically dead.
+    """The dead output units of every weight: name -> boolean (units), True where the unit is dynamically dead.
 
     For every prunable weight that has an output for each channel of some nonlinearity it feeds, see `dead_neurons`.
-    A weight that feeds several calls leads to a dead unit only if the unit is dead at all of them; one of them with
-    other channels counts as speaking.
+    If a weight feeds several calls, a unit is dead only if it is dead at all of them; a call with other channels counts
+    as active.
 
     Raises:
         As `dead_neurons`.
@@ -238,22 +239,22 @@ def dead_units(
 
 
 def as_masks(masks: Mapping[str, Tensor] | None) -> Masks | None:
-    """Masks of any mapping of boolean tensors.
+    """Masks from any mapping of boolean tensors.
 
     Raises:
-        BadValue: it is something else.
+        BadValue: it is not such a mapping.
     """
     if masks is None or isinstance(masks, Masks):
         return masks
     if not isinstance(masks, Mapping):
-        raise BadValue("`masks` are boolean tensors by name.", there=type(masks).__name__, try_="Masks.of(model)")
+        raise BadValue("`masks` must be boolean tensors by name.", asked=type(masks).__name__, try_="Masks.of(model)")
     return Masks(masks)
 
 
 def dead_of(
     model: nn.Module, measured: Measured, living: Mapping[str, Tensor], *, threshold: float, mode: str
 ) -> DeadNeurons:
-    """The numbers that follow from what was measured and from which weights live."""
+    """The rates, from the measurements and the unpruned weights."""
     rows = tuple(_row(site, tally, threshold, static_units(model, site, len(tally.channels), living))
                  for site, tally in measured.seen)  # fmt: skip
     return DeadNeurons(rows, threshold, measured.samples, type(model).__name__, mode, measured.unreached)

@@ -1,4 +1,4 @@
-"""Tally: what the calls of an activation have put out so far, in the memory of one sample."""
+"""Tally: the running maximum of the outputs of activation calls, in the memory of one sample."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Tallies = Mapping[Key, "Tally"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """The highest output of every channel (C) and of every element (the shape of one sample), and two counts.
+    """The maximum output of every channel (C) and of every element (the shape of one sample), and two counts.
 
-    `below` counts the outputs at or below the threshold, of `outputs` in all; both stay on the device. `elements` is
-    None where the samples do not stand on the first axis (`leads` is False), or do not all have one shape. What is no
-    number stays so in the highest outputs.
+    `below` counts the outputs at or below the threshold, of `outputs` in total; both stay on the device. `elements` is
+    None if the first axis is not the batch (`leads` is False), or if the samples differ in shape. NaN propagates into
+    the maximum.
     """
 
     channels: Tensor
@@ -34,9 +34,9 @@ class Tally:
 
     @classmethod
     def of(cls, output: Tensor, axis: int, samples: int, threshold: float, leads: bool) -> Tally:
-        """The tally of one call, whose output has its channels on `axis`, made from a batch of `samples`."""
+        """The tally of one call for a batch of `samples`, whose output has its channels on `axis`."""
         if leads and output.dim() == 1:
-            output, axis = output.unsqueeze(1), 1  # one number a sample
+            output, axis = output.unsqueeze(1), 1  # one value per sample
         elements = _highest(output, 0) if leads and axis > 0 and output.shape[0] == samples else None
         rest, place = (output, axis) if elements is None else (elements, axis - 1)
         rows = rest.movedim(place, 0).flatten(1) if rest.dim() > 1 else rest.reshape(-1, 1)
@@ -44,7 +44,7 @@ class Tally:
         return cls(channels, elements, (output <= threshold).sum(), output.numel(), leads)
 
     def joined(self, other: Tally) -> Tally:
-        """The tally of both."""
+        """The combined tally of both."""
         same = self.elements is not None and other.elements is not None and self.elements.shape == other.elements.shape
         return Tally(
             torch.maximum(self.channels, other.channels),
@@ -58,13 +58,13 @@ class Tally:
 def taking_down(
     tallies: dict[Key, Tally], sites: Mapping[Key, Site], leading: set[Key], samples: int, threshold: float
 ) -> Callable[[Key, Tensor], None]:
-    """A `look` for `surgery.observing` that adds what it sees at these sites to the tallies.
+    """A `look` for `surgery.observing` that adds the outputs of these sites to the tallies.
 
-    At the `leading` calls the samples stand on the first axis; those where that is not so on the first batch are taken
-    out.
+    At the `leading` calls the first axis is the batch; calls for which the first batch shows otherwise are removed from
+    them.
 
     Raises:
-        BadValue: a site has other channels than in the batches before.
+        BadValue: a site has a different number of channels than in earlier batches.
     """
 
     def look(key: Key, output: Tensor) -> None:
@@ -78,7 +78,7 @@ def taking_down(
         fresh = Tally.of(output, site.channel_axis, samples, threshold, leads)
         if known is not None and known.channels.shape != fresh.channels.shape:
             raise BadValue(
-                f"{site} has {len(fresh.channels)} channels on this batch.", there=f"{len(known.channels)} before",
+                f"{site} has {len(fresh.channels)} channels on this batch, and had {len(known.channels)} before.",
                 try_="batches of one size",
             )  # fmt: skip
         tallies[key] = fresh if known is None else known.joined(fresh)
@@ -87,29 +87,29 @@ def taking_down(
 
 
 def check_numbers(sites: Sequence[Site], tallies: Tallies) -> None:
-    """Refuse outputs that are no numbers: they are neither above the threshold nor below it.
+    """Check that outputs are not NaN, which is neither above nor below the threshold.
 
     Raises:
-        BadValue: the first of the calls, in their order, that put out such.
+        BadValue: naming the first call with such an output.
     """
     for site in sites:
         tally = tallies.get(site.key)
         broken = 0 if tally is None else int(tally.channels.isnan().sum())
         if tally is not None and broken:
             raise BadValue(
-                f"{site} puts out what is no number.", there=f"nan in {broken} of its {len(tally.channels)} channels",
-                try_="batches without nan, and weights from before the training broke",
+                f"{site} outputs NaN.", asked=f"NaN in {broken} of its {len(tally.channels)} channels",
+                try_="batches without NaN, and weights from before the training diverged",
             )  # fmt: skip
 
 
 def together(
     sites: Sequence[Site], tallies: Tallies, samples: int, failure: Exception | None = None
 ) -> tuple[Tallies, int]:
-    """Tallies and samples of all processes, if there are several; each must come here, also after a failure.
+    """The combined tallies and samples of all processes; each must call this, even after a failure.
 
     Raises:
         Exception: the failure of this process, whatever it is.
-        BadValue: another process failed, or looked at another model.
+        BadValue: another process failed, or measured another model.
     """
     if not several_processes():
         if failure is not None:
@@ -127,15 +127,15 @@ def together(
 
 
 def several_processes() -> bool:
-    """Whether there is somebody to add up with."""
+    """Whether torch.distributed runs several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def told_by_all(mine: Any, failure: Exception | None = None, doing: str = "measure") -> list[Any]:
-    """What each process has to tell, in their order; all must come here, also one that failed.
+    """Gather an object from each process, in order of rank; all must call this, even one that failed.
 
     Raises:
-        Exception: the failure of this process, in the others BadValue.
+        Exception: the failure of this process; in the other processes BadValue.
     """
     told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, (None if failure is None else _first_line(failure), mine))
@@ -143,17 +143,17 @@ def told_by_all(mine: Any, failure: Exception | None = None, doing: str = "measu
         raise failure
     for rank, (problem, _) in enumerate(told):
         if problem is not None:
-            raise BadValue(f"Process {rank} could not {doing}.", there=problem)
+            raise BadValue(f"Process {rank} could not {doing}.", asked=problem)
     return [one for _, one in told]
 
 
 def _first_line(failure: Exception) -> str:
-    """What others are told of a failure; one that is not ours says little without its kind."""
+    """The first line of a failure for the other processes; with its type, unless it is an error of this library."""
     return str(failure).splitlines()[0] if isinstance(failure, SurgeryError) else cause_of(failure)
 
 
 def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, Any]]) -> Tallies:
-    """One message for all highest outputs, one for all counts."""
+    """Reduce the tallies with one message for all maxima, and one for all counts."""
     if not order:
         return {}
     home = next((one.channels.device for one in tallies.values()), torch.device("cpu"))
@@ -182,6 +182,6 @@ def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, A
 
 
 def _highest(values: Tensor, axis: int) -> Tensor:
-    """The highest along an axis, exactly; no number if one of them is none."""
+    """The exact maximum along an axis; NaN if one of the values is."""
     high = values.amax(axis)
     return high.to(torch.promote_types(high.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Hosts: pruning libraries beside which AP cuts; its masks are laid over weights in the host's own way."""
+"""Hosts: adapters for other pruning libraries, which apply masks in each library's own way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> ModuleType:
-        """The adapter of Torch-Pruning, when it is first asked for: that library takes seconds to import."""
+        """Import the adapter of Torch-Pruning on first access: that library takes seconds to import."""
         if name == "torch_pruning":
             return import_module("pruning.hosts.torch_pruning")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -32,18 +32,18 @@ def __dir__() -> list[str]:
 
 
 def commit(model: nn.Module, masks: Masks) -> None:
-    """Prune what these masks prune, in place, through whatever holds each weight; nothing comes back to life.
+    """Apply these masks to a model in place, through the library that holds each weight; no weight is revived.
 
-    - A weight under `torch.nn.utils.prune` gets one mask, its own and this one together, whose container does not
-      grow. `weight_orig` keeps its numbers where the weight lives.
-    - A weight under `torch.ao.pruning` or NNCF: what is pruned here is pruned in the host's mask too. Those hosts
-      compute their masks anew: commit AP's masks again after every step of the host.
+    - A weight masked by `torch.nn.utils.prune` gets the intersection of its mask and this one, as a single pruning
+      method. `weight_orig` keeps the values of unpruned weights.
+    - For a weight masked by `torch.ao.pruning` or NNCF, the library's mask is intersected with this one. These
+      libraries recompute their masks: commit AP's masks again after every step of theirs.
     - A plain weight is set to zero. It stays zero inside `masks.held(model, optimizer)`.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        WrongModel: the masks are of another model.
-        BadValue: a layer does not use such a weight as it is, see `prunable`; or `torch.nn.utils.prune` masks one that
+        WrongModel: the masks belong to another model.
+        BadValue: a layer does not use such a weight directly, see `prunable`; or `torch.nn.utils.prune` masks one that
             its masks do not reach, see `torch_prune.cut`. Nothing has changed.
     """
     pairs = masks.pairs(model)

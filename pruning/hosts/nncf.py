@@ -1,4 +1,4 @@
-"""NNCF as a host: AP beside `nncf.prune`, whose schedulers compute all masks anew at every step."""
+"""NNCF: AP combined with `nncf.prune`, whose schedulers recompute all masks at every step."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def cut(
     seed: int = 0,
     keep: Filter | None = None,
 ) -> Masks:
-    """AP cuts exactly `count` weights more of those that `nncf.prune` masks by magnitude; returns what AP cut.
+    """Let AP cut exactly `count` more of the weights that `nncf.prune` masks by magnitude; return AP's masks.
 
-    The masks returned are False only there. NNCF's schedulers compute all masks anew: lay AP's over them again after
-    each of their steps, and gather them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
+    These are False only for the weights that AP cut. NNCF's schedulers recompute all masks: commit AP's again after
+    each of their steps, and combine them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
     round began; `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in `prunable`.
 
     Example::
@@ -39,13 +39,13 @@ def cut(
             hosts.commit(model, mine)
             train(model)
 
-    NNCF's ratio counts the weights as they are, AP's cut comes on top of it.
+    NNCF's ratio does not include AP's cut, which comes on top of it.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
         NothingPicked: NNCF masks none of these weights by magnitude.
-        WrongModel: the snapshot is of another model.
-        BadValue: an unknown word; `count` is no count, or more than AP may cut; a living weight is not finite.
+        WrongModel: the snapshot belongs to another model.
+        BadValue: an unknown word; `count` is negative, or more than AP may cut; an unpruned weight is not finite.
             Nothing has changed.
     """
     return own_cut(model, before, nncf_masks(model), count, Choice(among, by, batches, seed), keep)

@@ -1,4 +1,4 @@
-"""Activate: AP as two lines in a training loop that prunes already."""
+"""Pipeline: AP as two lines in an existing training loop that already prunes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from surgery.errors import BadValue, WrongModel
 
 
 class ActivateWhilePruning:
-    """AP in a pipeline that prunes and trains already: `begin_round()`, your round, `step()`.
+    """AP in a pipeline that already prunes and trains: `begin_round()`, your round, `step()`.
 
-    `share`, in [0, 1], is of the weights that live when a round begins; what AP cuts comes on top of what the
-    pipeline cuts, so give that the share less AP's. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
+    `share`, in [0, 1], is a fraction of the weights that are unpruned when a round begins; AP's cut comes on top of
+    the pipeline's, so reduce that by AP's share. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
     `prunable`.
 
-    Living are the weights that the host (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF) masks live, without one all
-    that AP has not cut: a layer that begins at zero learns. What else is pruned say the `masks`, or a function of the
-    model that returns them and is asked whenever AP looks. Give `masks=Masks.of`, which takes zeros for pruned, if your
-    pipeline sets weights to zero and keeps no masks; without it, weights that are zero in part are warned of.
+    Unpruned are the weights that the masks of the pruning library (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF)
+    keep, without one all that AP has not cut, even zeros: a layer initialised with zeros learns. Pass further `masks`,
+    or a function of the model that returns them and is called whenever AP needs them. Pass `masks=Masks.of`, which
+    treats zeros as pruned, if your pipeline sets weights to zero without masks; otherwise partly zero weights give a
+    warning.
 
     Example::
 
@@ -43,9 +44,9 @@ class ActivateWhilePruning:
             ap.step()
 
     Raises:
-        CannotLook, NothingPicked: as `prunable`: a wrapped model, or one without such weights.
-        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches, `masks` that are none.
-        WrongModel: the masks are of another model.
+        CannotLook, NothingPicked: as for `prunable`: a wrapped model, or one without such weights.
+        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches, `masks` of another type.
+        WrongModel: the masks belong to another model.
 
     Source: Activate-while-Pruning, "lite" order.
     """
@@ -67,7 +68,7 @@ class ActivateWhilePruning:
         self.choice = Choice(among, by, batches, seed)
         prunable(model, keep)
         self._told()
-        self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them lived
+        self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them were unpruned
         self._uncut = Masks({})  # False where AP has cut
 
     def __repr__(self) -> str:
@@ -75,13 +76,13 @@ class ActivateWhilePruning:
         return f"<ActivateWhilePruning of {type(self.model).__name__}: share={self.share}, {self.choice}{begun}>"
 
     def begin_round(self) -> None:
-        """Note the weights as they are, on their device, and how many of them live.
+        """Record the current weights, on their device, and how many of them are unpruned.
 
-        After structural pruning the round begins anew: in weights that AP had cut and whose shape has changed, zeros
-        count as its cuts, unless there is nothing else.
+        Call it again after structural pruning: in weights that AP had cut and whose shape has changed, zeros count as
+        its cuts, unless all are zero.
 
         Raises:
-            CannotLook, NothingPicked, BadValue: as `prunable`; a living weight is not finite.
+            CannotLook, NothingPicked, BadValue: as for `prunable`; an unpruned weight is not finite.
         """
         before = snapshot(self.model, self.keep)
         known = {name: mask for name, mask in self._uncut.items() if name in before}
@@ -92,14 +93,14 @@ class ActivateWhilePruning:
         self._began, self._uncut = (before, masks.alive), uncut
 
     def step(self) -> Masks:
-        """Cut AP's count, of the weights living when the round began, from what lives now; returns what lives then.
+        """Cut AP's fraction of the weights unpruned when the round began from those unpruned now; return the masks.
 
-        The weights are pruned in the host's own way, see `pruning.hosts.commit`. Each call cuts so many. Where
-        torch.distributed runs, every process must call this and `begin_round`; masks that differ are refused.
+        The weights are pruned in the library's own way, see `pruning.hosts.commit`. Every call cuts again. With
+        torch.distributed, every process must call this and `begin_round`; masks that differ raise an error.
 
         Raises:
-            BadValue: no round has begun, a living weight is not finite, too few weights are there to choose from, or
-                another process failed, or cuts others.
+            BadValue: no round has begun, an unpruned weight is not finite, there are too few weights to choose from,
+                or another process failed or cut other weights.
             WrongModel: weights have another shape or name than when the round began.
         """
         now, count = jointly(self._ending, "cut")
@@ -110,7 +111,7 @@ class ActivateWhilePruning:
         return masks
 
     def _ending(self) -> tuple[Round, int]:
-        """The round that ends now, and how many weights AP cuts in it."""
+        """The current round, and how many weights AP cuts at its end."""
         if self._began is None:
             raise BadValue("No round has begun.", asked="step()", try_="begin_round() before the training of a round")
         before, alive = self._began
@@ -118,7 +119,7 @@ class ActivateWhilePruning:
         return self._round(before, self._uncut), count_of(self.share, alive)
 
     def after_host_update(self) -> Masks:
-        """Lay AP's cuts over the weights again, after a host that makes its masks anew; returns what lives then.
+        """Apply AP's cuts again, after a pruning library recomputed its masks; return the masks in force.
 
         Raises:
             WrongModel: weights have another shape or name than when AP cut.
@@ -132,13 +133,13 @@ class ActivateWhilePruning:
     def held(
         self, optimizer: Optimizer | Iterable[Optimizer], also: Iterable[nn.Module] = ()
     ) -> AbstractContextManager[None]:
-        """Inside, weights that are pruned now, by the pipeline or by AP, are exactly zero after every step.
+        """Inside, weights pruned so far, by the pipeline or by AP, are exactly zero after every step.
 
-        As `Masks.held`: also what the optimiser keeps about them is cleared, and EMA copies given as `also`.
+        As `Masks.held`: optimiser state of pruned weights is cleared, too, and EMA copies given as `also`.
 
         Raises:
             WrongModel: weights have another shape or name than when AP cut.
-            BadValue: no optimiser moves any of these weights.
+            BadValue: the optimiser does not have any of these weights.
         """
         self._check_same(self._uncut)
         masks = self._living() & self._uncut
@@ -149,7 +150,7 @@ class ActivateWhilePruning:
         return Round.of(self.model, before, self._living() & uncut, keep=self.keep)
 
     def _living(self) -> Masks:
-        """What lives by the host and by what was told, whatever AP has cut."""
+        """The masks of the pruning library and of the user, without AP's cuts."""
         masks, told = masks_in_force(self.model, self.keep), self._told()
         return masks & {name: mask for name, mask in told.items() if name in masks}
 
@@ -159,10 +160,10 @@ class ActivateWhilePruning:
 
     def _told(self) -> Masks:
         if callable(self.masks):
-            check_function("`masks` is a function of the model.", "masks", self.masks, takes=1)
+            check_function("`masks` must be a function of the model.", "masks", self.masks, takes=1)
         told = self.masks(self.model) if callable(self.masks) else self.masks
         if not isinstance(told, Masks | None):
-            raise BadValue("`masks` are no Masks.", there=type(told).__name__,
+            raise BadValue("`masks` must be Masks.", asked=type(told).__name__,
                            try_="Masks, or a function of the model that returns them: Masks.of")  # fmt: skip
         if told is None:
             return Masks({})
@@ -170,17 +171,17 @@ class ActivateWhilePruning:
         return told
 
     def _check_same(self, before: Mapping[str, Tensor], whole: bool = False) -> None:
-        """Refuse weights that structural pruning or surgery has replaced since; of the `whole` model, new ones too."""
+        """Check that no weight was replaced since by structural pruning or surgery; with `whole`, that none is new."""
         now = {name: tuple(one.shape) for name, one in prunable(self.model, self.keep).items()}
         then = {name: tuple(one.shape) for name, one in before.items()}
         for name in [*then, *now] if whole else then:
             if now.get(name) != then.get(name):
                 raise WrongModel(
-                    f"{name} is not what it was.", asked=str(then.get(name, "no such weight, when AP looked last")),
-                    there=str(now.get(name, "no such weight")), try_="begin_round() again, after structural changes",
+                    f"{name} was replaced since the round began.", asked=str(now.get(name, "no such weight")),
+                    there=str(then.get(name, "no such weight")), try_="begin_round() again, after structural changes",
                 )  # fmt: skip
 
 
 def _not_zero(weight: Tensor) -> Tensor:
-    """What is not zero in a weight that was cut; one of zeros alone is new."""
+    """The nonzero entries of a weight that was cut; all entries if it is entirely zero, and so new."""
     return weight != 0 if bool(weight.any()) else torch.ones_like(weight, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Own: what AP alone cuts beside a host that computes its masks anew."""
+"""Remasking: AP's cuts for pruning libraries that recompute their masks."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def own_cut(
     choice: Choice,
     keep: Filter | None,
 ) -> Masks:
-    """Cut `count` weights more in the masks `held` by a host, in place; returns masks that are False only there.
+    """Cut `count` more weights in the masks `held` by a pruning library, in place; return masks that are False there.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        NothingPicked: the host holds none of the prunable weights.
-        WrongModel: the snapshot is of another model.
-        BadValue: `count` is no count, or more than AP may cut; a living weight is not finite. Nothing has changed.
+        NothingPicked: the library masks none of the prunable weights.
+        WrongModel: the snapshot belongs to another model.
+        BadValue: `count` is negative, or more than AP may cut; an unpruned weight is not finite. Nothing has changed.
     """
     wanted = keep or convolutions_and_linear
     alive = masks_in_force(model, lambda name, module: name in held and wanted(name, module))
@@ -42,17 +42,17 @@ def own_cut(
 
 
 def checked_count(count: int) -> int:
-    """The count, if it is one.
+    """The count, checked.
 
     Raises:
-        BadValue: it is no whole number from 0 up.
+        BadValue: it is not an integer, or negative.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise BadValue("AP cuts a number of weights.", asked=f"count={count!r}", try_="0, 1, 2, ...")
+        raise BadValue("`count` must be a number of weights.", asked=f"count={count!r}", try_="0 or more")
     return count
 
 
 @torch.no_grad()
 def and_in(held: Tensor, mask: Tensor) -> None:
-    """Make zero, in place, what the mask prunes: of a host's mask of any dtype, or of a weight."""
+    """Zero, in place, what the mask prunes: in a library's mask of any dtype, or in a weight."""
     held.masked_fill_(~mask.to(held.device), 0)

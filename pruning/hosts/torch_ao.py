@@ -1,4 +1,4 @@
-"""torch.ao.pruning as a host: AP beside a sparsifier, which computes its masks anew at every step."""
+"""torch.ao.pruning: AP combined with a sparsifier, which recomputes its masks at every step."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def cut(
     seed: int = 0,
     keep: Filter | None = None,
 ) -> Masks:
-    """AP cuts exactly `count` weights more of those that a sparsifier has prepared; returns what AP cut.
+    """Let AP cut exactly `count` more of the weights that a sparsifier has prepared; return AP's masks.
 
-    The masks returned are False only there. A sparsifier computes its masks anew: lay AP's over them again after
-    each of its steps, and gather them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
+    These are False only for the weights that AP cut. A sparsifier recomputes its masks: commit AP's again after each
+    of its steps, and combine them over the rounds with `&`. `before` is `pruning.snapshot(model)` from when the
     round began; `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in `prunable`.
 
     Example::
@@ -45,19 +45,19 @@ def cut(
     Raises:
         CannotLook: the model is wrapped or scripted.
         NothingPicked: no sparsifier has prepared any of these weights.
-        WrongModel: the snapshot is of another model.
-        BadValue: an unknown word; `count` is no count, or more than AP may cut; a living weight is not finite, or is
-            computed by something else beside the sparsifier. Nothing has changed.
+        WrongModel: the snapshot belongs to another model.
+        BadValue: an unknown word; `count` is negative, or more than AP may cut; an unpruned weight is not finite, or
+            has another parametrisation besides the sparsifier. Nothing has changed.
     """
     return own_cut(model, before, masks_of(model), count, Choice(among, by, batches, seed), keep)
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
-    """The masks of sparsifiers themselves, by the names of `prunable`; none for a model that is not prepared."""
+    """The masks of sparsifiers (not copies), by the names of `prunable`; empty for a model that is not prepared."""
     return {name: mask for name, mask in host_masks(model).items() if _is_under(*owner_of(model, name))}
 
 
 def _is_under(module: nn.Module, own: str) -> bool:
     if not parametrize.is_parametrized(module, own):
         return False
-    return any(type(one).__name__ == "FakeSparsity" for one in module.parametrizations[own])  # type: ignore[index]
+    return any(type(part).__name__ == "FakeSparsity" for part in module.parametrizations[own])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""torch.nn.utils.prune as a host: AP as importance scores for its own functions, or in one call."""
+"""torch.nn.utils.prune: AP as importance scores for its functions, or in one call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from surgery.look.finder import check_plain
 
 Importance = dict[tuple[nn.Module, str], Tensor]
 
-# Whose forward reads the weights of these children and never calls them; torchvision is not imported.
+# Modules whose forward reads the weights of these children without calling them; torchvision is not imported.
 _READ_BY_PARENT = {"ShiftedWindowAttention": ("qkv", "proj")}
 
 
@@ -35,11 +35,11 @@ def importance(
     seed: int = 0,
     keep: Filter | None = None,
 ) -> Importance:
-    """AP as the `importance_scores` of `prune.global_unstructured`: the lowest go first, all below what may not go.
+    """AP as the `importance_scores` of `prune.global_unstructured`: the lowest are cut first.
 
-    `before` is `pruning.snapshot(model)` from when the round began. A tensor of numbers from 0 up for each prunable
-    weight, infinite where AP may not cut: of equal numbers torch may take any, and it cuts infinite ones too where
-    there are too few others. The scores are of the weights as they are now.
+    `before` is `pruning.snapshot(model)` from when the round began. Returns a tensor of scores, 0 or more, for each
+    prunable weight, infinite where AP may not cut: torch breaks ties arbitrarily, and cuts infinite ones if there are
+    too few others. The scores refer to the current weights.
 
     Example::
 
@@ -49,10 +49,10 @@ def importance(
     `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in `prunable`.
 
     Raises:
-        CannotLook, NothingPicked: as `prunable`.
-        WrongModel: the snapshot is of another model.
-        BadValue: an unknown word, a living weight that is not finite, a weight that another host holds, or one that
-            torch's masks do not reach, see `cut`.
+        CannotLook, NothingPicked: as for `prunable`.
+        WrongModel: the snapshot belongs to another model.
+        BadValue: an unknown word, an unpruned weight that is not finite, a weight masked by another library, or one
+            that torch's masks do not reach, see `cut`.
 
     Source: Activate-while-Pruning: `|weight now - weight before|` among negative weights.
     """
@@ -62,7 +62,7 @@ def importance(
     lowest = min((float(scores[name][one].min()) for name, one in free.items() if bool(one.any())), default=0.0)
     found: Importance = {}
     for name, one in free.items():
-        values = scores[name] if lowest >= 0 else scores[name].double() - lowest  # L1Unstructured drops the sign
+        values = scores[name] if lowest >= 0 else scores[name].double() - lowest  # L1Unstructured ignores the sign
         found[owner_of(model, name)] = values.masked_fill(~one, torch.inf)
     return found
 
@@ -78,20 +78,20 @@ def cut(
     seed: int = 0,
     keep: Filter | None = None,
 ) -> Masks:
-    """AP cuts exactly `count` weights more and masks them with torch.nn.utils.prune; returns what lives then.
+    """Let AP cut exactly `count` more weights, masked with torch.nn.utils.prune; return the masks in force.
 
-    As `prune.global_unstructured` with `importance`, but of equal scores the first goes, and the masks of a weight are
-    one afterwards: their containers do not grow from round to round. Plain weights that lose something are under masks
-    then, the others stay plain.
+    Like `prune.global_unstructured` with `importance`, except that ties are broken by position, and that the masks of a
+    weight are merged into one: their containers do not grow from round to round. Plain weights get a mask only if
+    something in them is cut.
 
-    A mask of torch is laid on before the forward of its layer. Where that is never called, since the layer around it
-    reads the weight (`out_proj` of `nn.MultiheadAttention`, windowed attention of torchvision), the weight would no
-    longer learn; of tied weights only one would be masked. Both are refused: use `pruning.run_rounds`, or
+    torch applies a mask before the forward of its layer. If that is never called, since an enclosing module reads the
+    weight (`out_proj` of `nn.MultiheadAttention`, windowed attention of torchvision), the weight would no longer
+    learn; of tied weights only one would be masked. Both raise an error: use `pruning.run_rounds`, or
     `ActivateWhilePruning` and `masks.held`, which need no hooks, or a `keep` that leaves them out.
 
     Raises:
-        CannotLook, NothingPicked, WrongModel: as `importance`.
-        BadValue: as `importance`; `count` is no count, or more than AP may cut. Nothing has changed.
+        CannotLook, NothingPicked, WrongModel: as for `importance`.
+        BadValue: as for `importance`; `count` is negative, or more than AP may cut. Nothing has changed.
     """
     now = _round(model, before, keep)
     after = cut_by_ap(now, checked_count(count), Choice(among, by, batches, seed))
@@ -103,12 +103,12 @@ def cut(
 
 
 def finish(model: nn.Module) -> Masks:
-    """Make the masks permanent: every weight under torch.nn.utils.prune is plain again, with the same numbers.
+    """Make the masks permanent: every weight masked by torch.nn.utils.prune is plain again, with the same values.
 
-    Returns the masks that these weights had: an optimiser that goes on remembers the pruned ones, so train on inside
-    `masks.held(model, optimizer)`. Names in the state dict are those of the unpruned model; their order is the one
-    that `prune.remove` leaves. Parameters of one axis (biases), which nothing else would hold, stay under torch's
-    masks, and so do their names: `prune.remove(module, "bias")` lets them go.
+    Returns the masks of these weights: optimiser state would revive pruned ones, so continue training inside
+    `masks.held(model, optimizer)`. Names in the state dict are those of the unpruned model, in the order left by
+    `prune.remove`. Parameters of one axis (biases), which nothing else would keep at zero, stay masked by torch, under
+    torch's names: `prune.remove(module, "bias")` unmasks them.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
@@ -123,10 +123,10 @@ def finish(model: nn.Module) -> Masks:
 
 
 def check_reached(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse weights that a mask of torch.nn.utils.prune would not reach, or not everywhere.
+    """Check that a mask of torch.nn.utils.prune takes effect on these weights, everywhere they are used.
 
     Raises:
-        BadValue: the layer of one is never called, or several layers read it.
+        BadValue: the layer of one is never called, or several layers use it.
     """
     skipped = {
         id(child): f"{type(parent).__name__}, which reads it without calling {name}: it would no longer learn"
@@ -140,7 +140,7 @@ def check_reached(model: nn.Module, names: Iterable[str]) -> None:
             reason = "a tied weight, which would be masked in one layer only"
         if reason is not None:
             raise BadValue(
-                f"A mask of torch.nn.utils.prune does not reach {name}.", there=reason,
+                f"A mask of torch.nn.utils.prune does not reach {name}.", asked=reason,
                 try_="pruning.run_rounds, or masks.held(model, optimizer), on the plain model; or keep= without it",
             )  # fmt: skip
 
@@ -153,13 +153,13 @@ def _read_by(parent: nn.Module) -> tuple[str, ...]:
 
 
 def is_under(module: nn.Module, own: str) -> bool:
-    """Whether torch.nn.utils.prune masks this parameter."""
+    """Whether this parameter is masked by torch.nn.utils.prune."""
     return own in _names_under(module)
 
 
 @torch.no_grad()  # the masked weight stays a leaf until the next forward: it can be copied
 def lay(module: nn.Module, own: str, mask: Tensor) -> None:
-    """Lay a mask over a parameter with torch.nn.utils.prune, on top of what is there, as a single pruning method."""
+    """Mask a parameter with torch.nn.utils.prune, merged with an existing mask into a single pruning method."""
     mask = mask.to(module.get_parameter(f"{own}_orig" if is_under(module, own) else own).device)
     if is_under(module, own):
         mask = mask & (module.get_buffer(f"{own}_mask") != 0)
@@ -168,20 +168,20 @@ def lay(module: nn.Module, own: str, mask: Tensor) -> None:
 
 
 def _names_under(module: nn.Module) -> list[str]:
-    """The parameters of this module that torch.nn.utils.prune masks."""
+    """The parameters of this module that are masked by torch.nn.utils.prune."""
     hooks = module._forward_pre_hooks.values()
     return [hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
 
 
 def _round(model: nn.Module, before: Mapping[str, Tensor], keep: Filter | None) -> Round:
-    """The round that ends now, if torch.nn.utils.prune can reach all of its weights."""
+    """The current round, after a check that torch.nn.utils.prune reaches all of its weights."""
     now = Round.of(model, before, keep=keep)
     hosts, nncf = host_masks(model), nncf_masks(model)
     for name in now.masks:
         if name in nncf or (name in hosts and not is_under(*owner_of(model, name))):
             raise BadValue(
-                f"torch.nn.utils.prune cannot mask {name}.", there="a mask of another host over it",
-                try_="the adapter of that host, or keep=lambda name, module: ..., without such weights",
+                f"torch.nn.utils.prune cannot mask {name}.", asked="a mask of another library over it",
+                try_="the adapter of that library, or keep=lambda name, module: ..., without such weights",
             )  # fmt: skip
     check_reached(model, now.masks)
     return now

@@ -1,4 +1,4 @@
-"""Cut: exactly so many of the lowest scores, ties broken by position."""
+"""Cut: prune exactly a given number of the lowest scores, ties broken by position."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from torch import Tensor
 from pruning.masks.masks import Masks
 from surgery.errors import BadValue
 
-_ROUNDING = 1e-6  # a share that should give a whole number may give a little less
+_ROUNDING = 1e-6  # share x alive may fall slightly below the intended integer
 
 
 def count_of(share: float, alive: int) -> int:
-    """How many of the living weights a share is: the whole number at or below share x alive."""
+    """The number of weights in a fraction of the unpruned ones: share x alive, rounded down."""
     return math.floor(share * alive + _ROUNDING)
 
 
 def check_share(name: str, share: float) -> None:
-    """Refuse what is no share.
+    """Check a fraction.
 
     Raises:
-        BadValue: it is no number in [0, 1].
+        BadValue: it is not a number in [0, 1].
     """
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise BadValue(f"`{name}` is a share of the living weights.", asked=f"{name}={share!r}", try_="0 to 1")
+        raise BadValue(
+            f"`{name}` must be a fraction of the unpruned weights.", asked=f"{name}={share!r}", try_="0 to 1"
+        )
 
 
 def candidates_of(masks: Masks, among: Mapping[str, Tensor] | None) -> Masks:
-    """The living weights that may be cut: all of them, or those `among` which one may choose."""
+    """The unpruned weights that may be cut: all of them, or those in `among`."""
     return masks if among is None else Masks({name: mask & among[name] for name, mask in masks.items()})
 
 
 def cut_lowest(
     masks: Masks, scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor] | None = None
 ) -> Masks:
-    """The masks without the `count` living weights of the lowest scores, over all tensors together.
+    """The masks without the `count` unpruned weights of the lowest scores, over all tensors together.
 
-    Exactly so many: of equal scores the first in the order of names, and in each tensor, are cut first. `among` are
-    boolean tensors that say which weights may be cut, by default all.
+    Exactly that many: ties are broken by the order of names, then by the position in the tensor. `among` are boolean
+    tensors that say which weights may be cut, by default all.
 
     Raises:
-        BadValue: fewer living weights may be cut, or one of them has no number as its score.
+        BadValue: fewer unpruned weights may be cut, or the score of one of them is NaN.
     """
     candidates = candidates_of(masks, among)
     there = candidates.alive
@@ -64,12 +66,12 @@ def cut_lowest(
 
 def _checked(name: str, scores: Tensor) -> Tensor:
     if bool(scores.isnan().any()):
-        raise BadValue(f"Living weights of {name} have no number as their score.", there="nan")
+        raise BadValue(f"Unpruned weights of {name} have NaN scores.")
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _lowest(scores: Tensor, count: int) -> Tensor:
-    """True for the `count` lowest of a row of numbers, of equal ones the first."""
+    """True for the `count` lowest of a row of numbers; the first of equal ones."""
     bound = scores.kthvalue(count).values
     below, equal = scores < bound, scores == bound
     missing = count - int(below.sum())

@@ -1,4 +1,4 @@
-"""Hold: pruned weights stay zero while an optimiser steps, also one inside wrappers."""
+"""Hold: keep pruned weights at zero while an optimiser steps, even one inside wrappers."""
 
 from __future__ import annotations
 
@@ -20,40 +20,39 @@ Pairs = Sequence[tuple[nn.Parameter, Tensor]]
 def hold(weights: Pairs, optimizers: Sequence[Any], copies: Pairs = ()) -> Iterator[None]:
     """Inside, each weight is zero where its mask is False after every step of the optimisers.
 
-    Weights, copies and what the optimisers keep about pruned weights are cleared on the way in and on the way out. A
-    step costs one multiplication of the weights, in one call for all of them. Wrappers are held through the optimisers
-    inside, whose steps these are.
+    Weights, copies and the optimiser state of pruned weights are cleared on entry and on exit. A step costs one
+    multiplication of the weights, in one call for all of them. Wrappers are handled through the optimisers inside.
 
     Raises:
-        BadValue: none of the optimisers moves any of the weights, or the steps of one cannot be followed.
+        BadValue: none of the optimisers has any of the weights, or the steps of one cannot be followed.
     """
-    inner = list({id(one): one for optimizer in optimizers for one in within(optimizer)}.values())
-    stepping = [one for optimizer in optimizers for one in stepping_in(optimizer)]
-    moved = {key for one in stepping for key in moved_by(one)}
+    inner = list({id(part): part for optimizer in optimizers for part in within(optimizer)}.values())
+    stepping = [part for optimizer in optimizers for part in stepping_in(optimizer)]
+    moved = {key for part in stepping for key in moved_by(part)}
     if optimizers and not any(id(param) in moved for param, _ in weights):
         raise BadValue(
-            "The optimiser moves none of the masked weights.", there=f"{len(moved)} parameters of something else",
+            "The optimiser has none of the masked weights.", asked=f"{len(moved)} other parameters",
             try_="an optimiser made from model.parameters(), after surgery and structural pruning",
         )  # fmt: skip
     _clear([*weights, *copies])
     _forget(weights, inner)
-    handles = [one.register_step_post_hook(_Keeper(one, weights)) for one in inner if hooks_of(one) is not None]
+    handles = [part.register_step_post_hook(_Keeper(part, weights)) for part in inner if hooks_of(part) is not None]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        _clear([*weights, *copies])  # the weights too: nothing times zero is zero if it is not finite
+        _clear([*weights, *copies])  # the weights, too: a value that is not finite times zero is not zero
         _forget(weights, inner)
 
 
 def is_held(optimizer: Any) -> bool:
-    """Whether an optimiser steps inside a `hold` now."""
-    return any(isinstance(hook, _Keeper) for one in within(optimizer) for hook in (hooks_of(one) or {}).values())
+    """Whether an optimiser is currently inside a `hold`."""
+    return any(isinstance(hook, _Keeper) for part in within(optimizer) for hook in (hooks_of(part) or {}).values())
 
 
 class _Keeper:
-    """What is called after each step of an optimiser: it masks the weights which that optimiser moves."""
+    """The hook after each step of an optimiser, which masks the weights of that optimiser."""
 
     def __init__(self, optimizer: Optimizer, weights: Pairs) -> None:
         self.weights = weights
@@ -63,10 +62,10 @@ class _Keeper:
 
     def __call__(self, optimizer: Optimizer, *_: Any) -> None:
         moved = moved_by(optimizer)
-        if moved != self.moved:  # somebody added parameters: layers that thaw
+        if moved != self.moved:  # parameters were added, such as unfrozen layers
             self.moved, self.batches = moved, _batched(self.weights, moved)
         _multiply(self.batches)
-        if self.swaps:  # as schedule-free ones: other copies of the weights come back in `optimizer.eval()`
+        if self.swaps:  # like schedule-free ones, whose `optimizer.eval()` restores other copies of the weights
             _forget(self.weights, [optimizer])
 
 
@@ -78,7 +77,7 @@ def _clear(pairs: Pairs) -> None:
 
 @torch.no_grad()
 def _forget(weights: Pairs, optimizers: Iterable[Any]) -> None:
-    """Clear what the optimisers keep about pruned weights: momentum, moments, slow copies."""
+    """Clear the optimiser state of pruned weights: momentum, moments, slow copies."""
     for optimizer in optimizers:
         states = getattr(optimizer, "state", None)
         states = states if isinstance(states, Mapping) else {}
@@ -89,13 +88,15 @@ def _forget(weights: Pairs, optimizers: Iterable[Any]) -> None:
 
 
 def _batched(weights: Pairs, moved: set[int]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """The weights that are `moved`, with their masks as factors: one pair of lists per device and dtype."""
+    """The weights in `moved`, with their masks as factors: one pair of lists per device and dtype."""
     batches: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for param, mask in weights:
         if id(param) in moved:
             params, factors = batches.setdefault((param.device, param.dtype), ([], []))
             params.append(param)
-            factors.append(torch.empty_like(param).copy_(mask))  # strides of the weight: one kernel for all of them
+            factors.append(
+                torch.empty_like(param).copy_(mask)
+            )  # with the strides of the weight, so that one kernel handles all of them
     return list(batches.values())
 
 

@@ -1,4 +1,4 @@
-"""Held: what a training gets, to keep pruned weights at zero while its optimiser steps."""
+"""Held: the object passed to the training function, to keep pruned weights at zero while its optimiser steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pruning.masks.masks import Masks
 from pruning.masks.optimizers import optimizers_in
 from pruning.rounds.movement import accumulating
 
-Holding = Callable[..., AbstractContextManager[None]]  # what is called like it: held(optimizer, also=[ema.module])
+Holding = Callable[..., AbstractContextManager[None]]  # the type of `held`: held(optimizer, also=[ema.module])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """`with held(optimizer, also=[ema.module]):` keeps the pruned weights of one model at zero, see `Masks.held`.
 
-    `masks` say which weights live in this training. `movement` gathers, in place, what `accumulating` does.
+    `masks` say which weights are unpruned in this training. `movement` is updated in place, see `accumulating`.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Masks: which weights of a model live."""
+"""Masks: which weights of a model are unpruned."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from surgery.text import table
 
 FORMAT = "1"
 
-_SOME = 0.01  # the share of a weight up to which zeros are an accident
+_SOME = 0.01  # fraction of zeros in a weight up to which they may be coincidence
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Masks(Mapping[str, Tensor]):
-    """Name -> boolean tensor, True where the weight lives. Prints as a table; values are replaced, not changed.
+    """Name -> boolean tensor, True where the weight is unpruned. Prints as a table; values are replaced, not changed.
 
-    `Masks.full(model)` lets every prunable weight live, `Masks.of(model)` takes zeros for pruned. Names are those of
+    `Masks.full(model)` has every prunable weight unpruned, `Masks.of(model)` treats zeros as pruned. Names are those of
     `prunable(model)`, the same for a copy of the model.
     """
 
@@ -48,31 +48,31 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def full(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
-        """Masks under which every prunable weight lives.
+        """Masks under which every prunable weight is unpruned.
 
         Raises:
-            CannotLook, NothingPicked, BadValue: as `prunable`.
+            CannotLook, NothingPicked, BadValue: as for `prunable`.
         """
         weights = prunable(model, keep)
         return cls({name: torch.ones(one.shape, dtype=torch.bool, device=_place(one)) for name, one in weights.items()})
 
     @classmethod
     def of(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
-        """Takes zeros for pruned: by the masks of a host where there are any, elsewhere those live that are not zero.
+        """Treat zeros as pruned: the masks of a pruning library if there are any, elsewhere the nonzero weights.
 
-        For a network that was pruned elsewhere and came without masks. A layer that merely begins at zero counts as
-        pruned here, and would never learn.
+        For a network that was pruned elsewhere and comes without masks. A layer that is merely initialised with zeros
+        counts as pruned here, and would never learn.
 
         Raises:
-            CannotLook, NothingPicked, BadValue: as `prunable`; and on the meta device, where weights have no values.
+            CannotLook, NothingPicked, BadValue: as for `prunable`; or the model is on the meta device, without values.
         """
         found = {}
         weights, hosts = prunable(model, keep), host_masks(model)
         for name, param in weights.items():
             shown = hosts.get(name, param).detach()
             if shown.is_meta:
-                raise BadValue(f"{name} has no values yet: nobody knows which of its weights live.",
-                               there="a weight on the meta device", try_="Masks.full(model)")  # fmt: skip
+                raise BadValue(f"{name} has no values yet, so its zeros are unknown.",
+                               asked="a weight on the meta device", try_="Masks.full(model)")  # fmt: skip
             found[name] = shown != 0
         return cls(found)
 
@@ -87,17 +87,17 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def size(self) -> int:
-        """How many weights there are, living or not."""
+        """The number of weights, pruned or not."""
         return sum(mask.numel() for mask in self.values())
 
     @property
     def alive(self) -> int:
-        """How many weights live."""
+        """The number of unpruned weights."""
         return sum(int(mask.sum()) for mask in self.values())
 
     @property
     def share(self) -> float:
-        """The share of weights that live."""
+        """The density, the fraction of unpruned weights."""
         return self.alive / max(self.size, 1)
 
     def __eq__(self, other: object) -> bool:
@@ -113,13 +113,13 @@ class Masks(Mapping[str, Tensor]):
     __hash__ = None  # type: ignore[assignment]
 
     def __and__(self, other: Mapping[str, Tensor]) -> Masks:
-        """Masks under which a weight lives if it lives in both; a name that one of them lacks lives there."""
+        """The intersection: a weight is unpruned if it is in both; a missing name counts as unpruned."""
         other = other if isinstance(other, Masks) else Masks(other)
         shared = {name: other[name] for name in self if name in other}
         for name, mask in shared.items():
             if mask.shape != self[name].shape:
                 raise BadValue(
-                    f"Two masks of {name} have two shapes.", there=f"{tuple(self[name].shape)} and {tuple(mask.shape)}"
+                    f"Two masks of {name} differ in shape.", asked=f"{tuple(self[name].shape)} and {tuple(mask.shape)}"
                 )
         both = {name: mask & shared[name].to(mask.device) if name in shared else mask for name, mask in self.items()}
         return Masks(both | {name: mask for name, mask in other.items() if name not in self})
@@ -130,10 +130,10 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def lay_over(self, model: nn.Module) -> None:
-        """Set every weight that does not live to zero, in place. Masks of a host stay as they are: see `hosts.commit`.
+        """Set every pruned weight to zero, in place. Masks of a pruning library are unchanged: see `hosts.commit`.
 
         Raises:
-            WrongModel: a mask is of a weight that the model does not have, or of another shape. Nothing has changed.
+            WrongModel: a mask has a name that the model does not have, or another shape. Nothing has changed.
         """
         for param, mask in self.pairs(model):
             param.masked_fill_(~mask.to(param.device), 0)
@@ -141,18 +141,18 @@ class Masks(Mapping[str, Tensor]):
     def held(
         self, model: nn.Module, optimizer: Optimizer | Iterable[Optimizer], also: Iterable[nn.Module] = ()
     ) -> AbstractContextManager[None]:
-        """Inside, weights that do not live are zero after every step of the optimiser (0.0 or -0.0).
+        """Inside, pruned weights are zero after every step of the optimiser (0.0 or -0.0).
 
-        They are set to zero on the way in, in the model and in those given as `also` (EMA copies), together with what
-        the optimiser keeps about them (momentum, moments); it may be one optimiser or several, and wrappers of such
-        (Accelerate, Lookahead, schedule-free ones, whose copies of the weights are held too). Enter it before the first
-        step, with the plain model also where a compiled or distributed wrapper of it is trained, and anew after
-        the model has been moved or cut. Gradients are left whole: clipping by their norm counts pruned weights in.
+        They are set to zero on entry, in the model and in those given as `also` (EMA copies), together with their
+        optimiser state (momentum, moments); it may be one optimiser or several, and wrappers of them (Accelerate,
+        Lookahead, schedule-free ones, whose copies of the weights are masked, too). Enter it before the first step,
+        with the plain model even if a compiled or distributed wrapper of it is trained, and again after the model was
+        moved or pruned structurally. Gradients are not masked: clipping by norm includes pruned weights.
 
         Raises:
-            WrongModel: the masks are of another model. Nothing has changed.
-            BadValue: here, no optimiser moves any of these weights, this is none, or its steps cannot be followed; at
-                the end, pruned weights came back to life: something else moved them.
+            WrongModel: the masks belong to another model. Nothing has changed.
+            BadValue: on entry, no optimiser has any of these weights, it is not an optimiser, or its steps cannot be
+                followed; on exit, pruned weights are nonzero, because something else changed them.
         """
         optimizers, copies = optimizers_in(optimizer), [pair for one in also for pair in self.pairs(one)]
         return self._held(model, hold(self.pairs(model), optimizers, copies))
@@ -164,17 +164,17 @@ class Masks(Mapping[str, Tensor]):
             self.check_zero(model)
 
     def check_zero(self, model: nn.Module) -> None:
-        """Refuse a model in which weights that do not live are not zero.
+        """Check that all pruned weights of a model are zero.
 
         Raises:
-            WrongModel: the masks are of another model.
-            BadValue: pruned weights came back to life.
+            WrongModel: the masks belong to another model.
+            BadValue: pruned weights are nonzero.
         """
         back = {name: _moved(param, mask) for name, (param, mask) in zip(self, self.pairs(model), strict=True)}
         if any(back.values()):
             raise BadValue(
-                "Pruned weights came back to life.", asked="zero after every step",
-                there=f"{sum(back.values())} that are not, the first in {next(name for name in back if back[name])}",
+                "Pruned weights are not zero any more.",
+                asked=f"{sum(back.values())} nonzero, the first in {next(name for name in back if back[name])}",
                 try_="with held(optimizer): around all steps, of all optimisers",
             )  # fmt: skip
 
@@ -182,8 +182,8 @@ class Masks(Mapping[str, Tensor]):
         """Each weight of the model with its mask.
 
         Raises:
-            WrongModel: the masks are of another model.
-            BadValue: a layer does not use such a weight as it is, see `prunable`.
+            WrongModel: the masks belong to another model.
+            BadValue: a layer does not use such a weight directly, see `prunable`.
         """
         check_plain(model)
         found = weights_of(model)
@@ -191,14 +191,14 @@ class Masks(Mapping[str, Tensor]):
             if name not in found or found[name].shape != mask.shape:
                 there = f"{name} {tuple(found[name].shape)}" if name in found else ", ".join(list(found)[:3]) + ", ..."
                 raise WrongModel(
-                    f"These are masks of another model: {name} {tuple(mask.shape)}.", there=there,
+                    f"The masks belong to another model: {name} {tuple(mask.shape)}.", there=there,
                     try_=nearest(name, found) if name not in found else "the masks of this model",
                 )  # fmt: skip
             check_read_as_it_is(name, *owner_of(model, name))
         return [(found[name], mask) for name, mask in self.items()]
 
     def save(self, path: str | Path) -> None:
-        """Write the masks to a safetensors file, a bit per weight."""
+        """Write the masks to a safetensors file, one bit per weight."""
         packed = {name: torch.from_numpy(numpy.packbits(mask.cpu().numpy().reshape(-1))) for name, mask in self.items()}
         shapes = {name: list(mask.shape) for name, mask in self.items()}
         save_file(packed, path, {"kind": "masks", "format": FORMAT, "shapes": json.dumps(shapes)})
@@ -208,20 +208,20 @@ class Masks(Mapping[str, Tensor]):
         """Read masks from a file that `save` wrote.
 
         Raises:
-            BadFile: it is none, or damaged.
+            BadFile: it is not such a file, or damaged.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 told = file.metadata() or {}
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if (told.get("kind"), told.get("format")) != ("masks", FORMAT):
-                raise BadFile(f"{path} holds no masks.", there=str(told), try_="a file that Masks.save wrote")
+                raise BadFile(f"{path} does not contain masks.", asked=str(told), try_="a file that Masks.save wrote")
             shapes: dict[str, list[int]] = json.loads(told["shapes"])
             if set(shapes) != set(packed):
                 raise ValueError("other names in the head than in the body")
             return cls({name: _unpacked(packed[name], shape) for name, shape in shapes.items()})
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise BadFile(f"{path} cannot be read as masks.", there=f"{type(error).__name__}: {error}") from error
+            raise BadFile(f"{path} cannot be read as masks.", asked=f"{type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
         return f"<Masks: {self.alive} of {self.size} weights live in {len(self)} tensors>"
@@ -232,11 +232,11 @@ class Masks(Mapping[str, Tensor]):
             for name, mask in self.items()
         ]
         lines = table(("weight", "shape", "living", "share"), rows) if rows else []
-        return "\n".join([*lines, f"{self.alive} of {self.size} weights live ({self.share:.2%})"])
+        return "\n".join([*lines, f"{self.alive} of {self.size} weights unpruned (density {self.share:.2%})"])
 
 
 def masks_in_force(model: nn.Module, keep: Filter | None = None) -> Masks:
-    """The masks of a host where it laid any; every other prunable weight lives, also one that merely is zero.
+    """The masks of a pruning library where it has any; every other prunable weight is unpruned, even if it is zero.
 
     Raises:
         CannotLook, NothingPicked, BadValue: as `prunable`.
@@ -247,30 +247,30 @@ def masks_in_force(model: nn.Module, keep: Filter | None = None) -> Masks:
 
 
 def warn_of_zeros(model: nn.Module, masks: Masks, stacklevel: int) -> None:
-    """Warn of weights that will learn though somebody seems to have pruned them: zeros among others that are not zero.
+    """Warn about weights that will learn although they look pruned: zeros among nonzero values.
 
-    A weight of zeros alone is one that begins so.
+    A weight of zeros alone counts as initialised that way.
     """
     for name, (param, mask) in zip(masks, masks.pairs(model), strict=True):
         living = mask.to(param.device)
         zeros, count = int(((param == 0) & living).sum()), int(living.sum())
         if _SOME * count < zeros < count:
             warnings.warn(
-                f"{zeros} of {count} living weights of {name} are zero, and will learn: if they were pruned, give their"
-                " masks, or masks=Masks.of(model).", stacklevel=stacklevel + 1,
+                f"{zeros} of {count} unpruned weights of {name} are zero, and will learn: if they were pruned, pass"
+                " their masks, or masks=Masks.of(model).", stacklevel=stacklevel + 1,
             )  # fmt: skip
             return
 
 
 @torch.no_grad()
 def _moved(param: Tensor, mask: Tensor) -> int:
-    """How many weights are not zero though they should; what is no number says nothing of who moved it."""
+    """The number of pruned weights that are nonzero; NaN is ignored, since its origin is unknown."""
     pruned = param[~mask.to(param.device)]
     return int(((pruned != 0) & ~pruned.isnan()).sum())
 
 
 def _place(weight: Tensor) -> torch.device:
-    """Where the mask of a weight is: beside it, but masks always have values."""
+    """The device of the mask of a weight: that of the weight, but never meta."""
     return torch.device("cpu") if weight.is_meta else weight.device
 
 

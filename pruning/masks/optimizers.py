@@ -1,4 +1,4 @@
-"""Optimizers: those inside a wrapper, whose steps hooks can follow."""
+"""Optimizers: find those inside wrappers, whose steps can be followed with hooks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from surgery.errors import BadValue
 
 
 def moved_by(optimizer: Optimizer) -> set[int]:
-    """The ids of the parameters that an optimiser moves."""
+    """The ids of the parameters of an optimiser."""
     return {id(param) for group in optimizer.param_groups for param in group["params"]}
 
 
 def optimizers_in(given: Any, at_least: int = 1) -> list[Any]:
-    """The optimisers that somebody gives, one or several; what wraps an optimiser and steps is one, too.
+    """A list of the given optimisers, one or several; a wrapper with a `step` counts as an optimiser.
 
     Raises:
-        BadValue: there are fewer than `at_least`, or one is something else, as a scheduler is.
+        BadValue: there are fewer than `at_least`, or one is not an optimiser, for example a scheduler.
     """
     alone = isinstance(given, Optimizer | str) or not isinstance(given, Iterable)
     listed = [given] if alone else list(given)
-    if len(listed) < at_least or not all(_steps_one(one) for one in listed):
+    if len(listed) < at_least or not all(_steps_one(given) for given in listed):
         kinds = ", ".join(type(one).__name__ for one in listed)
-        raise BadValue("This is no optimiser.", asked=f"optimizer={kinds if alone else f'[{kinds}]'}",
+        raise BadValue("This is not an optimiser.", asked=f"optimizer={kinds if alone else f'[{kinds}]'}",
                        try_="a torch.optim.Optimizer, a wrapper of one, or a list of them")  # fmt: skip
     return listed
 
 
 def within(optimizer: Any) -> list[Any]:
-    """An optimiser and those it wraps, as Lookahead and Accelerate do: hooks of a wrapper may never be called."""
+    """An optimiser and those it wraps (Lookahead, Accelerate): hooks of a wrapper may never be called."""
     found = [optimizer]
     for outer in found:  # it grows
         parts = [part for one in getattr(outer, "__dict__", {}).values() for part in _parts(one)]
@@ -44,25 +44,25 @@ def stepping_in(optimizer: Any) -> list[Optimizer]:
     """The optimisers inside, or itself, that call hooks around their steps.
 
     Raises:
-        BadValue: there are none, so that nobody can see it step.
+        BadValue: there are none, so its steps cannot be observed.
     """
     found = [one for one in within(optimizer) if hooks_of(one) is not None and _calls_hooks(one)]
     if not found:
         raise BadValue(
             f"The steps of {type(optimizer).__name__} cannot be followed: no optimiser in it calls hooks.",
-            there="one that never called torch.optim.Optimizer.__init__",
+            asked="an optimiser that never called torch.optim.Optimizer.__init__",
             try_="the torch optimiser that it wraps, or super().__init__(params, defaults) in its class",
         )  # fmt: skip
     return found
 
 
 def hooks_of(optimizer: Any) -> dict[int, Any] | None:
-    """The hooks behind its steps, None where it has no place for such."""
+    """Its step hooks; None if it does not support them."""
     return getattr(optimizer, "_optimizer_step_post_hooks", None)
 
 
 def _steps_one(given: Any) -> bool:
-    """Whether it steps an optimiser, itself or one inside; a scheduler holds one too, but clears no gradients."""
+    """Whether it is or steps an optimiser; a scheduler also holds one, but does not have `zero_grad`."""
     asked = all(callable(getattr(given, name, None)) for name in ("step", "zero_grad"))
     return asked and any(isinstance(inner, Optimizer) for inner in within(given))
 
@@ -76,7 +76,7 @@ def _parts(value: Any) -> Sequence[Any]:
 
 
 def _is_optimizer(value: Any) -> bool:
-    """Whether it is an optimiser, or a wrapper that torch does not know as one."""
+    """Whether it is an optimiser, or a wrapper that does not derive from torch's class."""
     if isinstance(value, nn.Module):
         return False
     return isinstance(value, Optimizer) or all(hasattr(type(value), name) for name in ("step", "zero_grad"))

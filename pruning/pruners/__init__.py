@@ -1,1 +1,1 @@
-"""Pruners: which weights are cut, and by which criterion."""
+"""Pruners: choose the weights to cut, by a criterion."""

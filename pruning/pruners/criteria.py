@@ -1,6 +1,6 @@
-"""Scores: what a weight is worth, by one criterion or another; the lowest are cut first.
+"""Criteria: score each weight; the lowest scores are cut first.
 
-A criterion is a function of a round. What it needs beside the weights it names in `wants`: "gradients", "movement".
+A criterion is a function of a round. It names what it needs besides the weights in `wants`: "gradients", "movement".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HOW = {
 
 
 def _wanting(what: str) -> Callable[[Criterion], Criterion]:
-    """A criterion that is told more than the weights."""
+    """Mark a criterion that needs more than the weights."""
 
     def marked(function: Criterion) -> Criterion:
         function.wants = frozenset({what})  # type: ignore[attr-defined]
@@ -44,10 +44,10 @@ def magnitude(round: Round) -> Scores:
 
 @_wanting("gradients")
 def gradient(round: Round) -> Scores:
-    """How much the loss changes to first order without each weight, |w g|.
+    """The first-order change of the loss without each weight, |w g|.
 
     Raises:
-        BadValue: the round holds no gradients.
+        BadValue: the round does not have gradients.
     Source: Blalock et al. 2020, "What is the state of neural network pruning?", section 7.1 (global gradient).
     """
     return _times(round, round.gradients, "gradients")
@@ -55,13 +55,13 @@ def gradient(round: Round) -> Scores:
 
 @_wanting("gradients")
 def snip(round: Round) -> Scores:
-    """The share of each weight in the sensitivity of the loss, |w g| over its sum over all living weights.
+    """The connection sensitivity of each weight, |w g| over its sum over all unpruned weights.
 
-    The order is that of `gradient`; the numbers of all living weights add up to 1. SNIP takes the gradients of one
-    batch at initialisation, which is for the caller to do.
+    The order is that of `gradient`; the scores of all unpruned weights add up to 1. SNIP takes the gradients of one
+    batch at initialisation, which is up to the caller.
 
     Raises:
-        BadValue: the round holds no gradients.
+        BadValue: the round does not have gradients.
     Source: Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity", section 4.1.
     """
     found = _times(round, round.gradients, "gradients")
@@ -73,7 +73,7 @@ def lamp(round: Round) -> Scores:
     """The square of each weight over the sum of the squares of those in its layer that are at least as large.
 
     From 0 to 1, and 1 for the largest weight of every layer; double precision. Of equal weights the first counts as
-    the smaller one. Only living weights enter the sums; those that do not live score 0.
+    the smaller one. Only unpruned weights enter the sums; pruned ones score 0.
 
     Source: Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", section 3 (LAMP).
     """
@@ -81,7 +81,7 @@ def lamp(round: Round) -> Scores:
     for name, weight, mask in _weights(round):
         squares, order = weight[mask].double().square().sort(stable=True)
         larger = squares.flip(0).cumsum(0).flip(0)
-        shares = torch.where(squares > 0, squares / larger, 0)  # nothing but zeros left: 0 / 0
+        shares = torch.where(squares > 0, squares / larger, 0)  # only zeros left: 0 / 0
         found[name] = torch.zeros_like(weight, dtype=torch.double)
         found[name][mask] = torch.empty_like(shares).scatter_(0, order, shares)
     return found
@@ -105,20 +105,20 @@ class _Layer:
         return self.squares.shape[0] * self.squares.shape[2]
 
     def made(self) -> Tensor:
-        """The square of what makes each output channel."""
+        """The squared norm of the weights that produce each output channel."""
         return self.squares.sum(2).flatten() * (1 if self.scale is None else self.scale.square())
 
     def read(self) -> Tensor:
-        """The square of what reads each input channel."""
+        """The squared norm of the weights that read each input channel."""
         return self.squares.sum(1).flatten()
 
     def reads(self, other: _Layer) -> bool:
-        """Whether its inputs can be the outputs of the other: as many, or flattened maps of a convolution."""
+        """Whether its inputs can be the outputs of the other: the same number, or flattened maps of a convolution."""
         flattened = self.is_linear and not other.is_linear and self.inputs % other.outputs == 0
         return self.inputs == other.outputs or flattened
 
     def spread(self, factors: Tensor, over: str, shape: torch.Size) -> Tensor:
-        """Numbers per input or output channel, in the shape of the weight."""
+        """Expand values per input or output channel to the shape of the weight."""
         groups, out, into = self.squares.shape
         matrix = factors.view(groups, 1, into) if over == "inputs" else factors.view(groups, out, 1)
         matrix = matrix.expand(groups, out, into)
@@ -127,14 +127,14 @@ class _Layer:
 
 
 def lookahead(round: Round) -> Scores:
-    """The size of each weight, times the norm of what makes its input, times the norm of what reads its output.
+    """The magnitude of each weight, times the norms of the weights that produce its input and that read its output.
 
     |w| times the Frobenius norm of the weights of the layer before that make its input channel, times that of the
     weights of the next layer that read its output channel. The neighbours are the layers before and after in the
-    order of the model (those that may not be pruned too), where the numbers of channels match; a linear layer may
+    order of the model (including unprunable ones), where the numbers of channels match; a linear layer may
     read flattened maps. Where they do not match, as at a shortcut or a concatenation, the factor is 1. A batch norm
     between two layers enters by its scale, |weight| / sqrt(running_var + eps); one without running statistics, and
-    any other norm, does not. Only the order within a layer means something.
+    any other norm, does not. Only the order within a layer is meaningful.
 
     Source: Park et al. 2020, "Lookahead: a far-sighted alternative of magnitude-based pruning", section 2; the batch
     norm as in the authors' code (`lap_bn`).
@@ -159,14 +159,14 @@ def lookahead(round: Round) -> Scores:
 
 
 def movement(round: Round) -> Scores:
-    """Each weight times its change since the round began: the lowest are those that shrank most, times their size.
+    """Each weight times its change since the round began; the lowest scores are those that shrank most.
 
-    Above 0 the weight grew in magnitude, below 0 it moved towards zero. Needs the weights only.
+    Above 0 the weight grew in magnitude, below 0 it moved towards zero. Needs only the weights.
 
     Raises:
-        BadValue: nothing has moved since the round began, or all that lives in one of the tensors has not.
+        BadValue: no weight has moved since the round began, or none in one of the tensors.
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4, with the whole change
-    in place of the gradients that made it; those are in `accumulated_movement`.
+    instead of the gradients that caused it; those are in `accumulated_movement`.
     """
     found, still, moved = {}, [], False
     for name, weight, mask in _weights(round):
@@ -178,10 +178,10 @@ def movement(round: Round) -> Scores:
         elif bool(mask.any()):
             still.append(name)
     if still and not moved:
-        raise BadValue("Nothing has moved since the round began.",
-                       try_="a training first: run_rounds(..., train_first=True)")  # fmt: skip
+        raise BadValue("No weight has moved since the round began.",
+                       try_="train first: run_rounds(..., train_first=True)")  # fmt: skip
     if still:
-        raise BadValue(f"{still[0]} has not moved since the round began (frozen?).", there=f"{len(still)} such weights",
+        raise BadValue(f"{still[0]} has not moved since the round began (frozen?).", asked=f"{len(still)} such weights",
                        try_="keep=... without it")  # fmt: skip
     return found
 
@@ -191,7 +191,7 @@ def accumulated_movement(round: Round) -> Scores:
     """Minus the sum over all steps of weight times gradient: low where training pushed a weight towards zero.
 
     Raises:
-        BadValue: the round holds no movement.
+        BadValue: the round does not have movement.
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4 (without its learning
     rate, which is the same for all weights of a step).
     """
@@ -217,14 +217,14 @@ class Random:
 
 
 def _weights(round: Round) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, weight and mask of all that is in the masks, the mask beside the weight."""
+    """Name, weight and mask for each of the masks, the mask on the device of the weight."""
     for name, mask in round.masks.items():
         weight = round.now[name].detach()
         yield name, weight, mask.to(weight.device)
 
 
 def _wide(one: Tensor) -> Tensor:
-    """In single precision at least: products of half numbers are soon zero."""
+    """In single precision at least: products in half precision underflow."""
     return one.detach().to(torch.promote_types(one.dtype, torch.float32))
 
 
@@ -232,7 +232,7 @@ def _check_told(round: Round, told: Mapping[str, Tensor], what: str) -> None:
     for name, mask in round.masks.items():
         if name not in told or told[name].shape != mask.shape:
             there = f"no {what}" if not told else f"no {name}" if name not in told else f"{tuple(told[name].shape)}"
-            raise BadValue(f"This criterion needs {what}.", asked=f"{name} {tuple(mask.shape)}", there=there,
+            raise BadValue(f"This criterion needs {what}.", asked=there, there=f"{name} {tuple(mask.shape)}",
                            try_=_HOW[what])  # fmt: skip
 
 

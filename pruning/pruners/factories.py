@@ -1,4 +1,4 @@
-"""Factories: what makes a pruner or a criterion, told apart from what it makes."""
+"""Factories: detect a factory passed instead of the pruner or criterion that it returns."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any
 from surgery.errors import BadValue
 
 _PACKAGE = "pruning"
-_CRITERIA = "pruning.pruners.criteria"  # the one place whose plain functions are no factories
+_CRITERIA = "pruning.pruners.criteria"  # the only module whose plain functions are not factories
 
 
 def check_pruner(pruner: Any) -> None:
-    """Refuse what is no pruner: a factory or a class that was not called, or what takes no (round, share).
+    """Check that it is a pruner, callable with (round, share), and not an uncalled factory or class.
 
-    A pruner of several stages need not be callable.
+    A staged pruner need not be callable.
 
     Raises:
-        BadValue: that; a factory is named with how it is called.
+        BadValue: it is not; for a factory, the hint shows how to call it.
     """
     if callable(pruner) or not hasattr(pruner, "stages") or isinstance(pruner, type):
-        check_function("This is no pruner: it takes (round, share).", "pruner", pruner, takes=2,
+        check_function("This is not a pruner, which takes (round, share).", "pruner", pruner, takes=2,
                        try_="what a factory returns: pruning.global_magnitude()")  # fmt: skip
 
 
 def check_function(problem: str, name: str, function: Any, *, takes: int, try_: str = "") -> None:
-    """Refuse a factory or a class that was not called, and what does not take so many arguments.
+    """Check that it is a function of `takes` arguments, and not an uncalled factory or class.
 
     Raises:
-        BadValue: that, with the `problem`.
+        BadValue: it is not, with `problem` as the message.
     """
     if is_factory(function):
-        raise BadValue(problem, asked=f"{name}={name_of(function)}", there=f"a factory{_signature(function)}",
+        raise BadValue(problem, asked=f"{name}={name_of(function)}, a factory{_signature(function)}",
                        try_=f"call it: {_call_of(function)}")  # fmt: skip
     if not callable(function):
-        raise BadValue(problem, asked=f"{name}={function!r}", there=type(function).__name__, try_=try_)
+        raise BadValue(problem, asked=f"{name}={function!r} ({type(function).__name__})", try_=try_)
     if not _takes(function, takes):
         raise BadValue(problem, asked=f"{name}={name_of(function)}", there=_signature(function), try_=try_)
 
 
 def is_factory(function: Any) -> bool:
-    """Whether it makes something that belongs where it stands: a class, or one of our functions but for criteria."""
+    """Whether it is a class, or one of this library's functions other than a criterion."""
     inner = _innermost(function)
     if isinstance(inner, type):
         return True
@@ -51,7 +51,7 @@ def is_factory(function: Any) -> bool:
 
 
 def name_of(pruner: Any) -> str:
-    """What messages call a pruner."""
+    """The name of a pruner in messages."""
     return getattr(pruner, "__name__", None) or repr(pruner)
 
 
@@ -65,7 +65,7 @@ def _takes(function: Any, count: int) -> bool:
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):
-        return True  # nobody can tell
+        return True  # unknown
     try:
         signature.bind(*[None] * count)
     except TypeError:
@@ -81,7 +81,7 @@ def _signature(function: Any) -> str:
 
 
 def _call_of(factory: Any) -> str:
-    """How a factory is called, as one would write it."""
+    """The source of a call of a factory."""
     inner = _innermost(factory)
     public = getattr(sys.modules.get(_PACKAGE), inner.__name__, None) is inner
     name = f"{_PACKAGE}.{inner.__name__}" if public else inner.__name__

@@ -1,4 +1,4 @@
-"""Pruners: cut exactly a share of the living weights, the lowest by some criterion."""
+"""Pruners: cut exactly a fraction of the unpruned weights, the lowest by some criterion."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Constraint = Callable[[Scores, Masks], Mapping[str, Tensor]]  # which weights ma
 Per = Literal["model", "layer"]
 Elsewhere = Literal["keep", "cut"]
 
-_DIGITS = 6  # remainders of shares that agree so far are equal
+_DIGITS = 6  # remainders that agree to so many digits count as equal
 
 
 @dataclass(frozen=True)
 class Lowest:
-    """A pruner that cuts the living weights of the lowest scores: of the whole model, or the share of each layer.
+    """A pruner that cuts the unpruned weights of the lowest scores: of the whole model, or a fraction of each layer.
 
-    Called with a round and a share of the living weights it returns the masks without exactly that many weights,
-    the whole number at or below the share; of equal scores the first are cut first. Per layer each loses the whole
-    number at or below its share, and what is then missing is taken one by one from the layers with the largest
-    remainders, the first of equal ones. `within` says which weights may be cut at all.
+    Called with a round and a fraction of the unpruned weights it returns the masks without exactly that many weights,
+    rounded down; ties are broken by position. Per layer, each layer's count is rounded down, and the missing ones are
+    taken one by one from the layers with the largest remainders, the first of equal ones. `within` says which weights
+    may be cut at all.
 
     Raises:
-        BadValue: `per` is neither "model" nor "layer", the criterion or `within` is no such function (a factory that
-            was not called); or, when called: the share is not in [0, 1], a living weight
-            has no score or none that is a number, or fewer weights may be cut. Nothing has changed.
+        BadValue: `per` is neither "model" nor "layer", or the criterion or `within` is not such a function (for
+            example an uncalled factory); when called: the share is not in [0, 1], the score of an unpruned weight is
+            missing or NaN, or fewer weights may be cut. Nothing has changed.
     """
 
     criterion: Criterion
@@ -48,9 +48,9 @@ class Lowest:
         if self.per not in get_args(Per):
             raise BadValue("Scores are compared over the model or in each layer.", asked=f"per={self.per!r}",
                            try_=" or ".join(get_args(Per)))  # fmt: skip
-        check_function("A criterion is a function of a round.", "criterion", self.criterion, takes=1)
+        check_function("A criterion must be a function of a round.", "criterion", self.criterion, takes=1)
         if self.within is not None:
-            check_function("`within` is a function of scores and masks.", "within", self.within, takes=2)
+            check_function("`within` must be a function of scores and masks.", "within", self.within, takes=2)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -78,59 +78,59 @@ class Lowest:
 
 
 def lowest(criterion: Criterion, per: Per = "model", within: Constraint | None = None) -> Lowest:
-    """Cut the lowest by any criterion, compared over the whole model or in each layer.
+    """Cut the lowest scores of any criterion, compared over the whole model or in each layer.
 
     A criterion is a function of a round that returns a tensor of scores for every name in its masks; one that needs
-    gradients or movement says so in an attribute `wants`, a set of "gradients" and "movement".
+    gradients or movement has an attribute `wants`, a set of "gradients" and "movement".
 
     Raises:
-        BadValue: `per` is neither "model" nor "layer", or one of the two is no such function.
+        BadValue: `per` is neither "model" nor "layer", or one of the two is not such a function.
     """
     return Lowest(criterion, per, within)
 
 
 def global_magnitude(within: Constraint | None = None) -> Lowest:
-    """Cut the smallest weights of the whole model. See `scores.magnitude`."""
+    """Cut the smallest weights of the whole model. See `criteria.magnitude`."""
     return Lowest(scores.magnitude, "model", within)
 
 
 def layer_magnitude(within: Constraint | None = None) -> Lowest:
-    """Cut the smallest weights of each layer, the same share of all. See `scores.magnitude`."""
+    """Cut the smallest weights of each layer, the same fraction of each. See `criteria.magnitude`."""
     return Lowest(scores.magnitude, "layer", within)
 
 
 def global_gradient(within: Constraint | None = None) -> Lowest:
-    """Cut the weights whose loss matters least to first order, `|w g|`, over the whole model. See `scores.gradient`."""
+    """Cut the weights of the least first-order effect on the loss, `|w g|`, in the model. See `criteria.gradient`."""
     return Lowest(scores.gradient, "model", within)
 
 
 def snip(within: Constraint | None = None) -> Lowest:
-    """Cut the weights of the least connection sensitivity over the whole model. See `scores.snip`."""
+    """Cut the weights of the least connection sensitivity over the whole model. See `criteria.snip`."""
     return Lowest(scores.snip, "model", within)
 
 
 def lamp(within: Constraint | None = None) -> Lowest:
-    """Cut the smallest weights, each layer losing what the LAMP score says. See `scores.lamp`."""
+    """Cut the weights of the lowest LAMP scores, which sets the sparsity of each layer. See `criteria.lamp`."""
     return Lowest(scores.lamp, "model", within)
 
 
 def lookahead(within: Constraint | None = None) -> Lowest:
-    """Cut the weights of each layer that matter least together with its neighbours. See `scores.lookahead`."""
+    """Cut the weights of each layer that matter least together with its neighbours. See `criteria.lookahead`."""
     return Lowest(scores.lookahead, "layer", within)
 
 
 def movement(within: Constraint | None = None) -> Lowest:
-    """Cut the weights that shrank most since the round began, over the whole model. See `scores.movement`."""
+    """Cut the weights that shrank most since the round began, over the whole model. See `criteria.movement`."""
     return Lowest(scores.movement, "model", within)
 
 
 def accumulated_movement(within: Constraint | None = None) -> Lowest:
-    """Cut the weights that training pushed towards zero, over the whole model. See `scores.accumulated_movement`."""
+    """Cut the weights that training pushed towards zero, over the whole model. See `criteria.accumulated_movement`."""
     return Lowest(scores.accumulated_movement, "model", within)
 
 
 def random_weights(seed: int = 0, within: Constraint | None = None) -> Lowest:
-    """Cut weights at random, the same for the same seed. See `scores.Random`."""
+    """Cut weights at random, the same for the same seed. See `criteria.Random`."""
     return Lowest(scores.Random(seed), "model", within)
 
 
@@ -153,7 +153,7 @@ class NOfM:
         if mask.shape[1] % self.m:
             return torch.full_like(mask, self.elsewhere == "cut")
         groups, living = _in_groups(found, self.m), _in_groups(mask, self.m)
-        # Pruned ones first, then the living from the lowest on: stable sorts keep the order of equal ones.
+        # Pruned ones first, then the unpruned from the lowest score: stable sorts keep the order of equal ones.
         order = groups.argsort(dim=-1, stable=True)
         order = order.gather(-1, living.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
         among = torch.ones_like(living).scatter(-1, order[..., self.m - self.n :], False)
@@ -161,12 +161,12 @@ class NOfM:
 
 
 def n_of_m(n: int = 2, m: int = 4, elsewhere: Elsewhere = "keep") -> NOfM:
-    """A pattern for `within`: in every group of m weights in a row along axis 1 at least the n highest-scoring stay.
+    """An n:m pattern for `within`: in every group of m consecutive weights along axis 1 at least the n highest stay.
 
-    A share of 1 - n / m of a dense layer then gives exactly n of m (2 of 4 for sparse tensor cores); smaller shares
-    get there round by round, as weights already pruned count. Axis 1 are the inputs of a linear layer or convolution
-    (the outputs of a transposed one). Layers where it is no multiple of m, such as a first convolution of three
-    channels, keep all their weights, or with elsewhere="cut" may lose any.
+    Pruning the fraction 1 - n / m of a dense layer then gives exactly n:m (2:4 for sparse tensor cores); smaller
+    fractions get there round by round, since pruned weights count. Axis 1 are the inputs of a linear layer or
+    convolution (the outputs of a transposed one). Layers where it is not a multiple of m, such as a first convolution
+    of three channels, keep all their weights, or with elsewhere="cut" may lose any.
 
     Raises:
         BadValue: not 1 <= n <= m, or `elsewhere` is neither "keep" nor "cut".
@@ -174,7 +174,7 @@ def n_of_m(n: int = 2, m: int = 4, elsewhere: Elsewhere = "keep") -> NOfM:
     "Learning N:M fine-grained structured sparse neural networks from scratch", section 3.
     """
     if bool in (type(n), type(m)) or not isinstance(n, int) or not isinstance(m, int) or not 1 <= n <= m:
-        raise BadValue("Of m weights in a row n stay.", asked=f"n={n!r}, m={m!r}", try_="n_of_m(2, 4)")
+        raise BadValue("Of m consecutive weights n stay.", asked=f"n={n!r}, m={m!r}", try_="n_of_m(2, 4)")
     if elsewhere not in get_args(Elsewhere):
         raise BadValue("Layers without whole groups keep their weights or may lose any.",
                        asked=f"elsewhere={elsewhere!r}", try_=" or ".join(get_args(Elsewhere)))  # fmt: skip
@@ -182,7 +182,7 @@ def n_of_m(n: int = 2, m: int = 4, elsewhere: Elsewhere = "keep") -> NOfM:
 
 
 def _in_groups(one: Tensor, m: int) -> Tensor:
-    """Axis 1 as the last two, groups of m."""
+    """Axis 1 as the last two axes, in groups of m."""
     last = one.movedim(1, -1)
     return last.reshape(*last.shape[:-1], last.shape[-1] // m, m)
 
@@ -195,23 +195,23 @@ def _check_scores(found: Scores, masks: Masks) -> None:
     for name, mask in masks.items():
         if name not in found or found[name].shape != mask.shape:
             there = f"{tuple(found[name].shape)}" if name in found else f"no {name}"
-            raise BadValue("A criterion gives a score to every weight.", asked=f"{name} {tuple(mask.shape)}",
-                           there=there)  # fmt: skip
+            raise BadValue(f"The criterion does not give a score to every weight of {name} {tuple(mask.shape)}.",
+                           asked=there)  # fmt: skip
         if bool(found[name][mask].isnan().any()):
-            raise BadValue(f"Living weights of {name} have no number as their score.", there="nan")
+            raise BadValue(f"Unpruned weights of {name} have NaN scores.")
 
 
 def _checked_among(among: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Tensor]:
     for name, mask in masks.items():
         if name not in among or among[name].shape != mask.shape or among[name].dtype != torch.bool:
             there = f"{among[name].dtype} {tuple(among[name].shape)}" if name in among else f"no {name}"
-            raise BadValue("A constraint says of every weight whether it may be cut.",
-                           asked=f"{name} {tuple(mask.shape)}, boolean", there=there)  # fmt: skip
+            raise BadValue("A constraint must say for every weight whether it may be cut.",
+                           asked=there, there=f"{name} {tuple(mask.shape)}, boolean")  # fmt: skip
     return {name: among[name].to(mask.device) for name, mask in masks.items()}
 
 
 def _wanted(per: Per, masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
-    """How many weights each layer loses; over the model only the layers' whole numbers, as the scores decide."""
+    """How many weights each layer loses; over the whole model, where the scores decide, only rounded down."""
     alive = {name: int(mask.sum()) for name, mask in masks.items()}
     counts = {name: math.floor(share * one) for name, one in alive.items()}
     if per == "model":
@@ -226,7 +226,7 @@ def _wanted(per: Per, masks: Masks, candidates: Masks, share: float) -> dict[str
 
 
 def _fits(per: Per, masks: Masks, candidates: Masks, share: float) -> bool:
-    """Whether so many may be cut."""
+    """Whether enough weights may be cut."""
     count = count_of(share, masks.alive)
     if per == "model":
         return count <= candidates.alive
@@ -235,7 +235,7 @@ def _fits(per: Per, masks: Masks, candidates: Masks, share: float) -> bool:
 
 
 def _too_few(pruner: Lowest, masks: Masks, candidates: Masks, share: float, counts: dict[str, int]) -> BadValue:
-    """The refusal, which names the ways out that there are."""
+    """The error, whose hints are the possible ways out."""
     room = {name: int(mask.sum()) for name, mask in candidates.items()}
     short = [name for name, count in counts.items() if count > room[name]]
     each = pruner.per == "layer"

@@ -1,1 +1,1 @@
-"""Rounds: prune, rewind, train, repeated, with checkpoints."""
+"""Rounds: prune, rewind, train, repeatedly, with checkpoints."""

@@ -1,6 +1,6 @@
-"""Checkpoint: a folder that holds where a run of rounds stands, whole at any moment; nothing in it is pickled.
+"""Checkpoint: a folder with the state of a run of rounds, consistent at any moment; nothing in it is pickled.
 
-The functions below are also those by which other packages keep their folders whole.
+Other packages use the functions below for their folders, too.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SECTIONS = ("model", "before", "movement", "random")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """Where a run stands: what comes next, in which round, and what the pruner will be told of it.
+    """The state of a run: what comes next, in which round, and the data for the pruner.
 
     `next` is "train", "cut", "after" or "done"; `number` the round, 0 before the first; `stage` how many of its cuts
-    are made; `alive` how many weights lived when it began. `before` and `movement` are those of `Round`.
+    are done; `alive` the number of unpruned weights when it began. `before` and `movement` are those of `Round`.
     """
 
     next: str
@@ -50,7 +50,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What a folder holds, read and checked."""
+    """The content of a folder, read and checked."""
 
     progress: Progress
     rewind: Tensors | None
@@ -59,7 +59,7 @@ class Saved:
     random: Mapping[str, Any]
 
     def restore(self, model: nn.Module) -> None:
-        """Make the model, its modes and the random generators of the process what they were, in place."""
+        """Restore the model, its modes and the random generators of the process, in place."""
         put_into(model, self.tensors)
         for path, module in model.named_modules():
             module.training = path in self.training
@@ -68,17 +68,17 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folder:
-    """The folder of one run, told apart from other runs by `run`, plain data.
+    """The folder of one run, identified by `run`, plain data.
 
-    A save writes new files, then replaces the index, which names them with their digests, then removes the old ones:
-    whenever the process is killed, the index and all it names are whole. One process at a time writes.
+    A save writes new files, then replaces the index, which lists them with their digests, then removes the old ones:
+    whenever the process is killed, the index and its files are complete. Only one process at a time may write.
     """
 
     path: Path
     run: Mapping[str, Any]
 
     def save(self, model: nn.Module, progress: Progress, rewind: Tensors | None) -> None:
-        """Write where the run stands; the state to rewind to is written the first time only."""
+        """Save the state of the run; the state to rewind to is written only once."""
         self.path.mkdir(parents=True, exist_ok=True)
         old = self._index() if (self.path / INDEX).is_file() else None
         count = old["count"] + 1 if old else 0
@@ -104,15 +104,15 @@ class Folder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove files of former saves; those of others stay."""
+        """Remove files of earlier saves; other files stay."""
         remove_stale(self.path, _PART, self._index()["files"])
 
     def load(self, model: nn.Module) -> Saved | None:
-        """What was saved last, None if nothing was yet. Nothing changes.
+        """The last save, None without one. Nothing changes.
 
         Raises:
-            BadFile: a file is missing, damaged or not ours.
-            WrongModel: the folder holds another run, or one of another model.
+            BadFile: a file is missing, damaged or in an unknown format.
+            WrongModel: the folder contains another run, or one of another model.
         """
         if not (self.path / INDEX).is_file():
             check_new(self.path, INDEX, _PART)
@@ -138,7 +138,7 @@ class Folder:
         return read_index(self.path / INDEX, FORMAT)
 
 
-_ANEW = "a copy of the folder, or another folder to begin anew in"
+_ANEW = "a backup of the folder, or another folder to start again"
 
 
 def write_whole(folder: Path, name: str, write: Callable[[str], object]) -> tuple[str, str]:
@@ -155,25 +155,25 @@ def write_index(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_index(path: Path, format: int) -> dict[str, Any]:
-    """What `write_index` wrote.
+    """Read what `write_index` wrote.
 
     Raises:
-        BadFile: it is none, altered, or of another format.
+        BadFile: it is not an index, damaged, or in an unknown format.
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text())
         told = data.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+        raise BadFile(f"{path} cannot be read.", asked=f"{type(error).__name__}: {error}", try_=_ANEW) from error
     if data.get("format") != format:
-        raise BadFile(f"{path} has another format.", asked=str(format), there=str(data.get("format")))
+        raise BadFile(f"{path} has an unknown format.", asked=str(data.get("format")), there=str(format))
     if told != _digest(data):
-        raise BadFile(f"{path} was altered.", try_=_ANEW)
+        raise BadFile(f"{path} was modified.", try_=_ANEW)
     return data
 
 
 def remove_stale(folder: Path, parts: re.Pattern[str], files: Mapping[str, tuple[str, str]]) -> None:
-    """Remove those of the files called like `parts` that an index does not name; those of others stay."""
+    """Remove the files with names like `parts` that an index does not list; other files stay."""
     wanted = [name for name, _ in files.values()]
     for stale in folder.iterdir():
         if parts.fullmatch(stale.name) and stale.name not in wanted:
@@ -181,23 +181,23 @@ def remove_stale(folder: Path, parts: re.Pattern[str], files: Mapping[str, tuple
 
 
 def check_new(folder: Path, index: str, parts: re.Pattern[str]) -> None:
-    """Refuse a folder that lacks its index but holds parts, whose second group counts saves from 0.
+    """Check that a folder without an index does not contain parts, whose second group counts saves from 0.
 
     Raises:
-        BadFile: that, or it is no folder.
+        BadFile: it does, or it is not a folder.
     """
     if folder.exists() and not folder.is_dir():
-        raise BadFile(f"{folder} is no folder.", try_="another path")
+        raise BadFile(f"{folder} is not a folder.", try_="another path")
     found = (parts.fullmatch(one.name) for one in folder.iterdir()) if folder.is_dir() else ()
-    if any(one is not None and int(one[2]) > 0 for one in found):  # at 0 the first save was cut short
-        raise BadFile(f"{folder} holds a run, but its {index} is missing.", try_=_ANEW)
+    if any(one is not None and int(one[2]) > 0 for one in found):  # at 0 the first save was interrupted
+        raise BadFile(f"{folder} contains a run, but its {index} is missing.", try_=_ANEW)
 
 
 def check_same(folder: Path, what: str, asked: Mapping[str, Any], there: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run than the one asked for, by the first thing that differs.
+    """Check that a folder contains the requested run.
 
     Raises:
-        WrongModel: it does.
+        WrongModel: it contains another one, naming the first difference.
     """
     asked = json.loads(json.dumps(dict(asked)))
     for name in sorted({*asked, *there}, key=lambda name: (name == "layout", name)):
@@ -208,19 +208,19 @@ def check_same(folder: Path, what: str, asked: Mapping[str, Any], there: Mapping
             tensor = next(one for one in [*ours, *theirs] if ours.get(one) != theirs.get(one))
             ours, theirs = (f"{tensor} {told.get(tensor, 'missing')}" for told in (ours, theirs))
         raise WrongModel(
-            f"{folder} holds another {what}: {name} differs.", asked=_short(ours), there=_short(theirs),
+            f"{folder} contains another {what}: {name} differs.", asked=_short(ours), there=_short(theirs),
             try_="another folder, or the same call as before",
         )  # fmt: skip
 
 
 def checked(path: Path, digest: str, index: str) -> Path:
-    """The path of a file that an index names, if it is there and undamaged.
+    """The path of a file that an index lists, after a check that it exists and is undamaged.
 
     Raises:
-        BadFile: it is not.
+        BadFile: it is missing or damaged.
     """
     if not path.is_file():
-        raise BadFile(f"{path} is missing.", there=f"{index}, which names it", try_=_ANEW)
+        raise BadFile(f"{path} is missing, and {index} lists it.", try_=_ANEW)
     if _digest_of_file(path) != digest:
         raise BadFile(f"{path} is damaged: its digest is not that of {index}.", try_=_ANEW)
     return path
@@ -235,16 +235,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        BadFile: it is none.
+        BadFile: it is not such a file.
     """
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise BadFile(f"{path} cannot be read.", there=f"{type(error).__name__}: {error}", try_=_ANEW) from error
+        raise BadFile(f"{path} cannot be read.", asked=f"{type(error).__name__}: {error}", try_=_ANEW) from error
 
 
 def plain(tensors: Tensors) -> dict[str, Tensor]:
-    """Copies on the processor that share no memory, as safetensors wants them."""
+    """Copies on the CPU that share no memory, as safetensors requires."""
     return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""Accumulate: gradients on some batches, and weight times gradient while an optimiser steps."""
+"""Movement: accumulate weight times gradient while an optimiser steps, and gradients on some batches."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from surgery.rng import random_state_kept
 def accumulating(
     weights: Mapping[str, nn.Parameter], optimizers: Iterable[Any], into: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Inside, `into[name]` loses weight times gradient before every step of the optimisers, in place.
+    """Inside, weight times gradient is subtracted from `into[name]` before every step of the optimisers, in place.
 
-    What is missing in `into` starts at zero, in single precision at least; so it can go on over several entries. The
-    gradients are those that the optimiser is given: after clipping, and without the scale of mixed precision. A
-    weight without a gradient adds nothing; nor does a step that a scaler leaves out. An optimiser that computes
-    gradients itself, in a closure, is seen with those from before.
+    Names missing in `into` start at zero, in single precision at least; so it can accumulate over several entries. The
+    gradients are those that the optimiser uses: after clipping, and unscaled in mixed precision. A weight without a
+    gradient adds nothing, nor does a step that a scaler skips. For an optimiser that computes gradients itself, in a
+    closure, those from before the closure are used.
 
     Raises:
-        BadValue: what is gathered has another shape than its weight, or a weight is moved by none of the optimisers.
+        BadValue: a tensor in `into` has another shape than its weight, or none of the optimisers has some weight.
             Nothing has changed.
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4.
     """
-    # A wrapper round optimisers (timm's Lookahead) steps the innermost ones, which alone are seen.
-    every = {id(one): one for optimizer in optimizers for one in stepping_in(optimizer)}
-    inner = [one for one in every.values() if len(within(one)) == 1]
+    # A wrapper around optimisers (timm's Lookahead) steps the innermost ones; only these are observed.
+    every = {id(part): part for optimizer in optimizers for part in stepping_in(optimizer)}
+    inner = [part for part in every.values() if len(within(part)) == 1]
     for name, weight in weights.items():
         if name in into and into[name].shape != weight.shape:
-            raise BadValue(f"What was gathered about {name} is of another weight.", asked=f"{tuple(weight.shape)}",
-                           there=f"{tuple(into[name].shape)}")  # fmt: skip
-    stepped = {key for one in inner for key in moved_by(one)}
+            raise BadValue(f"The movement of {name} belongs to another weight.", asked=f"{tuple(into[name].shape)}",
+                           there=f"{tuple(weight.shape)}")  # fmt: skip
+    stepped = {key for part in inner for key in moved_by(part)}
     still = [name for name, weight in weights.items() if id(weight) not in stepped]
     if still and len(still) == len(weights):
-        raise BadValue("The optimiser moves none of the weights.", there=f"{len(stepped)} parameters of something else",
+        raise BadValue("The optimiser has none of the weights.", asked=f"{len(stepped)} other parameters",
                        try_="an optimiser made from model.parameters()")  # fmt: skip
     if still:
         raise BadValue(
-            f"No optimiser moves {still[0]}, so it has no movement.", there=f"{len(still)} such weights",
+            f"No optimiser has {still[0]}, so it does not move.", asked=f"{len(still)} such weights",
             try_="an optimiser made from model.parameters(), or keep=... without it",
         )  # fmt: skip
     for name, weight in weights.items():
@@ -56,7 +56,7 @@ def accumulating(
             dtype = torch.promote_types(weight.dtype, torch.float32)
             into[name] = torch.zeros_like(weight, dtype=dtype, requires_grad=False)
     pairs = [(weight, into[name]) for name, weight in weights.items()]
-    handles = [one.register_step_pre_hook(lambda optimizer, *_: _gather(optimizer, pairs)) for one in inner]
+    handles = [part.register_step_pre_hook(lambda optimizer, *_: _gather(optimizer, pairs)) for part in inner]
     try:
         yield
     finally:
@@ -66,12 +66,12 @@ def accumulating(
 
 @torch.no_grad()
 def _gather(optimizer: Optimizer, pairs: Pairs) -> None:
-    moved = moved_by(optimizer)  # now: parameters may have been added
+    moved = moved_by(optimizer)  # read again, since parameters may have been added
     batches: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor, Tensor]]] = {}
     for weight, total in pairs:
         if weight.grad is not None and id(weight) in moved:
             batches.setdefault((weight.device, weight.dtype), []).append((weight, weight.grad, total))
-    # A scaler leaves these two to a fused optimiser: gradients are still scaled, and may be infinite.
+    # A scaler passes these two to a fused optimiser: its gradients are still scaled, and may be infinite.
     scale, overflow = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
     for batch in batches.values():
         weights, gradients, totals = (list(column) for column in zip(*batch, strict=True))
@@ -94,15 +94,15 @@ def _called(gradients: Callable[[nn.Module], object], model: nn.Module) -> None:
     except SurgeryError:
         raise
     except FAILURES as error:
-        raise BadValue(f"`gradients` fails on {type(model).__name__}.", there=cause_of(error),
-                       try_="forward and backward of this model, on batches that it takes") from error  # fmt: skip
+        raise BadValue(f"`gradients` fails on {type(model).__name__}.", asked=cause_of(error),
+                       try_="forward and backward of this model, on batches that it accepts") from error  # fmt: skip
 
 
 def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], object]) -> dict[str, Tensor]:
-    """What the forward and backward of the caller leave on the weights under the masks; else the model is as before.
+    """The gradients that the caller's function leaves on the masked weights; the model is otherwise unchanged.
 
     Raises:
-        BadValue: they leave no gradient on one of them, which would make it worth nothing; or they fail on the model.
+        BadValue: a weight gets no gradient, which would make it worthless; or the function fails on the model.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -113,10 +113,10 @@ def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], ob
         left = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
         found = {name: one.detach().clone() for name, one in left.items() if one is not None}
         if not found:
-            raise BadValue("`gradients` leaves no gradient on a prunable weight.", try_="loss.backward() inside it")
+            raise BadValue("`gradients` leaves no gradient on prunable weights.", try_="loss.backward() inside it")
         for name in left:
             if name not in found:
-                raise BadValue(f"{name} has no gradient (frozen?).", there=f"{len(left) - len(found)} such weights",
+                raise BadValue(f"{name} has no gradient (frozen?).", asked=f"{len(left) - len(found)} such weights",
                                try_="keep=... without it")  # fmt: skip
         return found
     finally:

@@ -1,4 +1,4 @@
-"""Rewind: the state of a model to go back to, copied and never shared."""
+"""Rewind: the state to reset a model to, copied and never shared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rewind = Literal["init"] | Tensors | None
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, by its first name; also buffers that the state dict leaves out."""
+    """Every parameter and buffer once, by its first name; including non-persistent buffers."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, one in (*model.named_parameters(), *model.named_buffers()):
         found.setdefault(id(one), (name, one.detach()))
@@ -25,15 +25,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def put_into(model: nn.Module, tensors: Tensors) -> None:
-    """Copy tensors into those of the same names in the model, in place; the others stay."""
+    """Copy tensors into those of the same name in the model, in place; the others stay."""
     for name, own in tensors_of(model).items():
         if name in tensors:
             own.copy_(tensors[name])
 
 
 def layout_of(model: nn.Module) -> dict[str, str]:
-    """Shape and dtype of every tensor of a model, in words."""
-    return {name: f"{list(one.shape)} {one.dtype}" for name, one in tensors_of(model).items()}
+    """Shape and dtype of every tensor of a model, as text."""
+    return {name: f"{list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors_of(model).items()}
 
 
 def digest_of(tensors: Tensors) -> str:
@@ -46,10 +46,10 @@ def digest_of(tensors: Tensors) -> str:
 
 
 def state_to_rewind(model: nn.Module, rewind: Rewind) -> dict[str, Tensor] | None:
-    """A copy of the state to go back to, by the names of `tensors_of`: the model as it is, a state dict, or None.
+    """A copy of the state to rewind to, by the names of `tensors_of`: of the current model, a state dict, or None.
 
     Raises:
-        WrongModel: the state dict lacks a tensor of the model's own, has one too many, or one of another shape.
+        WrongModel: a tensor of the model is missing in the state dict, there is an extra one, or a shape differs.
         BadValue: a parameter in it is not finite.
     """
     if rewind is None:
@@ -60,14 +60,14 @@ def state_to_rewind(model: nn.Module, rewind: Rewind) -> dict[str, Tensor] | Non
     known = {alias for aliases in names.values() for alias in aliases}
     strange = sorted(name for name, one in rewind.items() if isinstance(one, Tensor) and name not in known)
     if strange:
-        raise WrongModel(f"The state to rewind to holds {strange[0]}, which the model lacks.", try_=_OWN)
+        raise WrongModel(f"The state to rewind to has {strange[0]}, which the model does not have.", try_=_OWN)
     required = {*model.state_dict(), *(name for name, _ in model.named_parameters())}
     for first, own in tensors_of(model).items():
         name = next((alias for alias in names[first] if alias in rewind), None)
         if name is not None:
             found[first] = _fitting(name, rewind[name], own)
         elif required.intersection(names[first]):
-            raise WrongModel(f"The state to rewind to lacks {first}.", there=f"{len(rewind)} other names", try_=_OWN)
+            raise WrongModel(f"The state to rewind to lacks {first}.", asked=f"{len(rewind)} other names", try_=_OWN)
     _check_finite(model, found)
     return found
 
@@ -76,7 +76,7 @@ _OWN = "the state dict of this model"
 
 
 def _names_of(model: nn.Module) -> dict[str, list[str]]:
-    """All names of each tensor of a model, under the first of them."""
+    """All names of each tensor of a model, by the first of them."""
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     names: dict[int, list[str]] = {}
     for name, one in named:
@@ -88,7 +88,7 @@ def _fitting(name: str, value: object, own: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != own.shape:
         there = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
         raise WrongModel(
-            f"The state to rewind to has another {name}.", asked=str(tuple(own.shape)), there=there, try_=_OWN
+            f"In the state to rewind to, {name} does not fit.", asked=there, there=str(tuple(own.shape)), try_=_OWN
         )
     return value.detach().to(own, copy=True)
 
@@ -96,4 +96,4 @@ def _fitting(name: str, value: object, own: Tensor) -> Tensor:
 def _check_finite(model: nn.Module, state: Tensors) -> None:
     for name, _ in model.named_parameters():
         if not bool(state[name].isfinite().all()):
-            raise BadValue(f"{name} of the state to rewind to holds numbers that are not finite.", try_=_OWN)
+            raise BadValue(f"In the state to rewind to, {name} has values that are not finite.", try_=_OWN)

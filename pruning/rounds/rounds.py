@@ -1,4 +1,4 @@
-"""Rounds: iterative prune, rewind, train, with the training loop of the caller."""
+"""Rounds: iterative pruning, rewinding and training, with the caller's training loop."""
 
 from __future__ import annotations
 
@@ -50,50 +50,50 @@ def run_rounds(
     folder: str | Path | None = None,
     after: After | None = None,
 ) -> Masks:
-    """Prune a network in rounds, each of which cuts a share of the living weights; returns the masks at the end.
+    """Prune a network in rounds, each of which cuts a fraction of the unpruned weights; returns the final masks.
 
-    First `train(model, held)`, unless `train_first` is False. Then in every round the pruner cuts `share` (0 to 1) of
-    the living weights, the model is rewound, its batch norms are estimated anew if `recalibrate` gives batches for
-    that (see `surgery.recalibrate`), `train(model, held)` is called, then `after(number, masks)` with numbers from 1.
-    The model is changed in place. A pruner of several stages (`in_stages`) makes several cuts with a training between
-    them, and the rewind is after the last.
+    First `train(model, held)`, unless `train_first` is False. Then in every round the pruner cuts the fraction `share`
+    (0 to 1) of the unpruned weights, the model is rewound, its batch norm statistics are re-estimated if `recalibrate`
+    gives batches for that (see `surgery.recalibrate`), `train(model, held)` is called, then `after(number, masks)` with
+    numbers from 1. The model is changed in place. A staged pruner (`in_stages`) makes several cuts with training
+    between them, and the rewind comes after the last.
 
-    `train` is the whole training, with an optimiser of its own; its steps run inside `with held(optimizer):`, or
-    `held(optimizer, also=[ema.module])`, which keeps pruned weights at zero; `held.masks` says which live. Gradients
-    are cleared before it.
+    `train` is the whole training, with its own optimiser; its steps run inside `with held(optimizer):`, or
+    `held(optimizer, also=[ema.module])`, which keeps pruned weights at zero; `held.masks` are the masks in force.
+    Gradients are cleared before it.
 
-    `rewind="init"` goes back to the model as it is given, a state dict to what that holds, None trains on. Parameters
-    and buffers, norm statistics among them, are copied, so nothing that trains is shared; pruned weights are zero. A
-    buffer that a state dict leaves out stays. A round begins with the training before its first cut: what the weights
-    were there is the pruner's `before`, for all its cuts, and what they do from there on is its `movement`. Without a
-    training first, round 1 begins where it cuts.
+    `rewind="init"` resets to the given model, a state dict to its content, None continues training. Parameters and
+    buffers, including norm statistics, are copied, so nothing trainable is shared; pruned weights are zero. A buffer
+    missing from a state dict stays. A round begins with the training before its first cut: the weights at that point
+    are the pruner's `before`, for all its cuts, and `movement` accumulates from there. Without a first training, round
+    1 begins at its cut.
 
-    `keep` says which weights are pruned, see `prunable`; `masks` says instead which of them live at the start, by
-    default all, also those that merely are zero: a network that was pruned before needs its masks, or where there are
-    none `masks=Masks.of(model)`, which takes zeros for pruned (weights that are zero in part are warned of). A pruner
-    that wants gradients needs `gradients(model)`, which runs forward and backward on some batches and leaves gradients
-    on the parameters; modes, buffers and random numbers are afterwards as before. A pruner that has `check(share)` can
-    refuse the share there, before anything is trained. Where torch.distributed runs, every process makes the same call:
-    gradients and movement are averaged over all, and masks that differ are refused before they are laid over anything.
-    What fails in one of them between two trainings ends the call in all.
+    `keep` selects the weights to prune, see `prunable`; alternatively `masks` says which of them are unpruned at the
+    start, by default all, even zeros: a network that was pruned before needs its masks or, without any,
+    `masks=Masks.of(model)`, which treats zeros as pruned (partly zero weights give a warning). A pruner that wants
+    gradients needs `gradients(model)`, which runs forward and backward on some batches and leaves gradients on the
+    parameters; modes, buffers and the random state are restored afterwards. A pruner with `check(share)` can reject the
+    share there, before anything is trained. With torch.distributed, every process makes the same call: gradients and
+    movement are averaged over all, and masks that differ raise an error before they are applied. A failure in one of
+    them between two trainings ends the call in all.
 
-    With a `folder`, what is done is kept there after every training and every cut, and the same call goes on from
-    there, also in another process. If `train` depends on nothing but the model and the random generators of torch,
-    numpy and Python, a run that was killed ends on the CPU bit for bit as one that was not. A training or an `after`
-    that was cut short is called again. A finished folder gives its model and masks at once. One folder per process.
-    Another call is refused; but a pruner is told by its `repr` without addresses, where two lambdas look alike,
-    batches by whether there are any, and `train`, `gradients` and `after` not at all.
+    With a `folder`, progress is saved there after every training and every cut, and the same call resumes from there,
+    even in another process. If `train` depends only on the model and the random generators of torch, numpy and Python,
+    a run that was killed and resumed on the CPU is bit-identical to an uninterrupted one. An interrupted training or
+    `after` is called again. A finished folder gives its model and masks at once. Use one folder per process. A
+    different call raises an error; but a pruner is identified by its `repr` without addresses, so that two lambdas look
+    alike, batches only by whether there are any, and `train`, `gradients` and `after` not at all.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
         NothingPicked: no weight may be pruned, or `recalibrate` finds no batch norm.
-        BadValue: a share outside [0, 1], rounds below 0, weights that are not finite or under the masks of a host, a
-            pruner that takes no round and share (a factory that was not called) or wants what is not there, batches
-            for `recalibrate` that the model does not take. Only when it happens: the pruner returns something else
-            than a cut, or other masks than in another process, `gradients` fails, pruned weights came back to life in
-            training, weights are not finite, or one of them has no gradient, or no movement, where the pruner wants
-            that.
-        WrongModel: `masks`, the state in `rewind` or the `folder` are of another model, the folder of another call.
+        BadValue: a share outside [0, 1], rounds below 0, weights that are not finite or masked by a pruning library, a
+            pruner that does not take (round, share) (for example an uncalled factory) or wants what is not available,
+            batches for `recalibrate` that fail in the model. During the run: the pruner returns something other than a
+            cut, or other masks than in another process, `gradients` fails, pruned weights are nonzero after a training,
+            weights are not finite, or a weight lacks the gradient or movement that the pruner wants.
+        WrongModel: `masks`, the state in `rewind` or the `folder` belong to another model, or the folder to another
+            call.
         BadFile: the folder is damaged.
 
     Source: Frankle and Carbin 2019, "The Lottery Ticket Hypothesis", section 2, iterative pruning with resetting.
@@ -141,7 +141,7 @@ def run_rounds(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """The arguments of a run; each step takes where it stands and says where it stands then."""
+    """The arguments of a run; each step maps one `Progress` to the next."""
 
     model: nn.Module
     train: Train
@@ -154,7 +154,7 @@ class _Run:
     after: After | None
 
     def start(self, masks: Masks, train_first: bool) -> Progress:
-        """Where a new run stands, after all that can be checked in advance; the model is not changed."""
+        """The initial progress, after all checks that are possible in advance; the model is unchanged."""
         before = _weights(self.model, masks)
         round = Round.of(self.model, before, masks)
         if not self._cuts(round.masks.alive):
@@ -165,7 +165,7 @@ class _Run:
         return start if train_first else self._next_round(start)
 
     def step(self, now: Progress) -> Progress:
-        """Train, cut, or tell the caller, whatever comes next."""
+        """Train, cut, or call `after`, whatever comes next."""
         if now.next == "train":
             return self._train(now)
         if now.next == "cut":
@@ -196,7 +196,7 @@ class _Run:
         return jointly(lambda: self._trained(replace(now, movement=movement)), "train")
 
     def _trained(self, now: Progress) -> Progress:
-        """What comes after a training, if it left the weights as it should."""
+        """The progress after a training, after a check of the weights."""
         now.masks.check_zero(self.model)
         if "movement" in wants_of(self.pruner) and not now.movement:
             raise BadValue("The pruner wants movement, and train() never entered `held`.", try_=_WITH)
@@ -216,7 +216,7 @@ class _Run:
         return jointly(lambda: self._laid(now, last=now.stage == len(cuts)), "go on after the cut")
 
     def _laid(self, now: Progress, last: bool) -> Progress:
-        """Lay the masks of a cut over the model, which is rewound after the last."""
+        """Apply the masks of a cut to the model, which is rewound after the last cut."""
         if last:
             put_into(self.model, self.rewind or {})
         now.masks.lay_over(self.model)
@@ -226,7 +226,7 @@ class _Run:
 
 
 def _where(now: Progress) -> str:
-    """Which training it is, for messages."""
+    """The position of a training, for messages."""
     if not now.number:
         return "before the first cut"
     return f"round {now.number}, after its cut {now.stage}"
@@ -245,13 +245,13 @@ def _keep(folder: Folder | None, run: _Run, progress: Progress) -> None:
 
 
 def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
-    """A copy of the weights under the masks."""
+    """A copy of the masked weights."""
     pairs = zip(masks, masks.pairs(model), strict=True)
     return {name: param.detach().masked_fill(~mask.to(param.device), 0) for name, (param, mask) in pairs}
 
 
 def _beside(progress: Progress, weights: Tensors) -> Progress:
-    """The same on the devices of the weights."""
+    """The same progress, with tensors on the devices of the weights."""
     before, movement = (
         {name: one.to(weights[name].device) for name, one in part.items()}
         for part in (progress.before, progress.movement)
@@ -260,36 +260,36 @@ def _beside(progress: Progress, weights: Tensors) -> Progress:
 
 
 def _checked(masks: object, former: Masks, pruner: object) -> Masks:
-    """What a pruner returned, if it is a cut of the masks before."""
+    """The masks that a pruner returned, after a check that they are a cut of the former ones."""
     if not isinstance(masks, Masks):
-        raise BadValue("The pruner returns no masks.", asked=_told(pruner), there=type(masks).__name__)
-    shapes = [{name: mask.shape for name, mask in one.items()} for one in (former, masks)]
+        raise BadValue("The pruner does not return masks.", asked=f"{type(masks).__name__} from {_told(pruner)}")
+    shapes = [{name: mask.shape for name, mask in each.items()} for each in (former, masks)]
     if shapes[0] != shapes[1]:
         raise WrongModel("The pruner returns masks of other weights.", asked=_told(pruner), try_="round.masks, cut")
     masks = Masks({name: masks[name].to(mask.device) for name, mask in former.items()})
     revived = sum(int((mask & ~former[name]).sum()) for name, mask in masks.items())
     if revived:
-        raise BadValue("The pruner lets pruned weights live again.", asked=_told(pruner), there=f"{revived} of them")
+        raise BadValue("The pruner revives pruned weights.", asked=f"{revived} revived by {_told(pruner)}")
     return masks
 
 
 def _check_values(share: float, rounds: int, rewind: object, masks: Masks | None, keep: Filter | None) -> None:
     check_share("share", share)
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
-        raise BadValue("`rounds` is a whole number from 0.", asked=f"rounds={rounds!r}")
+        raise BadValue("`rounds` must be 0 or more.", asked=f"rounds={rounds!r}")
     if not (rewind is None or rewind == "init" or isinstance(rewind, Mapping)):
-        raise BadValue("A model is rewound to its start, to a state dict, or not at all.", asked=f"rewind={rewind!r}",
-                       try_='"init", a state dict, or None')  # fmt: skip
+        raise BadValue("Unknown `rewind`.", asked=f"rewind={rewind!r}",
+                       there='"init", a state dict, or None')  # fmt: skip
     if masks is not None and not isinstance(masks, Masks):
-        raise BadValue("`masks` are no Masks.", there=type(masks).__name__, try_="Masks(tensors), Masks.of(model)")
+        raise BadValue("`masks` must be Masks.", asked=type(masks).__name__, try_="Masks(tensors), Masks.of(model)")
     if masks is not None and keep is not None:
-        raise BadValue("`masks` say already which weights are pruned.", asked="masks and keep", try_="one of them")
+        raise BadValue("`masks` and `keep` exclude each other.", asked="masks and keep", try_="one of them")
 
 
 def _check_calls(train: object, gradients: object, after: object) -> None:
     for name, one in (("train", train), ("gradients", gradients), ("after", after)):
         if not callable(one) and (one is not None or name == "train"):
-            raise BadValue(f"`{name}` is a function.", there=repr(one), try_=f"def {name}({_TAKES[name]}): ...")
+            raise BadValue(f"`{name}` must be a function.", asked=repr(one), try_=f"def {name}({_TAKES[name]}): ...")
 
 
 _TAKES = {"train": "model, held", "gradients": "model", "after": "number, masks"}
@@ -300,9 +300,10 @@ def _check_no_host(model: nn.Module, weights: Iterable[str]) -> None:
     for name in weights:
         if name in hosts:
             raise BadValue(
-                f"{name} is under the masks of a host, which would not follow.", there="torch's own pruning, or NNCF's",
-                try_="masks=Masks.full(model) & pruning.hosts.torch_prune.finish(model), which ends the host's; or "
-                     "ActivateWhilePruning, where the host cuts",
+                f"{name} is masked by another pruning library, which would not be updated.",
+                asked="a mask of torch.nn.utils.prune, torch.ao.pruning or NNCF",
+                try_="masks=Masks.full(model) & pruning.hosts.torch_prune.finish(model), which makes its masks "
+                     "permanent; or ActivateWhilePruning, where that library prunes",
             )  # fmt: skip
 
 
@@ -310,28 +311,32 @@ def _check_wants(pruner: object, train_first: bool, gradients: object) -> None:
     check_pruner(pruner)
     wants = wants_of(pruner)
     if unknown := wants - _WANTS:
-        raise BadValue("The pruner wants what no round has.", asked=", ".join(sorted(unknown)), try_=str(_WANTS))
+        raise BadValue(
+            "The pruner wants something that rounds do not have.", asked=", ".join(sorted(unknown)), there=str(_WANTS)
+        )
     if "gradients" in wants and gradients is None:
-        raise BadValue("The pruner wants gradients, and nothing makes them.", asked=_told(pruner),
+        raise BadValue("The pruner wants gradients, and `gradients` is missing.", asked=_told(pruner),
                        try_="gradients=lambda model: ..., which runs forward and backward on some batches")  # fmt: skip
     if "movement" in wants and not train_first:
-        raise BadValue("The pruner wants the movement of a training, and cuts before the first.",
+        raise BadValue("The pruner wants the movement of a training, but cuts before the first.",
                        asked="train_first=False", try_="train_first=True")  # fmt: skip
 
 
 def _told(pruner: object) -> str:
-    """A pruner in words that are the same in every process."""
+    """The repr of a pruner, the same in every process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(pruner))
 
 
 def _rehearse(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Estimate the norms of a copy, so that what is wrong with the batches is said before anything is trained."""
+    """Recalibrate a copy, so that problems with the batches are reported before anything is trained."""
     check_repeatable(batches)
-    if not any(isinstance(one, _BatchNorm) and one.running_mean is not None for one in model.modules()):
-        raise NothingPicked("The model has no batch norm to estimate.", asked="recalibrate=", try_="recalibrate=None")
+    if not any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules()):
+        raise NothingPicked(
+            "The model does not have a batch norm to recalibrate.", asked="recalibrate=", try_="recalibrate=None"
+        )
     try:
         estimate_norms(copied(model), batches)
     except BadValue as error:
         cause = f" {cause_of(error.__cause__)}" if error.__cause__ is not None else ""
-        raise BadValue("Norms cannot be estimated on the batches for `recalibrate`.",
-                       there=f"{str(error).splitlines()[0]}{cause}") from error  # fmt: skip
+        raise BadValue("The batch norms cannot be recalibrated on the batches for `recalibrate`.",
+                       asked=f"{str(error).splitlines()[0]}{cause}") from error  # fmt: skip

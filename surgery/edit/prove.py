@@ -30,7 +30,7 @@ from surgery.plan.plan import Edit
 from surgery.rng import random_state_kept, seeded
 from surgery.tensors import identical
 
-Proved = set[Hashable]  # what holds already, with all that it depends on
+Proved = set[Hashable]  # what has been proved, with everything it depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def prove_effect(
                 owner = type(model.get_submodule(path)).__name__
                 with about(edit.site for edit in edits):
                     raise NotProved(
-                        f"{owner} at {path or 'the top'} takes another way when nobody watches it.",
+                        f"{owner} at {path or 'the top'} computes something else without hooks.",
                         asked="; ".join(str(edit) for edit in edits),
                         try_="switch its fast path off, or leave its activations alone",
                     )
@@ -221,7 +221,7 @@ def recorded_arguments(
                     if meta and look is not None and mode in look.given
                     else _first_arguments(model, sample, mode, paths, meta=meta)
                 )
-            except Exception:  # a mode that cannot run was reported when the sites were found
+            except Exception:  # find_sites has reported a mode that cannot run
                 continue
             for path, chain in around.items():
                 called = any(mode in seen for seen in seen_in[path])
@@ -297,7 +297,7 @@ def _alike(value: Tensor) -> bool:
 def _prove(
     model: nn.Module, path: str, given: Given, mode: str, noted: AbstractContextManager[Any], calls: list[OwnCall]
 ) -> None:
-    """Prove it for the owner at `path`, by running what was `given` around it."""
+    """Prove it for the owner at `path`, by running the module in `given`."""
     at = given.at
     with random_state_kept():
         plain = solid_twin(model.get_submodule(at), mode)

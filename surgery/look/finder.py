@@ -133,7 +133,7 @@ def _heard(
     reseat: bool = True,
     given: dict[str, Arguments] | None = None,
 ) -> Trace:
-    """The trace of one run of a twin, on the meta device or where the model is."""
+    """The trace of one run of a copy, on the meta device or on the model's device."""
     with nothing_left(model, strict=device.type == "meta") as noted:
         return _of_a_twin(model, sample, mode, device, reseat, given, noted)
 
@@ -153,7 +153,7 @@ def _of_a_twin(
     arguments = sample.on(device)
     around = _on(device, noted) if on_meta else noted
     trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=around, given=given)
-    trace.result = None  # the twin is gone, and what it made with it
+    trace.result = None  # freed together with the copy that computed it
     return trace
 
 

@@ -179,7 +179,7 @@ class Sites(Sequence[Site]):
     """Every activation call of one forward, in order of execution; prints as a table.
 
     `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on. `scores` is the
-    place behind the classifier whose result the model returns, where no call is yet; None if there is no such place.
+    site behind the classifier whose output the model returns, where a call can be inserted; None without such a site.
     `look` is what all this was read off; copies and pickles are without it.
     """
 

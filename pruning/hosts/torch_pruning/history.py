@@ -1,4 +1,4 @@
-"""Structure: removed channels as a step of a model's history, which goes into a file and is done again when loading."""
+"""History: removed channels as a step of a model's history, which is saved and replayed when loading."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PACKAGE = "pruning.hosts.torch_pruning"
 
 
 def step_before(pruner: Any, model: nn.Module, example: Any) -> Step:
-    """The step of a pruner as it will be written down, all but the history, which is not known yet.
+    """The step of a pruner as it will be saved, without the pruning history, which is not known yet.
 
     Raises:
         CannotLook: the model does not run on the example.
-        BadValue: the example is no plain data.
+        BadValue: the example is not plain data.
     """
     sample = Example.of(example, model)
     shapes = sample.to_data()
     if kinds := unwritten(shapes):
-        raise BadValue("Only an example of plain data can be written down.", there=", ".join(kinds),
-                       try_="tensors, numbers, strings, lists, tuples, dicts")  # fmt: skip
+        raise BadValue("Only an example of plain data can be saved.", asked=", ".join(kinds),
+                       there="tensors, numbers, strings, lists, tuples, dicts")  # fmt: skip
     forget_where_changed(model)
     names = {id(param): name for name, param in model.named_parameters()}
     graph = pruner.DG
@@ -49,13 +49,13 @@ def step_before(pruner: Any, model: nn.Module, example: Any) -> Step:
 
 
 def plain(entry: Any) -> list[Any]:
-    """An entry of the history of a pruner: the layer, whether output channels were removed, and which."""
+    """An entry of a pruner's history as plain data: the layer, whether output channels were removed, and which."""
     name, out, channels = entry
     return [str(name), bool(out), [int(channel) for channel in channels]]
 
 
 def remember(model: nn.Module, done: Step) -> None:
-    """Write a step into the history of a model, unless it is a part of the model that keeps one."""
+    """Add a step to the history of a model, unless only a part of the model has a history."""
     histories, steps = histories_of(model), steps_of(model)
     if steps or not histories:
         history = histories[0] if steps else History()
@@ -63,19 +63,19 @@ def remember(model: nn.Module, done: Step) -> None:
 
 
 def _replay(model: nn.Module, step: dict[str, Any]) -> None:
-    """Cut a fresh model as the saved one was cut."""
+    """Prune a fresh model like the saved one."""
     data = step["data"]
     _check_data(data)
     sample = step.get("example") or Example.from_data(data["example"])
     if step["fingerprint"] is not None and fingerprint(model, find_sites(model, sample)) != step["fingerprint"]:
         raise WrongModel(
-            f"This {type(model).__name__} is not the model that was pruned: other calls, or other weights.",
-            there=f"{sum(1 for _ in model.parameters())} parameters",
+            f"This {type(model).__name__} is not the model that was pruned: its calls or its weights differ.",
+            asked=f"{sum(1 for _ in model.parameters())} parameters",
             try_="build it with the same name, arguments and versions (see surgery.json)",
         )
     named = dict(model.named_parameters())
     if unknown := sorted({*data["unwrapped"], *data["ignored"]} - named.keys()):
-        raise WrongModel("The saved model had other parameters.", asked=", ".join(unknown))
+        raise WrongModel("The saved model had other parameters.", there=", ".join(unknown))
     done = Step(KIND, data, step["fingerprint"], [], dtype_of(model))
     with in_eval(model), _nothing_frozen(model), torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
@@ -86,13 +86,13 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
         try:
             graph.load_pruning_history(data["history"])
         except (AttributeError, ValueError, AssertionError, IndexError) as error:
-            raise WrongModel("The saved model was pruned in other places.", there=str(error)) from error
+            raise WrongModel("The saved model was pruned in other layers.", asked=str(error)) from error
     remember(model, done)
 
 
 @contextmanager
 def _nothing_frozen(model: nn.Module) -> Iterator[None]:
-    """Inside, every parameter learns, as Torch-Pruning sees no frozen one; then each is as it was, also if cut anew."""
+    """Inside, every parameter requires a gradient, since Torch-Pruning skips frozen ones; restored afterwards."""
     frozen = {name for name, param in model.named_parameters() if not param.requires_grad}
     try:
         for _, param in model.named_parameters():
@@ -107,15 +107,15 @@ def _check_data(data: dict[str, Any]) -> None:
     parts = {"example": dict, "history": list, "unwrapped": dict, "ignored": list, "customised": list}
     for name, kind in parts.items():
         if not isinstance(data.get(name), kind):
-            raise BadFile(f"In a step of Torch-Pruning, {name!r} is missing or of another kind.",
-                          there=repr(data.get(name)))  # fmt: skip
+            raise BadFile(f"In a step of Torch-Pruning, {name!r} is missing or has the wrong type.",
+                          asked=repr(data.get(name)))  # fmt: skip
     for entry in data["history"]:
         kinds = [type(part) for part in entry] if isinstance(entry, list) else []
         if kinds != [str, bool, list] or not all(type(channel) is int for channel in entry[2]):
-            raise BadFile("In a step of Torch-Pruning, the history is damaged.", there=repr(entry))
+            raise BadFile("In a step of Torch-Pruning, the history is damaged.", asked=repr(entry))
     if data["customised"]:
         raise BadFile(
-            "The model was cut by customised pruners, which no file can hold.", there=", ".join(data["customised"]),
+            "The model was pruned by customised pruners, which cannot be saved.", asked=", ".join(data["customised"]),
             try_="pruner.load_pruning_history on a pruner with them, then load the weights",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Follow: an optimiser goes on with the smaller parameters of a model, and remembers what it knew about them."""
+"""Optimizer: let an optimiser continue with the pruned parameters of a model, and keep its state for them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from surgery.errors import BadValue
 
 
 def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> list[Optimizer]:
-    """The optimisers, and those they wrap, which can follow a structural step of the model; there may be none.
+    """The optimisers, and those they wrap, after a check that they can follow a structural step; may be empty.
 
     Raises:
-        BadValue: one moves nothing of this model, or keeps something about a weight that is neither one number nor of
-            the shape of the weight (as Adafactor does), so that nobody can say what of it survives; or one is inside
-            `held`, whose masks are of the old shapes.
+        BadValue: one has no parameters of this model, or has state for a weight that is neither a scalar nor of the
+            shape of the weight (like Adafactor), so that it cannot be pruned; or one is inside `held`, whose masks have
+            the old shapes.
     """
     listed = optimizers_in(given, at_least=0)
     ours = {id(param): name for name, param in model.named_parameters()}
     for one in listed:
         if not any(ours.keys() & moved_by(inner) for inner in stepping_in(one)):
             raise BadValue(
-                "The optimiser moves no parameter of this model.", there=type(one).__name__,
+                "The optimiser does not have parameters of this model.", asked=type(one).__name__,
                 try_="the optimiser that was made from model.parameters()",
             )  # fmt: skip
     inside = (inner for one in listed for inner in within(one) if isinstance(inner, Optimizer))
@@ -36,16 +36,16 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
     for one in found:
         if is_held(one):
             raise BadValue(
-                "The optimiser is inside `held`, whose masks fit the model as it is now.", there=type(one).__name__,
-                try_="leave `held` first, then step, then hold anew",
+                "The optimiser is inside `held`, whose masks fit the current model only.", asked=type(one).__name__,
+                try_="leave `held` first, then step, then enter it again",
             )  # fmt: skip
         for param, state in one.state.items():
             for key, kept in state.items() if id(param) in ours else ():
                 if isinstance(kept, Tensor) and kept.numel() != 1 and kept.shape != param.shape:
                     raise BadValue(
-                        f"What {type(one).__name__} keeps about {ours[id(param)]} cannot be cut with it.",
-                        there=f"{key} {tuple(kept.shape)} for a weight {tuple(param.shape)}",
-                        try_="no optimiser here, and a new one afterwards",
+                        f"The state of {type(one).__name__} for {ours[id(param)]} cannot be pruned with it.",
+                        asked=f"{key} {tuple(kept.shape)} for a weight {tuple(param.shape)}",
+                        try_="step without an optimiser, and create a new one afterwards",
                     )  # fmt: skip
     return found
 
@@ -53,10 +53,10 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
 def follow(
     optimizers: Sequence[Optimizer], model: nn.Module, before: Mapping[str, nn.Parameter], survivors: Survivors
 ) -> None:
-    """Let optimisers move the parameters that a model has now, in place of those it had `before`.
+    """Replace the parameters of optimisers by those that the model has now.
 
-    Groups, their order and options stay, and so do hooks and whoever holds the optimiser (schedulers). What it keeps
-    per entry (momentum, moments) is cut as the parameter was; single numbers stay.
+    Groups, their order and options stay, and so do hooks and references to the optimiser (schedulers). State per entry
+    (momentum, moments) is pruned like the parameter; scalars stay.
     """
     now = dict(model.named_parameters())
     moved = {id(before[name]): now[name] for name in survivors}
@@ -74,5 +74,5 @@ def follow(
 def _cut(name: str, kept: Any, old: nn.Parameter, new: nn.Parameter, survivors: Survivors) -> Any:
     if not isinstance(kept, Tensor) or kept.shape != old.shape:
         return kept
-    # Laid out in memory as the parameter is: fused steps ask for that.
+    # In the memory layout of the parameter, which fused steps require.
     return torch.empty_like(new, dtype=kept.dtype, device=kept.device).copy_(survivors.of(name, kept)).detach()

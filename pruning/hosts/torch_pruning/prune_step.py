@@ -1,4 +1,4 @@
-"""The structural step: Torch-Pruning removes channels; optimiser, masks and the history of the model follow."""
+"""Prune step: Torch-Pruning removes channels; the optimiser, the masks and the history of the model are updated."""
 
 from __future__ import annotations
 
@@ -28,25 +28,24 @@ _REMOVALS = {"WeightNorm": "torch.nn.utils.remove_weight_norm", "SpectralNorm": 
 
 
 def step(pruner: Any, optimizer: Optimizer | Iterable[Optimizer] = (), example: Any = None) -> Survivors:
-    """Remove the channels that a pruner of Torch-Pruning chooses for its next step, and let the optimiser follow.
+    """Remove the channels that a pruner of Torch-Pruning chooses for its next step, and update the optimiser.
 
-    In place of `pruner.step()`. The optimiser (or several) moves the new parameters in the groups of the old ones, and
-    keeps what it knew about the entries that are left; schedulers stay attached. Frozen parameters stay frozen, but
-    freeze them after the pruner is made, which does not see frozen layers. The result says which entries these are, and
-    cuts masks the same way. `example` is what the pruner was given, see `find_sites`: it is written into the history of
-    the model with the step, so that `surgery.save` and `surgery.load` work (customised pruners cannot be written; of a
-    model of which only a part was edited, nothing is written).
+    Use it instead of `pruner.step()`. The optimiser (or several) gets the new parameters in the groups of the old ones,
+    and keeps its state for the remaining entries; schedulers stay attached. Frozen parameters stay frozen, but freeze
+    them after creating the pruner, which skips frozen layers. The result says which entries remain, and prunes masks
+    the same way. `example` is the input the pruner was created with, see `find_sites`: it is recorded in the history of
+    the model with the step, so that `surgery.save` and `surgery.load` work (customised pruners cannot be recorded;
+    nothing is recorded for a model of which only a part was edited).
 
-    Should Torch-Pruning break off halfway, optimiser and history have followed as far as it went. Any other error
-    comes before anything changes.
+    If Torch-Pruning fails halfway, optimiser and history are consistent with what it removed. Any other error is
+    raised before anything changes.
 
     Raises:
         CannotLook: the model is wrapped, or does not run on the example.
-        CannotEdit: masks, parametrisations, tied weights, parameters that are no plain numbers, or activations of ours
-            stand in the way, or layers that the pruner has not seen, since they were frozen as it was made; the message
-            says what removes them.
-        BadValue: this is no pruner, the example is no plain data, or an optimiser cannot follow, as one
-            inside `held` whose masks are of the old shapes.
+        CannotEdit: masks, parametrisations, tied weights, parameters that are not plain tensors, or activations of
+            this library prevent it, or layers that the pruner did not trace because they were frozen; see the hint.
+        BadValue: not a pruner, the example is not plain data, or an optimiser cannot follow, such as one inside `held`,
+            whose masks have the old shapes.
     """
     model = _checked(pruner)
     optimizers = optimizers_of(optimizer, model)
@@ -67,30 +66,30 @@ def step(pruner: Any, optimizer: Optimizer | Iterable[Optimizer] = (), example: 
         if done.data["history"]:
             remember(model, done)
         for name, param in model.named_parameters():
-            param.requires_grad_(name not in frozen)  # cut parameters are new ones, which learn
+            param.requires_grad_(name not in frozen)  # pruned parameters are new tensors, which are not frozen
         survivors = places.survivors(before)
         follow(optimizers, model, before, survivors)
     return survivors
 
 
 def soft(pruner: Any) -> Masks:
-    """Masks that zero what the next step of a pruner would remove: channels, and the weights that read them.
+    """Masks for what the next step of a pruner would remove: channels, and the weights that read them.
 
-    Nothing is removed or set to zero: hold the masks, as any others, or lay them over the model. It counts as one of
-    the pruner's steps. Only weights of convolutions and linear layers are masked; so a channel may still be a constant
-    that its bias, or the shift of a norm, makes of zeros. Nobody reads it where all that follows is in the group, but a
-    norm over channels (layer norm, group norm) counts it in.
+    Nothing is removed or set to zero: hold the masks like any others, or lay them over the model. It counts as one of
+    the pruner's steps. Only weights of convolutions and linear layers are masked, so a channel may still be a nonzero
+    constant from a bias or the shift of a norm. Layers in the group do not read it, but it enters the statistics of a
+    norm over channels (layer norm, group norm).
 
     Raises:
-        CannotLook, NothingPicked, BadValue: as `prunable`; this is no pruner.
-        CannotEdit: as `step`.
+        CannotLook, NothingPicked, BadValue: as for `prunable`; not a pruner.
+        CannotEdit: as for `step`.
     """
     model = _checked(pruner)
     check_traced(pruner, model)
     masks = Masks.full(model)
     heads, channels = dict(pruner.num_heads), dict(pruner.out_channel_groups)
     for group in pruner.step(interactive=True):
-        places = Places(model)  # anew: indices count the channels of the whole model, as nothing is removed
+        places = Places(model)  # a new object: indices refer to the whole model, since nothing is removed
         places.cut(group)
         kept = {}
         for name, left in places.left().items():
@@ -104,19 +103,19 @@ def soft(pruner: Any) -> Masks:
 
 
 def ignored(model: nn.Module) -> list[nn.Parameter]:
-    """What to add to the `ignored_layers` of Torch-Pruning: tables of activations that all channels share.
+    """Parameters to add to the `ignored_layers` of Torch-Pruning: tables of activations that all channels share.
 
-    It takes the last axis that is longer than 1 for the channels; in a shared table of a PWLU those are the knots. It
-    still counts them where no layer stands between the activation and a flattening or concatenation, and may raise
-    while the pruner is made, or is refused by `step`: use functions per channel there.
+    Torch-Pruning takes the last axis that is longer than 1 as the channels; in a shared table of a PWLU those are the
+    knots. It still counts them if there is no layer between the activation and a flatten or concat, and may then raise
+    while the pruner is created, or in `step`: use functions per channel there.
     """
     return list(_shared_tables(model).values())
 
 
 def _checked(pruner: Any) -> nn.Module:
-    """The model of a pruner, which can be cut."""
+    """The model of a pruner, after a check that it can be pruned."""
     if not isinstance(pruner, torch_pruning.pruner.BasePruner):
-        raise BadValue("This is no pruner of Torch-Pruning.", there=type(pruner).__name__,
+        raise BadValue("This is not a pruner of Torch-Pruning.", asked=type(pruner).__name__,
                        try_="torch_pruning.pruner.BasePruner(model, example_inputs, importance)")  # fmt: skip
     model: nn.Module = pruner.model
     check_plain(model)
@@ -124,25 +123,25 @@ def _checked(pruner: Any) -> nn.Module:
     for path, module in model.named_modules():
         for call in _in_the_way(path, module):
             raise CannotEdit(
-                f"{path or 'The model'} computes its weights from others, which Torch-Pruning cannot cut.",
-                there=type(module).__name__, try_=f"{call} before the pruner is made",
+                f"{path or 'The model'} has parametrised weights, which Torch-Pruning cannot prune.",
+                asked=type(module).__name__, try_=f"{call} before creating the pruner",
             )  # fmt: skip
         if is_activation(module):
             wide = [name for name, one in module.named_buffers(recurse=False) if one.numel() > 1]
             if wide:
                 raise CannotEdit(
-                    f"{path} keeps numbers per channel that Torch-Pruning does not cut.", there=", ".join(wide),
+                    f"{path} has buffers per channel that Torch-Pruning does not prune.", asked=", ".join(wide),
                     try_="surgery.settle(model) first; fold it afterwards",
                 )  # fmt: skip
     spared, tables = {id(param) for param in pruner.ignored_params}, _shared_tables(model)
     if miscounted := [name for name, param in tables.items() if _is_counted(pruner.DG.module2node.get(param))]:
         raise CannotEdit(
-            "In front of a flattening or a concatenation, Torch-Pruning would count the rows of a shared table.",
-            there=", ".join(miscounted), try_="a function per channel there: swap(..., per='channel')",
+            "Before a flatten or a concat, Torch-Pruning would count the rows of a shared table as channels.",
+            asked=", ".join(miscounted), try_="a function per channel there: swap(..., per='channel')",
         )  # fmt: skip
     if cut := [name for name, param in tables.items() if id(param) not in spared]:
         raise CannotEdit(
-            "Torch-Pruning would cut a table that all channels share along the wrong axis.", there=", ".join(cut),
+            "Torch-Pruning would prune a table that all channels share along the wrong axis.", asked=", ".join(cut),
             try_="ignored_layers=[..., *pruning.hosts.torch_pruning.ignored(model)]",
         )  # fmt: skip
     _check_untied(model, {id(module) for module in pruner.ignored_layers})
@@ -150,7 +149,7 @@ def _checked(pruner: Any) -> nn.Module:
 
 
 def _is_counted(node: Any) -> bool:
-    """Whether a parameter reaches, before the next layer, an operation whose channels are inferred from what enters."""
+    """Whether a parameter reaches, before the next layer, an operation whose channels are inferred from its inputs."""
     todo, seen = [node] if node is not None else [], set()
     while todo:
         one = todo.pop()
@@ -163,7 +162,7 @@ def _is_counted(node: Any) -> bool:
 
 
 def _in_the_way(path: str, module: nn.Module) -> Iterable[str]:
-    """The calls that remove what computes the weights of a module."""
+    """The calls that remove the parametrisations and masks of a module."""
     where = f"model.get_submodule({path!r})" if path else "model"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, prune.BasePruningMethod):
@@ -176,15 +175,15 @@ def _in_the_way(path: str, module: nn.Module) -> Iterable[str]:
 
 
 def _check_untied(model: nn.Module, spared: set[int]) -> None:
-    """Refuse a parameter that two modules share: each would be cut by itself, and they would part."""
+    """Check that no two modules share a parameter: each would be pruned separately, and the tie broken."""
     owners = [(param, f"{path}.{name}", module) for path, module in model.named_modules()
               for name, param in module._parameters.items() if param is not None]  # fmt: skip
     count = Counter(id(param) for param, _, _ in owners)
     tied = [name for param, name, module in owners if count[id(param)] > 1 and id(module) not in spared]
     if tied:
         raise CannotEdit(
-            "Weights that two layers share would part.", there=", ".join(tied),
-            try_="both layers among the ignored_layers, or weights of their own",
+            "Pruning would break the tie between weights that two layers share.", asked=", ".join(tied),
+            try_="both layers in the ignored_layers, or separate weights",
         )  # fmt: skip
 
 

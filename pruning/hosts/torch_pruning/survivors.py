@@ -1,4 +1,4 @@
-"""Survivors: which entries of which parameters a structural step has left."""
+"""Survivors: which entries of which parameters remain after a structural step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from surgery.isolation.meta_copy import twin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Survivors(Mapping[str, Tensor]):
-    """Name of a parameter -> where each of its entries stood before, counted in the flattened old tensor.
+    """Name of a parameter -> the old position of each of its entries, as an index into the flattened old tensor.
 
-    Of the parameters that a structural step has cut. `shapes` are those from before.
+    For the parameters that a structural step has pruned. `shapes` are the old shapes.
     """
 
     places: Mapping[str, Tensor]
@@ -35,44 +35,44 @@ class Survivors(Mapping[str, Tensor]):
         return len(self.places)
 
     def of(self, name: str, old: Tensor) -> Tensor:
-        """What has survived of a tensor with an entry for each entry of the parameter before.
+        """The remaining entries of a tensor with the old shape of the parameter.
 
         Raises:
-            WrongModel: it has another shape than the parameter had.
+            WrongModel: it has another shape.
         """
         if name not in self:
             return old
         if tuple(old.shape) != self.shapes[name]:
             raise WrongModel(
-                f"This is nothing of {name} as it was before the step.", asked=str(tuple(old.shape)),
-                there=str(self.shapes[name]), try_="what belongs to the model before the step, and each thing once",
+                f"This tensor does not match {name} before the step.", asked=str(tuple(old.shape)),
+                there=str(self.shapes[name]), try_="a tensor from before the step, converted only once",
             )  # fmt: skip
         return old.reshape(-1)[self[name].to(old.device)]
 
     def masks(self, masks: Masks) -> Masks:
-        """The masks of the model as it is now, from those of the model before.
+        """The masks for the pruned model, from those of the model before the step.
 
         Raises:
-            WrongModel: they are not masks of the model before.
+            WrongModel: they are not masks of the model before the step.
         """
         return Masks({name: self.of(name, mask) for name, mask in masks.items()})
 
 
 class Places:
-    """Copies of the layers that groups cut, with the place of each entry instead of its value, cut the same way.
+    """Copies of the pruned layers that contain the position of each entry instead of its value, pruned the same way.
 
-    No shape is compared and nothing is searched for: the library's own functions cut the places as they cut the
-    weights. In float64, so that places are exact in tensors of any size that fits into a machine.
+    Nothing is inferred from shapes: the library's own functions prune the positions as they prune the weights. In
+    float64, so that positions are exact in tensors of any realistic size.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._layers: dict[str, nn.Module] = {}
-        self._loose: dict[str, nn.Parameter] = {}  # parameters that groups cut by themselves, without a layer
+        self._loose: dict[str, nn.Parameter] = {}  # parameters pruned on their own, without a layer
 
     def cut(self, group: Iterable[tuple[Any, Any]]) -> None:
-        """Cut the places as `group.prune()` cuts the weights. The model stays as it is."""
+        """Prune the positions as `group.prune()` prunes the weights. The model is unchanged."""
         for dependency, channels in group:
             target = dependency.target.module
             if isinstance(target, nn.Parameter):
@@ -80,24 +80,24 @@ class Places:
                 if name not in self._loose:
                     self._loose[name] = nn.Parameter(_numbered(target))
                 self._loose[name] = _beside(dependency, self._loose[name])(channels)
-            elif id(target) in self._paths:  # else it is a node of the graph: an addition, a concatenation
+            elif id(target) in self._paths:  # else it is another node of the graph: an addition, a concatenation
                 path = self._paths[id(target)]
                 if path not in self._layers:
                     self._layers[path] = _of_places(target)
                 _beside(dependency, self._layers[path])(channels)
 
     def left(self) -> dict[str, Tensor]:
-        """The places left, by the name of the parameter."""
+        """The remaining positions, by the name of the parameter."""
         found: dict[str, Tensor] = {}
         for path, layer in self._layers.items():
             found |= {f"{path}.{name}" if path else name: param for name, param in layer.named_parameters()}
         return {name: places.detach().long() for name, places in (found | self._loose).items()}
 
     def survivors(self, before: Mapping[str, nn.Parameter]) -> Survivors:
-        """Where the entries of the model's parameters stood in those from `before`.
+        """The positions of the entries of the model's parameters in those from `before`.
 
         Raises:
-            CannotEdit: a parameter was cut in a way that the places do not show.
+            CannotEdit: a parameter was pruned in a way that the positions do not reflect.
         """
         left, places = self.left(), {}
         for name, now in self._model.named_parameters():
@@ -105,7 +105,7 @@ class Places:
                 continue
             if name not in left or name not in before or left[name].shape != now.shape:
                 raise CannotEdit(
-                    f"{name} was cut by something that cannot be followed.", there="a customised pruner",
+                    f"{name} was pruned in a way that cannot be followed.", asked="a customised pruner",
                     try_="a new optimiser and new masks: the model has been pruned",
                 )  # fmt: skip
             places[name] = left[name].to(now.device)
@@ -125,7 +125,7 @@ def _numbered(param: Tensor) -> Tensor:
 
 
 def _beside(dependency: Any, stand_in: nn.Module | nn.Parameter) -> Any:
-    """The same cut, of something else."""
+    """The same pruning operation on a stand-in."""
     other, other.target = copy(dependency), copy(dependency.target)
     other.target.module = stand_in
     return other

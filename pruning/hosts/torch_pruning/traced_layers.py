@@ -1,4 +1,4 @@
-"""Traced: which layers a pruner of Torch-Pruning has seen. It follows gradients, so it does not see what is frozen."""
+"""Traced layers: which layers a pruner of Torch-Pruning traced. It follows gradients, so it misses frozen ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FEW = 3  # names in a message
 
 
 def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -> None:
-    """Refuse a model that runs layers which its pruner has not seen: their neighbours would be cut without them.
+    """Check that the pruner traced all layers that the model runs: else their neighbours would be pruned without them.
 
-    Without a sample to run, layers that are frozen count as those that run.
+    Without a sample to run, all frozen layers count as running.
 
     Raises:
         CannotEdit: naming them.
@@ -29,18 +29,18 @@ def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -
     unseen = list(_unseen(pruner, model, runs))
     if unseen:
         raise CannotEdit(
-            "Torch-Pruning has not seen layers that the model runs, and would cut their neighbours without them.",
+            "Torch-Pruning did not trace some layers that the model runs (frozen, or run without gradients), and would "
+            "prune their neighbours without them.",
             asked=f"{', '.join(unseen[:_FEW])}{', ...' if len(unseen) > _FEW else ''}",
-            there="layers that were frozen as the pruner was made, or that run without gradients",
-            try_="requires_grad_(True) for all, then a new pruner, then freeze again; what should stay as it is goes "
-                 "into its ignored_layers",
+            try_="requires_grad_(True) for all, then a new pruner, then freeze again; put layers that should stay "
+                 "unchanged into its ignored_layers",
         )  # fmt: skip
 
 
 def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
-    """Refuse parameters in reach of the pruner that are no plain numbers: a cut would make plain ones of them, or fail.
+    """Check that the pruner reaches only plain tensors: others would become plain when pruned, or fail.
 
-    An ignored layer is in reach, too: what enters it may be cut.
+    Ignored layers are reached, too: their inputs may be pruned.
 
     Raises:
         CannotEdit: naming the first.
@@ -53,7 +53,7 @@ def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
             continue
         if type(param.data) is not Tensor or not (param.is_floating_point() or param.is_complex()):
             kind = param.dtype if type(param.data) is Tensor else type(param.data).__name__
-            raise CannotEdit(f"Torch-Pruning cannot cut {name}.", there=f"a parameter of another kind: {kind}",
+            raise CannotEdit(f"Torch-Pruning cannot prune {name}.", asked=f"a parameter of type {kind}",
                              try_="prune the plain model; quantise or distribute it afterwards")  # fmt: skip
 
 
@@ -75,13 +75,13 @@ def _unseen(pruner: Any, model: nn.Module, runs: set[int]) -> Iterator[str]:
 
 
 def _frozen(model: nn.Module) -> set[int]:
-    """The ids of the modules that have parameters of their own, all of them frozen."""
+    """The ids of the modules that have direct parameters, all of them frozen."""
     owned = {id(one): [param.requires_grad for param in one.parameters(recurse=False)] for one in model.modules()}
     return {module for module, flags in owned.items() if flags and not any(flags)}
 
 
 def _run(model: nn.Module, sample: Example) -> set[int]:
-    """The ids of the modules that one forward in eval mode calls; the model is afterwards as it was."""
+    """The ids of the modules that one forward in eval mode calls; the model is unchanged afterwards."""
     found: set[int] = set()
     handles = [one.register_forward_pre_hook(lambda one, _: found.add(id(one))) for one in model.modules()]
     try:

@@ -45,12 +45,12 @@ def test_another_count_is_refused_with_both_numbers(wrong) -> None:
     now = round_of(8)
     there = "0 cut" if wrong(2) == 0 else "3 cut"
     with assert_untouched(now.model):
-        assert_raises(BadValue, lambda: host_cut(by_count(wrong), 2, now), "host", "2 of 8 living weights", there)
+        assert_raises(BadValue, lambda: host_cut(by_count(wrong), 2, now), "host", "2 of 8 unpruned weights", there)
         assert_raises(BadValue, lambda: with_ap(by_count(wrong), 1 / 8)(now, 3 / 8), "2 of 8", there)
 
 
 def test_what_a_host_returns_are_masks() -> None:
-    assert_raises(BadValue, lambda: host_cut(lambda round, share: {}, 2, round_of(8)), "returns masks", "dict")
+    assert_raises(BadValue, lambda: host_cut(lambda round, share: {}, 2, round_of(8)), "does not return masks", "dict")
 
 
 def test_nobody_is_asked_where_nothing_lives() -> None:
@@ -66,4 +66,4 @@ def test_who_is_a_host() -> None:
         if wrong is not max:
             assert_raises(BadValue, lambda wrong=wrong: checked_host(wrong), "(round, share)", word)
     assert checked_host(max) is max  # it does not say what it takes
-    assert_raises(BadValue, lambda: checked_host(0.5), "no pruner")
+    assert_raises(BadValue, lambda: checked_host(0.5), "not a pruner")

@@ -252,7 +252,7 @@ def test_what_is_no_number_is_refused_until_the_reset() -> None:
     with DeadNeuronMeter(model, every=1) as meter:
         model(batch(0) * torch.nan)
         model(batch(1))
-        assert_raises(BadValue, meter.rates, "relu", "no number")
+        assert_raises(BadValue, meter.rates, "relu", "NaN")
     plain = models.ResidualNet().train()
     with DeadNeuronMeter(plain, every=1) as meter:
         plain(batch(0))
@@ -275,7 +275,7 @@ def test_a_meter_that_measures_is_not_entered_again() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     meter = DeadNeuronMeter(model, every=1)
     with assert_untouched(model), meter:
-        assert_raises(BadValue, meter.__enter__, "measuring already", "second")
+        assert_raises(BadValue, meter.__enter__, "already measuring", "second")
         model(torch.ones(3, 4))
     with meter:  # but after it has ended
         model(torch.ones(2, 4))

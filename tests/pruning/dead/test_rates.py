@@ -369,9 +369,9 @@ def test_what_is_no_number_is_refused_at_the_first_such_call() -> None:
         model.conv.bias[1] = torch.nan  # type: ignore[index]
     for measure in (dead_neurons, dead_units):
         with assert_untouched(model):
-            assert_raises(BadValue, lambda m=measure: m(model, ONES), "relu 1/2", "no number", "1 of its 4")  # type: ignore[misc]
+            assert_raises(BadValue, lambda m=measure: m(model, ONES), "relu 1/2", "NaN", "1 of its 4")  # type: ignore[misc]
     late = [*ONES, torch.full((1, 1, 2, 2), torch.nan), *ONES]
-    assert_raises(BadValue, lambda: dead_neurons(Two(), late), "relu 1/2", "no number")
+    assert_raises(BadValue, lambda: dead_neurons(Two(), late), "relu 1/2", "NaN")
     with torch.no_grad():
         model.conv.bias[1] = torch.inf  # type: ignore[index]
         model.fc.weight[:, 1] = 0.5
@@ -480,7 +480,7 @@ torch.save(mean_inputs(model, mine, ["fc.weight"]), f"{folder}/{rank}.pt")
 try:
     dead_neurons(model, [] if rank == 0 else mine)
 except BadValue as error:
-    assert ("no batches" if rank == 0 else "Process 0") in str(error), error
+    assert ("No batches" if rank == 0 else "Process 0") in str(error), error
 else:
     raise AssertionError("a failure was not told")
 dist.destroy_process_group()
@@ -654,14 +654,14 @@ def test_mean_inputs_of_grouped_and_unreached_layers() -> None:
 def test_bad_input_is_refused_by_name() -> None:
     model, bare, empty = Two(), nn.Linear(2, 2), Two().to("meta")
     with assert_untouched(model):
-        assert_raises(BadValue, lambda: dead_neurons(model, []), "no batches")
+        assert_raises(BadValue, lambda: dead_neurons(model, []), "No batches")
         assert_raises(BadValue, lambda: dead_neurons(model, [torch.ones(0, 1, 2, 2)]), "Batch 1 is empty")
         assert_raises(BadValue, lambda: dead_neurons(model, ONES[0]), "not several batches", "[images]")
         assert_raises(BadValue, lambda: dead_neurons(model, None), "not several batches")  # type: ignore[arg-type]
         assert_raises(BadValue, lambda: dead_neurons(model, ["picture"]), "no images")
         for measure in (dead_neurons, dead_units, lambda m, b: mean_inputs(m, b, ["fc.weight"])):
             for wrong in (torch.ones(2, 3, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.long)):
-                assert_raises(BadValue, lambda m=measure, w=wrong: m(model, [w]), "Batch 1 does not go through Two")  # type: ignore[misc]
+                assert_raises(BadValue, lambda m=measure, w=wrong: m(model, [w]), "Batch 1 fails in Two")  # type: ignore[misc]
             late = [ONES[0], ONES[0].to("meta")]
             assert_raises(BadValue, lambda m=measure, b=late: m(model, b), "Batch 2", "meta")  # type: ignore[misc]
         assert_raises(BadValue, lambda: dead_neurons(model, [ONES[0], torch.ones(2, 3, 2, 2)]), "Batch 2", "Two")

@@ -193,7 +193,7 @@ def test_bad_input_changes_nothing() -> None:
         assert_raises(WrongModel, lambda: host.cut(model, {"conv.weight": before["conv.weight"]}, 1), "first.weight")
         for count in (-1, 1.0, True, 10_000):
             assert_raises(BadValue, lambda count=count: host.cut(model, before, count))
-        assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1), "conv.weight", "another host")
+        assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1), "conv.weight", "another library")
     assert not prune.is_pruned(model)
     assert_raises(CannotLook, lambda: host.cut(nn.DataParallel(model), before, 1), "model.module")
 

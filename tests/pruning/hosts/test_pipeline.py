@@ -266,7 +266,7 @@ def test_masks_name_only_what_is_kept_and_are_of_this_model() -> None:
     assert list(ap.step()) == ["4.weight"]
     assert_raises(WrongModel, lambda: ActivateWhilePruning(net(), 0.1, masks=Masks.full(nn.Linear(2, 2))), "weight")
     for wrong in ({"4.weight": 1}, lambda model: list(model)):
-        assert_raises(BadValue, lambda w=wrong: ActivateWhilePruning(net(), 0.1, masks=w), "no Masks", "Masks.of")
+        assert_raises(BadValue, lambda w=wrong: ActivateWhilePruning(net(), 0.1, masks=w), "must be Masks", "Masks.of")
     for takes_none in (lambda: 3, lambda one, two: one):
         assert_raises(
             BadValue,
@@ -305,7 +305,7 @@ def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
     with torch.no_grad():
         model[4].weight[:6] = 0
     for look in (ap.begin_round, lambda: ap.held(sgd(model)).__enter__()):
-        with pytest.warns(UserWarning, match=r"living weights of 4.weight are zero.*Masks.of") as caught:
+        with pytest.warns(UserWarning, match=r"unpruned weights of 4.weight are zero.*Masks.of") as caught:
             look()
         assert [one.filename for one in caught] == [__file__]
 
@@ -376,7 +376,7 @@ def test_a_weight_that_is_gone_or_new_needs_a_new_round() -> None:
         (net, {"share": 0.1, "among": "red"}, BadValue, "among='red'"),
         (net, {"share": 0.1, "by": "speed"}, BadValue, "by='speed'"),
         (net, {"share": 0.1, "by": "dead"}, BadValue, "batches"),
-        (nn.ReLU, {"share": 0.1}, NothingPicked, "no weight"),
+        (nn.ReLU, {"share": 0.1}, NothingPicked, "not have prunable weights"),
         (lambda: nn.DataParallel(net()), {"share": 0.1}, CannotLook, ""),
         (lambda: torch.compile(net()), {"share": 0.1}, CannotLook, ""),
     ],
@@ -395,7 +395,7 @@ def test_an_optimiser_of_something_else_is_refused() -> None:
         with ap.held(sgd(net())):
             raise AssertionError("entered")
 
-    assert_raises(BadValue, enter, "moves none")
+    assert_raises(BadValue, enter, "has none")
 
 
 def test_it_says_what_it_does_and_where_it_is() -> None:

@@ -216,7 +216,7 @@ def test_both_hosts_in_one_model() -> None:
     assert torch_prune.is_under(model[0], "weight") and parametrize.is_parametrized(model[3])
     assert not torch_prune.is_under(model[3], "weight")
     with assert_untouched(model):
-        assert_raises(BadValue, lambda: torch_prune.cut(model, snapshot(model), 1), "3.weight", "another host")
+        assert_raises(BadValue, lambda: torch_prune.cut(model, snapshot(model), 1), "3.weight", "another library")
 
 
 def test_masks_of_another_model_change_nothing() -> None:

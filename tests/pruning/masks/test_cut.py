@@ -93,7 +93,7 @@ def test_precision_is_kept(dtype: torch.dtype) -> None:
 
 def test_a_living_weight_needs_a_number() -> None:
     masks = Masks({"a": torch.tensor([[True, False, True]])})
-    assert_raises(BadValue, lambda: cut_lowest(masks, {"a": torch.tensor([[math.nan, 0.0, 1.0]])}, 1), "a", "nan")
+    assert_raises(BadValue, lambda: cut_lowest(masks, {"a": torch.tensor([[math.nan, 0.0, 1.0]])}, 1), "a", "NaN")
     assert cut_lowest(masks, {"a": torch.tensor([[0.0, math.nan, 1.0]])}, 1)["a"].tolist() == [[False, False, True]]
     among = {"a": torch.tensor([[False, True, True]])}
     found = cut_lowest(masks, {"a": torch.tensor([[math.nan, 0.0, 1.0]])}, 1, among)

@@ -43,4 +43,4 @@ def test_movement_is_gathered_over_several_entries() -> None:
 
 def test_without_an_optimiser_nothing_is_held() -> None:
     model = tiny_net()
-    assert_raises(BadValue, lambda: Held(model, random_masks(model))(), "no optimiser")
+    assert_raises(BadValue, lambda: Held(model, random_masks(model))(), "not an optimiser")

@@ -126,8 +126,8 @@ def test_the_table() -> None:
         ["conv.weight", "2x3x1x1", "6", "100.0%"],
         ["fc.weight", "4", "1", "25.0%"],
     ]
-    assert lines[-1] == "7 of 10 weights live (70.00%)"
-    assert str(Masks({})) == "0 of 0 weights live (0.00%)"
+    assert lines[-1] == "7 of 10 weights unpruned (density 70.00%)"
+    assert str(Masks({})) == "0 of 0 weights unpruned (density 0.00%)"
 
 
 # Models
@@ -403,7 +403,7 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
     assert_raises(BadFile, lambda: Masks.load(tmp_path / "missing"), "missing")
     assert_raises(BadFile, lambda: Masks.load(tmp_path), str(tmp_path))
     save_file({"a": torch.ones(2)}, file)
-    assert_raises(BadFile, lambda: Masks.load(file), "holds no masks", "Masks.save")
+    assert_raises(BadFile, lambda: Masks.load(file), "does not contain masks", "Masks.save")
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:

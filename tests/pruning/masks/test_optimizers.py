@@ -231,7 +231,7 @@ def test_what_nobody_can_follow_is_refused_as_it_begins() -> None:
 
 def test_what_is_no_optimiser_is_refused() -> None:
     for wrong in (None, [], "sgd", [1], nn.Linear(2, 2), Stranger(nn.Linear(2, 2))):
-        assert_raises(BadValue, lambda one=wrong: optimizers_in(one), "no optimiser")  # type: ignore[misc]
+        assert_raises(BadValue, lambda one=wrong: optimizers_in(one), "not an optimiser")  # type: ignore[misc]
 
 
 def test_a_scheduler_is_no_optimiser_though_it_holds_one() -> None:
@@ -247,7 +247,7 @@ def test_a_scheduler_is_no_optimiser_though_it_holds_one() -> None:
 def test_none_are_enough_where_none_are_needed() -> None:
     assert optimizers_in([], at_least=0) == optimizers_in(iter(()), at_least=0) == []
     for wrong in ("", None, [1]):
-        assert_raises(BadValue, lambda one=wrong: optimizers_in(one, at_least=0), "no optimiser")  # type: ignore[misc]
+        assert_raises(BadValue, lambda one=wrong: optimizers_in(one, at_least=0), "not an optimiser")  # type: ignore[misc]
 
 
 def test_which_are_inside_and_which_step() -> None:

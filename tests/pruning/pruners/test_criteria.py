@@ -248,7 +248,7 @@ def test_movement_of_what_did_not_move_is_refused() -> None:
     model = layers([[1.0, -2.0]], [[3.0], [4.0]], [[5.0, 6.0]])
     masks = Masks.full(model)
     still = snapshot(model)
-    assert_raises(BadValue, lambda: scores.movement(Round.of(model, still)), "Nothing has moved", "train_first=True")
+    assert_raises(BadValue, lambda: scores.movement(Round.of(model, still)), "weight has moved", "train_first=True")
     some = {**still, "0.weight": still["0.weight"] + 1, "2.weight": still["2.weight"] + 1}
     assert_raises(BadValue, lambda: scores.movement(Round.of(model, some)), "1.weight has not moved", "keep=")
     # What has no living weight cannot move; what is pruned does not count.

@@ -64,7 +64,7 @@ FACTORIES: dict[str, Any] = {
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("call", FACTORIES)
 def test_a_factory_is_no_pruner(verb: str, call: str) -> None:
-    assert_raises(BadValue, lambda: VERBS[verb](FACTORIES[call]), "no pruner", f"call it: {call}")
+    assert_raises(BadValue, lambda: VERBS[verb](FACTORIES[call]), "not a pruner", f"call it: {call}")
 
 
 def test_a_model_is_as_it_was() -> None:
@@ -83,7 +83,7 @@ def test_pruners_are_pruners(pruner: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 0.5, "magnitude", lambda: None, lambda round: round.masks, Staged])
 def test_what_takes_no_round_and_no_share_is_none(wrong: Any) -> None:
-    assert_raises(BadValue, lambda: check_pruner(wrong), "no pruner")
+    assert_raises(BadValue, lambda: check_pruner(wrong), "not a pruner")
 
 
 def test_criteria_and_constraints_are_called_first_too() -> None:

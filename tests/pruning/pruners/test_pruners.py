@@ -398,7 +398,7 @@ def test_scores_that_are_no_numbers_are_refused(per: str, within: pruners.Constr
         return found
 
     pruner = lowest(broken, per=per, within=within)
-    assert_raises(BadValue, lambda: pruner(round_of(model), share), "1.weight", "no number")
+    assert_raises(BadValue, lambda: pruner(round_of(model), share), "1.weight", "NaN")
     dead = Masks(
         {"0.weight": torch.ones(2, 4, dtype=torch.bool), "1.weight": torch.tensor([[False, True, True, True]])}
     )

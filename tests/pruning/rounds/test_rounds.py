@@ -161,7 +161,7 @@ def test_a_network_that_was_pruned_before_stays_pruned_by_its_masks() -> None:
 
 def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
     masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
-    with pytest.warns(UserWarning, match="will learn: if they were pruned, give their masks") as caught:
+    with pytest.warns(UserWarning, match="will learn: if they were pruned, pass their masks") as caught:
         again = run_rounds(model, train, magnitude, 0.2, 1)
     assert [one.filename for one in caught] == [__file__]
     assert again.alive == 144, "all lived, as the warning says"
@@ -463,12 +463,12 @@ def test_a_weight_that_no_optimiser_moves_has_no_movement() -> None:
         with held(torch.optim.SGD(model.conv1.parameters(), lr=0.1)):
             pass
 
-    assert_raises(BadValue, lambda: run_rounds(net(), training, Spy("movement"), 0.2, 1), "moves conv2.weight", "keep=")
+    assert_raises(BadValue, lambda: run_rounds(net(), training, Spy("movement"), 0.2, 1), "has conv2.weight", "keep=")
     run_rounds(net(), training, magnitude, 0.2, 1)  # nobody asks for it
 
 
 def test_a_cut_by_movement_before_any_is_refused() -> None:
-    refused(BadValue, model := net(), "Nothing has moved", "train_first=True", pruner=movement(), train_first=False)
+    refused(BadValue, model := net(), "weight has moved", "train_first=True", pruner=movement(), train_first=False)
     assert_bit_equal(state(model).values(), state(net()).values())
     assert run_rounds(net(), train, movement(), 0.2, 1).alive == 144
 
@@ -480,7 +480,7 @@ def test_training_that_lets_weights_live_again_is_an_error() -> None:
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    assert_raises(BadValue, lambda: run_rounds(net(), free, magnitude, 0.2, 1), "came back to life", "held(optimizer)")
+    assert_raises(BadValue, lambda: run_rounds(net(), free, magnitude, 0.2, 1), "not zero any more", "held(optimizer)")
     assert_raises(BadValue, lambda: run_rounds(net(), free, Spy("movement"), 0.2, 1), "held")
 
 
@@ -533,9 +533,9 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "masks of another model": (WrongModel, "another model", {"masks": Masks.full(net(width=5))}),
     "masks of no kind": (BadValue, "masks", {"masks": {"conv1.weight": torch.ones(4, 3, 3, 3)}}),
     "masks and keep": (BadValue, "keep", {"masks": Masks.full(net()), "keep": lambda *_: True}),
-    "nothing kept": (NothingPicked, "no weight", {"keep": lambda *_: False}),
-    "no masks": (NothingPicked, "no weight", {"masks": Masks({})}),
-    "no pruner": (BadValue, "pruner", {"pruner": "magnitude"}),
+    "nothing kept": (NothingPicked, "not have prunable weights", {"keep": lambda *_: False}),
+    "no masks": (NothingPicked, "not have prunable weights", {"masks": Masks({})}),
+    "not a pruner": (BadValue, "pruner", {"pruner": "magnitude"}),
     "a class": (BadValue, "pruner", {"pruner": Spy}),
     "no gradients": (BadValue, "gradients", {"pruner": Spy("gradients")}),
     "gradients no function": (BadValue, "gradients", {"pruner": Spy("gradients"), "gradients": 3}),
@@ -543,7 +543,7 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "after no function": (BadValue, "after(number, masks)", {"after": [1]}),
     "unknown wants": (BadValue, "hessian", {"pruner": Spy("hessian")}),
     "movement of nothing": (BadValue, "movement", {"pruner": Spy("movement"), "train_first": False}),
-    "recalibrate on nothing": (BadValue, "no batches", {"recalibrate": []}),
+    "recalibrate on nothing": (BadValue, "No batches", {"recalibrate": []}),
     "recalibrate once": (BadValue, "read once", {"recalibrate": iter([torch.zeros(4, 3, 8, 8)])}),
     "recalibrate other images": (BadValue, "recalibrate", {"recalibrate": [torch.zeros(4, 5, 8, 8)]}),
 }
@@ -577,7 +577,7 @@ def never(*_: object) -> None:
 )  # fmt: skip
 def test_a_pruner_that_does_not_take_a_round_and_a_share_is_refused(pruner: Any) -> None:
     with assert_untouched(model := net()):
-        refused(BadValue, model, "This is no pruner", "pruning.", pruner=pruner)
+        refused(BadValue, model, "This is not a pruner", "pruning.", pruner=pruner)
 
 
 def test_a_pruner_whose_signature_nobody_knows_is_tried() -> None:
@@ -594,7 +594,7 @@ def test_bad_models_are_refused() -> None:
     for model, error, word, changed in (
         (broken, BadValue, "finite", {}),
         (nn.DataParallel(net()), CannotLook, "module", {}),
-        (nn.Sequential(nn.ReLU()), NothingPicked, "no weight", {}),
+        (nn.Sequential(nn.ReLU()), NothingPicked, "not have prunable weights", {}),
         (nn.Conv2d(3, 4, 3), NothingPicked, "batch norm", {"recalibrate": [torch.zeros(4, 3, 8, 8)]}),
     ):
         with assert_untouched(model):
@@ -847,7 +847,7 @@ DAMAGED: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "index no table": ("rounds.json", "cannot be read", lambda path: path.write_text("[1]")),
     "index no text": ("rounds.json", "cannot be read", lambda path: path.write_bytes(bytes(range(128, 200)))),
     "index without digest": ("rounds.json", "cannot be read", lambda path: path.write_text("{}")),
-    "index altered": ("rounds.json", "altered", lambda path: edit_index(path, count=7)),
+    "index altered": ("rounds.json", "modified", lambda path: edit_index(path, count=7)),
     "index of another format": ("rounds.json", "format", lambda path: edit_index(path, format=2)),
 }
 
@@ -867,7 +867,7 @@ def test_a_damaged_folder_is_refused(case: str, tmp_path: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with assert_untouched(model := net()):
-        refused(BadFile, model, "no folder", folder=tmp_path / "run")
+        refused(BadFile, model, "not a folder", folder=tmp_path / "run")
 
 
 OTHER: dict[str, dict[str, Any]] = {

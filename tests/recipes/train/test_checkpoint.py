@@ -168,7 +168,7 @@ def test_an_index_of_another_format_is_refused(tmp_path: Path) -> None:
     kept(tmp_path)
     text = (tmp_path / INDEX).read_text().replace('"format": 1', '"format": 2')
     (tmp_path / INDEX).write_text(text)
-    assert_raises(BadFile, Checkpoint(tmp_path, START).load, "another format")
+    assert_raises(BadFile, Checkpoint(tmp_path, START).load, "unknown format")
     (tmp_path / INDEX).write_text("[]")
     assert_raises(BadFile, Checkpoint(tmp_path, START).load, INDEX)
 

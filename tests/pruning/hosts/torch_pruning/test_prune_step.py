@@ -397,7 +397,7 @@ def test_an_optimiser_that_cannot_follow_is_refused(net: Net) -> None:
     train(net, factored)
     pruner = pruner_of(net)
     with assert_untouched(net):
-        assert_raises(BadValue, lambda: host.step(pruner, other, IMAGES), "no parameter of this model", "SGD")
+        assert_raises(BadValue, lambda: host.step(pruner, other, IMAGES), "not have parameters of", "SGD")
         assert_raises(BadValue, lambda: host.step(pruner, factored, IMAGES), "Adafactor", "row_var", "stem.weight")
     assert pruner.current_step == 0
     assert host.step(pruner, example=IMAGES)
@@ -469,7 +469,7 @@ def test_a_wrapped_model_is_refused(net: Net) -> None:
 
 
 def test_what_is_no_pruner_is_refused(net: Net) -> None:
-    assert_raises(BadValue, lambda: host.step(net), "no pruner", "Net")
+    assert_raises(BadValue, lambda: host.step(net), "not a pruner", "Net")
 
 
 def test_an_importance_that_was_not_called_is_refused(net: Net) -> None:
@@ -556,7 +556,7 @@ def test_a_shared_table_in_front_of_a_flattening_is_refused(net: Net) -> None:
     surgery.transform_(net, surgery.swap("npwlu", per="layer", site="relu 6/6"), IMAGES)
     pruner = pruner_of(net, ignored_layers=host.ignored(net))
     with assert_untouched(net):
-        assert_raises(CannotEdit, lambda: host.step(pruner, example=IMAGES), "relu_5.widths", "flattening", "channel")
+        assert_raises(CannotEdit, lambda: host.step(pruner, example=IMAGES), "relu_5.widths", "flatten", "channel")
 
 
 @pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
