@@ -73,7 +73,8 @@ class Report:
         blind = [edit for edit in lines if edit.site.norm is None]
         if not blind:
             return []
-        return [f"{len(blind)} of {len(lines)} affine stand-ins follow no norm: the identity until fit_affine"]
+        which = f"{len(blind)} of {len(lines)} affine stand-ins"
+        return [f"{which} have no norm in front: they start as the identity, see fit_affine"]
 
     def _shared(self) -> list[str]:
         """Which functions share parameters across channels, because they are or may be called at several widths."""
