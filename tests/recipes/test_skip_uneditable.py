@@ -93,7 +93,7 @@ def test_a_run_leaves_them_alone_and_tells(by: str, computed: str, tmp_path: Pat
     plain = Recipe("plain", rules)
     assert_raises(SurgeryError, lambda: recipes.run(plain, computed, "digits", tmp_path / "plain", **call), "act")
     outcome = recipes.run(recipe, computed, "digits", tmp_path / "out", skip_uneditable=by == "argument", **call)
-    assert outcome.swapped == 1 and "cannot be edited: " in "\n".join(said) and "act carries" in "\n".join(said)
+    assert outcome.swapped == 1 and "cannot be edited: " in "\n".join(said) and "act has" in "\n".join(said)
     assert "skip_uneditable = true" in (tmp_path / "out" / "recipe.toml").read_text()
 
 
