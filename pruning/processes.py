@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from pruning.dead.tally import several_processes, told_by_all
 from pruning.masks.masks import Masks
 from pruning.rounds.rewind import digest_of
 from surgery.errors import BadValue
+from surgery.processes import gathered_or_raised, processes
 
 T = TypeVar("T")
 
@@ -26,10 +26,10 @@ def jointly(make: Callable[[], T], doing: str = "go on") -> T:
         Exception: the failure of this process, whatever it is.
         BadValue: another process failed.
     """
-    if not several_processes():
+    if processes() == 1:
         return make()
     made, failure = _tried(make)
-    told_by_all(None, failure, doing)
+    gathered_or_raised(None, failure, doing)
     return cast("T", made)
 
 
@@ -42,11 +42,11 @@ def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor
         Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or measured something else.
     """
-    if not several_processes():
+    if processes() == 1:
         return measure()
     tensors, failure = _tried(measure)
     mine = {name: list(one.shape) for name, one in (tensors or {}).items()}
-    if any(shapes != mine for shapes in told_by_all(mine, failure)):
+    if any(shapes != mine for shapes in gathered_or_raised(mine, failure)):
         raise BadValue("The processes measured different weights.", try_="one model, and one call, in all of them")
     if not tensors:
         return {}
@@ -69,10 +69,10 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
         Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or the processes differ.
     """
-    if not several_processes():
+    if processes() == 1:
         return make()
     masks, failure = _tried(make)
-    told = told_by_all((place, None if masks is None else digest_of(masks)), failure, "cut")
+    told = gathered_or_raised((place, None if masks is None else digest_of(masks)), failure, "cut")
     if any(there != place for there, _ in told):
         raise BadValue("The processes are at different points of the run.", asked=", ".join(str(at) for at, _ in told),
                        try_="folders saved at the same time, or new ones")  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
 
 _States = tuple[Any, ...]
 
@@ -95,3 +96,28 @@ def _put_back(states: _States) -> None:
         one.set_rng_state_all(state)
     if mps is not None:
         torch.mps.set_rng_state(mps)
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """The states of the generators of torch, on every device in use, and of numpy."""
+    _, keys, position, has_gauss, gauss = numpy.random.get_state()
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)),
+        "numpy.rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return found | {f"cuda.{place}": state for place, state in enumerate(cuda)}
+
+
+def set_random(states: Mapping[str, Any]) -> None:
+    """Set the generators of torch, numpy and Python to the states of `random_tensors`, and "python" among them."""
+    kind, numbers, gauss = states["python"]
+    random.setstate((kind, tuple(numbers), gauss))
+    position, has_gauss, second = states["numpy.rest"].tolist()
+    keys = states["numpy"].numpy().astype(numpy.uint32)
+    numpy.random.set_state(("MT19937", keys, int(position), int(has_gauss), second))
+    torch.set_rng_state(states["torch"])
+    for place in range(torch.cuda.device_count()):
+        if f"cuda.{place}" in states:
+            torch.cuda.set_rng_state(states[f"cuda.{place}"], place)

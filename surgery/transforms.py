@@ -30,10 +30,10 @@ from surgery.history.history import History, Step, steps_of
 from surgery.history.plan_data import asked_of, ended, fingerprint, plan_to_data
 from surgery.isolation.meta_copy import copied
 from surgery.look.example import Example
-from surgery.look.finder import check_plain, dtype_of, find_sites, home_of
+from surgery.look.finder import find_sites
 from surgery.look.observe import seen_at
 from surgery.look.site import Site, Sites
-from surgery.model import M
+from surgery.model import M, check_plain, dtype_of, home_of
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
 from surgery.plan.rules import Rule

@@ -25,7 +25,7 @@ from benchmarks.studies.spread import spread
 from recipes.data import open_data
 from recipes.train.finetune import finetune
 from surgery.errors import SurgeryError
-from surgery.repair.batches import in_eval
+from surgery.model import in_eval
 
 FITTED_ON = 8  # batches, for affine stand-ins
 

@@ -21,7 +21,8 @@ from pruning.pruners.pruners import Constraint
 from pruning.rounds.round import Pruner, Round, Scores, wants_of
 from surgery.errors import BadValue
 from surgery.look.finder import find_sites
-from surgery.repair.batches import batches_of, check_repeatable, in_eval
+from surgery.model import in_eval
+from surgery.repair.batches import batches_of, check_repeatable
 
 Among = Literal["negative", "positive", "any"]
 By = Literal["still", "dead", "magnitude", "random"]

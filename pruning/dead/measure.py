@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pruning.dead.tally import Tally, check_numbers, several_processes, taking_down, together, told_by_all
+from pruning.dead.tally import Tally, check_numbers, taking_down, together
 from pruning.masks.prunable import owner_of, weights_of
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue, CannotLook, NothingPicked, UnknownName, nearest
 from surgery.look.example import Example, mapped
-from surgery.look.finder import check_plain, find_sites, home_of
+from surgery.look.finder import find_sites
 from surgery.look.observe import Key, observing
 from surgery.look.site import Site
-from surgery.repair.batches import batch_errors, batches_of, in_eval
+from surgery.model import check_plain, home_of, in_eval
+from surgery.processes import gathered_or_raised, processes
+from surgery.repair.batches import batch_errors, batches_of
 
 Role = Literal["nonlinearity", "gate", "head", "weight", "unknown"]
 
@@ -180,8 +182,8 @@ def _means(
     model: nn.Module, names: Iterable[str], sums: dict[str, tuple[Tensor, int]], failure: Exception | None
 ) -> dict[str, Tensor]:
     told = [sums]
-    if several_processes():
-        told = told_by_all({name: (total.cpu(), count) for name, (total, count) in sums.items()}, failure)
+    if processes() > 1:
+        told = gathered_or_raised({name: (total.cpu(), count) for name, (total, count) in sums.items()}, failure)
     if failure is not None:
         raise failure
     means = {}

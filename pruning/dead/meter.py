@@ -18,9 +18,9 @@ from pruning.dead.tally import Tally, taking_down
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue
 from surgery.look.example import Example
-from surgery.look.finder import check_plain
 from surgery.look.observe import Key, observing
 from surgery.look.site import Site
+from surgery.model import check_plain
 
 
 class DeadNeuronMeter:

@@ -17,8 +17,8 @@ from pruning.dead.measure import mean_inputs as mean_inputs
 from pruning.dead.tally import Tally
 from pruning.masks.masks import Masks
 from surgery.errors import BadValue, SurgeryError
-from surgery.look.finder import check_plain
 from surgery.look.site import Site
+from surgery.model import check_plain
 from surgery.text import html_table, table
 
 _COLUMNS = (

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from surgery.errors import BadValue, SurgeryError, cause_of
+from surgery.errors import BadValue
 from surgery.look.observe import Key
 from surgery.look.site import Site
+from surgery.processes import gathered_or_raised, processes
 
 Tallies = Mapping[Key, "Tally"]
 
@@ -111,45 +112,19 @@ def together(
         Exception: the failure of this process, whatever it is.
         BadValue: another process failed, or measured another model.
     """
-    if not several_processes():
+    if processes() == 1:
         if failure is not None:
             raise failure
         return tallies, samples
     mine = {key: (len(one.channels), None if one.elements is None else one.elements.shape, one.outputs)
             for key, one in tallies.items()}  # fmt: skip
     keys = [site.key for site in sites]
-    told = told_by_all((keys, mine, samples), failure)
+    told = gathered_or_raised((keys, mine, samples), failure)
     if any(one[0] != keys for one in told):
         raise BadValue("The processes measured different models.", try_="one model in all of them")
     parts = [part for _, part, _ in told]
     order = [key for key in keys if any(key in part for part in parts)]
     return _reduced(order, tallies, parts), sum(count for *_, count in told)
-
-
-def several_processes() -> bool:
-    """Whether torch.distributed runs several processes."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def told_by_all(mine: Any, failure: Exception | None = None, doing: str = "measure") -> list[Any]:
-    """Gather an object from each process, in order of rank; all must call this, even one that failed.
-
-    Raises:
-        Exception: the failure of this process; in the other processes BadValue.
-    """
-    told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, (None if failure is None else _first_line(failure), mine))
-    if failure is not None:
-        raise failure
-    for rank, (problem, _) in enumerate(told):
-        if problem is not None:
-            raise BadValue(f"Process {rank} could not {doing}.", asked=problem)
-    return [one for _, one in told]
-
-
-def _first_line(failure: Exception) -> str:
-    """The first line of a failure for the other processes; with its type, unless it is an error of this library."""
-    return str(failure).splitlines()[0] if isinstance(failure, SurgeryError) else cause_of(failure)
 
 
 def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, Any]]) -> Tallies:

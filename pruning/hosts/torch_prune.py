@@ -17,7 +17,7 @@ from pruning.masks.masks import Masks
 from pruning.masks.prunable import Filter, owner_of
 from pruning.rounds.round import Round
 from surgery.errors import BadValue
-from surgery.look.finder import check_plain
+from surgery.model import check_plain
 
 Importance = dict[tuple[nn.Module, str], Tensor]
 

@@ -22,7 +22,7 @@ from pruning.masks.host_masks import host_masks
 from pruning.masks.optimizers import optimizers_in
 from pruning.masks.prunable import Filter, check_read_as_it_is, owner_of, prunable, weights_of
 from surgery.errors import BadFile, BadValue, WrongModel, nearest
-from surgery.look.finder import check_plain
+from surgery.model import check_plain
 from surgery.text import table
 
 FORMAT = "1"

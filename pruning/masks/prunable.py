@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from surgery.errors import BadValue, CannotLook, NothingPicked
 from surgery.isolation.meta_copy import copied
-from surgery.look.finder import check_plain
+from surgery.model import check_plain
 from surgery.rng import seeded
 
 Filter = Callable[[str, nn.Module], bool]

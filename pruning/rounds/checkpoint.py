@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from pruning.masks.masks import Masks
 from pruning.rounds.rewind import Tensors, put_into, tensors_of
 from surgery.errors import BadFile, WrongModel
 from surgery.files import put_in_place, write_half
+from surgery.rng import random_tensors, set_random
 
 FORMAT = 1
 INDEX = "rounds.json"
@@ -255,28 +254,3 @@ def _digest(data: Mapping[str, Any]) -> str:
 def _digest_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def random_tensors() -> dict[str, Tensor]:
-    """The states of the generators of torch, on every device in use, and of numpy."""
-    _, keys, position, has_gauss, gauss = numpy.random.get_state()
-    found = {
-        "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)),
-        "numpy.rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
-    }
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return found | {f"cuda.{place}": state for place, state in enumerate(cuda)}
-
-
-def set_random(states: Mapping[str, Any]) -> None:
-    """Set the generators of torch, numpy and Python to the states of `random_tensors`, and "python" among them."""
-    kind, numbers, gauss = states["python"]
-    random.setstate((kind, tuple(numbers), gauss))
-    position, has_gauss, second = states["numpy.rest"].tolist()
-    keys = states["numpy"].numpy().astype(numpy.uint32)
-    numpy.random.set_state(("MT19937", keys, int(position), int(has_gauss), second))
-    torch.set_rng_state(states["torch"])
-    for place in range(torch.cuda.device_count()):
-        if f"cuda.{place}" in states:
-            torch.cuda.set_rng_state(states[f"cuda.{place}"], place)

@@ -13,8 +13,8 @@ from recipes.format.recipe import Recipe
 from recipes.format.settings import Finetune
 from recipes.train.loss import check_norms, mixes
 from surgery.errors import BadValue, CannotLook
-from surgery.isolation.meta_copy import in_mode, twin
-from surgery.look.finder import home_of
+from surgery.isolation.meta_copy import twin
+from surgery.model import home_of, in_mode
 from surgery.rng import random_state_kept
 
 

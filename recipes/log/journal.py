@@ -6,12 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from recipes.log.csv_log import LOG, Log, Row
 from recipes.log.progress_bar import Bar, Speed
 from recipes.log.trackers import TrackerName, tracker
 from surgery.errors import BadValue
+from surgery.processes import is_first
 
 
 class Journal:
@@ -34,7 +33,7 @@ class Journal:
         say: Callable[[str], None] | None = None,
     ) -> None:
         found = [tracker(name, folder) for name in trackers]  # in every process: all stop if one is not there
-        self._first = _first_process()
+        self._first = is_first()
         self._trackers = found if self._first else []
         self._log = Log(folder / LOG) if folder is not None and self._first else None
         self._shown = self._first and not (not sys.stderr.isatty() if quiet is None else quiet)
@@ -111,11 +110,6 @@ class Journal:
         if self._bar:
             self._bar.close()
             self._bar = None
-
-
-def _first_process() -> bool:
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not shared or torch.distributed.get_rank() == 0
 
 
 def _told(row: Row) -> str:

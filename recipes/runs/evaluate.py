@@ -17,8 +17,8 @@ import pruning
 from pruning.masks.masks import masks_in_force
 from recipes.train.finetune import accuracy
 from surgery.errors import BadValue, CannotLook, NothingPicked
-from surgery.look.finder import check_plain, home_of
-from surgery.repair.batches import batches_of, check_repeatable, in_eval
+from surgery.model import check_plain, home_of, in_eval
+from surgery.repair.batches import batches_of, check_repeatable
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.rounds.checkpoint import (
@@ -19,16 +19,16 @@ from pruning.rounds.checkpoint import (
     check_same,
     checked,
     plain,
-    random_tensors,
     read_index,
     read_tensors,
     remove_stale,
-    set_random,
     write_index,
     write_whole,
 )
 from pruning.rounds.rewind import Tensors, put_into, tensors_of
 from surgery.errors import BadFile, WrongModel
+from surgery.processes import gathered, is_first, rank
+from surgery.rng import random_tensors, set_random
 
 FORMAT = 1
 INDEX = "training.json"
@@ -157,11 +157,11 @@ class Checkpoint:
                 return None
             raise
         paths = {part: checked(self.path / name, digest, INDEX) for part, (name, digest) in data["files"].items()}
-        rank = distributed.get_rank() if processes() > 1 else 0
+        number = rank()
         return Saved(
             Moment(**data["moment"]), self.path, read_tensors(paths["weights"]), read_tensors(paths["optimizer"]),
             data["optimizer"], data["scaler"],
-            {**_of(str(rank), read_tensors(paths["random"])), "python": data["python"][rank]},
+            {**_of(str(number), read_tensors(paths["random"])), "python": data["python"][number]},
         )  # fmt: skip
 
     def _index(self) -> dict[str, Any]:
@@ -169,26 +169,6 @@ class Checkpoint:
 
     def _write(self, name: str, tensors: Tensors) -> tuple[str, str]:
         return write_whole(self.path, name, lambda path: save_file(plain(tensors), path))
-
-
-def processes() -> int:
-    """How many processes train together."""
-    there = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if there else 1
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return processes() == 1 or distributed.get_rank() == 0
-
-
-def gathered(told: Any) -> list[Any]:
-    """What each of the processes tells the others."""
-    if processes() == 1:
-        return [told]
-    found: list[Any] = [None] * processes()
-    distributed.all_gather_object(found, told)
-    return found
 
 
 def check_together(saved: Saved | None) -> None:

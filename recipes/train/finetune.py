@@ -19,12 +19,13 @@ from pruning.rounds.rewind import digest_of, put_into, tensors_of
 from recipes.check.preflight import check_options
 from recipes.data import Feed
 from recipes.format.settings import Finetune
-from recipes.train.checkpoint import Checkpoint, Moment, Parts, check_together, gathered, processes
+from recipes.train.checkpoint import Checkpoint, Moment, Parts, check_together
 from recipes.train.loss import gathering, mixes, share_from_first
 from recipes.train.setup import Training, training_of
 from surgery.errors import BadValue, SurgeryError
 from surgery.history.history import steps_of
-from surgery.repair.batches import in_eval
+from surgery.model import in_eval
+from surgery.processes import gathered, processes
 from surgery.schedule.progress import finish, move
 
 _READ = 10  # steps between two looks at the loss: each waits for the device

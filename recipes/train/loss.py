@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from pruning.rounds.rewind import tensors_of
 from recipes.format.settings import Finetune
 from recipes.optional import check_torchvision
-from recipes.train.checkpoint import processes
 from recipes.train.sync_norms import check_synchronisable, synchronised
 from surgery.errors import BadValue
+from surgery.processes import processes
 from surgery.schedule.progress import Progressing
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import surgery
 from recipes.format.settings import Finetune
 from recipes.optional import check_torchvision
-from recipes.train.checkpoint import Moment, Parts, Saved, processes
+from recipes.train.checkpoint import Moment, Parts, Saved
 from recipes.train.layer_rates import layer_groups
 from recipes.train.loss import Mixing, body_of, distribute, gathering, mixing_of, share_from_first, task_of, unsynced
 from surgery.errors import BadValue
-from surgery.repair.batches import in_eval
+from surgery.model import in_eval
+from surgery.processes import processes, rank
 from surgery.schedule.progress import move
 
 
@@ -71,7 +72,7 @@ class Training:
         """Put everything where the training stands: at its start, or where a checkpoint says."""
         moment = Moment()
         if saved is None:
-            mixed = (seed + (distributed.get_rank() if processes() > 1 else 0)) % 2**32
+            mixed = (seed + rank()) % 2**32
             torch.manual_seed(mixed)
             numpy.random.seed(mixed)
             random.seed(mixed)

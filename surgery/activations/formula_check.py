@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.errors import CannotLook
-from surgery.isolation.meta_copy import in_mode, twin
+from surgery.isolation.meta_copy import twin
+from surgery.model import in_mode
 from surgery.rng import random_state_kept
 
 # The functions that classes of other libraries may be named after.

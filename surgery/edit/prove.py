@@ -20,12 +20,12 @@ from surgery.edit.strategy import Decision, Key, OwnCall
 from surgery.edit.write import carry_out
 from surgery.errors import NotProved, SurgeryError, about
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import in_mode, twin
+from surgery.isolation.meta_copy import twin
 from surgery.look.example import Example, mapped
-from surgery.look.finder import MODES, home_of
 from surgery.look.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.look.listen import QuickNorms, hear
 from surgery.look.look import Arguments, Look
+from surgery.model import MODES, home_of, in_mode
 from surgery.plan.plan import Edit
 from surgery.rng import random_state_kept, seeded
 from surgery.tensors import identical

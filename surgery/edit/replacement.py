@@ -14,10 +14,10 @@ from torch import nn
 from surgery import activations
 from surgery.activations.input_stats import Seen, set_parameters, start
 from surgery.errors import BadValue, CannotEdit
-from surgery.isolation.meta_copy import HOOKS, twin
-from surgery.look.finder import home_of
+from surgery.isolation.meta_copy import twin
 from surgery.look.layout import Layout, same_code, widths_in_words
 from surgery.look.site import Site
+from surgery.model import HOOKS, home_of
 from surgery.plan.plan import Edit
 from surgery.rng import random_state_kept
 

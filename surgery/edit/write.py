@@ -17,8 +17,9 @@ from surgery.code.subclass import base_of, rewritten, splices_of
 from surgery.edit.strategy import Decision, OwnCall, Slot
 from surgery.errors import CannotEdit, about
 from surgery.history.history import History, Step, histories_of
-from surgery.isolation.meta_copy import HISTORY, HOOKS, shallow
+from surgery.isolation.meta_copy import shallow
 from surgery.isolation.snapshot import Snapshot, snapshot
+from surgery.model import HISTORY, HOOKS
 from surgery.plan.plan import Edit
 from surgery.schedule.param_groups import is_activation
 from surgery.tensors import overwrite

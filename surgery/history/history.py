@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.isolation.meta_copy import HISTORY
+from surgery.model import HISTORY
 
 
 class _Pickled:

@@ -13,16 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.errors import CannotLook
 from surgery.isolation.own_hooks import OwnHooks
-from surgery.model import M
+from surgery.model import HISTORY, HOOKS, M
 from surgery.rng import random_state_kept
-
-HISTORY = "_surgery_history"  # where an edited model keeps its steps, which a copy does not need
-
-HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_is_full_backward_hook",
-)  # fmt: skip
 
 
 def twin(model: M, *, meta: bool, history: bool = False) -> M:
@@ -127,12 +119,6 @@ def shallow(module: nn.Module) -> nn.Module:
     if isinstance(made, fx.GraphModule):
         made.recompile()  # forward is a method of its class, and each GraphModule has its own class
     return made
-
-
-def in_mode(model: M, mode: str) -> M:
-    """Switch the model to "eval" or "train" mode and return it; a model's own `train` may not return it."""
-    model.train(mode == "train")
-    return model
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

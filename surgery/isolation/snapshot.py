@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from surgery.history.history import History, Step, histories_of
-from surgery.isolation.meta_copy import HISTORY
+from surgery.model import HISTORY
 
 _COPIES: dict[type, type] = {dict: dict, OrderedDict: dict, list: list, set: set}  # copying an OrderedDict is slow
 

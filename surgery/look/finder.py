@@ -13,7 +13,7 @@ from torch import nn
 from surgery.dataflow.trace import Heard, Trace
 from surgery.errors import CannotLook
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import in_mode, twin
+from surgery.isolation.meta_copy import twin
 from surgery.look.classifier_output import scores_of
 from surgery.look.context import Facts
 from surgery.look.example import Example
@@ -21,9 +21,8 @@ from surgery.look.listen import hear
 from surgery.look.look import Arguments, Look
 from surgery.look.references import reseated
 from surgery.look.site import Site, Sites
+from surgery.model import MODES, check_plain, home_of, in_mode
 from surgery.rng import random_state_kept, seeded
-
-MODES = ("eval", "train")
 
 
 def find_sites(model: nn.Module, example: Any = None) -> Sites:
@@ -43,32 +42,6 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
     look, unseen = look_at(model, sample)
     scores = scores_of(model, dict(look.traces))
     return Sites(_sites(model, dict(look.traces)), sample, type(model).__name__, unseen, scores=scores, look=look)
-
-
-def check_plain(model: nn.Module) -> None:
-    """Check that no wrapper hides the modules of a model, or some of them.
-
-    Raises:
-        CannotLook: it is wrapped; the hint says what to pass instead.
-    """
-    if not isinstance(model, nn.Module):
-        raise CannotLook("This is not a model.", asked=type(model).__name__, try_="a torch.nn.Module")
-    cures = {
-        "DistributedDataParallel": "pass model.module, then wrap the result",
-        "DataParallel": "pass model.module, then wrap the result",
-        "FullyShardedDataParallel": "pass the model before it is sharded",
-        "FSDPModule": "pass the model before it is sharded",
-        "OptimizedModule": "pass model._orig_mod, then compile the result",
-        "ScriptModule": "pass the Python model, then script or trace the result",
-    }
-    for path, module in model.named_modules():
-        for parent in type(module).__mro__:
-            if parent.__name__ in cures and parent.__module__.startswith("torch."):
-                name = f"{type(module).__name__}, {path} of the model," if path else type(module).__name__
-                raise CannotLook(
-                    f"{name} hides the calls of the model inside it.", asked=parent.__name__,
-                    try_=cures[parent.__name__],
-                )  # fmt: skip
 
 
 def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, str], ...]]:
@@ -162,17 +135,6 @@ def _on(device: torch.device, noted: AbstractContextManager[Any]) -> Iterator[No
     """Make tensors on this device. Innermost, it does not see what the others read off tensors, which takes time."""
     with noted, device:
         yield
-
-
-def home_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer, else the CPU."""
-    tensor = next(model.parameters(), next(model.buffers(), None))
-    return tensor.device if tensor is not None else torch.device("cpu")
-
-
-def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The dtype of the model's first floating-point parameter; None without one."""
-    return next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), None)
 
 
 def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.isolation.meta_copy import HISTORY, HOOKS, computes_weights
+from surgery.isolation.meta_copy import computes_weights
+from surgery.model import HISTORY, HOOKS
 
 _PLAIN = (
     type(None), bool, int, str, bytes, slice, range, type(...), torch.dtype, torch.device, torch.layout,

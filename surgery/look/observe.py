@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from surgery.activations.input_stats import Seen
 from surgery.dataflow.trace import Heard
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import in_mode, read, twin
+from surgery.isolation.meta_copy import read, twin
 from surgery.look.example import Example
-from surgery.look.finder import MODES, check_plain, home_of
 from surgery.look.listen import hear, listening
 from surgery.look.site import Site
+from surgery.model import MODES, check_plain, home_of, in_mode
 from surgery.rng import seeded
 
 Key = tuple[str, str, str, int, int | None, int]  # of a `Site`

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from surgery.activations.functions.affine import Affine, evaluated
 from surgery.edit.write import all_or_nothing
 from surgery.errors import BadValue, NothingPicked
-from surgery.look.finder import check_plain
-from surgery.model import M
-from surgery.repair.batches import check_repeatable, in_eval, run_through
+from surgery.model import M, check_plain, in_eval
+from surgery.repair.batches import check_repeatable, run_through
 
 _AT_ONCE = 1 << 22  # elements that are held in float64 at a time
 _CONSTANT = 1e-10  # a variance below this fraction of the mean square is rounding

@@ -18,8 +18,8 @@ from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.history.history import Step, histories_of, steps_of
 from surgery.history.plan_data import ended, fingerprint, forget_where_changed, register_step
 from surgery.look.example import Example
-from surgery.look.finder import check_plain, dtype_of, find_sites, look_at
-from surgery.model import M
+from surgery.look.finder import find_sites, look_at
+from surgery.model import M, check_plain, dtype_of
 
 # Layers whose output channels can be scaled, each on the first axis of its weight.
 _FEEDERS = (

@@ -14,9 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import SequentialSampler
 
 from surgery.errors import BadValue, NothingPicked
-from surgery.look.finder import check_plain
-from surgery.model import M
-from surgery.repair.batches import check_repeatable, in_eval, run_through
+from surgery.model import M, check_plain, in_eval
+from surgery.repair.batches import check_repeatable, run_through
 
 FEW = 1000  # images below which the statistics are noisy
 _ONE_CLASS = 32  # so many images of the same class are not a coincidence

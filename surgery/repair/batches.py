@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from surgery.errors import BadValue, SurgeryError, cause_of
-from surgery.look.finder import home_of
-from surgery.rng import random_state_kept
+from surgery.model import home_of
 
 _IMAGES = ("image", "images", "img", "pixel_values", "input", "inputs", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
@@ -102,21 +100,3 @@ def _parts(one: Any) -> tuple[Any, Any]:
     if isinstance(one, tuple | list):
         return (one[0] if one else None, one[1] if len(one) > 1 else None)
     return one, None
-
-
-@contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in eval mode and gradients are off; afterwards the modes are restored.
-
-    The random state is restored, too.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False  # not by `train`: modules may be shared, or override `train`
-        # Not inference mode: statistics written inside would become inference tensors.
-        with random_state_kept(alone=False), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

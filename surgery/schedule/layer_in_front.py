@@ -11,9 +11,9 @@ from torch import nn
 
 from surgery.errors import CannotLook
 from surgery.history.history import steps_of
-from surgery.isolation.meta_copy import in_mode, twin
+from surgery.isolation.meta_copy import twin
 from surgery.look.example import Example
-from surgery.look.finder import home_of
+from surgery.model import home_of, in_mode
 from surgery.rng import random_state_kept
 from surgery.schedule.param_groups import is_activation
 

@@ -13,8 +13,9 @@ from surgery.history.manual_numbers import SET_BY_HAND, set_since
 from surgery.history.plan_data import calls_of, fingerprint, layout, replay_of
 from surgery.isolation.meta_copy import twin
 from surgery.look.example import Example
-from surgery.look.finder import find_sites, home_of
+from surgery.look.finder import find_sites
 from surgery.look.site import Sites
+from surgery.model import home_of
 from surgery.serialization.weights import tensors_of
 from surgery.transforms import undo
 

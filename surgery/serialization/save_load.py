@@ -18,8 +18,8 @@ from surgery.history.history import histories_of, steps_of
 from surgery.history.manual_numbers import SET_BY_HAND, check_numbers
 from surgery.history.plan_data import Replay, fingerprint, plan_from_data, register_step, replay_of
 from surgery.look.example import Example, unwritten
-from surgery.look.finder import check_plain, find_sites
-from surgery.model import M
+from surgery.look.finder import find_sites
+from surgery.model import M, check_plain
 from surgery.schedule.progress import move, named, not_driven, progress_of
 from surgery.serialization.model_folder import FORMAT, WEIGHTS, read_steps, write_folder
 from surgery.serialization.rehearsal import added_buffers, rehearse, steps_to_write

@@ -243,13 +243,13 @@ def test_what_another_process_tells_is_compared(
     monkeypatch: pytest.MonkeyPatch, others: tuple[str, object], words: list[str]
 ) -> None:
     digest, place = others
-    monkeypatch.setattr(module, "several_processes", lambda: True)
+    monkeypatch.setattr(module, "processes", lambda: 2)
     monkeypatch.setattr(
-        module, "told_by_all", lambda mine, *_: [mine, (place, mine[1] if digest == "same" else digest)]
+        module, "gathered_or_raised", lambda mine, *_: [mine, (place, mine[1] if digest == "same" else digest)]
     )
     masks = Masks.full(tiny_net())
     assert_raises(BadValue, lambda: agreed(lambda: masks), *words)
-    monkeypatch.setattr(module, "told_by_all", lambda mine, *_: [mine, mine])
+    monkeypatch.setattr(module, "gathered_or_raised", lambda mine, *_: [mine, mine])
     assert agreed(lambda: masks, (1, "cut")) is masks
 
 

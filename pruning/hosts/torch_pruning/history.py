@@ -16,8 +16,8 @@ from surgery.errors import BadFile, BadValue, WrongModel
 from surgery.history.history import History, Step, histories_of, steps_of
 from surgery.history.plan_data import ended, fingerprint, forget_where_changed, register_step
 from surgery.look.example import Example, unwritten
-from surgery.look.finder import dtype_of, find_sites, home_of
-from surgery.repair.batches import in_eval
+from surgery.look.finder import find_sites
+from surgery.model import dtype_of, home_of, in_eval
 
 KIND = "torch_pruning"
 PACKAGE = "pruning.hosts.torch_pruning"

@@ -19,7 +19,7 @@ from pruning.hosts.torch_pruning.traced_layers import check_plain_numbers, check
 from pruning.masks.masks import Masks
 from surgery.errors import BadValue, CannotEdit
 from surgery.look.example import Example
-from surgery.look.finder import check_plain
+from surgery.model import check_plain
 from surgery.schedule.param_groups import is_activation
 
 _KINDS = torch_pruning.ops.OPTYPE

@@ -11,8 +11,7 @@ from torch_pruning import ops
 from pruning.dead.measure import buffers_kept
 from surgery.errors import CannotEdit
 from surgery.look.example import Example
-from surgery.look.finder import home_of
-from surgery.repair.batches import in_eval
+from surgery.model import home_of, in_eval
 
 _FEW = 3  # names in a message
 

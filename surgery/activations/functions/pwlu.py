@@ -18,6 +18,7 @@ from surgery.activations.functions.simple import QuickGELU, SquaredReLU
 from surgery.activations.functions.smelu import FLOOR
 from surgery.activations.input_stats import Elementwise, Seen
 from surgery.errors import BadValue, UnknownName, nearest
+from surgery.processes import processes
 
 MOST_INTERVALS = 512  # the cost of a fit grows with the cube of this
 KEPT = 0.9  # decay of the running statistics per batch
@@ -241,7 +242,7 @@ class PWLU(nn.Module):
             square, mean = (one.reshape(own) for one in torch.var_mean(rows, [*over, -1], correction=0))
         else:
             square, mean = (torch.zeros_like(self.running_mean, dtype=self._inner) for _ in range(2))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if processes() > 1:
             square, mean = _of_all_processes(square, mean, count)
         elif not count:
             return

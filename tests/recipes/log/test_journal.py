@@ -281,4 +281,5 @@ def test_the_first_process_of_several_writes(tmp_path: Path, monkeypatch: pytest
 
 def place(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
