@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+Tensors = Mapping[str, Tensor]  # by name
 
 
 def identical(one: Tensor, two: Tensor) -> bool:

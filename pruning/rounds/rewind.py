@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import BadValue, WrongModel
+from surgery.tensors import Tensors
 
-Tensors = Mapping[str, Tensor]
 Rewind = Literal["init"] | Tensors | None
 
 

@@ -21,12 +21,13 @@ from pruning.processes import agreed, averaged, jointly
 from pruning.pruners.factories import check_pruner
 from pruning.rounds.checkpoint import Folder, Progress
 from pruning.rounds.movement import gathered
-from pruning.rounds.rewind import Rewind, Tensors, digest_of, layout_of, put_into, state_to_rewind
+from pruning.rounds.rewind import Rewind, digest_of, layout_of, put_into, state_to_rewind
 from pruning.rounds.round import Pruner, Round, Staged, wants_of
 from surgery.errors import BadValue, NothingPicked, WrongModel, cause_of
 from surgery.isolation.meta_copy import copied
 from surgery.repair.batch_norm_stats import recalibrate as estimate_norms
 from surgery.repair.batches import check_repeatable
+from surgery.tensors import Tensors
 
 Train = Callable[[nn.Module, Held], object]
 After = Callable[[int, Masks], object]

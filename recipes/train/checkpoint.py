@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.rounds.checkpoint import (
+from pruning.rounds.rewind import put_into, tensors_of
+from surgery.checkpoint_files import (
     check_new,
     check_same,
     checked,
@@ -22,13 +23,13 @@ from pruning.rounds.checkpoint import (
     read_index,
     read_tensors,
     remove_stale,
+    write_digested,
     write_index,
-    write_whole,
 )
-from pruning.rounds.rewind import Tensors, put_into, tensors_of
 from surgery.errors import BadFile, WrongModel
 from surgery.processes import gathered, is_first, rank
 from surgery.rng import random_tensors, set_random
+from surgery.tensors import Tensors
 
 FORMAT = 1
 INDEX = "training.json"
@@ -168,7 +169,7 @@ class Checkpoint:
         return read_index(self.path / INDEX, FORMAT)
 
     def _write(self, name: str, tensors: Tensors) -> tuple[str, str]:
-        return write_whole(self.path, name, lambda path: save_file(plain(tensors), path))
+        return write_digested(self.path, name, lambda path: save_file(plain(tensors), path))
 
 
 def check_together(saved: Saved | None) -> None:
