@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def report_data(report: Report) -> dict[str, Any]:
-    """What a report says, in values that JSON knows."""
+    """The content of a report as JSON-compatible values."""
     reasons = Counter(reason for _, reason in report.plan.kept)
     return {
         "model": report.before.model_kind,

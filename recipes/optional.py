@@ -1,4 +1,4 @@
-"""Packages that may be missing: what an extra brings, and a torchvision that does not match torch."""
+"""Optional: packages that may be missing, and a torchvision that does not match torch."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ from surgery.errors import SurgeryError
 
 
 def check_torchvision() -> None:
-    """Say in one sentence that torchvision does not work here, if it does not.
+    """Raise a one-sentence error if torchvision does not work.
 
     Call it before the first import of torchvision or timm (which imports torchvision). Costs that import, once.
     A torchvision built for another torch fails deep in its own code, with a missing operator `torchvision::nms`.
@@ -23,7 +23,7 @@ def check_torchvision() -> None:
         raise SurgeryError(
             "torchvision is not installed." if missing else f"torchvision does not work with this torch: {says}.",
             asked=f"torch {_installed('torch')}, torchvision {_installed('torchvision')}",
-            try_="installing both with one command, from the same index: pip install --upgrade torch torchvision",
+            try_="install both with one command, from the same index: pip install --upgrade torch torchvision",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Check: what the rules of a recipe would pick on a model, told without weights."""
+"""Check: what the rules of a recipe would pick on a model, found without its weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """What one rule picks; `problem` says why it picks nothing it may pick, "" if it does.
+    """What one rule picks; `problem` says why that is not valid, "" if it is.
 
-    `expect` is the number it must pick, None if the recipe names none for this model.
+    `expect` is the number it must pick, None if the recipe has none for this model.
     """
 
     rule: surgery.Rule
@@ -31,7 +31,7 @@ class Picked:
 
     @property
     def expect(self) -> int | None:
-        """How many sites it must pick, None if that is not said."""
+        """How many sites it must pick; None if unspecified."""
         return self.rule.expect
 
     def __str__(self) -> str:
@@ -50,8 +50,8 @@ class Picked:
 class Check:
     """What a recipe would do to a model. Prints rule by rule; `holds` if it could be applied as it is.
 
-    `problem` is what stands against all rules together, such as two that want one site. `left` are the sites that the
-    rules pick and a recipe with `skip_uneditable` leaves alone, each with its reason, as far as that shows unedited.
+    `problem` concerns all rules together, such as two that pick the same site. `left` are the sites that the rules pick
+    and a recipe with `skip_uneditable` leaves alone, each with its reason, as far as known before the edit.
     """
 
     recipe: Recipe
@@ -64,10 +64,10 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether every rule picks what it must, and no two pick the same."""
-        return not self.problem and not any(one.problem for one in self.picked)
+        return not self.problem and not any(picked.problem for picked in self.picked)
 
     def facts(self) -> dict[str, Any]:
-        """The same in values that JSON knows."""
+        """The same as JSON-compatible values."""
         rules = [
             {"rule": rule_table(one.rule), "picks": [str(site) for site in one.sites], "problem": one.problem or None}
             for one in self.picked
@@ -90,13 +90,13 @@ class Check:
 
 
 def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
-    """Tell what each rule of a recipe would pick on the model called `model`, and whether that is as expected.
+    """Check what each rule of a recipe would pick on the model called `model`, and whether that is as expected.
 
-    The model is built without weights and looked at; or `sites`, what `sites_of(model)` found before, are taken.
+    The model is built without weights to find its sites, unless `sites`, the result of `sites_of(model)`, is given.
 
     Raises:
-        UnknownName, BadValue: no such model, or a name that several catalogues have.
-        CannotLook: a model that does not run on its default example.
+        UnknownName, BadValue: an unknown model, or a name in several catalogues.
+        CannotLook: the model does not run on its default example.
     """
     from recipes.models.build import full_name
 
@@ -120,7 +120,7 @@ def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
 
 
 def sites_of(model: str) -> Sites:
-    """The sites of the model called `model`, built without memory for its weights where it can be.
+    """The sites of the model called `model`, built without memory for its weights if possible.
 
     Raises:
         UnknownName, BadValue, CannotLook: as `check`.
@@ -133,11 +133,11 @@ def sites_of(model: str) -> Sites:
             raise
     from recipes.models.build import build
 
-    return surgery.find_sites(build(model))  # some compute with their weights
+    return surgery.find_sites(build(model))  # some builders compute with their weights
 
 
 def without_weights(model: str) -> nn.Module:
-    """Build the model called `model` on the meta device; as usual, where its builder needs numbers.
+    """Build the model called `model` on the meta device, or normally if its builder needs values.
 
     Raises:
         UnknownName, BadValue: as `check`.
@@ -154,19 +154,19 @@ def without_weights(model: str) -> nn.Module:
 
 
 def _picked(rule: surgery.Rule, sites: Sites, taken: set[Site], number: int) -> Picked:
-    """What one rule picks, as if it were alone, without the sites that it leaves to earlier ones."""
+    """What one rule picks on its own, without the sites that it leaves to earlier ones."""
     alone: Sequence[surgery.Rule] = [replace(rule, expect=None, optional=True, remaining=False)]
     try:
         chosen = [edit.site for edit in surgery.make_plan(sites, alone).edits]
         if not chosen and rule.expect is None:
-            surgery.make_plan(sites, replace(rule, remaining=False))  # says why, unless it may pick none
+            surgery.make_plan(sites, replace(rule, remaining=False))  # raises with the reason, unless it may pick none
     except SurgeryError as error:
         return Picked(rule, (), _told(error))
     kept = tuple(site for site in chosen if site not in taken)
     if rule.expect is not None and len(kept) != rule.expect:
         return Picked(rule, kept, f"picks {len(kept)} sites, not the {rule.expect} that rule {number} expects")
     if not kept and rule.expect is None and not rule.optional:
-        return Picked(rule, kept, "earlier rules took all it could pick")
+        return Picked(rule, kept, "earlier rules picked all its sites")
     return Picked(rule, kept)
 
 

@@ -1,4 +1,4 @@
-"""A draft: a recipe file that lists the sites of a model as comments, to be edited by hand."""
+"""Draft: a recipe file that lists the sites of a model as comments, to be edited by hand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from surgery.text import table
 
 
 def draft(model: str) -> str:
-    """Write a recipe for the model called `model` to begin with: one rule that works, and every site in comments.
+    """Draft a recipe for the model called `model`: one working rule, and every site in comments.
 
     Raises:
-        UnknownName, BadValue: no such model, or a name that several catalogues have.
-        NothingPicked: a model without an activation that a rule could change.
+        UnknownName, BadValue: an unknown model, or a name in several catalogues.
+        NothingPicked: the model does not have activations that a rule could change.
     """
     from recipes.models.build import full_name
 
@@ -48,7 +48,7 @@ def draft(model: str) -> str:
         *_examples(sites),
     ]
     text = "\n".join(head) + "\n"
-    parse(text, "draft")  # nobody gets a draft that cannot be read
+    parse(text, "draft")  # check that the draft is valid
     return text
 
 
@@ -58,11 +58,11 @@ def _first_rule(sites: Sites, name: str) -> tuple[list[str], int]:
         count = len(surgery.make_plan(sites, surgery.erase_relu()).edits)
         return ['use = "erase_relu"', 'location = "last"   # or "first", "middle", 1, 2, -1', "share = 1.0"], count
     except NothingPicked:
-        pass  # nothing to erase at the end of a block: an exchange, then
+        pass  # no ReLU at the end of a block to erase: a swap instead
     usual = next((site.activation for site in sites if site.role == "nonlinearity"), None)
     if usual is None:
         raise NothingPicked(
-            f"{name} has no activation that a rule could change.", there=f"{len(sites)} calls, gates all"
+            f"{name} has no activation that a rule could change.", asked=f"{len(sites)} calls, all gates"
         )
     to = "prelu" if usual.startswith("relu") else "pwlu"
     count = len(surgery.make_plan(sites, surgery.swap(to, activation=usual)).edits)
@@ -70,7 +70,7 @@ def _first_rule(sites: Sites, name: str) -> tuple[list[str], int]:
 
 
 def _examples(sites: Sites) -> list[str]:
-    """Further tables, as comments: they become active without their number sign."""
+    """Further tables as comments, to be uncommented."""
     site = next((site for site in sites if site.role == "nonlinearity"), None)
     where = f'site = "{site}"' if site is not None else 'activation = "relu"'
     return [
@@ -103,4 +103,4 @@ def _listed(sites: Sites) -> list[str]:
         kind = f" ({inside[0].block_kind})" if inside[0].block_kind else ""
         lines.append(f"# {'outside of any block' if block is None else block + kind}")
         lines += [f"#     {printed[site]}" for site in inside]
-    return [re.sub(r"[^\x20-\x7e]", "?", line) for line in lines]  # names of children are anybody's text
+    return [re.sub(r"[^\x20-\x7e]", "?", line) for line in lines]  # names of children are arbitrary text

@@ -1,4 +1,4 @@
-"""Before: what a run checks before it reads its first image, so that hours are not lost to what could be known."""
+"""Preflight: what a run checks before it reads its first image, so that no hours are lost."""
 
 from __future__ import annotations
 
@@ -31,18 +31,22 @@ def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Modu
     options = recipe.finetune or Finetune()
     trains = options.epochs > 0 and (recipe.finetune is not None or recipe.pruning is not None)
     if len(data.classes) < 2:
-        raise BadValue("There is nothing to tell apart.", there=f"one class, {data.classes[0]}", try_="data with more")
+        raise BadValue(
+            "Training needs at least two classes.", asked=f"one class, {data.classes[0]}", try_="data with more"
+        )
     train, test = data.counts
     for count, what in ((train, "train"), (test, "test")):
         if count == 0:
-            raise BadValue(f"There are no images to {what} on.", there=data.name)
+            raise BadValue(f"No images to {what} on.", asked=data.name)
     check_options(options)
     if train is not None and train < world:
         problem = "there are fewer images to train on than processes."
-        raise BadValue(problem, there=f"{train} images, {world} processes")
+        raise BadValue(problem, asked=f"{train} images, {world} processes")
     batch = options.batch_size if train is None else min(options.batch_size, train // world)
     if trains and mixes(options) and batch % 2:
-        raise BadValue("Images are mixed in pairs.", there=f"batches of {batch}", try_="an even number of images")
+        raise BadValue(
+            "Mixing needs an even number of images.", asked=f"batches of {batch}", try_="an even number of images"
+        )
     check_norms(network, options)
     _try(network, "eval", 2, data.size)
     if trains:
@@ -60,9 +64,11 @@ def check_options(options: Finetune) -> None:
         BadValue: with what to try.
     """
     if mixes(options) and options.batch_size % 2:
-        raise BadValue("Images are mixed in pairs.", asked=f"batch_size={options.batch_size}", try_="an even number")
+        raise BadValue(
+            "Mixing needs an even number of images.", asked=f"batch_size={options.batch_size}", try_="an even number"
+        )
     if options.sched == "step" and options.decay_epochs == 0:
-        raise BadValue("The learning rate drops after some time.", asked="decay_epochs=0", try_="more than 0")
+        raise BadValue("`decay_epochs` must be above 0.", asked="decay_epochs=0", try_="more than 0")
 
 
 def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
@@ -89,8 +95,8 @@ def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
     kind = type(network).__name__
     if mode == "train" and count == 1:
         raise BadValue(
-            f"{kind} cannot be trained on one image at a time.", there=told, try_="a larger --batch-size, more images"
+            f"{kind} cannot be trained on one image at a time.", asked=told, try_="a larger --batch-size, more images"
         ) from reason  # fmt: skip
     raise CannotLook(
-        f"{kind} does not run on images of {size} pixels.", there=told, try_="--img-size, with a size that it takes"
+        f"{kind} does not run on images of {size} pixels.", asked=told, try_="--img-size, with a size that it takes"
     ) from reason  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,18 @@ from recipes.cli import train
 from recipes.cli.flags import Parser
 
 # Everything heavy is imported inside the commands: `surgery --help` must answer at once.
+
+# Python arguments in the hints of errors, as patterns, and what to type instead.
+_FLAGS = {
+    r"pass example=.*?( with|:|$)[^;]*": "--shape N,C,H,W, with a shape that the model accepts",
+    r"print\(surgery\.find_sites\(model\)\)": "surgery sites MODEL",
+    r"\b(optional|remaining|expect|fade)=(\w+)": r"\1=\2 in --rule",
+    r"\bpretrained=FILE": "--weights FILE",
+    r"\bpretrained=False": "no --pretrained",
+    r"\bsync_bn=False": "--no-sync-bn",
+    r"\bbatch_size\b": "--batch-size",
+    r"\bdata_dir\b": "--data-dir",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,9 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line: its sentence, then its facts."""
+    """An error as one line: its sentence, then its facts, the hint in the words of the command line."""
     sentence, *facts = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    facts = [_in_flags(fact) if fact.startswith("hint:") else fact for fact in facts]
     return "; ".join([sentence.rstrip(".") if facts else sentence, *facts]).replace(":; ", ": ")
+
+
+def _in_flags(hint: str) -> str:
+    """A hint with flags in place of Python arguments."""
+    for argument, flag in _FLAGS.items():
+        hint = re.sub(argument, flag, hint)
+    return hint
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ Do = Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command; flags are written out."""
+    """A parser whose errors are one line, like all errors of the command; flags cannot be abbreviated."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -71,13 +71,13 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def add_skip(parser: argparse.ArgumentParser) -> None:
-    """What becomes of calls that cannot be edited."""
+    """The flag that skips calls that cannot be edited."""
     about = "leave calls alone that cannot be edited, and say why, instead of stopping"
     parser.add_argument("--skip-uneditable", action="store_true", help=about)
 
 
 def add_weights(parser: argparse._ActionsContainer) -> None:
-    """What the model starts from."""
+    """The initial weights of the model."""
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", action="store_true", help="start from the weights its catalogue publishes")
     weights.add_argument("--weights", metavar="FILE", help="start from the weights in this safetensors file")
@@ -90,23 +90,23 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, title: str, rename
     for name, one in options_of(kind).items():
         flag = "--" + (rename or {}).get(name, name).replace("_", "-")
         default = getattr(defaults, name)
-        told = one.about + ("" if default in (None, False) else f" (default: {default})")
+        about = one.about + ("" if default in (None, False) else f" (default: {default})")
         if one.kind is bool:
-            group.add_argument(flag, dest=_dest(kind, name), action=argparse.BooleanOptionalAction, help=told)
+            group.add_argument(flag, dest=_dest(kind, name), action=argparse.BooleanOptionalAction, help=about)
         else:
             group.add_argument(
-                flag, dest=_dest(kind, name), type=_checked(one), help=told, metavar=_placeholder(one),
+                flag, dest=_dest(kind, name), type=_checked(one), help=about, metavar=_placeholder(one),
             )  # fmt: skip
 
 
 def settings_given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """What was given on the command line for the options of a dataclass."""
+    """The values given on the command line for the options of a dataclass."""
     given = {name: getattr(options, _dest(kind, name), None) for name in options_of(kind)}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
-    """The rules that `add_rules` asked for; none if there are none."""
+    """The rules of the flags that `add_rules` added; may be empty."""
     from recipes.format.library import load
     from recipes.format.rule_text import rule_from_text
     from recipes.models.build import full_name
@@ -117,7 +117,7 @@ def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
 
 
 def skips(options: argparse.Namespace) -> bool:
-    """Whether calls that cannot be edited are left alone: the flag, or the recipe that the rules are from, says so."""
+    """Whether to skip calls that cannot be edited, according to the flag or to the recipe."""
     from recipes.format.library import load
 
     recipe = getattr(options, "recipe", None)
@@ -125,7 +125,7 @@ def skips(options: argparse.Namespace) -> bool:
 
 
 def example_of(options: argparse.Namespace) -> Tensor | None:
-    """Random input of the shape that was asked for."""
+    """Random input of the shape in --shape; None without it."""
     if options.shape is None:
         return None
     import torch
@@ -134,7 +134,7 @@ def example_of(options: argparse.Namespace) -> Tensor | None:
 
 
 def say_for(options: argparse.Namespace) -> Callable[[str], None]:
-    """Where progress is told: on stdout, or on stderr where stdout is for JSON."""
+    """A function that prints progress: to stdout, or to stderr if stdout is for JSON."""
     stream = sys.stderr if options.json else sys.stdout
 
     def say(text: str) -> None:

@@ -28,7 +28,7 @@ def add_commands(commands: Commands[Any]) -> None:
     copy.add_argument("recipe", metavar="NAME", help="a name of `surgery recipes ls`")
     copy.add_argument("file", metavar="FILE", help="a new file that ends in .toml")
 
-    about = "tell whether a recipe is well formed, and what it would pick on a model"
+    about = "check a recipe, and show what it would pick on a model"
     check = command(own, "check", _check, about, "surgery recipes check mine.toml --model timm/resnet50")
     check.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
     check.add_argument("--model", help="look without weights which sites each rule picks there")
@@ -46,7 +46,7 @@ def _ls(options: argparse.Namespace) -> None:
     from surgery.text import table
 
     if not names(options.pattern):
-        raise UnknownName(f"no recipe is called {options.pattern!r}.", try_=nearest(options.pattern, names()))
+        raise UnknownName(f"unknown recipe {options.pattern!r}.", try_=nearest(options.pattern, names()))
     if options.markdown:
         print(catalogue(options.pattern))
         return
@@ -69,8 +69,8 @@ def _copy(options: argparse.Namespace) -> None:
 
     text, file = text_of(options.recipe), Path(options.file)
     if file.suffix != ".toml" or file.exists():
-        raise BadValue("a recipe is copied to a new file that ends in .toml.", asked=str(file),
-                       there="a file of this name" if file.exists() else "")  # fmt: skip
+        raise BadValue("a recipe is copied to a new file that ends in .toml.",
+                       asked=f"{file}{', a file of this name exists' if file.exists() else ''}")  # fmt: skip
     file.write_text(text, encoding="utf-8")
     print(f"copied to {file}")
 
@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
     checked = check(recipe, options.model)
     print(json.dumps(checked.facts(), indent=1) if options.json else checked)
     if not checked.holds:
-        raise NothingPicked(f"{recipe.name} does not hold on {options.model}.")
+        raise NothingPicked(f"{recipe.name} cannot be applied to {options.model}.")
 
 
 def _new(options: argparse.Namespace) -> None:

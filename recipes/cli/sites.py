@@ -50,7 +50,7 @@ def _transform(options: argparse.Namespace) -> None:
 
     rules = rules_of(options)
     if not rules:
-        raise BadValue("there is nothing to do.", try_="--rule RULE, or --recipe NAME")
+        raise BadValue("no rules to apply.", try_="--rule RULE, or --recipe NAME")
     if options.save and Path(options.save).is_dir() and any(Path(options.save).iterdir()):
         raise BadFile(f"{options.save} is not empty.", try_="another --save")
     model = build(options.model, pretrained=options.weights or options.pretrained)

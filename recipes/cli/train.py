@@ -1,4 +1,4 @@
-"""Commands that train: `run`, `finetune`, `prune`, `demo`, and `plot`, which draws what they wrote."""
+"""Commands that train: `run`, `finetune`, `prune`, `demo`, and `plot`, which plots their results."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def add_commands(commands: Commands[Any]) -> None:
     demo.add_argument("--model", default="cifar/resnet20", help="the network to train (default: %(default)s)")
     demo.add_argument("--epochs", type=count, default=6, help="passes before the surgery (default: %(default)s)")
     demo.add_argument("--finetune-epochs", type=count, default=2, help="passes of each training after it (default: 2)")
-    demo.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="random seed of weights and order (default: %(default)s)")
     demo.add_argument("--output", metavar="DIR", help="a new folder (default: surgery-demo, or the next free name)")
 
     plot = command(commands, "plot", _plot, "draw the curves of a run", "surgery plot out", json=False)
-    plot.add_argument("folder", metavar="DIR", help="what --output of a run named")
-    plot.add_argument("--save", metavar="FILE", help="the picture (default: curves.png in the folder)")
+    plot.add_argument("folder", metavar="DIR", help="the --output folder of a run")
+    plot.add_argument("--save", metavar="FILE", help="the image file (default: curves.png in the folder)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    """Where a run gets its data from, where it writes, and how it is trained."""
+    """The flags of a run: its data, its output folder, and its training."""
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--data", "--dataset", required=True, metavar="NAME|DIR",
@@ -73,24 +73,28 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--data-dir", metavar="DIR", help="where the data is, for names")
     group.add_argument("--output", metavar="DIR", required=True, help="a new folder for everything the run writes")
-    group.add_argument("--resume", action="store_true", help="go on with the run that --output holds")
-    group.add_argument("--img-size", type=positive, metavar="N", help="pixels of a side as the model is fed")
-    group.add_argument("--mean", type=float, nargs=3, metavar="X", help="of the pixels, not that of the model")
-    group.add_argument("--std", type=float, nargs=3, metavar="X", help="their standard deviation, not the model's")
-    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="how pictures are resized, not as for the model")
-    group.add_argument("--crop-pct", type=float, metavar="X", help="share of large pictures that is kept, to test")
-    group.add_argument("--crop-mode", choices=CROP_MODES, help="how it is cut out of them")
-    group.add_argument("--train-num-samples", type=positive, metavar="N", help="train on so many random images")
-    group.add_argument("--val-num-samples", type=positive, metavar="N", help="test on so many random images")
-    group.add_argument("-j", "--workers", type=count, default=2, metavar="N", help="processes that load large images")
-    group.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    group.add_argument("--seed", type=int, default=0, help="of everything that is random (default: 0)")
+    group.add_argument("--resume", action="store_true", help="resume the run in --output")
+    group.add_argument("--img-size", type=positive, metavar="N", help="side of the model's input in pixels")
+    group.add_argument("--mean", type=float, nargs=3, metavar="X", help="mean of the pixels, instead of the model's")
     group.add_argument(
-        "--recovery-interval", type=count, default=0, metavar="N", help="a checkpoint every N steps, too"
+        "--std", type=float, nargs=3, metavar="X", help="standard deviation of the pixels, instead of the model's"
     )
-    group.add_argument("--log-tensorboard", action="store_true", help="write TensorBoard's files, too")
-    group.add_argument("--log-wandb", action="store_true", help="log to Weights & Biases, too")
-    group.add_argument("--push-to-hub", metavar="REPO", help="upload the result there, into a private repository")
+    group.add_argument(
+        "--interpolation", choices=INTERPOLATIONS, help="interpolation for resizing, instead of the model's"
+    )
+    group.add_argument("--crop-pct", type=float, metavar="X", help="fraction of large images to keep when testing")
+    group.add_argument("--crop-mode", choices=CROP_MODES, help="how large images are cropped")
+    group.add_argument("--train-num-samples", type=positive, metavar="N", help="number of random images to train on")
+    group.add_argument("--val-num-samples", type=positive, metavar="N", help="number of random images to test on")
+    group.add_argument("-j", "--workers", type=count, default=2, metavar="N", help="processes that load large images")
+    group.add_argument("--device", help="cpu, cuda, ... (default: cuda if available)")
+    group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    group.add_argument(
+        "--recovery-interval", type=count, default=0, metavar="N", help="also save a checkpoint every N steps"
+    )
+    group.add_argument("--log-tensorboard", action="store_true", help="also write TensorBoard files")
+    group.add_argument("--log-wandb", action="store_true", help="also log to Weights & Biases")
+    group.add_argument("--push-to-hub", metavar="REPO", help="upload the result to this private repository")
     add_weights(group)
     add_settings(parser, Finetune, "fine-tuning (as in timm's train.py)")
 
@@ -117,7 +121,7 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Recipe:
-    """A recipe made of flags."""
+    """A recipe built from flags."""
     from recipes.format.recipe import Recipe
 
     return Recipe(name, rules_of(options), pruning=pruning, finetune=Finetune())
@@ -152,7 +156,7 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
 
 
 def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
-    """What is to be otherwise than the model asks for."""
+    """The preprocessing settings that override the model's."""
     given = {name: getattr(options, name) for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
     return {name: value for name, value in given.items() if value is not None}
 

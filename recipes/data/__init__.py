@@ -1,4 +1,4 @@
-"""Image sets: the digits, CIFAR, folders and tar files of pictures, timm's; and the batches that models are fed."""
+"""Data: image sets (digits, CIFAR, folders and tar files of images, timm's), and batches for models."""
 
 from recipes.data.augment import DEVIATION, MEAN, crop_and_flip, cutout, normalise
 from recipes.data.builtin import cifar10, digits, shared_folder

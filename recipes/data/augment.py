@@ -61,9 +61,9 @@ def resized(images: Tensor, size: int, interpolation: Interpolation = "bilinear"
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Tensor:
-    """Shift each image (N, C, H, W) by up to `padding` pixels, zeros coming in, and mirror the share `hflip` of them.
+    """Shift each image (N, C, H, W) by up to `padding` pixels, filled with zeros, and mirror a fraction `hflip`.
 
-    Random numbers come from `generator`, which lives on the CPU, so that every device sees the same ones.
+    Random numbers come from `generator`, which is on the CPU, so that every device gets the same ones.
     """
     return moved(images, draw_moves(len(images), generator, padding, hflip))
 
@@ -92,7 +92,7 @@ def moved(images: Tensor, moves: Moves) -> Tensor:
 def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
     """Set a square of `side` pixels to zero in each image (N, C, H, W); it may reach over the border.
 
-    Of normalised images, zero is the mean colour. Its centre is drawn from `generator`, which lives on the CPU.
+    Of normalised images, zero is the mean colour. Its centre is drawn from `generator`, which is on the CPU.
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout".
     """

@@ -1,4 +1,4 @@
-"""Image sets that are known by name: scikit-learn's digits, CIFAR-10 and CIFAR-100."""
+"""Built-in image sets: scikit-learn's digits, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cifar10(folder: str | Path | None = None, shards: Sequence[str] = ("train-0"
     classes = tuple(sorted({label for _, labels in read.values() for label in labels}))
     number = {label: index for index, label in enumerate(classes)}
     if len(classes) != 10:
-        raise BadFile(f"CIFAR-10 has ten classes, these files have {len(classes)}.", there=", ".join(classes))
+        raise BadFile(f"CIFAR-10 has ten classes, these files have {len(classes)}.", asked=", ".join(classes))
 
     def joined(names: Sequence[str]) -> Pictures:
         labels = [number[label] for name in names for label in read[name][1]]
@@ -95,7 +95,7 @@ def torchvision_cifar(name: str, folder: Path) -> ImageSet | None:
         train, test = (kind(folder, train=part, download=False) for part in (True, False))
     except RuntimeError as error:
         raise BadFile(
-            f"the files in {folder / base} are incomplete or altered: their checksums are not those of {name}.",
+            f"the files in {folder / base} are incomplete or damaged: their checksums are not those of {name}.",
             try_=f"torchvision.datasets.{kind.__name__}(folder, download=True)",
         ) from error
     return ImageSet(name, tuple(train.classes), *(_pictures(part) for part in (train, test)))
@@ -110,8 +110,8 @@ def shared_folder() -> Path:
     text = os.environ.get("SURGERY_DATA", "")
     if not text or not Path(text).is_dir():
         raise SurgeryError(
-            "the folder with data and weights is not known.",
-            there=f"SURGERY_DATA={text!r}, which is no folder" if text else "no environment variable SURGERY_DATA",
+            "the folder with data and weights is unknown.",
+            asked=f"SURGERY_DATA={text!r}, which is not a folder" if text else "no environment variable SURGERY_DATA",
             try_="SURGERY_DATA=FOLDER, with data/cifar10 and weights in it; for the data alone, data_dir",
         )
     return Path(text)

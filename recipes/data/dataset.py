@@ -1,4 +1,4 @@
-"""An opened image set: its classes, and the feeds that its two parts make."""
+"""Dataset: an opened image set with its classes, training feed and test batches."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Data:
             BadValue: a batch size below 1.
         """
         if batch_size < 1:
-            raise BadValue("a batch has at least one image.", asked=f"batch_size={batch_size}")
+            raise BadValue("batch_size must be at least 1.", asked=f"batch_size={batch_size}")
         return self.source.testing(batch_size, torch.device(device))
 
 

@@ -1,4 +1,4 @@
-"""Feeds: the batches that a model is trained on; here from pictures that live on its device."""
+"""Feed: the batches that a model is trained on; here from images in the memory of its device."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
-            raise BadValue("the processes are counted from 0.", asked=f"process {self.rank} of {self.world}")
+            raise BadValue("processes are counted from 0.", asked=f"process {self.rank} of {self.world}")
         if self.images < self.world:
             raise BadValue(
-                "there are fewer images to train on than processes.",
-                there=f"{self.images} images, {self.world} processes",
+                "fewer images to train on than processes.",
+                asked=f"{self.images} images, {self.world} processes",
             )
 
     @property

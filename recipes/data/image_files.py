@@ -1,4 +1,4 @@
-"""Picture files: where each lies, in a folder or inside a tar, of which class it is, and its pixels."""
+"""Image files: the location of each, in a folder or inside a tar file, its class, and its pixels."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PictureFile:
                 stream.seek(self.start)
                 return stream.read(-1 if self.size is None else self.size)
         except OSError as error:
-            raise BadFile(f"{self.name} cannot be read.", there=error.strerror or "") from error
+            raise BadFile(f"{self.name} cannot be read.", asked=error.strerror or "") from error
 
     def opened(self) -> Image.Image:
         """The picture, decoded, in RGB.
@@ -67,11 +67,11 @@ class PictureFile:
         """
         content = self.content()
         if len(content) > _LARGEST_PICTURE:
-            raise BadFile(f"{self.name} is too large for a small picture.", there=f"{len(content)} bytes")
+            raise BadFile(f"{self.name} is too large for a small image.", asked=f"{len(content)} bytes")
 
         def small(picture: Image.Image) -> Image.Image:
             if picture.width * picture.height > _LARGEST_PICTURE:
-                raise BadFile(f"{self.name} is too large for a small picture.", there=f"{picture.size} pixels")
+                raise BadFile(f"{self.name} is too large for a small image.", asked=f"{picture.size} pixels")
             return picture.convert("RGB" if colour or picture.mode not in ("1", "L") else "L")
 
         pixels = np.array(self._opened(content, small))
@@ -93,7 +93,7 @@ class PictureFile:
             raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             kind = PurePosixPath(self.name.split(" in ")[0]).suffix.removeprefix(".").upper()
-            raise BadFile(f"{self.name} is not a {kind} picture.", there=str(error).partition("<")[0]) from error
+            raise BadFile(f"{self.name} is not a {kind} image.", asked=str(error).partition("<")[0]) from error
 
 
 def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
@@ -104,14 +104,14 @@ def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
         BadFile: there is none, or one that is not a small picture, by name.
     """
     if not files:
-        raise BadFile("there is no picture.")
+        raise BadFile("no images.")
     first = files[0].pixels(colour)
     images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
     for index, file in enumerate(files):
         pixels = first if index == 0 else file.pixels(colour)
         if pixels.shape != first.shape:
             shapes = f"{tuple(first.shape)} and {tuple(pixels.shape)}, {files[0].name} and {file.name}"
-            raise MixedSizes("pictures of different sizes.", asked=shapes)
+            raise MixedSizes("images of different sizes.", asked=shapes)
         images[index] = pixels
     return images
 
@@ -126,12 +126,12 @@ def list_tree(folder: Path) -> list[PictureFile]:
     """
     classes = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
     if not classes:
-        raise BadFile(f"{folder} has no folder of a class in it.", try_=f"{folder.name}/CLASS/*.png")
+        raise BadFile(f"{folder} does not have a folder per class.", try_=f"{folder.name}/CLASS/*.png")
     found: list[PictureFile] = []
     for label in classes:
         paths = sorted(_pictures_in(folder / label))
         if not paths:
-            raise BadFile(f"the class {label} in {folder} has no picture.", there=f"no {', '.join(KINDS)}")
+            raise BadFile(f"the class {label} in {folder} has no images.", there=f"files {', '.join(KINDS)} are read")
         found += [PictureFile(path.relative_to(folder.parent).as_posix(), label, path) for path in paths]
     return found
 

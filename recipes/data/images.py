@@ -1,4 +1,4 @@
-"""Pictures as tensors, with their labels; a set of them with the names of its classes."""
+"""Images: image tensors with their labels, and a set of them with the names of its classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pictures:
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or self.labels.shape != self.images.shape[:1]:
             shapes = f"images {tuple(self.images.shape)}, labels {tuple(self.labels.shape)}"
-            raise BadFile("images and labels do not belong together.", there=shapes)
+            raise BadFile("images and labels do not match.", asked=shapes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,6 +67,6 @@ def sample(count: int, wanted: int | None) -> list[int]:
     if wanted is None:
         return list(range(count))
     if wanted > count:
-        raise BadValue("there are fewer images than that.", asked=str(wanted), there=str(count))
+        raise BadValue("There are fewer images than that.", asked=str(wanted), there=str(count))
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     return order[:wanted]

@@ -1,4 +1,4 @@
-"""Feeds from timm's loading: pictures too large or too many for the memory, decoded as they are needed."""
+"""Loader: feeds from timm's loaders, for images too large or too many for memory, decoded on demand."""
 
 from __future__ import annotations
 

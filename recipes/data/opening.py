@@ -1,4 +1,4 @@
-"""Opening image sets by name: those known by name, folders of pictures or tar files, and timm's data sets."""
+"""Opening: image sets by name: built-in ones, folders of images or tar files, and timm's data sets."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def open_data(
     if not place.exists():
         beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
         raise UnknownName(
-            f"there is no image set and no folder {name}.",
+            f"unknown image set or folder {name}.",
             asked=str(place),
             there=", ".join([*KNOWN, *(f"{prefix}/NAME" for prefix in PREFIXES)]),
             try_=nearest(place.name, [*KNOWN, *beside]),
@@ -100,13 +100,13 @@ def open_data(
 
 def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
     if not place.is_dir():
-        raise UnknownName(f"there is no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
+        raise UnknownName(f"no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
     if whole := torchvision_cifar(name, place):
         return _in_memory(whole, counts, _look(asked, 32 if size is None else size))
     parts = _parts(place)
     classes = sorted({file.label for part in parts for file in part})
     if len(classes) != KNOWN[name]:
-        raise BadFile(f"{name} has {KNOWN[name]} classes, {place} has {len(classes)}.", there=", ".join(classes))
+        raise BadFile(f"{name} has {KNOWN[name]} classes, {place} has {len(classes)}.", asked=", ".join(classes))
     return _files(name, parts, asked, size, counts, workers)
 
 
@@ -173,12 +173,12 @@ def _parts(place: Path) -> Parts:
         BadFile: not a folder, or a part that is not what it should be.
     """
     if not place.is_dir():
-        raise BadFile(f"{place} is no folder.", try_="the folder that holds it")
+        raise BadFile(f"{place} is not a folder.", try_="the folder that holds it")
     found = tuple(next(_named(place, names), None) for names in (("train",), _TEST_NAMES))
     for part, what in zip(found, ("train", "test (or val, validation)"), strict=True):
         if part is None:
             there = ", ".join(sorted(one.name for one in place.iterdir())[:10]) or "nothing"
-            raise UnknownName(f"there is no {what} in {place}, neither a folder nor tar files.", there=there)
+            raise UnknownName(f"no {what} in {place}, neither a folder nor tar files.", there=there)
     train, test = found
     assert train is not None and test is not None
     return train, test
@@ -196,12 +196,12 @@ def _named(place: Path, names: Sequence[str]) -> Iterator[list[PictureFile]]:
 def _at_least(least: int, **given: int) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise BadValue(f"{name} is a whole number, not {value!r}.")
+            raise BadValue(f"{name} must be an integer, not {value!r}.")
         if value < least:
-            raise BadValue(f"{name} is at least {least}, not {value}.")
+            raise BadValue(f"{name} must be at least {least}, not {value}.")
 
 
 def _at_most(most: int, **given: int) -> None:
     for name, value in given.items():
         if value > most:
-            raise BadValue(f"{name} is at most {most}, not {value}.")
+            raise BadValue(f"{name} must be at most {most}, not {value}.")

@@ -1,4 +1,4 @@
-"""The settings of preprocessing, as one checked value: size, colours, how pictures are resized and cropped."""
+"""Preprocessing: its settings as one checked value: size, colours, resizing and cropping."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= LARGEST_SIDE:
-            raise BadValue(f"size is a number of pixels from 1 to {LARGEST_SIDE}.", asked=f"size={self.size!r}")
+            raise BadValue(f"size must be a number of pixels from 1 to {LARGEST_SIDE}.", asked=f"size={self.size!r}")
         for name, least in (("mean", -math.inf), ("std", 0.0)):
             value = getattr(self, name)
             if not (_is_colour(value) and min(value) > least):
                 what = "finite numbers, one per channel" + (", above 0" if name == "std" else "")
-                raise BadValue(f"{name} is three {what}.", asked=f"{name}={value!r}")
+                raise BadValue(f"{name} must be three {what}.", asked=f"{name}={value!r}")
         if not (_is_number(self.crop_pct) and 0 < self.crop_pct <= 2):  # above 1, pictures get a border
-            problem = "crop_pct is a share of a picture, above 0 and at most 2."
+            problem = "crop_pct must be a fraction of an image, above 0 and at most 2."
             raise BadValue(problem, asked=f"crop_pct={self.crop_pct!r}")
         for name, words in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
             if getattr(self, name) not in words:
-                raise BadValue(f"{name} is one of {', '.join(words)}.", asked=repr(getattr(self, name)))
+                raise BadValue(f"{name} must be one of {', '.join(words)}.", asked=repr(getattr(self, name)))
 
     def changed(self, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
         """The same with other settings, where they are given, such as those that `facts` tells.
@@ -58,11 +58,11 @@ class Preprocessing:
         if isinstance(given, Preprocessing):
             return given
         if not isinstance(given, Mapping):
-            raise BadValue("preprocessing is a table of settings, or a Preprocessing.", asked=repr(given))
+            raise BadValue("preprocessing must be a table of settings, or a Preprocessing.", asked=repr(given))
         known = [one.name for one in fields(self)]
         for name in given:
             if name not in known:
-                problem = f"pictures are not preprocessed by {name!r}."
+                problem = f"unknown preprocessing setting {name!r}."
                 raise UnknownName(problem, there=", ".join(known), try_=nearest(str(name), known))
         plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
         return replace(self, **plain)
@@ -87,7 +87,7 @@ def asked_size(size: int | None, given: Preprocessing | Mapping[str, Any] | None
     """
     named = given.get("size") if isinstance(given, Mapping) else None
     if size is not None and named is not None and size != named:
-        raise BadValue("two sizes are asked for.", asked=f"{size} pixels a side, and preprocessing of {named!r}")
+        raise BadValue("two different sizes.", asked=f"{size} pixels a side, and preprocessing of {named!r}")
     return named if size is None else size
 
 

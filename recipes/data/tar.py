@@ -1,4 +1,4 @@
-"""Pictures in tar files, read where they lie and never unpacked."""
+"""Tar: images in tar files, read in place and never unpacked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_tar(file: str | Path) -> tuple[Tensor, list[str]]:
         return decoded(files, colour=False), [one.label for one in files]
     except MixedSizes as error:
         shapes = str(error).partition("got:")[2].strip()
-        raise MixedSizes(f"{path.name} holds pictures of different sizes.", there=shapes) from None
+        raise MixedSizes(f"{path.name} contains images of different sizes.", asked=shapes) from None
 
 
 def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
@@ -39,15 +39,15 @@ def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
     """
     if not path.is_file():
         near = [one.name for one in path.parent.glob("*.tar")] if path.parent.is_dir() else []
-        raise UnknownName(f"there is no file {path}.", there=", ".join(sorted(near)), try_=nearest(path.name, near))
+        raise UnknownName(f"no file {path}.", there=", ".join(sorted(near)), try_=nearest(path.name, near))
     found = []
     for name, start, size in _members(path):
         where = PurePosixPath(name)
         if where.suffix.lower() not in kinds or len(where.parts) < 2:
-            raise BadFile(f"{path.name} holds something that is not CLASS/NAME{kinds[0]}.", there=name)
+            raise BadFile(f"{path.name} contains something that is not CLASS/NAME{kinds[0]}.", asked=name)
         found.append(PictureFile(f"{name} in {path.name}", where.parts[-2], path, start, size))
     if not found:
-        raise BadFile(f"{path.name} holds no picture.")
+        raise BadFile(f"{path.name} contains no images.")
     return found
 
 
@@ -57,8 +57,8 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
         with tarfile.open(path, "r:") as archive:
             plain = [member for member in archive if member.isfile()]
     except (tarfile.TarError, OSError) as error:
-        raise BadFile(f"{path.name} cannot be read as a tar file.", there=str(error)) from error
+        raise BadFile(f"{path.name} cannot be read as a tar file.", asked=str(error)) from error
     for member in plain:
         if member.issparse():
-            raise BadFile(f"{path.name} holds a file with holes, which is read wrongly in place.", there=member.name)
+            raise BadFile(f"{path.name} contains a sparse file, which cannot be read in place.", asked=member.name)
     return [(member.name, member.offset_data, member.size) for member in plain]

@@ -1,1 +1,1 @@
-"""Format: recipes as TOML files: read, checked, written and listed."""
+"""Format: recipes as TOML files: read, check, write and list them."""

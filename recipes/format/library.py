@@ -1,4 +1,4 @@
-"""The shelf of ready-made recipes, and recipes from files."""
+"""Library: the ready-made recipes, and recipes from files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surgery.errors import BadFile, UnknownName, nearest
 
 def names(pattern: str = "*") -> list[str]:
     """The names of the ready-made recipes that fit a pattern such as `resnet-*`, in order."""
-    found = (one.name.removesuffix(".toml") for one in _shelf().iterdir() if one.name.endswith(".toml"))
+    found = (one.name.removesuffix(".toml") for one in _folder().iterdir() if one.name.endswith(".toml"))
     return sorted(name for name in found if fnmatchcase(name, pattern))
 
 
@@ -24,15 +24,15 @@ def load(name: str | Path) -> Recipe:
     """Read a ready-made recipe by its name, or any file whose name ends in .toml.
 
     Raises:
-        UnknownName: no ready-made recipe of this name; the nearest are told.
-        BadFile: no such file, one that is too large, or one with mistakes; all of them are told.
+        UnknownName: not a ready-made recipe; the hint has the nearest names.
+        BadFile: the file does not exist, is too large, or has mistakes, all of which are listed.
     """
     text = text_of(name)
     return parse(text, Path(name).stem if is_file(name) else str(name))
 
 
 def text_of(name: str | Path) -> str:
-    """The file of a recipe as it stands, with its comments; `name` is as in `load`.
+    """The text of a recipe file, with its comments; `name` is as in `load`.
 
     Raises:
         UnknownName, BadFile: as `load`.
@@ -41,11 +41,11 @@ def text_of(name: str | Path) -> str:
         return _read(Path(name))
     if str(name) not in names():
         raise UnknownName(
-            f"there is no ready-made recipe {str(name)!r}.",
-            there=f"{len(names())} of them: surgery recipes ls",
-            try_=nearest(str(name), names()) or "a name of the list, or a file that ends in .toml",
+            f"unknown recipe {str(name)!r}.",
+            there=f"{len(names())} recipes, see surgery recipes ls",
+            try_=nearest(str(name), names()) or "a name from the list, or a file that ends in .toml",
         )
-    return _shelf().joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return _folder().joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 def describe(name: str | Path | Recipe) -> str:
@@ -75,13 +75,13 @@ def _read(path: Path) -> str:
             # One byte more than allowed is enough to know, whatever the file claims to be.
             raw = opened.read(MOST_IN_A_FILE + 1)
         if len(raw) > MOST_IN_A_FILE:
-            raise BadFile(f"{path} is larger than a recipe is.", there=f"more than {MOST_IN_A_FILE // 1024} KiB")
+            raise BadFile(f"{path} is too large for a recipe.", asked=f"more than {MOST_IN_A_FILE // 1024} KiB")
         return raw.decode("utf-8")
     except OSError as error:
-        raise BadFile(f"{path} cannot be read.", there=error.strerror or type(error).__name__) from error
+        raise BadFile(f"{path} cannot be read.", asked=error.strerror or type(error).__name__) from error
     except UnicodeDecodeError as error:
-        raise BadFile(f"{path} is no text in UTF-8.", there=f"byte {error.start}") from error
+        raise BadFile(f"{path} is not UTF-8 text.", asked=f"byte {error.start}") from error
 
 
-def _shelf() -> resources.abc.Traversable:
+def _folder() -> resources.abc.Traversable:
     return resources.files("recipes").joinpath("files")

@@ -1,6 +1,6 @@
-"""Options: settings declared once, as fields; files, flags and messages are made from them.
+"""Options: settings declared once as dataclass fields, from which files, flags and messages are derived.
 
-The command line shows them in its help, which must answer at once: this file and `settings` import nothing heavy.
+The command line shows them in its help, which must start fast: this file and `settings` import nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Value = bool | int | float | str | None
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: what it is for, of which kind, and in which range. `kind` is bool, int, float or str."""
+    """One setting: its help text, type and range. `kind` is bool, int, float or str."""
 
     about: str
     kind: type
@@ -76,14 +76,14 @@ def problems_of(kind: type, given: Mapping[str, object]) -> list[str]:
             from surgery.errors import nearest
 
             near = nearest(name, known)
-            found.append(f"{name}: there is no such option" + (f"; near: {near}" if near else ""))
+            found.append(f"{name}: unknown option" + (f"; near: {near}" if near else ""))
         elif problem := known[name].problem(value):
             found.append(f"{name} {problem}")
     return found
 
 
 def check_options(settings: object) -> None:
-    """Refuse a dataclass of options whose values are outside their ranges; for `__post_init__`.
+    """Check that the values of a dataclass of options are in range; for `__post_init__`.
 
     Raises:
         BadValue: all of them, in one message.
@@ -96,8 +96,8 @@ def check_options(settings: object) -> None:
 
 
 def _bound(value: float) -> str:
-    """A bound as it is told: whole numbers whole, however large."""
+    """A bound as text: integers without decimals, however large."""
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}

@@ -1,4 +1,4 @@
-"""Recipes to and from TOML: data only, everything wrong with a file told at once."""
+"""Parse: recipes from and to TOML: data only, all problems of a file reported together."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
     """
     if isinstance(given, str):
         if len(given) > MOST_IN_A_FILE:
-            raise BadFile(f"{name} is too long.", there=f"{len(given)} characters", try_=f"at most {MOST_IN_A_FILE}")
+            raise BadFile(f"{name} is too long.", asked=f"{len(given)} characters", there=f"at most {MOST_IN_A_FILE}")
         try:
             given = tomllib.loads(given)
         except (ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def to_toml(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> 
         BadFile: a result that is no such table, or texts that are not readable.
     """
     text = written(recipe, None if result is None else {"versions": versions()} | dict(result))
-    parse(text, recipe.name)  # nobody gets a file that cannot be read
+    parse(text, recipe.name)  # check that the file is valid
     return text
 
 
@@ -146,7 +146,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
             yield from ((f"[{key}]", problem) for problem in problems_of(kind, table))
     yield from (("[result]", problem) for problem in _result_problems(given.get("result")))
     if not any(given.get(key) or (key in given and key != "rule") for key in ("rule", "pruning", "finetune")):
-        yield top, "there is nothing to do; a recipe has [[rule]], [pruning] or [finetune]"
+        yield top, "nothing to do; a recipe has [[rule]], [pruning] or [finetune]"
 
 
 def _rule_problems(table: Mapping[str, Any]) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _rule_problems(table: Mapping[str, Any]) -> Iterator[str]:
             if problem := _model_problem(model):
                 yield f"expect: {problem}"
             if type(count) is not int or count < 0:
-                yield f"expect of {model} is a whole number, 0 or more, not {count!r}"
+                yield f"expect of {model} is an integer, 0 or more, not {count!r}"
     options = _options(table)
     fit = {}
     for key, value in options.items():
@@ -209,12 +209,12 @@ def _model_problem(name: Any) -> str:
     prefix, _, rest = str(name).partition("/")
     if isinstance(name, str) and prefix in CATALOGUES and rest:
         return ""
-    return f"{name!r} is no full name such as {', '.join(f'{one}/NAME' for one in CATALOGUES)}"
+    return f"{name!r} is not a full name such as {', '.join(f'{one}/NAME' for one in CATALOGUES)}"
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:
     near = nearest(key, known)
-    return f"{key}: there is no such key" + (f"; near: {near}" if near else f"; there are {', '.join(known)}")
+    return f"{key}: unknown key" + (f"; near: {near}" if near else f"; available: {', '.join(known)}")
 
 
 def _odd_values(value: Any, path: str = "") -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Recipe: rules for a model, how to prune it, how to fine-tune it. Data only."""
+"""Recipe: rules for a model, and settings for pruning and fine-tuning. Data only."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Recipe(surgery.Recipe):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The parts of it that are no surgery."""
+        """The parts besides surgery."""
         parts = (("pruning", self.pruning), ("fine-tuning", self.finetune))
         return tuple(name for name, part in parts if part is not None)
 
     def rules_for(self, model: str) -> tuple[surgery.Rule, ...]:
-        """The rules, each with the number it must pick on the model of this full name, where that is known."""
+        """The rules, each with the number of sites it must pick on the model of this full name, if known."""
         expects = self.expects or ({},) * len(self.rules)
         return tuple(
             replace(rule, expect=expected.get(model, rule.expect))

@@ -1,4 +1,4 @@
-"""A rule by its name and its options, as text and files give them; everything wrong with them, at once."""
+"""Rule options: build a rule from its name and options as given in text or files; report all problems together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_rule(use: str, options: Mapping[str, Any], asked: str = "") -> surgery
         BadValue: a missing option, or a value outside its range.
     """
     if use not in RULES:
-        raise UnknownName(f"there is no rule {use!r}.", there=", ".join(RULES), try_=nearest(use, RULES))
+        raise UnknownName(f"unknown rule {use!r}.", there=", ".join(RULES), try_=nearest(use, RULES))
     named, required = named_options(use), required_options(use)
     if not takes_facts(use):
         for key in sorted(options.keys() - set(named)):
@@ -54,7 +54,7 @@ def defaults(use: str) -> dict[str, Any]:
 
 
 def required_options(use: str) -> tuple[str, ...]:
-    """The options that a rule cannot do without."""
+    """The required options of a rule."""
     return tuple(key for key in inspect.signature(RULES[use]).parameters if key == "to")
 
 
@@ -87,10 +87,10 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def one_line(error: SurgeryError) -> str:
-    """An error in one line, without what was asked for, which the reader has before them."""
+    """An error in one line, without the value it got, which is shown next to it."""
     first, *facts = str(error).splitlines()
-    told = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
-    return "; ".join([first.rstrip("."), *told])
+    rest = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
+    return "; ".join([first.rstrip("."), *rest])
 
 
 def _try(use: str, options: Mapping[str, Any]) -> None:
@@ -107,6 +107,5 @@ def _try(use: str, options: Mapping[str, Any]) -> None:
             with torch.device("meta"):
                 surgery.activations.build(rule.make, 4, **dict(rule.params))
         except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that no tensor has
-            raise BadValue(
-                f"{rule.make!r} cannot be built with this", there=(str(error).splitlines() or ["too large"])[0]
-            ) from error
+            why = (str(error).splitlines() or ["too large"])[0]
+            raise BadValue(f"{rule.make!r} cannot be built with this: {why}") from error

@@ -28,7 +28,7 @@ def rule_from_text(text: str) -> surgery.Rule:
     name, _, rest = text.partition(":")
     name = name.strip()
     if name not in RULES:
-        raise UnknownName(f"there is no rule {name!r}.", there=", ".join(RULES), try_=nearest(name, RULES))
+        raise UnknownName(f"unknown rule {name!r}.", there=", ".join(RULES), try_=nearest(name, RULES))
     options: dict[str, Any] = {}
     for part in _split(rest):
         key, equals, value = part.partition("=")

@@ -32,24 +32,26 @@ Dtype = Literal["bfloat16", "float16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """How a network is pruned in rounds, see `pruning.run_rounds`; every cut is a share of the living weights."""
+    """How a network is pruned in rounds, see `pruning.run_rounds`; every cut is a fraction of the unpruned weights."""
 
     criterion: Criterion = option(
         "global_magnitude", "what is cut first: a pruner of the package pruning", choices=get_args(Criterion)
     )
-    share: float = option(0.2, "share of the living weights that a round cuts", least=0, most=1)
+    share: float = option(0.2, "fraction of the unpruned weights that a round cuts", least=0, most=1)
     rounds: int = option(5, "how many rounds", least=0, most=1000)
     rewind: Rewind = option(
-        "init", "after a cut go back to the weights before any training, or not", choices=get_args(Rewind)
+        "init", "rewind to the weights before any training after a cut, or not", choices=get_args(Rewind)
     )
     epochs: int | None = option(
         None, "epochs of each training in the rounds (those of fine-tuning if unset)", kind=int, least=0, most=100_000
     )
-    ap_share: float = option(0.0, "part of the share, also of the living weights, that AP cuts", least=0, most=1)
+    ap_share: float = option(
+        0.0, "the part of `share` that AP cuts, also a fraction of the unpruned weights", least=0, most=1
+    )
     among: Among = option("negative", "which weights AP cuts", choices=get_args(Among))
     score: Score = option("still", "which of them AP cuts first", choices=get_args(Score))
     order: ApOrder = option(
-        "beside", "AP cuts right after the host, or after a training between", choices=get_args(ApOrder)
+        "beside", "AP cuts right after the base pruner, or after a training between", choices=get_args(ApOrder)
     )
 
     def __post_init__(self) -> None:
@@ -80,26 +82,26 @@ class Finetune:
     mixup: float = option(0.0, "alpha of mixup; 0 is off", least=0)
     cutmix: float = option(0.0, "alpha of cutmix; 0 is off", least=0)
     crop: int = option(4, "pixels that small images are shifted by at most; 0 is off", least=0, most=256)
-    hflip: float = option(0.5, "share of the images that is mirrored", least=0, most=1)
+    hflip: float = option(0.5, "fraction of the images that are mirrored", least=0, most=1)
     cutout: int = option(0, "side of the square that is cut out of small images; 0 is off", least=0, most=256)
     aa: Policy = option("none", "timm's augmentation policy for large images", choices=get_args(Policy))
-    reprob: float = option(0.0, "share of large images with a random patch erased", least=0, most=1)
+    reprob: float = option(0.0, "fraction of large images with a random patch erased", least=0, most=1)
     amp: bool = option(False, "mixed precision")
     amp_dtype: Dtype = option("bfloat16", "its lower precision", choices=get_args(Dtype))
     channels_last: bool = option(False, "memory layout NHWC")
     torchcompile: bool = option(False, "compile the model")
     grad_accum_steps: int = option(1, "batches whose gradients make one step", least=1, most=2**20)
     model_ema: bool = option(False, "train an average of the weights; it is the result")
-    model_ema_decay: float = option(0.9998, "what the average keeps at each step", least=0, most=1)
-    model_ema_warmup: bool = option(False, "let the average begin faster")
-    sync_bn: bool = option(False, "batch norms over all processes")
-    distill: bool = option(False, "learn from the network before surgery, too")
+    model_ema_decay: float = option(0.9998, "decay of the average per step", least=0, most=1)
+    model_ema_warmup: bool = option(False, "let the average follow faster at the start")
+    sync_bn: bool = option(False, "synchronise batch norms over all processes")
+    distill: bool = option(False, "also learn from the network before surgery")
     kd_temperature: float = option(4.0, "temperature of its logits", least=0.01)
-    task_loss_weight: float = option(1.0, "weight of the loss of the labels beside a teacher", least=0)
-    distill_loss_weight: float = option(1.0, "weight of the loss of the teacher", least=0)
+    task_loss_weight: float = option(1.0, "weight of the label loss next to a teacher's", least=0)
+    distill_loss_weight: float = option(1.0, "weight of the teacher's loss", least=0)
     fit_affine: int = option(0, "batches to fit affine stand-ins on, right after surgery", least=0, most=2**20)
     recalibrate: int = option(
-        0, "batches to estimate batch norms on, after surgery and after every cut", least=0, most=2**20
+        0, "batches to recalibrate batch norms on, after surgery and after every cut", least=0, most=2**20
     )
 
     def __post_init__(self) -> None:

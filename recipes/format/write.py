@@ -1,4 +1,4 @@
-"""A recipe as TOML text."""
+"""Write: a recipe as TOML text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def rule_table(rule: surgery.Rule, expected: Mapping[str, int] = MappingProxyTyp
 
 
 def rule_line(rule: surgery.Rule) -> str:
-    """A rule in one line for people, settings that are the default left out."""
+    """A rule in one line for display, without default settings."""
     _, *told = _lines(rule_table(replace(rule, expect=None)))
     return rule.use + (": " + ", ".join(told) if told else "")
 

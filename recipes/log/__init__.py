@@ -1,1 +1,1 @@
-"""Log: what a run reports, to files, trackers, a terminal and plots."""
+"""Log: report a run to files, trackers, the terminal and plots."""

@@ -1,4 +1,4 @@
-"""Log: what every epoch of a run came to, as a CSV file that a kill cannot spoil."""
+"""CSV log: one row per epoch of a run, in a CSV file that survives a kill."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOG = "log.csv"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One epoch, counted from 0 in its phase; None where a number was not taken.
+    """One epoch, counted from 0 in its phase; None where a number was not measured.
 
-    `loss` is the mean over the epoch, `top1` the share of test images named rightly after it, `lr` the learning rate,
-    `images_s` training images in a second, `living` the share of prunable weights that live.
+    `loss` is the mean over the epoch, `top1` the accuracy on the test images after it, `lr` the learning rate,
+    `images_s` training images per second, `living` the density of the prunable weights.
     """
 
     phase: str
@@ -39,7 +39,7 @@ class Row:
         """
         if unknown := sorted(set(numbers) - set(NUMBERS)):
             raise BadValue(
-                "The log has no such column.", asked=", ".join(unknown), there=", ".join(NUMBERS),
+                "Unknown column of the log.", asked=", ".join(unknown), there=", ".join(NUMBERS),
                 try_=nearest(unknown[0], NUMBERS),
             )  # fmt: skip
         return cls(phase, epoch, **{name: float(value) for name, value in numbers.items()})
@@ -65,13 +65,13 @@ class Log:
         """The rows, in the order they were written; none if there is no file yet.
 
         Raises:
-            BadFile: it is no log of this library, or was altered.
+            BadFile: it is not a log of this library, or damaged.
         """
         try:
             return _rows(self.path.read_bytes()) if self.path.exists() else ()
         except (csv.Error, ValueError, OSError) as error:
             raise BadFile(
-                f"{self.path} is no log of a run.", there=str(error), try_="another folder, or without this file"
+                f"{self.path} is not the log of a run.", asked=str(error), try_="another folder, or without this file"
             ) from error
 
     def begin(self, phase: str, epoch: int = 0) -> int:

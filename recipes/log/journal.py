@@ -1,4 +1,4 @@
-"""Journal: how the trainings of a run go, written down and shown."""
+"""Journal: record and display the trainings of a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Journal:
             BadFile: the log in the folder is not one of ours.
         """
         if not phase or not phase.isprintable():
-            raise BadValue("A phase is named by one printable line.", asked=repr(phase), try_='"fit"')
+            raise BadValue("The name of a phase must be one printable line.", asked=repr(phase), try_='"fit"')
         kept = self._log.begin(phase, epoch) if self._log else self._number
         self._end_bar()
         self._phase, self._epoch, self._epochs, self._number = phase, epoch, epochs, kept
@@ -76,7 +76,7 @@ class Journal:
             self._bar.step(loss, self._speed.images_s)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch is over: `loss`, `top1` (a share), `lr` and `living` (a share), those that are known.
+        """An epoch is over: `loss`, `top1` (a fraction), `lr` and `living` (the density), as far as known.
 
         Raises:
             BadValue: a number of another name, or no training has begun.
@@ -114,7 +114,7 @@ class Journal:
 
 def _told(row: Row) -> str:
     texts = {
-        "loss": "loss {:.3f}", "top1": "top-1 {:.1%}", "living": "{:.1%} of the weights live",
+        "loss": "loss {:.3f}", "top1": "top-1 {:.1%}", "living": "density {:.1%}",
         "images_s": "{:.0f} images/s",
     }  # fmt: skip
     return ", ".join(texts[name].format(row.numbers[name]) for name in texts if name in row.numbers) or "done"

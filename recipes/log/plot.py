@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 CURVES = "curves.png"
 
-_PANELS = (("loss", "loss"), ("top1", "top-1 accuracy"), ("living", "living share"))
+_PANELS = (("loss", "loss"), ("top1", "top-1 accuracy"), ("living", "density"))
 _ENDINGS = (".png", ".pdf", ".svg")
 _LETTERS = 100  # of the names of phases, about, that fit side by side
 
 
 def plot(folder: str | Path, file: str | Path | None = None) -> Path:
-    """Draw how loss, accuracy and living share went over the epochs of a run; returns the file. Needs the extra `plot`.
+    """Plot loss, accuracy and density over the epochs of a run; returns the file. Needs the extra `plot`.
 
     Reads `<folder>/log.csv` and writes `<folder>/curves.png`, or `file` (PNG, PDF or SVG, by its ending). The epochs of
     all phases follow each other; every other phase is shaded, and each is named where there are several.
@@ -33,10 +33,10 @@ def plot(folder: str | Path, file: str | Path | None = None) -> Path:
     """
     log, made = Log(Path(folder) / LOG), Path(folder) / CURVES if file is None else Path(file)
     if made.suffix.lower() not in _ENDINGS:
-        raise BadValue("Plots are not drawn in this format.", asked=str(made), try_=f"a name in {', '.join(_ENDINGS)}")
+        raise BadValue("Unknown format for a plot.", asked=str(made), try_=f"a name in {', '.join(_ENDINGS)}")
     if not (rows := log.rows()):
         there = "a log without an epoch" if log.path.exists() else f"no {LOG}"
-        raise BadFile(f"{folder} has nothing to draw.", there=there, try_="the folder of a run that ended an epoch")
+        raise BadFile(f"{folder} has nothing to draw.", asked=there, try_="the folder of a run that ended an epoch")
     figure = drawn(rows)
     made.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(str(made), dpi=120)
@@ -53,7 +53,7 @@ def drawn(rows: tuple[Row, ...]) -> Figure:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator, PercentFormatter
     except ImportError as error:
-        raise missing("Plots are drawn with", "matplotlib", "plot") from error
+        raise missing("Plotting needs", "matplotlib", "plot") from error
     panels = [(name, label) for name, label in _PANELS if any(getattr(row, name) is not None for row in rows)]
     panels = panels or list(_PANELS[:1])
     figure = Figure(figsize=(8.0, 0.8 + 2.2 * len(panels)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Progress: a bar for a training that goes on, and how fast it goes."""
+"""Progress bar: the progress and speed of a running training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Speed:
-    """Images in a second, of one epoch: from its start to its last step, so that testing does not count."""
+    """Images per second of one epoch, from its start to its last step, so that testing does not count."""
 
     def __init__(self) -> None:
         self.restart()

@@ -1,4 +1,4 @@
-"""Trackers: other programs that show how a run goes, TensorBoard and W&B."""
+"""Trackers: log a run to TensorBoard or W&B."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def tracker(name: TrackerName, folder: Path | None) -> Tracker:
         SurgeryError: its package is not installed.
     """
     if name not in TRACKERS:
-        raise UnknownName(f"There is no tracker {name!r}.", there=", ".join(TRACKERS), try_=nearest(name, TRACKERS))
+        raise UnknownName(f"Unknown tracker {name!r}.", there=", ".join(TRACKERS), try_=nearest(name, TRACKERS))
     if folder is None:
         raise BadValue(f"The tracker {name} writes into the folder of the run, which has none.", try_="folder=...")
     return TensorBoard(folder) if name == "tensorboard" else WandB(folder)

@@ -1,1 +1,1 @@
-"""Models: built by name, with weights or without, and the preprocessing they expect."""
+"""Models: build them by name, with or without weights, and find the preprocessing they expect."""

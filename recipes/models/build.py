@@ -1,4 +1,4 @@
-"""Models by name: `timm/NAME`, `torchvision/NAME` and `cifar/NAME`, fresh or with weights."""
+"""Build: models by name (`timm/NAME`, `torchvision/NAME`, `cifar/NAME`), with or without weights."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any
             raise
         raise SurgeryError(
             f"the weights of {full} could not be fetched.",
-            there=first_line(error),
+            asked=first_line(error),
             try_="a connection, or pretrained=FILE with a safetensors file",
         ) from error
     except UnpicklingError as error:
-        raise BadFile(f"the file of the weights of {full} holds more than weights.", there=first_line(error)) from error
+        raise BadFile(f"the weights file of {full} contains more than weights.", asked=first_line(error)) from error
     if not isinstance(pretrained, bool):
         _load_file(model, full, Path(pretrained), kwargs)
     return model
@@ -147,11 +147,11 @@ def full_name(name: str | Path) -> str:
     if folder := saved_folder(name):
         return _named(folder)[0]
     if isinstance(name, Path):
-        raise BadFile(f"{name} is no folder written by surgery.save.")
+        raise BadFile(f"{name} is not a folder written by surgery.save.")
     prefix, slash, rest = name.partition("/")
     if slash and prefix not in CATALOGUES:
         raise UnknownName(
-            f"there is no catalogue {prefix!r}, and no folder {name} written by surgery.save.",
+            f"unknown catalogue {prefix!r}, and no folder {name} written by surgery.save.",
             there=", ".join(CATALOGUES),
         )
     searched = (prefix,) if slash else CATALOGUES
@@ -160,8 +160,8 @@ def full_name(name: str | Path) -> str:
     if not found:
         close = [f"{one}/{near}" for one in searched for near in nearest(short, names(one)).split(", ") if near]
         raise UnknownName(
-            f"there is no model {name!r}.",
-            there=", ".join(f"{len(names(one))} in {one}" for one in searched),
+            f"unknown model {name!r}.",
+            there=", ".join(f"{len(names(one))} models in {one}" for one in searched),
             try_=", ".join(close) or "surgery sites timm/resnet18",
         )
     if len(found) > 1:
@@ -181,7 +181,7 @@ def names(catalogue: str) -> tuple[str, ...]:
 
         resnets = (f"resnet{depth}" for depth in cifar_resnet.DEPTHS)
         return (*resnets, *(f"vgg{depth}_bn" for depth in cifar_vgg.DEPTHS))
-    raise UnknownName(f"there is no catalogue {catalogue!r}.", there=", ".join(CATALOGUES))
+    raise UnknownName(f"unknown catalogue {catalogue!r}.", there=", ".join(CATALOGUES))
 
 
 def _load_file(model: nn.Module, full: str, file: Path, kwargs: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _build_saved(folder: Path, pretrained: bool | str | Path, kwargs: dict[str, 
     other = {key: value for key, value in kwargs.items() if key not in saved or saved[key] != value}
     if other or not isinstance(pretrained, bool):
         raise BadValue(
-            f"{folder} is saved as it is.",
+            f"{folder} is loaded with the arguments it was saved with.",
             asked=", ".join([*other, *(() if isinstance(pretrained, bool) else ("pretrained",))]),
             there=", ".join(f"{key}={value!r}" for key, value in saved.items()) or "no arguments",
             try_="the folder alone, or the name of its model",
@@ -220,9 +220,9 @@ def _named(folder: Path) -> tuple[str, dict[str, Any]]:
     name, kwargs = named.get("name"), named.get("kwargs")
     # A name that leads on, to another folder or to the network, is not followed: the file may be a stranger's.
     if not isinstance(name, str) or not isinstance(kwargs, dict) or name.partition("/")[0] not in CATALOGUES:
-        raise BadFile(f"{folder} names no model of {', '.join(CATALOGUES)}.", there=repr(name))
+        raise BadFile(f"{folder} does not name a model of {', '.join(CATALOGUES)}.", asked=repr(name))
     if fetching := [key for key in FETCHING if key in kwargs]:
-        raise BadFile(f"{folder} asks for weights besides its own.", there=", ".join(fetching))
+        raise BadFile(f"{folder} asks for weights besides its own.", asked=", ".join(fetching))
     return name, kwargs
 
 

@@ -1,4 +1,4 @@
-"""Who says how a model wants its pictures: timm, torchvision, or the run that wrote its folder."""
+"""Preprocessing of a model, according to timm, torchvision, or the run that wrote its folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
-    """How pictures are to be preprocessed for a model, edited or not; None if nobody says.
+    """The preprocessing of a model, edited or not; None if unknown.
 
     `model` is a name, as for `recipes.build`, or a model of timm. The name of a model of timm or torchvision stands for
     its published weights, with or without which it is built; a folder that a run wrote says what its model was fed.
@@ -52,7 +52,7 @@ def _recorded(folder: Path) -> Preprocessing | None:
     try:
         said = Outcome.from_json((folder / RESULT).read_text(encoding="utf-8")).preprocessing
     except UnicodeDecodeError as error:
-        raise BadFile(f"{folder / RESULT} is no text.", there=str(error)) from error
+        raise BadFile(f"{folder / RESULT} is not text.", asked=str(error)) from error
     return Preprocessing().changed(said) if said else None
 
 
@@ -71,7 +71,7 @@ def _of_timm(config: Any) -> Preprocessing | None:
     for key, known in words:
         if asked[key] not in known:
             raise BadValue(
-                f"the model asks for pictures with {key}={asked[key]!r}, which are not made here.",
+                f"the model needs images with {key}={asked[key]!r}, which is not supported.",
                 there=", ".join(known), try_="a pretrained_cfg with one of these",
             )  # fmt: skip
         fed[key] = asked[key]

@@ -1,4 +1,4 @@
-"""Weights from files: all of them or none, and never the weights of another model unnoticed."""
+"""Weights: load them from files, completely or not at all, and never those of another model silently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
     """
     weights = read_weights(file)
     if odd := misfit(model, weights):
-        raise WrongModel(f"the weights in {Path(file).name} are not those of this {type(model).__name__}.", there=odd)
+        raise WrongModel(f"the weights in {Path(file).name} are not those of this {type(model).__name__}.", asked=odd)
     model.load_state_dict(weights, strict=True)
 
 
@@ -48,17 +48,17 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         raise BadFile(f"{path.name} is not a safetensors file.", try_="a file that ends in .safetensors")
     if not path.is_file():
-        raise BadFile(f"there is no weights file {path}.")
+        raise BadFile(f"no weights file {path}.")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise BadFile(f"{path.name} cannot be read as safetensors.", there=first_line(error)) from error
+        raise BadFile(f"{path.name} cannot be read as safetensors.", asked=first_line(error)) from error
     if EDITED in metadata:
         # The names of an edited model's weights are those of the unedited one: they would load, and be wrong.
         raise BadFile(
-            f"{path.name} holds the weights of an edited model.",
+            f"{path.name} contains the weights of an edited model.",
             try_="surgery.load(folder, model=...), with the folder that surgery.save wrote",
         )
     # Of tensors that are one, safetensors writes one, and tells in the metadata which it stands for.

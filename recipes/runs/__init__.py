@@ -1,1 +1,1 @@
-"""Runs: a recipe carried out on data, and the folder it leaves."""
+"""Runs: run a recipe on data, and write the result to a folder."""

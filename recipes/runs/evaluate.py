@@ -1,4 +1,4 @@
-"""Measured: what a network does and costs, in the numbers that a table before and after compares."""
+"""Evaluate: measure the accuracy and cost of a network, for the table of before and after."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from surgery.repair.batches import batches_of, check_repeatable
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a network does on test images, and what it costs; shares are 0 to 1, None where there is nothing to count.
+    """Accuracy and cost of a network on test images; fractions are 0 to 1, None where there is nothing to count.
 
-    `living` is the share of prunable weights that live. `flops` are those of the convolutions and matrix products of
-    one image, pruned weights counted like others, a multiplication and an addition as two. `dead_dynamic` and
-    `dead_static` are shares of channels, see `pruning.dead_neurons`, on few images. `images_s` is the speed in eval
-    mode, on this machine at that moment.
+    `living` is the density of the prunable weights. `flops` are those of the convolutions and matrix products of one
+    image, including pruned weights, a multiply-add as two. `dead_dynamic` and `dead_static` are fractions of channels,
+    see `pruning.dead_neurons`, on few images. `images_s` is the measured speed in eval mode, in images per second.
     """
 
     accuracy: float

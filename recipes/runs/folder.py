@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is while it runs, and what it holds at the end."""
+"""Folder: the output folder of a run, claimed while it runs, and its final content."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def begin(folder: Path, asked: Mapping[str, Any], resume: bool) -> None:
         WrongModel: it holds another run.
     """
     if folder.exists() and not folder.is_dir():
-        raise BadFile(f"{folder} is no folder.", try_="another --output")
+        raise BadFile(f"{folder} is not a folder.", try_="another --output")
     known = json.loads(json.dumps(dict(asked)))
     if folder.is_dir() and (folder / ASKED).is_file():
         if not resume:
-            raise BadFile(f"{folder} holds a run.", try_="--resume to go on with it, or another --output")
+            raise BadFile(f"{folder} contains a run.", try_="--resume to continue it, or another --output")
         _check_same(folder, known)
         return
     if folder.is_dir() and any(folder.iterdir()):
-        raise BadFile(f"{folder} is not empty, and what it holds is no run.", try_="another --output")
+        raise BadFile(f"{folder} is not empty, and does not contain a run.", try_="another --output")
 
 
 def claim(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -66,7 +66,7 @@ def finished(folder: Path) -> Outcome | None:
     try:
         return Outcome.from_json((folder / RESULT).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise BadFile(f"{folder / RESULT} is no text.", there=str(error), try_="another --output") from error
+        raise BadFile(f"{folder / RESULT} is not text.", asked=str(error), try_="another --output") from error
 
 
 def finish(
@@ -106,11 +106,11 @@ def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:
             raise ValueError("no table of what was asked")
         differing = sorted(name for name in {*asked, *there} if asked.get(name) != there.get(name))
     except (ValueError, TypeError, OSError) as error:
-        raise BadFile(f"{folder / ASKED} cannot be read.", there=str(error), try_="another --output") from error
+        raise BadFile(f"{folder / ASKED} cannot be read.", asked=str(error), try_="another --output") from error
     if differing:
         ours, theirs = (", ".join(f"{name}={one.get(name)!r}" for name in differing) for one in (asked, there))
         raise WrongModel(
-            f"{folder} holds another run: {', '.join(differing)} differ.", asked=_short(ours), there=_short(theirs),
+            f"{folder} contains another run: {', '.join(differing)} differ.", asked=_short(ours), there=_short(theirs),
             try_="the same call as before, or another --output",
         )  # fmt: skip
 

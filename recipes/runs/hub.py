@@ -1,4 +1,4 @@
-"""The hub: the folder of a result, uploaded to and fetched from huggingface.co."""
+"""Hub: upload the folder of a result to huggingface.co, and fetch it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
     source = Path(folder)
     if read_steps(source)["model"] is None:
         raise BadFile(
-            f"{source} does not say which model it is, so nobody could load it.", try_="surgery.save(..., name=...)"
+            f"{source} does not say which model it is, so it could not be loaded.", try_="surgery.save(..., name=...)"
         )
     additions = [
         CommitOperationAdd(
@@ -49,7 +49,9 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
             raise BadValue(f"{made.repo_id} is public.", try_="another repository, or private=False")
         api.create_commit(made.repo_id, additions, commit_message="A result of activation-surgery")
     except HFValidationError as error:
-        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+        raise BadValue(
+            f"{repo!r} is not the name of a repository.", asked=_first_line(error), try_="user/name"
+        ) from error
     except OSError as error:
         raise _refused(repo, error) from error
     return str(made)
@@ -67,7 +69,9 @@ def check_repo(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+        raise BadValue(
+            f"{repo!r} is not the name of a repository.", asked=_first_line(error), try_="user/name"
+        ) from error
 
 
 def pull(repo: str) -> Path:
@@ -86,7 +90,9 @@ def pull(repo: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except HFValidationError as error:
-        raise BadValue(f"{repo!r} is no name of a repository.", there=_first_line(error), try_="user/name") from error
+        raise BadValue(
+            f"{repo!r} is not the name of a repository.", asked=_first_line(error), try_="user/name"
+        ) from error
     except OSError as error:
         raise _refused(repo, error) from error
 
@@ -102,7 +108,7 @@ def _card(folder: Path) -> str:
 
 def _refused(repo: str, error: OSError) -> SurgeryError:
     return SurgeryError(
-        f"the hub did not do what was asked for {repo}.", there=_first_line(error), try_="hf auth login, or token="
+        f"the request to the hub for {repo} failed.", asked=_first_line(error), try_="hf auth login, or token="
     )
 
 

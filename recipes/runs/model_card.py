@@ -1,4 +1,4 @@
-"""Card: what a folder holds, told to whoever finds it."""
+"""Model card: describe the content of a result folder."""
 
 from __future__ import annotations
 
@@ -96,4 +96,4 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8") if file.is_file() else ""
     except UnicodeDecodeError as error:
-        raise BadFile(f"{file.name} is no text.", there=str(error)) from error
+        raise BadFile(f"{file.name} is not text.", asked=str(error)) from error

@@ -1,4 +1,4 @@
-"""Outcome: what a run made of a network, before and after."""
+"""Outcome: the measurements of a network before and after a run."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ class Outcome:
             Preprocessing().changed(made.preprocessing)
         except (SurgeryError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise BadFile(
-                "This is no outcome of a run.", there=f"{type(error).__name__}: {error}", try_="another result.json"
+                "This is not the outcome of a run.",
+                asked=f"{type(error).__name__}: {error}",
+                try_="another result.json",
             ) from error
         return made
 
@@ -160,9 +162,9 @@ _KINDS = {
 _LINES: dict[str, tuple[str, Any]] = {
     "accuracy": ("accuracy", _share),
     "parameters": ("parameters", "{:,}".format),
-    "living": ("living share of the weights", _share),
-    "flops": ("FLOPs of an image", _many),
-    "dead_dynamic": ("dead channels, dynamic", _share),
-    "dead_static": ("dead channels, static", _share),
+    "living": ("density of the weights", _share),
+    "flops": ("FLOPs per image", _many),
+    "dead_dynamic": ("dead channels (dynamic)", _share),
+    "dead_static": ("dead channels (static)", _share),
     "images_s": ("images/s", _speed),
 }

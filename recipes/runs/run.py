@@ -1,4 +1,4 @@
-"""Run a recipe: a model, its surgery, its pruning, its fine-tuning; everything kept in one folder."""
+"""Run: apply a recipe to a model (surgery, pruning, fine-tuning), with all results in one folder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(
     trackers: Sequence[TrackerName] = (),
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Edit, prune and fine-tune a model as a recipe says, and tell what came of it; everything is kept in `output`.
+    """Edit, prune and fine-tune a model by a recipe, and report the outcome; everything is written to `output`.
 
     The order is fixed: surgery; a training, during which gradual changes come to their end; the rounds of pruning, each
     with its training, and one before the first cut; a last training with the masks held. A recipe without pruning has
@@ -151,7 +151,7 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
         return  # who prunes it is told so
     zeros, size = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
     if zeros:
-        tell(f"{zeros:,} of {size:,} weights are zero, and no {MASKS} says that they were pruned: they will learn")
+        tell(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
 
 
 def _built(
@@ -164,7 +164,7 @@ def _built(
     name, kwargs = models.full_name(model), {"num_classes": len(data.classes)}
     if img_size and (own := models.input_size(model)) and own != img_size:
         if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
-            raise BadValue(f"{name} takes one size only.", asked=f"{img_size} pixels", there=f"{own} pixels")
+            raise BadValue(f"{name} supports only one image size.", asked=f"{img_size} pixels", there=f"{own} pixels")
         kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
     if name in ("torchvision/googlenet", "torchvision/inception_v3"):
         kwargs["aux_logits"] = False  # their second classifiers would be a second loss
@@ -182,7 +182,7 @@ def _check(recipe: Recipe, trained: bool) -> None:
     if not (recipe.rules or recipe.pruning or recipe.finetune):
         raise BadValue(f"the recipe {recipe.name!r} has nothing to do.", try_="a [[rule]], [pruning] or [finetune]")
     if recipe.finetune and recipe.finetune.distill and not trained:
-        raise BadValue("a network with fresh weights has nothing to teach.", asked="distill",
+        raise BadValue("a network without trained weights cannot be a teacher.", asked="distill",
                        try_="--pretrained, or --weights FILE")  # fmt: skip
 
 

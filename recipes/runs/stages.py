@@ -1,4 +1,4 @@
-"""The stages of a run: surgery, a training, rounds of pruning, a last training."""
+"""Stages: the stages of a run: surgery, a training, rounds of pruning, a last training."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Stages:
             self._train(model, held, _name_of(held.masks.alive, living), short, teacher, resumes)
 
         def after(number: int, masks: pruning.Masks) -> None:
-            self.tell(f"round {number} of {asked.rounds}: {masks.share:.1%} of the weights live")
+            self.tell(f"round {number} of {asked.rounds}: density {masks.share:.1%}")
 
         return pruning.run_rounds(
             self.network, train, pruner, asked.share, asked.rounds, masks=masks,

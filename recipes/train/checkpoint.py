@@ -1,4 +1,4 @@
-"""Checkpoint: a folder that holds where a training stands, whole at any moment; nothing in it is pickled."""
+"""Checkpoint: a folder with the state of a training, consistent at any moment; nothing in it is pickled."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Saved:
         if own != there:
             wrong = next(name for name in [*own, *there] if own.get(name) != there.get(name))
             raise WrongModel(
-                f"{self.path} holds the weights of another model: {wrong} differs.",
+                f"{self.path} contains the weights of another model: {wrong} differs.",
                 asked=str(tuple(own.get(wrong, ()))), there=str(tuple(there.get(wrong, ()))),
                 try_="the model that the training began with",
             )  # fmt: skip
@@ -180,7 +180,7 @@ def check_together(saved: Saved | None) -> None:
     """
     moments = gathered(saved.moment if saved is not None else None)
     if any(one != moments[0] for one in moments):
-        raise BadFile("The processes find different checkpoints.", there=str(moments), try_="a folder they all share")
+        raise BadFile("The processes found different checkpoints.", asked=str(moments), try_="a folder they all share")
 
 
 def _of(section: str, tensors: Tensors) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Place: on which device, and as which of how many processes, this process trains."""
+"""Device: the device that this process trains on, and its rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place_of(device: str | None = None) -> Place:
         torch.zeros((), device=asked).item()  # the device "meta" would give no number
     except (RuntimeError, AssertionError) as error:
         there = f"cpu, cuda: {torch.cuda.device_count()}"
-        raise BadValue(f"there is no device {device!r} to train on here.", there=there, try_="--device cpu") from error
+        raise BadValue(f"no device {device!r} to train on.", there=there, try_="--device cpu") from error
     check_torchvision()
     from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 

@@ -1,4 +1,4 @@
-"""Finetune: the one training loop, and the accuracy it is for."""
+"""Finetune: the training loop, and the accuracy on the test images."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def finetune(
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The share of images (0 to 1) that `model` names rightly in eval mode.
+    """The accuracy (0 to 1) of `model` on images in eval mode.
 
     Modes and random generators are afterwards as they were, also after an exception.
 
@@ -127,7 +127,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
             right = (model(images).argmax(dim=1) == labels).sum() + right.to(labels.device)
             count += len(labels)
     if not count:
-        raise BadValue("There are no images to name.")
+        raise BadValue("No images to classify.")
     return int(right) / count
 
 
@@ -213,7 +213,7 @@ def _read(unread: list[Tensor], now: Moment, lr: float) -> list[float]:
     for number, loss in enumerate(found, now.update - len(found) + 1):
         if not math.isfinite(loss):
             raise SurgeryError(
-                f"The loss of step {number} is {loss}.", there=f"step {number}, lr {lr:g}", try_=_SMALLER
+                f"The loss of step {number} is {loss}.", asked=f"step {number}, lr {lr:g}", try_=_SMALLER
             )
     return found
 
@@ -242,9 +242,9 @@ def _steps(feed: Feed, options: Finetune) -> int:
 
 def _check(feed: Feed, options: Finetune, teacher: nn.Module | None) -> None:
     if options.epochs and feed.steps < 1:
-        raise BadValue("There is nothing to train on.", there=f"{feed.steps} batches", try_="a smaller batch_size")
+        raise BadValue("No batches to train on.", asked=f"{feed.steps} batches", try_="a smaller batch_size")
     if options.distill and teacher is None:
-        raise BadValue("There is no teacher to learn from.", asked="distill", try_="teacher=, the unchanged network")
+        raise BadValue("Distillation needs a teacher.", asked="distill", try_="teacher=, the unchanged network")
     check_options(options)
 
 

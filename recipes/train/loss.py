@@ -1,4 +1,4 @@
-"""Task: the loss of a network on a batch, with timm's parts, in one process or one of many."""
+"""Loss: the loss of a network on a batch, from timm's parts, in one or several processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def task_of(model: nn.Module, options: Finetune, teacher: nn.Module | None = Non
     if not options.distill:
         return ClassificationTask(model, criterion, device=device, verbose=False)
     if teacher is None:
-        raise BadValue("There is no teacher to learn from.", asked="distill", try_="teacher=, the unchanged network")
+        raise BadValue("Distillation needs a teacher.", asked="distill", try_="teacher=, the unchanged network")
     return LogitDistillationTask(
         _Student(model), _teacher_of(teacher), criterion, distill_loss_weight=options.distill_loss_weight,
         task_loss_weight=options.task_loss_weight, temperature=options.kd_temperature, device=device, verbose=False,
@@ -71,7 +71,9 @@ def mixing_of(options: Finetune, classes: int) -> Mixing:
 
     def mixing(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if len(images) % 2:
-            raise BadValue("Images are mixed in pairs.", there=f"a batch of {len(images)}", try_="an even batch_size")
+            raise BadValue(
+                "Mixing needs an even number of images.", asked=f"a batch of {len(images)}", try_="an even batch_size"
+            )
         mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)  # it writes into the images
         return mixed
 
@@ -108,7 +110,7 @@ def check_norms(model: nn.Module, options: Finetune) -> None:
     """
     if _wide(options):
         if not _on_cuda(model):
-            raise BadValue("Batch norms over all processes need CUDA.", asked="sync_bn", try_="sync_bn=False")
+            raise BadValue("Synchronised batch norms need CUDA.", asked="sync_bn", try_="sync_bn=False")
         check_synchronisable(model)
 
 

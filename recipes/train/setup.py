@@ -1,4 +1,4 @@
-"""Training: all that takes part in the steps of one training, made of timm's parts."""
+"""Setup: everything that takes part in the steps of one training, built from timm's parts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Training:
         for number in range(count):
             batch = next(batches, None)
             if batch is None:
-                raise BadValue("The feed ends before its epoch does.", asked=f"{count} batches", there=str(number))
+                raise BadValue("The feed ended before its epoch.", asked=f"{number} batches", there=f"{count} expected")
             images, labels = batch
             seen += len(images)
             if options.channels_last:

@@ -1,4 +1,4 @@
-"""Synchronised norms: batch norms whose statistics are those of all processes together, proved to be the same norms."""
+"""Synchronised batch norms: statistics over all processes, proved to compute the same as before."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def synchronised(model: nn.Module) -> nn.Module:
     for path, norm in before.items():
         if not _same(norm, after[path]):
             raise NotProved(
-                f"{path} is another function as a norm over all processes.",
-                there=f"{type(norm).__name__}, then {type(after[path]).__name__}", try_="sync_bn=False",
+                f"{path} computes something else when synchronised.",
+                asked=f"{type(norm).__name__}, then {type(after[path]).__name__}", try_="sync_bn=False",
             )  # fmt: skip
     return made
 
@@ -56,12 +56,12 @@ def check_synchronisable(model: nn.Module) -> None:
         if type(norm).forward not in known or "forward" in vars(norm):
             raise CannotEdit(
                 f"{path} does more than a batch norm, which would be lost in a norm over all processes.",
-                there=f"{type(norm).__name__} with a forward of its own", try_="sync_bn=False",
+                asked=f"{type(norm).__name__} with its own forward", try_="sync_bn=False",
             )  # fmt: skip
         if any(getattr(norm, hooks) for hooks in _HOOKS):
             raise CannotEdit(
                 f"{path} has hooks, which would be lost in a norm over all processes.",
-                there=type(norm).__name__, try_="sync_bn=False, or without the hooks",
+                asked=type(norm).__name__, try_="sync_bn=False, or without the hooks",
             )  # fmt: skip
 
 
@@ -99,4 +99,4 @@ def _images(norm: nn.Module) -> Tensor:
         except (ValueError, AssertionError, RuntimeError):
             continue
         return images
-    raise NotProved("A batch norm runs on no random numbers.", there=str(norm), try_="sync_bn=False")
+    raise NotProved("A batch norm does not run on random input.", asked=str(norm), try_="sync_bn=False")

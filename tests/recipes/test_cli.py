@@ -157,12 +157,12 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["sites", "timm/resnet5O"], "there is no model 'timm/resnet5O'; available: "),
+        (["sites", "timm/resnet5O"], "unknown model 'timm/resnet5O'; available: "),
         (["sites", "resnet50"], "timm/resnet50, torchvision/resnet50; hint: one of them in full"),
         (["sites", *SMALL, "--where", "block=layer9"], "no site has a block like 'layer9'; available: layer1.0"),
         (["sites", *SMALL, "--where", "blok=layer9"], "hint: block"),
         (["sites", *SMALL, "--shape", "2,x"], "'2,x' is not a shape such as 2,3,224,224"),
-        (["transform", *SMALL], "there is nothing to do; hint: --rule RULE, or --recipe NAME"),
+        (["transform", *SMALL], "no rules to apply; hint: --rule RULE, or --recipe NAME"),
         (["transform", *SMALL, *ERASE, "--recipe", "resnet-erase-last"], "not allowed with argument --rule"),
         (["transform", *SMALL, "--recipe", "resnet-erase-lst"], "resnet-erase-last"),
         (["finetune", *TRAIN, "--lr", "-1"], "it is at least 0"),
@@ -173,11 +173,11 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
         (["recipes", "check", "none.toml"], "none.toml"),
         (["recipes", "ls", "resnet-erase-lst"], "resnet-erase-last"),
         (["finetune", *TRAIN, "--img-size", "0"], "0 is less than 1"),
-        (["finetune", *TRAIN, "--push-to-hub", "no name!!"], "is no name of a repository"),
+        (["finetune", *TRAIN, "--push-to-hub", "no name!!"], "is not the name of a repository"),
         (["plot", "nowhere"], "nowhere has nothing to draw"),
-        (["transform", *SMALL, "--rule", "erase_rellu"], "there is no rule 'erase_rellu'; available: erase_relu, swap"),
+        (["transform", *SMALL, "--rule", "erase_rellu"], "unknown rule 'erase_rellu'; available: erase_relu, swap"),
         (["transform", *SMALL, "--rule", "swap:to=silu,activation=gelu"], "no site"),
-        (["transform", *SMALL, *ERASE, "--weights", "none.safetensors"], "there is no weights file none.safetensors"),
+        (["transform", *SMALL, *ERASE, "--weights", "none.safetensors"], "no weights file none.safetensors"),
         (["transform", *SMALL, *ERASE, "--save", "/proc/nowhere"], "/proc/nowhere"),
         (["cut", "resnet18"], "invalid choice: 'cut'"),
         ([], "required: COMMAND; hint: surgery --help"),
@@ -191,7 +191,7 @@ def test_what_is_wrong_is_one_line(words: list[str], says: str, capsys: pytest.C
 def test_a_failed_command_has_no_stack_trace() -> None:
     done = run("sites", "cifar/resnet21")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("surgery: there is no model 'cifar/resnet21'") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("surgery: unknown model 'cifar/resnet21'") and done.stderr.count("\n") == 1
 
 
 def test_the_demo_command_passes_its_options_on(
@@ -227,6 +227,20 @@ def test_an_error_becomes_one_line() -> None:
     assert cli.one_line(OSError()) == "OSError()"
 
 
+@pytest.mark.parametrize(
+    ("python", "typed"),
+    [
+        ("expect=3, or drop `expect`", "expect=3 in --rule, or drop `expect`"),
+        ("pass example= with inputs that the model accepts", "--shape N,C,H,W, with a shape that the model accepts"),
+        ("a smaller batch_size", "a smaller --batch-size"),
+        ("a larger --batch-size", "a larger --batch-size"),
+        ("sync_bn=False, or without the hooks", "--no-sync-bn, or without the hooks"),
+    ],
+)
+def test_a_hint_is_in_words_of_the_command_line(python: str, typed: str) -> None:
+    assert cli.one_line(BadValue("it is wrong.", try_=python)) == f"it is wrong; hint: {typed}"
+
+
 def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes", "ls", "vgg-*", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -239,7 +253,7 @@ def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pyt
     assert "a file of this name" in refused(capsys, "recipes", "copy", "vgg-erase-pairs", str(mine))
     assert cli.main(["recipes", "check", str(mine), "--model", "torchvision/vgg11", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"]
-    assert "does not hold" in refused_after(capsys, "recipes", "check", str(mine), "--model", "timm/test_vit")
+    assert "cannot be applied" in refused_after(capsys, "recipes", "check", str(mine), "--model", "timm/test_vit")
     mine.write_text(shown.replace("location", "locaton") + "\n[finetune2]\nepochs = 1\n")
     told = refused(capsys, "recipes", "check", str(mine))
     assert "locaton" in told and "finetune2" in told, "all problems at once"

@@ -59,7 +59,7 @@ def test_what_holds_is_told(sites: Sites) -> None:
         ([{"use": "swap", "to": "silu", "activation": "gelu"}], "Rule 1 picks no site"),
         ([{"use": "swap", "to": "silu", "block": "lyer*"}], "no site has a block like 'lyer*'"),
         ([{"use": "erase_relu"}, {"use": "swap", "to": "silu"}], "Two rules pick"),
-        ([{"use": "swap", "to": "silu"}, {"use": "erase_relu", "remaining": True}], "earlier rules took all"),
+        ([{"use": "swap", "to": "silu"}, {"use": "erase_relu", "remaining": True}], "earlier rules picked all"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

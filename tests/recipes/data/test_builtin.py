@@ -79,7 +79,7 @@ def test_cifar10_looks_where_the_variable_says(folder: Path, monkeypatch: pytest
     monkeypatch.setenv("SURGERY_DATA", str(folder / "shared"))
     assert len(parts(cifar10(shards=()), train=False)[0]) == 10
     monkeypatch.setenv("SURGERY_DATA", str(folder / "nowhere"))
-    with pytest.raises(SurgeryError, match="which is no folder"):
+    with pytest.raises(SurgeryError, match="which is not a folder"):
         shared_folder()
     monkeypatch.delenv("SURGERY_DATA")
     with pytest.raises(SurgeryError, match="no environment variable SURGERY_DATA"):

@@ -10,7 +10,7 @@ from tests.asserts import assert_raises
 
 
 def test_images_and_labels_must_belong_together() -> None:
-    with pytest.raises(BadFile, match="do not belong together"):
+    with pytest.raises(BadFile, match="do not match"):
         Pictures(torch.zeros(3, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
 
 

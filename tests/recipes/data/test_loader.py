@@ -144,7 +144,7 @@ def test_a_damaged_picture_is_named_and_not_passed_over(folder: Path, processes:
     whole = (folder / "val/bee/1.png").read_bytes()
     (folder / "val/bee/1.png").write_bytes(whole[: len(whole) // 2])
     data = opened(folder, workers=processes)
-    error = assert_raises(BadFile, lambda: list(data.testing()), "val/bee/1.png is not a PNG picture")
+    error = assert_raises(BadFile, lambda: list(data.testing()), "val/bee/1.png is not a PNG image")
     assert str(error).startswith("val/bee/1.png") and "Traceback" not in str(error)
 
 

@@ -115,21 +115,21 @@ def test_so_many_of_each_part_the_same_every_time(tmp_path: Path) -> None:
     more = values(open_data(place, train_num_samples=6))
     assert set(some[0]) < set(more[0]) and more[1] == TEST
     assert_raises(BadValue, lambda: open_data(place, train_num_samples=13), "fewer images", "13", "12")
-    assert_raises(BadValue, lambda: open_data(place, val_num_samples=0), "val_num_samples is at least 1")
+    assert_raises(BadValue, lambda: open_data(place, val_num_samples=0), "val_num_samples must be at least 1")
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"size": 10**9}, "size is at most 4096, not 1000000000"),
-        ({"size": 0}, "size is at least 1, not 0"),
-        ({"workers": 10**6}, "workers is at most 1024, not 1000000"),
-        ({"workers": -1}, "workers is at least 0, not -1"),
-        ({"workers": "a"}, "workers is a whole number, not 'a'"),
-        ({"workers": None}, "workers is a whole number, not None"),
-        ({"size": 8.0}, "size is a whole number, not 8.0"),
-        ({"train_num_samples": True}, "train_num_samples is a whole number, not True"),
-        ({"val_num_samples": "3"}, "val_num_samples is a whole number, not '3'"),
+        ({"size": 10**9}, "size must be at most 4096, not 1000000000"),
+        ({"size": 0}, "size must be at least 1, not 0"),
+        ({"workers": 10**6}, "workers must be at most 1024, not 1000000"),
+        ({"workers": -1}, "workers must be at least 0, not -1"),
+        ({"workers": "a"}, "workers must be an integer, not 'a'"),
+        ({"workers": None}, "workers must be an integer, not None"),
+        ({"size": 8.0}, "size must be an integer, not 8.0"),
+        ({"train_num_samples": True}, "train_num_samples must be an integer, not True"),
+        ({"val_num_samples": "3"}, "val_num_samples must be an integer, not '3'"),
     ],
 )
 def test_a_number_out_of_its_range_is_told_by_itself(given: dict[str, Any], says: str) -> None:
@@ -171,17 +171,17 @@ def test_large_pictures_are_left_to_the_loader(tmp_path: Path, size: int, small:
 
 def test_what_a_folder_lacks_is_told(tmp_path: Path) -> None:
     place = tree(tmp_path / "set")
-    assert_raises(UnknownName, lambda: open_data("digts"), "digts", "cifar10", "hfds/NAME", "try", "digits")
-    assert_raises(UnknownName, lambda: open_data(str(tmp_path / "sat")), "no folder", "try", "set")
+    assert_raises(UnknownName, lambda: open_data("digts"), "digts", "cifar10", "hfds/NAME", "hint", "digits")
+    assert_raises(UnknownName, lambda: open_data(str(tmp_path / "sat")), "or folder", "hint", "set")
     (tmp_path / "file").write_text("")
-    assert_raises(BadFile, lambda: open_data(str(tmp_path / "file")), "is no folder")
+    assert_raises(BadFile, lambda: open_data(str(tmp_path / "file")), "is not a folder")
     (place / "test").rename(place / "tests")
     assert_raises(UnknownName, lambda: open_data(str(place)), "no test (or val, validation)", "tests, train")
     (place / "tests").rename(place / "test")
     (place / "train").rename(place / "training")
-    assert_raises(UnknownName, lambda: open_data(str(place)), "there is no train in", "training")
+    assert_raises(UnknownName, lambda: open_data(str(place)), "no train in", "training")
     (place / "train").mkdir()
-    assert_raises(BadFile, lambda: open_data(str(place)), "no folder of a class", "train/CLASS/*.png")
+    assert_raises(BadFile, lambda: open_data(str(place)), "does not have a folder per class", "train/CLASS/*.png")
 
 
 def test_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -189,25 +189,25 @@ def test_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
     write_tree(place, {"train/dog/0.png": picture(30, 8)})
     assert open_data(str(place)).classes == ("ant", "bee", "cow", "dog"), "a class need not be tested"
     write_tree(place, {"test/bees/0.png": picture(1, 8)})
-    assert_raises(BadFile, lambda: open_data(str(place)), "not trained: bees", "4 classes", "try", "bee")
+    assert_raises(BadFile, lambda: open_data(str(place)), "not trained: bees", "4 classes", "hint", "bee")
     (place / "test" / "bees" / "0.png").rename(place / "test" / "bees" / "note.txt")
-    assert_raises(BadFile, lambda: open_data(str(place)), "the class bees", "has no picture")
+    assert_raises(BadFile, lambda: open_data(str(place)), "the class bees", "has no images")
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     place = tree(tmp_path)
     whole = (place / "train/bee/2.png").read_bytes()
     (place / "train/bee/2.png").write_bytes(whole[: len(whole) // 2])
-    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is not a PNG picture")
+    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is not a PNG image")
     (place / "train/bee/2.png").write_bytes(b"0" * (1 << 21))
-    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is too large for a small picture")
+    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is too large for a small image")
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
     place = tree(tmp_path)
     (place / "train" / ".cache").mkdir()
     for name in ("train/ant/._0.png", "train/ant/about.txt", "train/list.csv"):
-        (place / name).write_text("no picture")
+        (place / name).write_text("no images")
     (place / "train/ant/more").mkdir()
     (place / "train/ant/0.png").rename(place / "train/ant/more/0.png")
     assert values(open_data(str(place))) == (TRAIN, TEST)

@@ -18,8 +18,8 @@ from tests.recipes.data.written import picture, png, write_tar
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({}, "holds no picture"),
-        ({"test/cat/a.png": b"no picture"}, "a.png in odd.tar is not a PNG picture"),
+        ({}, "contains no images"),
+        ({"test/cat/a.png": b"no picture"}, "a.png in odd.tar is not a PNG image"),
         ({"test/cat/a.txt": b"text"}, "not CLASS/NAME.png"),
         ({"a.png": b""}, "not CLASS/NAME.png"),
         ({"test/cat/a.jpg": png(picture(1))}, "not CLASS/NAME.png"),
@@ -64,7 +64,7 @@ def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
 
 def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "odd.tar", {"test/cat/a.png": png(torch.zeros(1, 1100, 1100, dtype=torch.uint8))})
-    with pytest.raises(BadFile, match="too large for a small picture"):
+    with pytest.raises(BadFile, match="too large for a small image"):
         read_tar(tmp_path / "odd.tar")
 
 
@@ -79,7 +79,7 @@ def test_a_file_with_holes_is_not_read_in_place(tmp_path: Path) -> None:
         member = tarfile.TarInfo("test/cat/a.png")
         member.type = tarfile.GNUTYPE_SPARSE
         archive.addfile(member)
-    with pytest.raises(BadFile, match="holds a file with holes"):
+    with pytest.raises(BadFile, match="contains a sparse file"):
         read_tar(tmp_path / "odd.tar")
 
 

@@ -36,7 +36,7 @@ def test_a_text_is_the_rule_it_says(text: str, rule: surgery.Rule) -> None:
     ("text", "error", "says"),
     [
         ("erase_rellu", UnknownName, "erase_relu"),
-        ("", UnknownName, "there is no rule ''"),
+        ("", UnknownName, "unknown rule ''"),
         ("erase_relu:locatoin=last", UnknownName, "hint:      location"),
         ("swap:to=sliu", UnknownName, "silu"),
         ("swap:to=silu,blok=layer3.*", UnknownName, "block"),

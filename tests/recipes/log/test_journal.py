@@ -195,7 +195,7 @@ def test_without_a_terminal_there_is_a_line_for_each_epoch_and_no_bar(monkeypatc
     journal.close()
     assert said == [
         "fit, epoch 1 of 2: loss 0.250, top-1 50.0%, 200 images/s",
-        "fit, epoch 2 of 2: 80.0% of the weights live",
+        "fit, epoch 2 of 2: density 80.0%",
         "fit, epoch 3 of 2: done",
     ]
     assert shown.getvalue() == ""

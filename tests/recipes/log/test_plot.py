@@ -45,7 +45,7 @@ def test_the_curves_are_the_numbers_of_the_log() -> None:
     assert curves == {
         "loss": [[1, 2.0], [2, 1.0], [3, 1.5], [4, 1.25]],
         "top-1 accuracy": [[1, 0.25], [3, 0.5], [4, 0.75]],
-        "living share": [[3, 0.8], [4, 0.64]],
+        "density": [[3, 0.8], [4, 0.64]],
     }
 
 

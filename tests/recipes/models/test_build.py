@@ -128,7 +128,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_files_that_are_not_plain_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="there is no weights file"):
+    with pytest.raises(BadFile, match="no weights file"):
         build("cifar/resnet20", pretrained=tmp_path / "none.safetensors")
     torch.save(build("cifar/resnet20").state_dict(), tmp_path / "weights.pth")
     with pytest.raises(BadFile, match=r"weights\.pth is not a safetensors file"):
@@ -404,7 +404,7 @@ def test_what_is_a_model_and_a_folder_shows_both(
     assert saved_kwargs("./resnet20") == {"num_classes": 4}
     assert build("cifar/resnet20")(torch.rand(2, 3, 32, 32)).shape == (2, 10)  # the catalogue's
     assert_raises(UnknownName, lambda: full_name("runs/none"), "no folder runs/none written by surgery.save")
-    assert_raises(BadFile, lambda: full_name(Path("runs")), "no folder")
+    assert_raises(BadFile, lambda: full_name(Path("runs")), "not a folder")
 
 
 @pytest.mark.parametrize(

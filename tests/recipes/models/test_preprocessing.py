@@ -215,8 +215,10 @@ def test_a_size_in_a_table_is_heeded_and_that_of_a_model_is_for_large_pictures(l
         assert data.size == size and images_of(data).shape == (2, 3, size, size)
     assert open_data("digits", preprocessing=Preprocessing(size=16)).size == 32
     assert open_data("digits", size=12, preprocessing={"size": 12}).size == 12
-    assert_raises(BadValue, lambda: open_data("digits", size=12, preprocessing={"size": 16}), "two sizes", "12", "16")
-    assert_raises(BadValue, lambda: open_data("digits", preprocessing={"size": 0}), "size is at least 1")
+    assert_raises(
+        BadValue, lambda: open_data("digits", size=12, preprocessing={"size": 16}), "two different", "12", "16"
+    )
+    assert_raises(BadValue, lambda: open_data("digits", preprocessing={"size": 0}), "size must be at least 1")
     for asked in ({"size": 64}, Preprocessing(size=64)):
         data = open_data(str(large), preprocessing=asked, workers=0)  # type: ignore[arg-type]
         assert data.size == 64 and images_of(data).shape == (4, 3, 64, 64)
@@ -257,11 +259,11 @@ def test_a_run_heeds_a_size_and_takes_a_whole_preprocessing(
 
 def test_a_run_refuses_what_is_no_preprocessing_before_anything_is_written(tmp_path: Path) -> None:
     cases: list[tuple[type[Exception], dict[str, Any], str]] = [
-        (BadValue, {"preprocessing": {"mean": torch.zeros(3)}}, "mean is three finite numbers"),
+        (BadValue, {"preprocessing": {"mean": torch.zeros(3)}}, "mean must be three finite numbers"),
         (BadValue, {"preprocessing": 0.5}, "a table of settings"),
         (UnknownName, {"preprocessing": {"sizes": 16}}, "size"),
-        (BadValue, {"preprocessing": {"size": 16}, "img_size": 32}, "two sizes"),
-        (BadValue, {"img_size": 0}, "size is at least 1"),
+        (BadValue, {"preprocessing": {"size": 16}, "img_size": 32}, "two different sizes"),
+        (BadValue, {"img_size": 0}, "size must be at least 1"),
     ]
     for error, options, says in cases:
         assert_raises(error, lambda o=options: run(tmp_path / "out", "cifar/resnet20", **o), says)
@@ -277,12 +279,12 @@ def test_flags_win_over_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert asked is not None
     assert (told["mean"], told["std"], told["interpolation"]) == ([0.0, 0.5, 1.0], list(asked.std), "bilinear")
     assert main([*arguments, str(tmp_path / "other"), "--std", "0", "1", "1"]) == 2
-    assert "surgery: std is three finite numbers, one per channel, above 0" in capsys.readouterr().err
+    assert "surgery: std must be three finite numbers, one per channel, above 0" in capsys.readouterr().err
 
 
 def test_what_is_no_preprocessing_is_refused() -> None:
     for bad, says in [
-        ({"size": 0}, "size"), ({"size": LARGEST_SIDE + 1}, "4096"), ({"mean": (1.0, 2.0)}, "mean is three"),
+        ({"size": 0}, "size"), ({"size": LARGEST_SIDE + 1}, "4096"), ({"mean": (1.0, 2.0)}, "mean must be three"),
         ({"std": (1.0, 1.0, 0.0)}, "above 0"), ({"crop_pct": 0.0}, "crop_pct"), ({"crop_mode": "middle"}, "squash"),
         ({"interpolation": "random"}, "bicubic"), ({"mean": (float("nan"),) * 3}, "finite"),
     ]:  # fmt: skip
@@ -298,7 +300,7 @@ def test_a_result_with_another_preprocessing_is_refused() -> None:
     assert Outcome.from_json(json.dumps(plain)).preprocessing == {}, "written before it was recorded"
     for bad in ({"size": 10**9}, {"unknown": 1}, [1]):
         text = json.dumps(plain | {"preprocessing": bad})
-        assert_raises(BadFile, lambda text=text: Outcome.from_json(text), "no outcome")  # type: ignore[misc]
+        assert_raises(BadFile, lambda text=text: Outcome.from_json(text), "not the outcome")  # type: ignore[misc]
 
 
 @pytest.mark.data

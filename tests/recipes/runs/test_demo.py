@@ -44,7 +44,7 @@ def test_it_says_what_it_does(watched: tuple[Path, Outcome, list[str]]) -> None:
     _, _, said = watched
     assert said[0] == "training cifar/resnet20 on digits"
     told = "\n".join(said)
-    assert "9 of 19 relu calls erased" in told and "round 1 of 1: 80.0% of the weights live" in told
+    assert "9 of 19 relu calls erased" in told and "round 1 of 1: density 80.0%" in told
 
 
 def test_a_folder_in_use_is_refused(watched: tuple[Path, Outcome, list[str]]) -> None:

@@ -138,4 +138,4 @@ def test_what_cannot_be_measured_is_refused() -> None:
     model = tiny_net()
     assert_raises(CannotLook, lambda: measure(nn.DataParallel(model), batches()), "DataParallel")
     assert_raises(BadValue, lambda: measure(model, iter(batches())), "more than once")
-    assert_raises(BadValue, lambda: measure(model, []), "no batches")
+    assert_raises(BadValue, lambda: measure(model, []), "No batches")

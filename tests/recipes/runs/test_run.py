@@ -59,7 +59,7 @@ def test_the_stages_come_in_their_order(whole: tuple[Path, Outcome, list[str]]) 
         stages = [row["phase"] for row in csv.DictReader(stream)]
     assert stages == ["fit", "round 0", "round 1", "round 2", "final"]
     assert [line for line in said if " of 2: " in line] == [
-        "round 1 of 2: 80.0% of the weights live", "round 2 of 2: 64.0% of the weights live",
+        "round 1 of 2: density 80.0%", "round 2 of 2: density 64.0%",
     ]  # fmt: skip
     assert outcome.before.living == 1.0 and outcome.after.living == pytest.approx(0.64, abs=1e-3)
     assert (outcome.erased, outcome.swapped) == (4, 8)
@@ -90,8 +90,8 @@ def test_a_finished_run_tells_its_outcome_again(whole: tuple[Path, Outcome, list
 
 def test_a_run_without_resume_and_another_run_are_refused(whole: tuple[Path, Outcome, list[str]]) -> None:
     folder, _, _ = whole
-    assert_raises(BadFile, lambda: small_run(WHOLE, folder), "holds a run", "--resume")
-    assert_raises(WrongModel, lambda: small_run(WHOLE, folder, resume=True, seed=1), "holds another run: seed differ")
+    assert_raises(BadFile, lambda: small_run(WHOLE, folder), "contains a run", "--resume")
+    assert_raises(WrongModel, lambda: small_run(WHOLE, folder, resume=True, seed=1), "another run: seed differ")
     assert_raises(WrongModel, lambda: small_run(FADE, folder, resume=True), "recipe differ")
 
 
@@ -100,11 +100,11 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path
     cases: list[tuple[type[Exception], Recipe | str, dict[str, Any], str]] = [
         (UnknownName, "resnet-erase-lst", {}, "resnet-erase-last"),
         (BadValue, Recipe("empty", ()), {}, "nothing to do"),
-        (BadValue, replace(FADE, finetune=replace(SHORT, distill=True)), {}, "nothing to teach"),
+        (BadValue, replace(FADE, finetune=replace(SHORT, distill=True)), {}, "cannot be a teacher"),
         (BadValue, FADE, {"device": "abacus"}, "no device 'abacus'"),
         (BadValue, FADE, {"device": "meta"}, "no device 'meta'"),
         (NothingPicked, Recipe("none", (surgery.swap("silu", activation="gelu"),)), {}, "gelu"),
-        (BadValue, replace(FADE, finetune=replace(SHORT, mixup=0.2, batch_size=33)), {}, "pairs"),
+        (BadValue, replace(FADE, finetune=replace(SHORT, mixup=0.2, batch_size=33)), {}, "even number"),
     ]
     for error, recipe, options, says in cases:
         assert_raises(error, lambda r=recipe, o=options: small_run(r, output, **o), says)
@@ -121,7 +121,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path
     [
         ({"batch_size": 1}, {}, ("one image at a time", "more than 1 value", "--batch-size")),
         ({}, {"train_num_samples": 1}, ("one image at a time", "more than 1 value")),
-        ({"mixup": 0.2}, {"train_num_samples": 5}, ("pairs", "batches of 5")),
+        ({"mixup": 0.2}, {"train_num_samples": 5}, ("even number", "batches of 5")),
         ({"sched": "step", "decay_epochs": 0.0}, {}, ("decay_epochs=0",)),
     ],
 )
@@ -145,8 +145,8 @@ def test_one_class_and_no_images_are_refused() -> None:
     pictures = Pictures(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     network = torch.nn.Linear(1, 1)
     for classes, train, test, says in (
-        (("ant",), 4, 4, "nothing to tell apart"), (("ant", "bee"), 0, 4, "no images to train on"),
-        (("ant", "bee"), 4, 0, "no images to test on"),
+        (("ant",), 4, 4, "at least two classes"), (("ant", "bee"), 0, 4, "o images to train on"),
+        (("ant", "bee"), 4, 0, "o images to test on"),
     ):  # fmt: skip
         source = InMemory(pictures.first(train), pictures.first(test), Look(8))
         data = Data("mine", classes, Preprocessing(size=8), source)
@@ -257,7 +257,7 @@ def test_a_size_that_a_model_does_not_take_is_refused(tmp_path: Path) -> None:
     options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "img_size": 16}
     for model, error, says in (
         ("torchvision/alexnet", CannotLook, "does not run on images of 16 pixels"),
-        ("torchvision/maxvit_t", BadValue, "takes one size only"),
+        ("torchvision/maxvit_t", BadValue, "supports only one image size"),
     ):
         assert_raises(error, lambda m=model: recipes.run(recipe, m, "digits", tmp_path / "out", **options), says)
         assert not (tmp_path / "out").exists()

@@ -105,7 +105,7 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert_raises(BadFile, Checkpoint(tmp_path / "file", START).load, "no folder")
+    assert_raises(BadFile, Checkpoint(tmp_path / "file", START).load, "not a folder")
 
 
 PARTS = ("weights", "optimizer", "random", INDEX)

@@ -335,13 +335,13 @@ def test_compiled_or_not_is_the_same() -> None:
 
 def test_what_cannot_be_trained_is_refused_and_nothing_changes() -> None:
     model, before = net(), state(net())
-    assert_raises(BadValue, lambda: trained(model, feed=Random(steps=0)), "nothing to train on")
-    assert_raises(BadValue, lambda: trained(model, distill=True), "no teacher")
-    assert_raises(BadValue, lambda: trained(model, mixup=1.0, batch_size=7), "in pairs")
+    assert_raises(BadValue, lambda: trained(model, feed=Random(steps=0)), "No batches to train on")
+    assert_raises(BadValue, lambda: trained(model, distill=True), "needs a teacher")
+    assert_raises(BadValue, lambda: trained(model, mixup=1.0, batch_size=7), "even number")
     assert_raises(BadValue, lambda: trained(model, sched="step", decay_epochs=0), "decay_epochs")
     assert_bit_equal(state(model), before)
-    assert_raises(BadValue, lambda: trained(net(), feed=Short()), "ends before")
-    assert_raises(BadValue, lambda: accuracy(net(), []), "no images")
+    assert_raises(BadValue, lambda: trained(net(), feed=Short()), "ended before")
+    assert_raises(BadValue, lambda: accuracy(net(), []), "No images")
 
 
 @dataclass(frozen=True)

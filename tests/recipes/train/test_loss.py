@@ -73,7 +73,7 @@ def test_cut_labels_are_shares_of_the_area() -> None:
 
 
 def test_an_odd_batch_cannot_be_mixed() -> None:
-    assert_raises(BadValue, lambda: mixing_of(Finetune(mixup=1.0), 3)(IMAGES[:7], LABELS[:7]), "pairs", "7")
+    assert_raises(BadValue, lambda: mixing_of(Finetune(mixup=1.0), 3)(IMAGES[:7], LABELS[:7]), "even number", "7")
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it() -> None:
@@ -101,7 +101,7 @@ def test_a_teacher_learns_nothing_and_stays_in_eval_mode() -> None:
 
 
 def test_no_teacher_is_refused() -> None:
-    assert_raises(BadValue, lambda: task_of(net(), Finetune(distill=True)), "no teacher")
+    assert_raises(BadValue, lambda: task_of(net(), Finetune(distill=True)), "needs a teacher")
 
 
 def test_phases_are_warm_ups_and_alternations() -> None:

@@ -76,7 +76,7 @@ def test_a_conversion_that_loses_an_activation_is_refused_by_name(monkeypatch: p
     monkeypatch.setattr(norm_act, "convert_sync_batchnorm", nn.SyncBatchNorm.convert_sync_batchnorm)
     mixed = nn.Sequential(nn.BatchNorm2d(3), net())
     assert_raises(
-        NotProved, lambda: synchronised(mixed), "1.1 is another function", "BatchNormAct2d, then SyncBatchNorm",
+        NotProved, lambda: synchronised(mixed), "1.1 computes something else", "BatchNormAct2d, then SyncBatchNorm",
         "sync_bn=False",
     )  # fmt: skip
     plain = net(nn.BatchNorm2d)
