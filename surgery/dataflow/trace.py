@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from surgery.dataflow.extents import Extents
+from surgery.dataflow.reach import reach
 
 TRANSPARENT = ("shape",)  # kinds that do not count as neighbours
 SCALING = ("norm", "shape", "pool", "resize", "scale")
@@ -89,26 +90,14 @@ class Trace:
 
     def back(self, start: int, through: Callable[[Op], bool]) -> Iterator[Op]:
         """The nearest operations before `start` that are not looked `through`, in order of discovery."""
-        todo, seen = list(self.ops[start].inputs), set[int]()
-        while todo:
-            op = self.ops[todo.pop(0)]
-            if op.index in seen:
-                continue
-            seen.add(op.index)
-            if through(op):
-                todo.extend(op.inputs)
-            else:
-                yield op
+        return self._nearest(self.ops[start].inputs, lambda place: self.ops[place].inputs, through)
 
     def forth(self, start: int, through: Callable[[Op], bool], readers: list[list[int]]) -> Iterator[Op]:
         """The nearest operations after `start` that are not looked `through`, in order of discovery."""
-        todo, seen = list(readers[start]), set[int]()
-        while todo:
-            op = self.ops[todo.pop(0)]
-            if op.index in seen:
-                continue
-            seen.add(op.index)
-            if through(op):
-                todo.extend(readers[op.index])
-            else:
-                yield op
+        return self._nearest(readers[start], readers.__getitem__, through)
+
+    def _nearest(
+        self, start: Iterable[int], edges: Callable[[int], Iterable[int]], through: Callable[[Op], bool]
+    ) -> Iterator[Op]:
+        walked = (self.ops[place] for place in reach(start, edges, lambda place: through(self.ops[place])))
+        return (op for op in walked if not through(op))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any
 
+from surgery.dataflow.reach import reach
 from surgery.dataflow.trace import SCALING, Heard, Op, Trace
 
 CONTAINERS = ("ModuleList", "ModuleDict")
@@ -139,10 +140,4 @@ def _operands(trace: Trace, join: Op) -> list[int]:
 
 def _ancestors(trace: Trace, start: int, oldest: int) -> set[int]:
     """`start` and every operation it depends on, back to the operation `oldest`."""
-    todo, found = [start], {start}
-    while todo:
-        for source in trace.ops[todo.pop()].inputs:
-            if source >= oldest and source not in found:
-                found.add(source)
-                todo.append(source)
-    return found
+    return {place for place in reach([start], lambda op: trace.ops[op].inputs, oldest.__le__) if place >= oldest}

@@ -6,6 +6,7 @@ from typing import Any
 
 from surgery.dataflow.extents import is_free
 from surgery.dataflow.operations import RECTIFIED, SCORES, SQUASHING
+from surgery.dataflow.reach import reach
 from surgery.dataflow.trace import SCALING, TRANSPARENT, Heard, Op, Trace
 from surgery.look.blocks import block_facts
 
@@ -101,13 +102,10 @@ class Facts:
         return kernels or list(paths)
 
     def _after(self, start: int, through: Any) -> set[int]:
-        todo, found = [start], set[int]()
-        while todo:
-            for reader in self.readers[todo.pop()]:
-                if reader not in found and through(self.trace.ops[reader]):
-                    found.add(reader)
-                    todo.append(reader)
-        return found
+        def passed(place: int) -> bool:
+            return bool(through(self.trace.ops[place]))
+
+        return set(filter(passed, reach(self.readers[start], self.readers.__getitem__, passed)))
 
     def _is_returned(self, heard: Heard) -> bool:
         return bool(set(self.trace.outputs) & {heard.op, *self._after(heard.op, looked_through)})

@@ -17,6 +17,7 @@ from pruning.hosts.torch_pruning.optimizer import follow, optimizers_of
 from pruning.hosts.torch_pruning.survivors import Places, Survivors
 from pruning.hosts.torch_pruning.traced_layers import check_plain_numbers, check_traced
 from pruning.masks.masks import Masks
+from surgery.dataflow.reach import reach
 from surgery.errors import BadValue, CannotEdit
 from surgery.look.example import Example
 from surgery.model import check_plain
@@ -150,15 +151,9 @@ def _checked(pruner: Any) -> nn.Module:
 
 def _is_counted(node: Any) -> bool:
     """Whether a parameter reaches, before the next layer, an operation whose channels are inferred from its inputs."""
-    todo, seen = [node] if node is not None else [], set()
-    while todo:
-        one = todo.pop()
-        if one.type in _COUNTING:
-            return True
-        if one not in seen and one.type in (_KINDS.PARAMETER, _KINDS.ELEMENTWISE):
-            todo += one.outputs
-        seen.add(one)
-    return False
+    start = [node] if node is not None else []
+    walked = reach(start, lambda op: op.outputs, lambda op: op.type in (_KINDS.PARAMETER, _KINDS.ELEMENTWISE))
+    return any(op.type in _COUNTING for op in walked)
 
 
 def _in_the_way(path: str, module: nn.Module) -> Iterable[str]:
