@@ -181,8 +181,8 @@ class _Watch(TorchFunctionMode):
             return original(module, *args, **kwargs)
         entering = args[0] if args else kwargs["input"]
         inplace = bool(getattr(module, "inplace", False))
-        path = self.paths.get(id(module))
-        if self.note(Event(name, path if path is not None else "?", tuple(entering.shape), inplace)):
+        path = self.paths.get(id(module))  # None for one that the code makes as it runs
+        if self.note(Event(name, path, tuple(entering.shape), inplace)):
             # Copy semantics: a call that did not overwrite its input gives a tensor of its own.
             return entering if inplace else entering.clone()
         self.depth += 1
