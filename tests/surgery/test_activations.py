@@ -84,7 +84,7 @@ def test_parameters_reach_the_module() -> None:
 
 
 def test_an_unknown_name_shows_the_nearest() -> None:
-    assert_raises(surgery.UnknownName, lambda: activations.build("leakyrelu"), "'leakyrelu'", "leaky_relu")
+    assert_raises(surgery.UnknownName, lambda: activations.build("leaky_rlu"), "'leaky_rlu'", "leaky_relu")
     assert_raises(surgery.UnknownName, lambda: activations.parameters("swosh"), "'swosh'", "swish")
     assert_raises(surgery.UnknownName, lambda: activations.build("zzz"), "register")
     with pytest.raises(LookupError):
