@@ -74,7 +74,7 @@ def check_options(options: Finetune) -> None:
 def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
     """Run a twin on so many images; where values decide something in the network, on numbers.
 
-    A network of which there is no twin is not tried: itself it must not run before the run begins.
+    A network that cannot be copied is skipped: it must not itself run before the training.
     """
     reason: Exception | None = None
     for device in dict.fromkeys((torch.device("meta"), home_of(network))):

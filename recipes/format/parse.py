@@ -218,7 +218,7 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
 
 
 def _odd_values(value: Any, path: str = "") -> Iterator[Problem]:
-    """What is no plain number, text, list or table; texts that a terminal would not show as they are."""
+    """Values other than plain numbers, texts, lists or tables; texts that a terminal would not show as they are."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str) or not _readable(key):

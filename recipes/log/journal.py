@@ -16,9 +16,9 @@ from surgery.processes import is_first
 class Journal:
     """Writes a row for every epoch to `<folder>/log.csv`, shows a progress bar, and feeds trackers.
 
-    Without a folder nothing is written. `quiet` leaves out the bar; by default it is left out where stderr is no
-    terminal. Without a bar, `say` is told one line for every epoch. `trackers` are names of `recipes.log.trackers`.
-    Where torch.distributed runs, only the first process does any of this, but all may call it.
+    Without a folder nothing is written. `quiet` disables the bar; by default it is shown only if stderr is a
+    terminal. Without a bar, `say` gets one line for every epoch. `trackers` are names of `recipes.log.trackers`.
+    With torch.distributed, only the first process does any of this, but all may call it.
 
     Raises:
         UnknownName, BadValue, SurgeryError: no such tracker, no folder for it, or its package is not installed.
@@ -32,7 +32,7 @@ class Journal:
         trackers: Sequence[TrackerName] = (),
         say: Callable[[str], None] | None = None,
     ) -> None:
-        found = [tracker(name, folder) for name in trackers]  # in every process: all stop if one is not there
+        found = [tracker(name, folder) for name in trackers]  # in every process, so that all fail together
         self._first = is_first()
         self._trackers = found if self._first else []
         self._log = Log(folder / LOG) if folder is not None and self._first else None
@@ -95,7 +95,7 @@ class Journal:
         self._speed.restart()
 
     def close(self) -> None:
-        """The run is over, or given up; closing twice does nothing more."""
+        """End the run; closing twice has no further effect."""
         self._end_bar()
         for one in self._trackers:
             one.close()

@@ -20,15 +20,15 @@ class Tracker(Protocol):
     """Takes the rows of the log as they come, numbered through all phases from 0."""
 
     def begin(self, number: int) -> None:
-        """Rows come from this number on; those that were there from it on do not count any more."""
+        """Rows start at this number; existing ones from it on are invalid."""
         ...
 
     def row(self, number: int, phase: str, numbers: Mapping[str, float]) -> None:
-        """One more epoch."""
+        """Log one epoch."""
         ...
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the log."""
         ...
 
 
@@ -53,7 +53,7 @@ class TensorBoard:
         self._writer, self._next = self._kind(log_dir=str(self._folder), purge_step=number), number
 
     def row(self, number: int, phase: str, numbers: Mapping[str, float]) -> None:
-        """A point on each curve, which is named by phase and number."""
+        """Add a point to each curve, named by phase and number."""
         for name, value in numbers.items():
             self._writer.add_scalar(f"{phase}/{name}", value, global_step=number)
         self._writer.flush()
@@ -95,7 +95,7 @@ class WandB:
         )
 
     def row(self, number: int, phase: str, numbers: Mapping[str, float]) -> None:
-        """A point on each curve, which is named by phase and number."""
+        """Add a point to each curve, named by phase and number."""
         self._run.log({f"{phase}/{name}": value for name, value in numbers.items()}, step=number)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ def tracker(name: TrackerName, folder: Path | None) -> Tracker:
     """The tracker called "tensorboard" or "wandb" for the run in `folder`; nothing is written before its `begin`.
 
     Raises:
-        UnknownName: there is no such tracker.
+        UnknownName: an unknown tracker.
         BadValue: the run has no folder.
         SurgeryError: its package is not installed.
     """

@@ -48,14 +48,14 @@ def measure(
 ) -> Measured:
     """Measure a network on test batches (images, labels), in eval mode; they are on its device.
 
-    All batches are read for the accuracy, the first `few` once more each for the dead channels and the speed, after a
-    first forward that does not count. Living is what `masks` say, else the masks of a host, else every weight. The
-    model is afterwards as it was, and so are the random generators, also where a loader shuffles. Where
-    torch.distributed runs, every process must call this.
+    All batches are read for the accuracy, the first `few` again for the dead channels and for the speed, after a
+    warm-up forward. Density is that of `masks`, else of the masks of a pruning library, else 1. The model and the
+    random state are restored afterwards, even if a loader shuffles. With torch.distributed, every process must call
+    this.
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        BadValue: there are no batches, they can be read once only, or they do not go through the model.
+        BadValue: no batches, batches that can be read only once, or that fail in the model.
     """
     check_plain(model)
     check_repeatable(batches)
@@ -73,7 +73,7 @@ def _living(model: nn.Module, masks: Mapping[str, Tensor] | None) -> float | Non
     try:
         return (masks_in_force(model) if masks is None else pruning.Masks(masks)).share
     except (NothingPicked, BadValue):
-        return None  # no weight may be pruned, or a zero in it need not be a zero weight
+        return None  # no prunable weights, or a zero in them need not be a zero weight
 
 
 def _dead(
@@ -82,20 +82,20 @@ def _dead(
     try:
         found = pruning.dead_neurons(model, images, masks)
     except (NothingPicked, BadValue, CannotLook):
-        return None, None  # no activation is left, or it puts out what is no number
+        return None, None  # no activations are left, or their outputs are NaN
     return found.dynamic_share, found.static_share
 
 
 def _flops(model: nn.Module, image: Tensor) -> int:
     counter = FlopCounterMode(display=False)
-    # Where such a mode is on, torch's transformer layers do not run as one kernel, which is not counted.
+    # In this mode torch's transformer layers do not use their fused kernel, which is not counted.
     with counter, BaseTorchFunctionMode():
         model(image.clone())
     return counter.get_total_flops()
 
 
 def _images_s(model: nn.Module, images: list[Tensor]) -> float:
-    model(images[0].clone())  # the first forward sets things up
+    model(images[0].clone())  # warm-up
     copies = [one.clone() for one in images]  # the model may overwrite them
     began = _now(model)
     for one in copies:
@@ -104,7 +104,7 @@ def _images_s(model: nn.Module, images: list[Tensor]) -> float:
 
 
 def _now(model: nn.Module) -> float:
-    """The time when all that was asked of the device of the model is done."""
+    """The time after all pending work on the model's device."""
     home: Any = home_of(model)
     if home.type == "cuda":
         torch.cuda.synchronize(home)

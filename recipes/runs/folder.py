@@ -24,11 +24,11 @@ TRAINING, ROUNDS = "training", "rounds"  # checkpoints, while it runs
 
 
 def begin(folder: Path, asked: Mapping[str, Any], resume: bool) -> None:
-    """Make the folder of a new run, or check that the one there holds the same run; every process may call it.
+    """Create the folder of a new run, or check that it contains the same run; every process may call it.
 
     Raises:
-        BadFile: the folder is not empty and `resume` is not asked for, or what it says cannot be read.
-        WrongModel: it holds another run.
+        BadFile: the folder is not empty and `resume` is False, or its content cannot be read.
+        WrongModel: it contains another run.
     """
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"{folder} is not a folder.", try_="another --output")
@@ -43,23 +43,23 @@ def begin(folder: Path, asked: Mapping[str, Any], resume: bool) -> None:
 
 
 def claim(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Write down whose folder it is; the first process calls it, once all can be carried out."""
+    """Record which run the folder belongs to; called by the first process, after all checks."""
     if not (folder / ASKED).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
 
 
 def release(folder: Path) -> None:
-    """Give the folder of a run up that was refused before it trained, so that the mended call finds it as it was."""
-    if folder.is_dir() and {one.name for one in folder.iterdir()} <= {ASKED}:
+    """Release the folder of a run that failed before training, so that a corrected call can use it."""
+    if folder.is_dir() and {file.name for file in folder.iterdir()} <= {ASKED}:
         shutil.rmtree(folder)
 
 
 def finished(folder: Path) -> Outcome | None:
-    """The outcome of a run that has ended, None if it has not.
+    """The outcome of a finished run, None if it has not finished.
 
     Raises:
-        BadFile: what it came to cannot be read.
+        BadFile: the outcome cannot be read.
     """
     if not ((folder / RESULT).is_file() and (folder / CARD).is_file()):
         return None
@@ -91,7 +91,7 @@ def finish(
 
 
 def masks_in(folder: Path) -> pruning.Masks | None:
-    """The masks that the network in a saved folder was pruned by, None if there are none.
+    """The masks of the network in a saved folder; None without masks.
 
     Raises:
         BadFile: they cannot be read.

@@ -8,22 +8,21 @@ from surgery.errors import BadFile, BadValue, SurgeryError
 from surgery.serialization.model_folder import STEPS, WEIGHTS, read_steps, steps_file
 
 CARD = "README.md"
-# Nothing else goes there, nor comes from there.
+# Only these files are uploaded and fetched.
 FILES = (WEIGHTS, STEPS, "masks.safetensors", "recipe.toml", "result.json", CARD)
 
 
 def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
     """Upload a saved folder to the repository `repo` ("user/name") of the hub; returns its address.
 
-    The repository is made if it is not there, private unless `private=False`. Uploaded in one commit are the weights,
-    `surgery.json`, the masks, `recipe.toml` and `result.json` where they are there, and a card: the folder's own, or
-    one made now. Nothing else in the folder leaves this machine. `token` is one with the right to write; by default it
-    is the one that `hf auth login` keeps.
+    The repository is created if needed, private unless `private=False`. One commit uploads the weights,
+    `surgery.json`, the masks, `recipe.toml` and `result.json` if present, and a card: the folder's, or a new one.
+    Nothing else in the folder is uploaded. `token` needs write access; by default it is that of `hf auth login`.
 
     Raises:
-        BadFile: no folder written by `surgery.save`, or one that names no model.
-        BadValue: the repository is there already and public, though `private` is asked for; or its name is none.
-        SurgeryError: the hub cannot be reached, or refuses.
+        BadFile: not a folder written by `surgery.save`, or one without the name of its model.
+        BadValue: the repository exists and is public, although `private` is True; or an invalid name.
+        SurgeryError: the hub cannot be reached, or rejects the request.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HFValidationError
@@ -44,7 +43,7 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
     api = HfApi(token=token)
     try:
         made = api.create_repo(repo, private=private, exist_ok=True)
-        # A repository that was there keeps its visibility.
+        # An existing repository keeps its visibility.
         if private and not api.repo_info(made.repo_id).private:
             raise BadValue(f"{made.repo_id} is public.", try_="another repository, or private=False")
         api.create_commit(made.repo_id, additions, commit_message="A result of activation-surgery")
@@ -58,10 +57,10 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
 
 
 def check_repo(repo: str) -> None:
-    """Refuse what cannot be the name of a repository; nothing is asked of the hub.
+    """Check the name of a repository, without a request to the hub.
 
     Raises:
-        BadValue: it cannot.
+        BadValue: an invalid name.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -77,11 +76,11 @@ def check_repo(repo: str) -> None:
 def pull(repo: str) -> Path:
     """Fetch the files of a result from the repository "user/name" or "user/name@revision"; returns their folder.
 
-    What was fetched before is kept in the cache of huggingface_hub, and used again, without a connection too.
+    Files are cached by huggingface_hub, and reused, even offline.
 
     Raises:
-        BadValue: this is no name of a repository.
-        SurgeryError: the hub cannot be reached, or refuses.
+        BadValue: an invalid name.
+        SurgeryError: the hub cannot be reached, or rejects the request.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

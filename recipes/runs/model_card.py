@@ -28,8 +28,8 @@ every activation that was erased or exchanged is back. The edits are in `surgery
 def card(folder: str | Path) -> str:
     """The model card, in Markdown, of a folder that `surgery.save` or a run wrote.
 
-    It says what was done, with which versions, what was measured (`result.json`, where it is there), and how to load
-    the network. It is made of the files in the folder alone, and names no path, user or machine.
+    It says what was done, with which versions, what was measured (`result.json`, if present), and how to load
+    the network. It is built from the files in the folder alone, without paths, users or machines.
 
     Raises:
         BadFile: no folder written by `surgery.save`, or a `result.json` that is damaged.
@@ -55,7 +55,7 @@ def card(folder: str | Path) -> str:
 
 
 def _done(saved: dict[str, Any], outcome: Outcome | None) -> Iterator[str]:
-    """What was done, as a list: rule by rule, or step by step where there are no rules."""
+    """What was done, as a list: rule by rule, or step by step without rules."""
     if not saved["steps"]:
         yield "No activation was exchanged; the weights are those of the network as its library builds it."
     for step in saved["steps"]:
@@ -69,7 +69,7 @@ def _done(saved: dict[str, Any], outcome: Outcome | None) -> Iterator[str]:
 
 
 def _counted(edits: list[dict[str, Any]]) -> str:
-    """What became what, how often."""
+    """The replacements and their counts."""
     counts: dict[str, int] = {}
     for edit in edits:
         change = f"{edit['was']} to {edit['make']}"

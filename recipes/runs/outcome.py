@@ -25,10 +25,9 @@ FORMAT = 1
 class Outcome:
     """A network before and after a run; prints as a table.
 
-    `model` is its full name, `recipe` and `data` the names of what was done to it and on what. `erased` calls have no
-    activation now, `swapped` ones another, `added` are activations where none was called. `versions` are those of what
-    it was measured with, `preprocessing` how its pictures were made (see `recipes.data.Preprocessing`; empty where that
-    was not recorded), `seconds` how long the run took.
+    `model` is its full name, `recipe` and `data` are names. `erased`, `swapped` and `added` count activation calls.
+    `versions` are those of the libraries it was measured with, `preprocessing` that of its images (see
+    `recipes.data.Preprocessing`; empty if not recorded), `seconds` the duration of the run.
     """
 
     model: str
@@ -55,9 +54,9 @@ class Outcome:
         seconds: float,
         preprocessing: Preprocessing | None = None,
     ) -> Outcome:
-        """The outcome of a run that did the surgery of `report` (None: no surgery), and ended what changes gradually.
+        """The outcome of a run with the surgery of `report` (None: no surgery), after all gradual changes.
 
-        Names that are paths lose their folders: an outcome is shown to others.
+        Paths are reduced to their last part, since an outcome may be published.
         """
         model, recipe, data = map(_without_folders, (model, recipe, data))
         erased, swapped, added = _counts(report)
@@ -69,7 +68,7 @@ class Outcome:
         return {"format": FORMAT} | asdict(self)
 
     def to_json(self) -> str:
-        """The same as a text, from which `from_json` makes it again."""
+        """The same as JSON text, for `from_json`."""
         return json.dumps(self.facts(), indent=1) + "\n"
 
     @classmethod
@@ -77,7 +76,7 @@ class Outcome:
         """The outcome that `to_json` wrote.
 
         Raises:
-            BadFile: the text is none, is damaged, or was written for a newer version.
+            BadFile: the text is not an outcome, is damaged, or was written by a newer version.
         """
         try:
             given = json.loads(text)
@@ -96,8 +95,8 @@ class Outcome:
         return made
 
     def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """What the table says, line by line: a label, before, after."""
-        lines = [(label, *(form(getattr(one, name)) for one in (self.before, self.after)))
+        """The rows of the table: a label, before, after."""
+        lines = [(label, *(form(getattr(measured, name)) for measured in (self.before, self.after)))
                  for name, (label, form) in _LINES.items()]  # fmt: skip
         counts = [("calls erased", self.erased), ("calls swapped", self.swapped)]
         counts += [("activations added", self.added)] if self.added else []
@@ -116,7 +115,7 @@ class Outcome:
 
 
 def _counts(report: Report | None) -> tuple[int, int, int]:
-    """How many calls were erased, by what fades too; swapped; and put where none was."""
+    """How many calls were erased (including by fading), swapped, and added."""
     edits = report.plan.edits if report is not None else ()
     added = [edit for edit in edits if edit.site.activation == NO_CALL]
     erased = [edit for edit in edits if edit not in added and row_of(edit.make).role == "linear"]
@@ -124,7 +123,7 @@ def _counts(report: Report | None) -> tuple[int, int, int]:
 
 
 def _checked(kind: Any, given: Mapping[str, Any]) -> Any:
-    """A dataclass of exactly these values, each of the kind its field says.
+    """A dataclass of exactly these values, each of the type of its field.
 
     Raises:
         ValueError, TypeError: with what is wrong.
@@ -148,7 +147,7 @@ def _speed(value: float) -> str:
 
 
 def _many(value: float) -> str:
-    """A count with three digits that say something, as "1.82 G"."""
+    """A count with three significant digits, such as "1.82 G"."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:,.0f} {unit}"

@@ -144,7 +144,7 @@ def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
-    """Say that weights which somebody may have pruned will learn."""
+    """Report zero weights that may have been pruned but will learn."""
     try:
         weights = prunable(network).values()
     except SurgeryError:

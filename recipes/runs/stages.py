@@ -29,14 +29,14 @@ from recipes.train.finetune import finetune
 from surgery.repair.batches import batch_errors
 from surgery.schedule.progress import finish
 
-_LOOKED_AT = 8  # batches that criteria with gradients, and AP by dead units, see
+_LOOKED_AT = 8  # batches for criteria with gradients, and for AP by dead units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stages:
-    """What a run has at hand. `rules` are those of the recipe, with what they must pick on this model.
+    """The inputs of a run. `rules` are those of the recipe, with the number of sites they must pick on this model.
 
-    `masks` are those that the network was pruned by before.
+    `masks` are those of earlier pruning.
     """
 
     recipe: Recipe
@@ -52,12 +52,12 @@ class Stages:
     masks: pruning.Masks | None = None
 
     def carry_out(self) -> tuple[surgery.Report | None, pruning.Masks | None]:
-        """Carry out all stages on the network, in place; returns what the surgery did and which weights live.
+        """Run all stages on the network, in place; returns the report of the surgery and the masks.
 
-        The first is None if there was no surgery, the second if nothing was ever pruned.
+        The report is None without surgery, the masks are None if nothing was ever pruned.
 
-        Whatever is random depends on the seed and the name of the stage alone, so that a stage that is entered again
-        after a kill is the same one.
+        Randomness depends only on the seed and the name of the stage, so that a stage that is repeated after a kill is
+        the same.
         """
         options = self.recipe.finetune or Finetune()
         teacher = deepcopy(self.network).eval().requires_grad_(False) if options.distill else None
@@ -85,14 +85,14 @@ class Stages:
         return report
 
     def _to_recalibrate(self, options: Finetune) -> list[Tensor] | None:
-        """Batches for the statistics of batch norms; None if nobody asked, or there are no batch norms."""
+        """Batches for recalibrating batch norms; None if it is off, or without batch norms."""
         has_norms = any(isinstance(one, _BatchNorm) and one.track_running_stats for one in self.network.modules())
         return self._images(options.recalibrate, options) if options.recalibrate and has_norms else None
 
     def _prune(
         self, asked: Pruning, options: Finetune, start: dict[str, Tensor], teacher: nn.Module | None
     ) -> pruning.Masks:
-        """The rounds, the trainings of which are named by how many weights live: a run may be killed in any of them."""
+        """The rounds; their trainings are named by the number of unpruned weights, so that a killed run can resume."""
         masks = pruning.Masks.full(self.network) & (self.masks or {})
         living = [masks.alive]
         for _ in range(asked.rounds):
@@ -148,17 +148,17 @@ class Stages:
         return [images for images, _ in self._batches(count, options)]
 
     def _batches(self, count: int, options: Finetune) -> list[tuple[Tensor, Tensor]]:
-        """Training batches for looking, the same in every process."""
+        """Training batches for measurements, the same in every process."""
         feed = self.data.training(options, seed=self.seed, device=self.place.device)
         return list(islice(feed.epoch(0), count))
 
 
 def _settled_state(network: nn.Module) -> dict[str, Tensor]:
-    """What the weights are before any training, under the names they have once all gradual changes have ended."""
+    """The weights before any training, under their names after all gradual changes."""
     return finish(deepcopy(network)).state_dict()
 
 
 def _name_of(alive: int, living: list[int]) -> str:
-    """The training that a network with so many living weights is in; `living` says how many after each round."""
+    """The training of a network with `alive` unpruned weights; `living` are their numbers after each round."""
     number = next((k for k, count in enumerate(living) if count <= alive), len(living) - 1)
     return f"round {number}" + ("" if living[number] == alive else ", after its first cut")

@@ -38,9 +38,9 @@ _PART = re.compile(r"(weights|optimizer|random)-(\d+)\.safetensors(\.tmp)?")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where a training stands: the epoch and the batch of it that come next, and how many steps were made.
+    """The state of a training: the next epoch and batch, and the number of steps so far.
 
-    `loss` is the sum of the losses of this epoch's steps so far, `progress` and `step` what was set on the model last.
+    `loss` is the sum of the losses of this epoch's steps so far, `progress` and `step` were last set on the model.
     """
 
     epoch: int = 0
@@ -54,7 +54,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What moves in a training. One that has ended has a model only; `scaler` is a `torch.amp.GradScaler`."""
+    """The parts of a training with state. A finished one has only a model; `scaler` is a `torch.amp.GradScaler`."""
 
     model: nn.Module
     average: nn.Module | None = None
@@ -64,7 +64,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What a folder holds, read and checked."""
+    """The content of a folder, read and checked."""
 
     moment: Moment
     path: Path
@@ -75,10 +75,10 @@ class Saved:
     random: Mapping[str, Any]
 
     def restore(self, parts: Parts) -> None:
-        """Make all parts, and the random generators of this process, what they were, in place.
+        """Restore all parts, and the random generators of this process, in place.
 
         Raises:
-            WrongModel: the weights are those of another model; nothing has changed.
+            WrongModel: the weights belong to another model; nothing has changed.
         """
         pairs = [("model", parts.model)] + ([("average", parts.average)] if parts.average is not None else [])
         for section, module in pairs:
@@ -105,12 +105,12 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """The folder of one training, told apart from others by `start`, plain data: what it began with.
+    """The folder of one training, identified by `start`, its inputs as plain data.
 
-    A save writes new files, then replaces the index, which names them with their digests, then removes the old ones:
-    whenever the process is killed, the index and all it names are whole. Of several processes the first one writes,
-    and all read: they share the folder. With `reuse`, the checkpoint of another training is no mistake but one that
-    the first save replaces.
+    A save writes new files, then replaces the index, which lists them with their digests, then removes the old ones:
+    whenever the process is killed, the index and its files are complete. Of several processes the first one writes,
+    and all read: they share the folder. With `reuse`, the checkpoint of another training is not an error, but replaced
+    by the first save.
     """
 
     path: Path
@@ -118,7 +118,7 @@ class Checkpoint:
     reuse: bool = False
 
     def save(self, parts: Parts, moment: Moment) -> None:
-        """Write where the training stands. All processes of a training call it, at the same moment."""
+        """Save the state of the training. All processes of a training call it, at the same step."""
         states = gathered((random_tensors(), random.getstate()))
         if not is_first():
             return
@@ -141,11 +141,11 @@ class Checkpoint:
         remove_stale(self.path, _PART, files)
 
     def load(self) -> Saved | None:
-        """What was saved last, None if nothing was yet. Nothing changes.
+        """The last save, None without one. Nothing changes.
 
         Raises:
-            BadFile: a file is missing, damaged or not ours.
-            WrongModel: the folder holds a training that began with something else (unless `reuse`).
+            BadFile: a file is missing, damaged or in an unknown format.
+            WrongModel: the folder contains a training with other inputs (unless `reuse`).
         """
         if not (self.path / INDEX).is_file():
             check_new(self.path, INDEX, _PART)
@@ -173,10 +173,10 @@ class Checkpoint:
 
 
 def check_together(saved: Saved | None) -> None:
-    """Refuse to go on where the processes read different checkpoints.
+    """Check that all processes read the same checkpoint.
 
     Raises:
-        BadFile: they do.
+        BadFile: they differ.
     """
     moments = gathered(saved.moment if saved is not None else None)
     if any(one != moments[0] for one in moments):

@@ -12,7 +12,7 @@ from surgery.errors import BadValue
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A device, and the number of this process (from 0) among `world`."""
+    """A device, and the rank of this process (from 0) of `world`."""
 
     device: torch.device
     rank: int = 0
@@ -20,17 +20,17 @@ class Place:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and tells."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
 
 def place_of(device: str | None = None) -> Place:
-    """Where this process trains: on `device`, by default on CUDA where there is one; under torchrun one of several.
+    """The device and rank of this process: `device`, by default CUDA if available; with torchrun one of several.
 
-    Processes talk through NCCL on CUDA and through Gloo elsewhere. Asking again changes nothing.
+    Processes communicate through NCCL on CUDA and through Gloo elsewhere. Repeated calls change nothing.
 
     Raises:
-        BadValue: there is no such device here.
+        BadValue: the device does not exist.
     """
     try:
         asked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -28,14 +28,14 @@ from surgery.model import in_eval
 from surgery.processes import gathered, processes
 from surgery.schedule.progress import finish, move
 
-_READ = 10  # steps between two looks at the loss: each waits for the device
+_READ = 10  # steps between two reads of the loss, each of which waits for the device
 
 
 class Journal(Protocol):
-    """Who is told how a training goes: see `recipes.log.journal`."""
+    """The observer of a training: see `recipes.log.journal`."""
 
     def begin(self, phase: str, epochs: int, steps: int, *, epoch: int = 0, step: int = 0) -> None:
-        """A training begins or goes on."""
+        """A training begins or resumes."""
 
     def step(self, loss: float | None, images: int) -> None:
         """A step was made on so many images."""
@@ -62,23 +62,23 @@ def finetune(
 ) -> None:
     """Train `model` in place on a feed of batches, and leave it in eval mode; with `options.model_ema`, the average.
 
-    What changes over time (fades, warm-ups, alternating slopes) goes from progress 0 to 1 in this training and is
-    settled at its end, unless `settle` is False. `held` keeps pruned weights at zero, as `pruning.run_rounds` hands it
-    on. `teacher` is the network to learn from with `options.distill`. The `journal` is told the loss and, after every
-    epoch, the accuracy on `test`. The random generators of the process are set from `seed`. Where torch.distributed
-    is initialised, all its processes call this together, each with a feed of its own; they end with equal weights.
+    Gradual changes (fades, warm-ups, alternating slopes) go from progress 0 to 1 in this training and are settled at
+    its end, unless `settle` is False. `held` keeps pruned weights at zero, as passed by `pruning.run_rounds`.
+    `teacher` is the network to learn from with `options.distill`. The `journal` receives the loss and, after every
+    epoch, the accuracy on `test`. The random generators of the process are set from `seed`. With torch.distributed,
+    all processes call this together, each with its own feed; they end with equal weights.
 
-    In `folder`, where the training stands is kept after every epoch and every `every` steps. The same call goes on
-    from there, also in another process; after the end it gives the model its end state at once. The same call: same
-    weights, options, seed, `phase`, teacher and number of processes; of the feed only its number of batches is looked
-    at. On the CPU, in one process, with a feed that depends on nothing but epoch and batch, a training that was killed
-    ends bit for bit as one that was not. `reuse` lets another training's checkpoint be replaced instead of refused.
-    A pruner that wants the movement of a training sees only what happens in its last process: give no folder then.
+    In `folder`, the state of the training is saved after every epoch and every `every` steps. The same call resumes
+    from there, even in another process; after the end it restores the final state at once. The same call means: same
+    weights, options, seed, `phase`, teacher and number of processes; of the feed only the number of batches counts.
+    On the CPU, in one process, with a feed that depends only on epoch and batch, a training that was killed and resumed
+    is bit-identical to an uninterrupted one. `reuse` replaces the checkpoint of another training instead of raising.
+    A pruner that wants the movement of a training gets only that of the last process: use no folder then.
 
     Raises:
-        BadValue: an empty feed, or options that do not go together or with this place.
-        SurgeryError: the loss or a weight is no longer finite. The checkpoint of before is kept.
-        WrongModel: the folder holds another training.
+        BadValue: an empty feed, or options that are incompatible with each other or with this device.
+        SurgeryError: the loss or a weight is no longer finite. The last checkpoint is kept.
+        WrongModel: the folder contains another training.
         BadFile: the folder is damaged.
     """
     _check(feed, options, teacher)
@@ -116,10 +116,10 @@ def finetune(
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The accuracy (0 to 1) of `model` on images in eval mode.
 
-    Modes and random generators are afterwards as they were, also after an exception.
+    Modes and random state are restored afterwards, even after an exception.
 
     Raises:
-        BadValue: there are no images.
+        BadValue: no images.
     """
     right, count = torch.zeros((), dtype=torch.long), 0
     with in_eval(model):
@@ -134,7 +134,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 def _epoch(
     training: Training, feed: Feed, now: Moment, journal: Journal | None, kept: Checkpoint | None, every: int
 ) -> Moment:
-    """The steps of an epoch from where it stands."""
+    """The remaining steps of an epoch."""
     batches, size = feed.epoch(now.epoch, now.batch), training.options.grad_accum_steps
     unread: list[Tensor] = []
     while now.batch < feed.steps:
@@ -222,15 +222,15 @@ _SMALLER = "a lower lr, clip_grad, warmup_epochs; where amp_dtype is float16, bf
 
 
 def _summed(start: float, numbers: Iterable[float]) -> float:
-    for one in numbers:  # one by one: the same however many are read at once
+    for one in numbers:  # one by one, so that the sum does not depend on how many are read at once
         start += one
     return start
 
 
 def _check_weights(model: nn.Module, now: Moment) -> None:
-    """Refuse weights that are not finite: a checkpoint of them would be worth nothing."""
-    whole = [one.isfinite().all() for one in model.parameters()]
-    if whole and not bool(torch.stack([one.to(whole[0].device) for one in whole]).all()):
+    """Check that weights are finite; a checkpoint of others would be useless."""
+    whole = [value.isfinite().all() for value in model.parameters()]
+    if whole and not bool(torch.stack([value.to(whole[0].device) for value in whole]).all()):
         name = next(name for name, one in model.named_parameters() if not bool(one.isfinite().all()))
         raise SurgeryError(f"{name} is not finite after step {now.update}.", try_=_SMALLER)
 
@@ -252,7 +252,7 @@ def _start(
     model: nn.Module, feed: Feed, options: Finetune, teacher: nn.Module | None, held: bool, settle: bool, seed: int,
     phase: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a training begins with, as plain data."""
+    """The inputs of a training, as plain data."""
     network = [str(model), *(str((step.kind, step.data, step.fingerprint)) for step in steps_of(model))]
     plain = re.sub(r" at 0x[0-9a-fA-F]+", "", "\n".join(network))
     return {

@@ -23,10 +23,10 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def task_of(model: nn.Module, options: Finetune, teacher: nn.Module | None = None) -> nn.Module:
-    """What computes {"loss": ...} from images and labels: timm's task for these options.
+    """A module that computes {"loss": ...} from images and labels: timm's task for these options.
 
-    With `options.distill` the `teacher` (in eval mode, without gradients) is learned from, too; it is given the same
-    images as the model.
+    With `options.distill` the model also learns from the `teacher` (in eval mode, without gradients), which gets the
+    same images.
 
     Raises:
         BadValue: `options.distill` without a teacher.
@@ -57,7 +57,7 @@ def mixes(options: Finetune) -> bool:
 
 
 def mixing_of(options: Finetune, classes: int) -> Mixing:
-    """What mixes a batch: timm's mixup and cutmix, by numpy's global generator; labels become (B, classes).
+    """A function that mixes a batch: timm's mixup and cutmix, with numpy's generator; labels become (B, classes).
 
     Raises:
         BadValue: only when it happens: a batch of an odd number of images.
@@ -74,16 +74,16 @@ def mixing_of(options: Finetune, classes: int) -> Mixing:
             raise BadValue(
                 "Mixing needs an even number of images.", asked=f"a batch of {len(images)}", try_="an even batch_size"
             )
-        mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)  # it writes into the images
+        mixed: tuple[Tensor, Tensor] = mixup(images.clone(), labels)  # mixup is in place
         return mixed
 
     return mixing
 
 
 def body_of(model: nn.Module, options: Finetune) -> nn.Module:
-    """What is trained in the place of `model`: itself, or a copy of its modules on the very same weights.
+    """The module to train for `model`: itself, or a copy of its modules that shares the weights.
 
-    The copy is compiled, or has batch norms over all processes; the model keeps its own modules.
+    The copy is compiled, or has synchronised batch norms; the model keeps its own modules.
 
     Raises:
         BadValue: batch norms over several processes that are not on CUDA.
@@ -102,7 +102,7 @@ def body_of(model: nn.Module, options: Finetune) -> nn.Module:
 
 
 def check_norms(model: nn.Module, options: Finetune) -> None:
-    """Refuse batch norms that cannot be those of all processes, where that is asked for.
+    """Check that batch norms can be synchronised, if requested.
 
     Raises:
         BadValue: they are not on CUDA.
@@ -115,7 +115,7 @@ def check_norms(model: nn.Module, options: Finetune) -> None:
 
 
 def distribute(task: Any, body: nn.Module) -> None:
-    """Let the processes that train together average their gradients; with one process nothing happens."""
+    """Average gradients over the processes; a no-op for a single process."""
     if processes() == 1:
         return
     device = next(body.parameters()).device
@@ -130,7 +130,7 @@ def unsynced(task: nn.Module) -> AbstractContextManager[None]:
 
 
 def has_phases(model: nn.Module) -> bool:
-    """Whether some weights have no gradient for a part of the training: a PWLU warms up, slopes alternate."""
+    """Whether some weights have no gradient during part of the training: PWLU warm-up, alternating slopes."""
     return any(
         isinstance(one, Progressing) and bool(getattr(one, "warmup", None) or getattr(one, "alternate", None))
         for one in model.modules()
@@ -138,7 +138,7 @@ def has_phases(model: nn.Module) -> bool:
 
 
 def gathering(model: nn.Module) -> int:
-    """How many modules of a model still gather statistics that their parameters will be made from."""
+    """How many modules of a model are still gathering statistics for their parameters."""
     return sum(bool(getattr(one, "gathering", False)) for one in model.modules())
 
 
@@ -158,7 +158,7 @@ def _on_cuda(model: nn.Module) -> bool:
 
 
 class _Student(nn.Module):
-    """The model with the one attribute that timm's distillation wants of it."""
+    """The model with the attribute that timm's distillation needs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from surgery.schedule.progress import move
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """All that takes part in the steps of one training. `body` is what runs: the model, or a copy on its weights."""
+    """Everything that takes part in the steps of one training. `body` runs: the model, or a copy with its weights."""
 
     model: nn.Module
     body: nn.Module
@@ -59,7 +59,7 @@ class Training:
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def progress(self, progress: float, step: int) -> None:
-        """Set the progress on all copies. Where it makes parameters of what each process saw, the first one's hold."""
+        """Set the progress on all copies. Parameters computed from data are taken from the first process."""
         before = gathering(self.body)
         copies = [self.body, *([self.model] if self.body is not self.model else []), *self.averages]
         for one in copies:
@@ -69,7 +69,7 @@ class Training:
                 share_from_first(one)
 
     def begin(self, saved: Saved | None, seed: int) -> Moment:
-        """Put everything where the training stands: at its start, or where a checkpoint says."""
+        """Initialise everything: at the start of the training, or from a checkpoint."""
         moment = Moment()
         if saved is None:
             mixed = (seed + rank()) % 2**32
@@ -78,12 +78,12 @@ class Training:
             random.seed(mixed)
         else:
             moment = saved.moment
-            self.progress(moment.progress, moment.step)  # before the weights: it may make some of them
+            self.progress(moment.progress, moment.step)  # before the weights, some of which it may replace
             saved.restore(self.parts)
         return moment
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], count: int, update: int) -> tuple[Tensor, int]:
-        """One step of the optimiser on `count` batches: their mean loss, and how many images they hold."""
+        """One step of the optimiser on `count` batches: their mean loss, and their number of images."""
         options, optimizer, scaler = self.options, self.optimizer, self.scaler
         self.progress(update / self.total, update)
         self.schedule.step_update(update)
@@ -109,7 +109,7 @@ class Training:
         return torch.stack(losses).sum(), seen
 
     def _move(self, optimizer: Optimizer, scaler: Any) -> None:
-        """Clip, move the weights, forget the gradients."""
+        """Clip the gradients, step, clear the gradients."""
         from timm.utils import dispatch_clip_grad  # type: ignore[attr-defined]
 
         if self.options.clip_grad is not None:
@@ -186,6 +186,6 @@ def schedule_of(optimizer: Optimizer, options: Finetune, steps: int) -> Any:
 
 
 def _classes(model: nn.Module, images: Tensor) -> int:
-    """How many classes the model tells apart."""
+    """The number of classes of the model."""
     with in_eval(model):
         return int(model(images[:1]).shape[1])

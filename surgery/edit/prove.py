@@ -131,7 +131,7 @@ def prove_effect(
 
 
 class _Calls:
-    """The calls of some modules of a model, counted on a twin of it that nobody watches."""
+    """The calls of some modules of a model, counted on a copy without hooks."""
 
     def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
         self.twin = in_mode(twin(model, meta=False), "eval")

@@ -101,7 +101,7 @@ def hear(
     noted: AbstractContextManager[Any] = _UNNOTED,
     given: dict[str, Arguments] | None = None,
 ) -> Trace:
-    """Run a twin once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`.
+    """Run a copy once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`.
 
     What its modules are first called with is put into `given`, by their paths.
     """
