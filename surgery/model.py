@@ -84,3 +84,9 @@ def in_eval(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def parents_of(path: str) -> list[str]:
+    """The enclosing paths of a path, innermost first, up to the model itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:size]) for size in range(len(parts) - 1, -1, -1)]

@@ -25,7 +25,7 @@ from surgery.look.example import Example, mapped
 from surgery.look.likeness import Same, can_be_given_again, likeness, shaped
 from surgery.look.listen import QuickNorms, hear
 from surgery.look.look import Arguments, Look
-from surgery.model import MODES, home_of, in_mode
+from surgery.model import MODES, home_of, in_mode, parents_of
 from surgery.plan.plan import Edit
 from surgery.rng import random_state_kept, seeded
 from surgery.tensors import identical
@@ -211,7 +211,7 @@ def recorded_arguments(
     in which calls of the module were seen. What a `look` has noted is not asked for again.
     """
     found: dict[tuple[str, str], Given] = {}
-    around = {path: [path, *_parents(path)] for path in seen_in}
+    around = {path: [path, *parents_of(path)] for path in seen_in}
     paths = {path for chain in around.values() for path in chain}
     for mode in modes:
         for meta in (True, False):
@@ -265,12 +265,6 @@ def _noted_arguments(
                 look(*arguments.args, **arguments.kwargs)
     given = {path: one for path, one in first.items() if one is not None}
     return given | {"": (sample.args, sample.kwargs)}
-
-
-def _parents(path: str) -> list[str]:
-    """The enclosing paths of a path, innermost first, up to the model itself."""
-    parts = path.split(".") if path else []
-    return [".".join(parts[:size]) for size in range(len(parts) - 1, -1, -1)]
 
 
 def solid_twin(owner: nn.Module, mode: str) -> nn.Module:

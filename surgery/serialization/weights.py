@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surgery.dataflow.operations import activation_of_module
 from surgery.errors import BadFile, BadValue, WrongModel
+from surgery.model import parents_of
 from surgery.tensors import identical, overwrite
 
 Shape = tuple[int, ...]
@@ -104,7 +105,7 @@ def check_before(model: nn.Module, weights: Weights) -> None:
         WrongModel: naming the missing or mismatched ones, with both shapes.
     """
     called = {path for path, one in model.named_modules(remove_duplicate=False) if activation_of_module(one)}
-    untouched = {n: one for n, one in tensors_of(model).items() if not any(at in called for at in _around(n))}
+    untouched = {n: one for n, one in tensors_of(model).items() if not any(at in called for at in parents_of(n))}
     wrong = _other_shapes(untouched, weights)
     _refuse(model, {"other shape": wrong, "missing": [n for n in untouched if weights.shape_of(n) is None]})
 
@@ -168,11 +169,6 @@ def _other_shapes(own: Mapping[str, Tensor], weights: Weights) -> list[str]:
         f"{name} {list(shape)}, here {list(own[name].shape)}"
         for name, shape in there.items() if shape is not None and shape != tuple(own[name].shape)
     ]  # fmt: skip
-
-
-def _around(name: str) -> list[str]:
-    parts = name.split(".")[:-1]
-    return [".".join(parts[:size]) for size in range(len(parts) + 1)]
 
 
 def _refuse(model: nn.Module, problems: Mapping[str, list[str]]) -> None:

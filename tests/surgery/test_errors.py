@@ -1,0 +1,49 @@
+"""Errors: what a message says, of which kinds errors are, and which sites they are about."""
+
+from __future__ import annotations
+
+import pytest
+
+import surgery
+from surgery.errors import BadValue, CannotEdit, SurgeryError, UnknownName, about, cause_of, nearest
+from tests.models import ResidualNet
+
+
+def test_a_message_has_a_line_for_each_thing_that_is_known() -> None:
+    assert str(SurgeryError("No.", asked="a", there="b, c", try_="b")) == (
+        "No.\n  got:       a\n  available: b, c\n  hint:      b"
+    )
+    assert str(SurgeryError("No.", try_="b")) == "No.\n  hint:      b"
+    assert str(SurgeryError("No.")) == "No."
+
+
+def test_errors_are_of_the_kinds_that_callers_catch() -> None:
+    assert issubclass(BadValue, ValueError) and issubclass(UnknownName, LookupError)
+    public = [getattr(surgery, name) for name in surgery.__all__]
+    kinds = [one for one in public if isinstance(one, type) and issubclass(one, Exception)]
+    assert len(kinds) == 12 and all(issubclass(kind, SurgeryError) for kind in kinds)
+
+
+def test_the_innermost_sites_count() -> None:
+    first, second = surgery.find_sites(ResidualNet(), ResidualNet.example)[:2]
+    with pytest.raises(CannotEdit) as caught, about([first]), about([second]):
+        raise CannotEdit("No.")
+    assert caught.value.sites == (second,)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("one\ntwo"), "RuntimeError: one"),
+        (KeyError("a"), "KeyError: 'a'"),
+        (ValueError(""), "ValueError: no message"),
+        (ValueError("\n one"), "ValueError: one"),
+    ],
+)
+def test_the_cause_is_one_line(error: Exception, line: str) -> None:
+    assert cause_of(error) == line
+
+
+def test_near_names_come_nearest_first() -> None:
+    assert nearest("resnet5", ["resnet50", "resnet18", "vgg11", "resnet50"]) == "resnet50, resnet18"
+    assert nearest("x", ["resnet50"]) == ""
