@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import _lru_cache_wrapper
-from traceback import clear_frames
-from types import CellType, FrameType, FunctionType, ModuleType
+from traceback import clear_frames, walk_tb
+from types import CellType, FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
 from weakref import ref
 
@@ -37,7 +37,7 @@ def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[Abstract
     try:
         yield births
     except Exception as error:
-        clear_frames(error.__traceback__)  # their locals
+        _clear_locals(error.__traceback__)
         raise
     finally:
         keepers = births.taken_back()
@@ -47,6 +47,13 @@ def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[Abstract
             asked="tensors in " + ", ".join(sorted(set(keepers))),
             try_="keep them in the model, in a dict or in functools.cache",
         )  # fmt: skip
+
+
+def _clear_locals(trace: TracebackType | None) -> None:
+    """Let the frames of an error that has come out of them forget their locals."""
+    clear_frames(trace)
+    for frame, _ in walk_tb(trace):
+        _ = frame.f_locals  # before Python 3.13 a copy, which is brought up to date when it is asked for
 
 
 class _Births(TorchFunctionMode):

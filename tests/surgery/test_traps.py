@@ -36,7 +36,9 @@ def test_a_call_whose_passes_cannot_be_counted_is_refused() -> None:
     model, rows = PassesOfOthers(), torch.rand(2, 4)
     second = surgery.find_sites(model, rows)[1]
     with assert_untouched(model):
-        assert_raises(CannotEdit, lambda: surgery.transform_(model, surgery.erase(site=str(second)), rows), "passes")
+        assert_raises(
+            CannotEdit, lambda: surgery.transform_(model, surgery.erase(site=str(second)), rows), "iterations"
+        )
 
 
 def test_a_splice_of_another_call_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +46,7 @@ def test_a_splice_of_another_call_is_not_proved(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(locate.Locator, "_not_the_activation", lambda *_: None)
     second = surgery.find_sites(model, rows)[1]
     with assert_untouched(model):
-        assert_raises(NotProved, lambda: surgery.transform_(model, surgery.erase(site=str(second)), rows), "meant")
+        assert_raises(NotProved, lambda: surgery.transform_(model, surgery.erase(site=str(second)), rows), "intended")
 
 
 class Overwriting(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import surgery
 from surgery.errors import CannotLook
 from tests.asserts import assert_raises, assert_untouched
+from tests.models import Stateful
 
 KEPT: dict[int, Any] = {}
 NOTED: list[Any] = []
@@ -204,3 +206,12 @@ def test_who_cannot_let_go_is_named() -> None:
         return table
 
     assert_raises(CannotLook, lambda: surgery.find_sites(Net(in_closure), torch.randn(2, 8)), "Net", "enclosing")
+
+
+def test_a_run_that_fails_leaves_nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection takes as long as there is much in the process, such as a large library."""
+
+    collections: list[int] = []
+    monkeypatch.setattr(gc, "collect", collections.append)
+    (found,) = surgery.find_sites(Stateful(), Stateful.example)  # which asks for a number, and fails without
+    assert (found.activation, collections) == ("relu", [])
