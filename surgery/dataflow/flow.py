@@ -20,7 +20,7 @@ from surgery.isolation.held_tensors import held_by_code, held_by_modules
 
 _REARRANGED = ("shape", "scale", "resize")  # concatenating parts of one tensor is not a join
 _CHOICES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_PLAIN = (bool, int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+_PLAIN = (bool, int, str, type(None), type(...), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,12 @@ class Flow:
     def _write(self, call: Call, sources: list[Tensor], made: Tensor, frame: FrameType) -> Op:
         """Append the operation that computed `made` from `sources`."""
         kind, name, ops = call.kind, call.name, self.trace.ops
-        inputs, weights, operands = [], [], list[Operand]()
+        inputs, weights, operands, unnamed = [], [], list[Operand](), False
         for value in sources:
             source, path = self.source(value, frame, shown=_view(made, value))
             inputs += [source] if source is not None else []
             weights += [path] if path is not None else []
+            unnamed |= source is None and path is None
             maker = ops[source] if source is not None and ops[source].data else None
             extents = maker.extents if maker else None
             operands.append(Operand(tuple(value.shape), maker is not None, path is not None, extents))
@@ -170,7 +171,8 @@ class Flow:
         axis = channel_axis(kind, name, call.args, call.kwargs, before, first.axis, after) if first else None
         op = Op(len(ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
         op.traced = any(ops[source].traced for source in data)
-        op.spelling = spelt((call.args, call.kwargs))
+        # Constants that a model holds outside of its buffers have no names to tell them apart by.
+        op.spelling = object() if unnamed else spelt((call.args, call.kwargs))
         op.extents = extents_after(kind, name, call.args, call.kwargs, operands, axis, after) if data else None
         if kind in ("add", "concat", "attention", "softmax"):
             op.place = self.place_of(frame)
@@ -296,14 +298,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def spelt(value: Any) -> Hashable:
-    """What is equal for arguments that differ in the numbers of tensors at most."""
+    """What is equal for arguments that differ in the numbers of tensors at most. Unknown objects equal nothing."""
     if isinstance(value, Tensor):
         return Tensor
     if isinstance(value, tuple | list):
         return (type(value), *map(spelt, value))
     if isinstance(value, dict):
         return tuple((key, spelt(one)) for key, one in value.items())
+    if isinstance(value, slice):
+        return (slice, spelt(value.start), spelt(value.stop), spelt(value.step))
     kind = type(value)
-    if kind is float:
+    if kind in (float, complex):
         return repr(value)  # NaN is like NaN
-    return (kind.__name__, value if kind in _PLAIN else None)
+    return (kind.__name__, value) if kind in _PLAIN else object()

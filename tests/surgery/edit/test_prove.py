@@ -79,6 +79,31 @@ def test_a_rewrite_that_changes_results_is_refused() -> None:
     refused(Peeking(), surgery.erase(site="act 2/2"), "Peeking at the top has other outputs", "act 2/2")
 
 
+def test_a_rewrite_that_reads_another_part_of_a_tensor_is_refused() -> None:
+    class Slicing(Peeking):
+        """Takes other channels, as many as before, if it has more activations."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = 1 if hasattr(self, "act_1") else 0
+            return self.act(self.conv(self.act(x))[:, first : first + 2])
+
+    refused(Slicing(), surgery.erase(site="act 2/2"), "Slicing at the top has other outputs", "act 2/2")
+
+
+def test_a_rewrite_that_reads_another_constant_is_refused() -> None:
+    class Choosing(Peeking):
+        """Holds two tensors that are no buffers, and adds the second if it has more activations."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = [torch.zeros(1), torch.ones(1)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.conv(self.act(x)) + self.tables[hasattr(self, "act_1")])
+
+    refused(Choosing(), surgery.erase(site="act 2/2"), "Choosing at the top has other outputs", "act 2/2")
+
+
 def test_a_rewrite_that_changes_the_calls_is_refused_even_where_the_results_agree() -> None:
     refused(TypeAsking(), surgery.erase(site="act 2/2"), "other activation calls", "relu, relu became relu, relu, relu")
 
