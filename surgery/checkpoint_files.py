@@ -67,8 +67,8 @@ def check_new(folder: Path, index: str, parts: re.Pattern[str]) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise BadFile(f"{folder} is not a folder.", try_="another path")
-    found = (parts.fullmatch(one.name) for one in folder.iterdir()) if folder.is_dir() else ()
-    if any(one is not None and int(one[2]) > 0 for one in found):  # at 0 the first save was interrupted
+    found = (parts.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else ()
+    if any(match is not None and int(match[2]) > 0 for match in found):  # at 0 the first save was interrupted
         raise BadFile(f"{folder} contains a run, but its {index} is missing.", try_=_ANEW)
 
 
@@ -84,7 +84,7 @@ def check_same(folder: Path, what: str, asked: Mapping[str, Any], there: Mapping
         if ours == theirs:
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
-            tensor = next(one for one in [*ours, *theirs] if ours.get(one) != theirs.get(one))
+            tensor = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
             ours, theirs = (f"{tensor} {told.get(tensor, 'missing')}" for told in (ours, theirs))
         raise WrongModel(
             f"{folder} contains another {what}: {name} differs.", asked=_short(ours), there=_short(theirs),
@@ -124,7 +124,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def plain(tensors: Tensors) -> dict[str, Tensor]:
     """Copies on the CPU that share no memory, as safetensors requires."""
-    return {name: one.detach().to("cpu", copy=True).contiguous() for name, one in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _digest(data: Mapping[str, Any]) -> str:

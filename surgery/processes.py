@@ -45,7 +45,7 @@ def gathered_or_raised(mine: Any, failure: Exception | None = None, doing: str =
     for number, (problem, _) in enumerate(told):
         if problem is not None:
             raise BadValue(f"Process {number} could not {doing}.", asked=problem)
-    return [one for _, one in told]
+    return [value for _, value in told]
 
 
 def _first_line(failure: Exception) -> str:

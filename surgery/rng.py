@@ -92,8 +92,8 @@ def _put_back(states: _States) -> None:
     random.setstate(python)
     numpy.random.set_state(array)
     torch.set_rng_state(torchs)
-    for one, state in accelerators:
-        one.set_rng_state_all(state)
+    for device, state in accelerators:
+        device.set_rng_state_all(state)
     if mps is not None:
         torch.mps.set_rng_state(mps)
 

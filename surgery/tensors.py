@@ -10,15 +10,15 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]  # by name
 
 
-def identical(one: Tensor, two: Tensor) -> bool:
+def identical(first: Tensor, second: Tensor) -> bool:
     """True if two tensors have the same shape, dtype and values; NaN equals NaN."""
-    if one.shape != two.shape or one.dtype != two.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    return bool(torch.equal(one, two) or ((one == two) | (one.isnan() & two.isnan())).all())
+    return bool(torch.equal(first, second) or ((first == second) | (first.isnan() & second.isnan())).all())
 
 
-def overwrite(one: Tensor, values: Tensor) -> None:
+def overwrite(tensor: Tensor, values: Tensor) -> None:
     """Copy values into a tensor, even one that was made in inference mode."""
     # Outside inference mode torch rejects writes to inference tensors, but only after it has written.
-    with torch.inference_mode() if one.is_inference() else torch.no_grad():
-        one.copy_(values)
+    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+        tensor.copy_(values)

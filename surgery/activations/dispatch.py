@@ -234,9 +234,13 @@ def value_of(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
 
 def gradients_of(function: Function, axis: int, grad: Tensor, x: Tensor, params: Any) -> tuple[Tensor, ...]:
     dtype = torch.promote_types(x.dtype, torch.float32)
-    last, grad = (one.movedim(axis, -1).to(dtype) if x.dim() else one.to(dtype).reshape(1) for one in (x, grad))
+    last, grad = (
+        tensor.movedim(axis, -1).to(dtype) if x.dim() else tensor.to(dtype).reshape(1) for tensor in (x, grad)
+    )
     of_x, *of_params = function.gradients(grad, last, *(param.to(dtype) for param in params))
     of_x = of_x.to(x.dtype).movedim(-1, axis) if x.dim() else of_x.to(x.dtype).reshape(())
     if not torch.is_grad_enabled():
         of_x = laid_out_as(x, of_x)
-    return of_x, *(one.sum_to_size(param.shape).to(param.dtype) for one, param in zip(of_params, params, strict=True))
+    return of_x, *(
+        of_param.sum_to_size(param.shape).to(param.dtype) for of_param, param in zip(of_params, params, strict=True)
+    )

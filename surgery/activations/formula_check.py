@@ -44,6 +44,8 @@ def computes(module: nn.Module, activation: str) -> bool:
         except (CannotLook, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
             return False
     return all(
-        isinstance(one, Tensor) and one.shape == wanted.shape and torch.allclose(one, wanted, _TOLERANCE, _TOLERANCE)
-        for one in found
+        isinstance(value, Tensor)
+        and value.shape == wanted.shape
+        and torch.allclose(value, wanted, _TOLERANCE, _TOLERANCE)
+        for value in found
     )

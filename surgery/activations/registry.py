@@ -98,8 +98,8 @@ def describe(name: str | None = None) -> str:
 def _told(row: Activation) -> str:
     taken = inspect.signature(row.build).parameters
     given = [
-        f"{key}={one.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")
-        for key, one in taken.items() if key not in _SURROUNDINGS
+        f"{key}={parameter.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")
+        for key, parameter in taken.items() if key not in _SURROUNDINGS
     ]  # fmt: skip
     facts = {
         "computes": row.formula,
@@ -197,7 +197,7 @@ def _name_of_class(kind: type[nn.Module]) -> str:
 def _name_and_parameters(module: nn.Module) -> tuple[str, dict[str, Any]]:
     name = activation_of_module(module) or _name_of_class(type(module))
     read = dict(options_of_module(name, module))
-    defaults = {key: one.default for key, one in inspect.signature(row_of(name).build).parameters.items()}
+    defaults = {key: parameter.default for key, parameter in inspect.signature(row_of(name).build).parameters.items()}
     if not set(parameters(name)) <= set(read):
         raise BadValue(
             f"The parameters of this {type(module).__name__} cannot be read from it.", asked=repr(module),

@@ -67,7 +67,7 @@ def rewritten(base: type[nn.Module], splices: Sequence[Splice]) -> type[nn.Modul
     places = [(splice.method, splice.callee, splice.ordinal, splice.iteration) for splice in splices]
     if len(set(places)) < len(places):
         raise CannotEdit(f"two children for the same call of {base.__qualname__}.", asked=str(list(splices)))
-    names = sorted({one.method for one in splices})
+    names = sorted({place.method for place in splices})
     filenames = [f"<rewritten {base.__module__}.{base.__qualname__}.{name} {next(_numbers)}>" for name in names]
     body: dict[str, Any] = {
         "__module__": base.__module__,
@@ -76,7 +76,7 @@ def rewritten(base: type[nn.Module], splices: Sequence[Splice]) -> type[nn.Modul
         "__reduce_ex__": _reduce_ex,
     }
     for name, filename in zip(names, filenames, strict=True):
-        body[name] = _respliced(base, name, [one for one in splices if one.method == name], filename)
+        body[name] = _respliced(base, name, [place for place in splices if place.method == name], filename)
     try:
         kind: type[nn.Module] = new_class(base.__name__, (base,), exec_body=lambda space: space.update(body))
     except TypeError as error:
@@ -140,9 +140,9 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
 
 def _minds_subclasses(kind: type) -> bool:
     """True if creating a subclass runs user code, such as one that registers the class."""
-    hooked = (one for one in kind.__mro__ if "__init_subclass__" in vars(one) and one is not object)
+    hooked = (base for base in kind.__mro__ if "__init_subclass__" in vars(base) and base is not object)
     return type(kind) not in (type, ABCMeta) or any(
-        one.__module__ != "typing" and (one.__module__, one.__name__) not in _HARMLESS for one in hooked
+        base.__module__ != "typing" and (base.__module__, base.__name__) not in _HARMLESS for base in hooked
     )
 
 
@@ -156,9 +156,9 @@ def _respliced(base: type[nn.Module], name: str, splices: Sequence[Splice], file
     if method.name != name:
         raise CannotEdit(f"{base.__qualname__}.{name} was defined under another name.", asked=f"{method.name}()")
     children: dict[tuple[str, int], dict[int, str]] = {}
-    for one in splices:
-        children.setdefault((one.callee, one.ordinal), {})[one.iteration] = one.child
-    behind = {(one.callee, one.ordinal) for one in splices if one.behind}
+    for place in splices:
+        children.setdefault((place.callee, place.ordinal), {})[place.iteration] = place.child
+    behind = {(place.callee, place.ordinal) for place in splices if place.behind}
     return _with_inner_code(function, splice(method, children, filename, behind))
 
 
@@ -223,9 +223,9 @@ def _reached(kind: type[nn.Module], names: Sequence[str]) -> Iterator[FunctionTy
 def _walk(code: CodeType) -> str | None:
     """The attribute of `self` through which this method iterates over all children, if it does."""
     me = code.co_varnames[0] if code.co_argcount else None
-    for one in codes_in(code):
+    for inner in codes_in(code):
         held: object = None  # the value that the next instruction may read an attribute of
-        for step in dis.get_instructions(one):
+        for step in dis.get_instructions(inner):
             if held is not None and held == me and step.argval in _WALKS:
                 return str(step.argval)
             names = None if step.opcode in dis.hasconst else step.argval  # constants are not variables
@@ -268,7 +268,7 @@ def _restored(
 def _digest(base: type[nn.Module], splices: tuple[Splice, ...]) -> str:
     """A digest of the edited methods that ignores line numbers."""
     told = hashlib.sha256()
-    for name in sorted({one.method for one in splices}):
+    for name in sorted({place.method for place in splices}):
         function = inspect.getattr_static(base, name, None)
         told.update(name.encode())
         if isinstance(function, FunctionType):
@@ -279,9 +279,9 @@ def _digest(base: type[nn.Module], splices: tuple[Splice, ...]) -> str:
 def _said(value: object) -> str:
     if isinstance(value, CodeType):
         names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
-        return f"{value.co_name} {value.co_code.hex()} {names} {[_said(one) for one in value.co_consts]}"
+        return f"{value.co_name} {value.co_code.hex()} {names} {[_said(constant) for constant in value.co_consts]}"
     if isinstance(value, tuple):
-        return str([_said(one) for one in value])
+        return str([_said(part) for part in value])
     if isinstance(value, frozenset):
         return str(sorted(map(_said, value)))  # the order of a set differs between processes
     return f"{type(value).__name__} {value!r}"

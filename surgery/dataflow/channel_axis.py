@@ -68,9 +68,9 @@ def permutation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], count:
         order.reverse()
     else:
         last = (count - 2, count - 1)
-        one, two = last if name in ("t", "H", "mT", "mH", "adjoint") else (*args[1:3], *kwargs.values())[:2]
-        one, two = one % count, two % count
-        order[one], order[two] = order[two], order[one]
+        first, second = last if name in ("t", "H", "mT", "mH", "adjoint") else (*args[1:3], *kwargs.values())[:2]
+        first, second = first % count, second % count
+        order[first], order[second] = order[second], order[first]
     return order
 
 

@@ -63,7 +63,7 @@ def extents_after(
         made = tuple(_extent(size, True) for size in after) if fixed else None
     if made is None:
         return None
-    return tuple(_extent(after[k], False) if k in fixed else one for k, one in enumerate(made))
+    return tuple(_extent(after[k], False) if k in fixed else extent for k, extent in enumerate(made))
 
 
 def _extent(size: int, free: bool) -> Extent:
@@ -86,7 +86,7 @@ def _fixed(
         places = range(len(after) - int(next(c for c in name if c.isdigit())), len(after))
         size = kwargs.get("output_size", args[1] if len(args) > 1 else None)
         sizes = size if isinstance(size, tuple | list) else [size] * len(places)
-        yield from (place for place, one in zip(places, sizes, strict=False) if one is not None)
+        yield from (place for place, asked in zip(places, sizes, strict=False) if asked is not None)
     elif weights and kind == "norm":
         # A layer norm's weights have the normalised shape; those of other norms are per channel.
         yield from range(len(after) - len(weights[0]), len(after)) if name in ("layer_norm", "rms_norm") else (1,)
@@ -201,10 +201,10 @@ def _indexed(before: Extents, index: Any, after: Shape) -> Extents | None:
 
 def _product(data: list[Operand], after: Shape) -> Extents | None:
     """The extents of a matrix product of data: rows of the first, columns of the second factor."""
-    one, two = (operand.extents for operand in data[:2])
-    if one is None or two is None or not len(one) == len(two) == len(after) >= 2:
+    rows, columns = (operand.extents for operand in data[:2])
+    if rows is None or columns is None or not len(rows) == len(columns) == len(after) >= 2:
         return None
-    made = (*one[:-1], two[-1])
+    made = (*rows[:-1], columns[-1])
     return made if tuple(map(_size, made)) == after else None
 
 

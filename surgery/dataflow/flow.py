@@ -108,7 +108,7 @@ class Flow:
         how = how_written(call.name, call.kwargs) if written else "all"
         kept = call.sources
         if how != "all":  # what is overwritten entirely is not a source
-            kept = [value for value in kept if not any(value is one for one in written)]
+            kept = [value for value in kept if not any(value is overwritten for overwritten in written)]
         shown = made[0] if made else written[0]
         part = part_written(call.args[0], call.args[1]) if call.name == "__setitem__" else None
         op = self._write(call, kept, shown if part is None else part, frame)
@@ -287,11 +287,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from tensors_in(one)
+        for part in value.values():
+            yield from tensors_in(part)
     elif isinstance(value, tuple | list):
-        for one in value:
-            yield from tensors_in(one)
+        for part in value:
+            yield from tensors_in(part)
     elif is_dataclass(value) and not isinstance(value, type):
         for part in fields(value):
             yield from tensors_in(getattr(value, part.name))
@@ -304,7 +304,7 @@ def spelt(value: Any) -> Hashable:
     if isinstance(value, tuple | list):
         return (type(value), *map(spelt, value))
     if isinstance(value, dict):
-        return tuple((key, spelt(one)) for key, one in value.items())
+        return tuple((key, spelt(part)) for key, part in value.items())
     if isinstance(value, slice):
         return (slice, spelt(value.start), spelt(value.stop), spelt(value.step))
     kind = type(value)

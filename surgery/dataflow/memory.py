@@ -65,10 +65,10 @@ class Region:
         return False
 
 
-def _boxes(one: Region, two: Region, origin: int) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
+def _boxes(region: Region, other: Region, origin: int) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
     """Both regions as intervals along common strides; None where an offset or a size does not fit."""
-    strides = sorted({stride for stride, _ in (*one.steps, *two.steps)}, reverse=True)
-    first, second = _intervals(one, strides, origin), _intervals(two, strides, origin)
+    strides = sorted({stride for stride, _ in (*region.steps, *other.steps)}, reverse=True)
+    first, second = _intervals(region, strides, origin), _intervals(other, strides, origin)
     return list(zip(first, second, strict=True)) if first and second else None
 
 
@@ -144,7 +144,7 @@ class Memory:
 def _tile(writes: list[Write], region: Region) -> bool:
     """True if whole writes tile the region without gaps."""
     parts = [write.region for write in writes if write.whole]
-    apart = not any(one.overlaps(two) for k, one in enumerate(parts) for two in parts[:k])
+    apart = not any(region.overlaps(earlier) for k, region in enumerate(parts) for earlier in parts[:k])
     return apart and all(map(region.covers, parts)) and sum(part.size for part in parts) == region.size
 
 

@@ -208,7 +208,7 @@ def activation_of_class(kind: type) -> str | None:
     if known is None:
         return None
     parent, name = known
-    same = all(inspect.getattr_static(kind, one) is inspect.getattr_static(parent, one) for one in _RUNNING)
+    same = all(inspect.getattr_static(kind, method) is inspect.getattr_static(parent, method) for method in _RUNNING)
     return name if same else None
 
 

@@ -50,7 +50,10 @@ def _is_read(model: nn.Module, path: str) -> bool:
         around, _, name = around.rpartition(".")
     owner = type(model.get_submodule(around))
     if any(
-        isinstance(one, fx.Graph) for module in model.modules() for key, one in vars(module).items() if key != "_graph"
+        isinstance(value, fx.Graph)
+        for module in model.modules()
+        for key, value in vars(module).items()
+        if key != "_graph"
     ):
         return True  # a graph for another mode
     return any(
@@ -66,16 +69,16 @@ def _methods(kind: type[nn.Module]) -> list[FunctionType]:
     found: list[FunctionType] = []
     hidden: list[FunctionType] = []  # overridden by a subclass
     names: set[str] = {"__init__"}
-    for one in kind.__mro__:
-        if f"{one.__module__}.".startswith(_LIBRARIES) or one is object:
+    for base in kind.__mro__:
+        if f"{base.__module__}.".startswith(_LIBRARIES) or base is object:
             continue
-        rewritten = vars(kind) if one is base_of(kind) is not kind else ()
-        for name, value in vars(one).items():
+        rewritten = vars(kind) if base is base_of(kind) is not kind else ()
+        for name, value in vars(base).items():
             held = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
             if isinstance(held, FunctionType) and name not in rewritten:
                 inner = inspect.unwrap(held)
                 (hidden if name in names else found).append(inner if isinstance(inner, FunctionType) else held)
-        names |= set(vars(one))
+        names |= set(vars(base))
     upwards = any("super" in code.co_names for function in found for code in codes_in(function.__code__))
     return found + [function for function in hidden if upwards and function.__name__ != "__init__"]
 

@@ -79,10 +79,16 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
 def children_of(decisions: Iterable[Decision], edits: Iterable[Edit]) -> dict[Key, str]:
     """The paths of the new modules once all is carried out, by the keys of the calls that they are put in for."""
     own = {
-        (owner, one.splice.method, one.splice.callee, one.splice.ordinal, one.splice.iteration): one.splice.child
-        for one in decisions
-        if isinstance(one, OwnCall)
-        for owner in one.owners
+        (
+            owner,
+            decision.splice.method,
+            decision.splice.callee,
+            decision.splice.ordinal,
+            decision.splice.iteration,
+        ): decision.splice.child
+        for decision in decisions
+        if isinstance(decision, OwnCall)
+        for owner in decision.owners
     }
     found: dict[Key, str] = {}
     for site in (edit.site for edit in edits):
@@ -115,7 +121,7 @@ def _slot(
         return None
     module = _module(model, site)
     callers = dict(by_module[id(module)])
-    names = tuple(path for path, one in model.named_modules(remove_duplicate=False) if one is module)
+    names = tuple(path for path, other in model.named_modules(remove_duplicate=False) if other is module)
     if any(caller.by_reference for caller in callers.values()):
         return None  # the module stays in place, because code refers to it otherwise
     by_this_name = {place for place, caller in callers.items() if caller.module == site.module}

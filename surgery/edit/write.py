@@ -77,15 +77,15 @@ def all_or_nothing(
 @torch.no_grad()
 def put_back(before: Snapshot) -> None:
     """Restore a model: its modules, their classes and attributes, its tensors, its history."""
-    for one in before.modules:
-        module = one.module
-        if isinstance(module, fx.GraphModule) and module.graph is not one.attributes["_graph"]:
-            module.graph = one.attributes["_graph"]  # regenerates the code of its forward
-        if type(module) is not one.kind:
-            module.__class__ = one.kind
+    for saved in before.modules:
+        module = saved.module
+        if isinstance(module, fx.GraphModule) and module.graph is not saved.attributes["_graph"]:
+            module.graph = saved.attributes["_graph"]  # regenerates the code of its forward
+        if type(module) is not saved.kind:
+            module.__class__ = saved.kind
         vars(module).clear()
-        vars(module).update(one.attributes)
-        for name, held in one.held.items():
+        vars(module).update(saved.attributes)
+        for name, held in saved.held.items():
             _refill(vars(module)[name], held)
     for told in before.tensors:
         tensor = told.tensor
@@ -251,7 +251,7 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
     steps = [step for history in reversed(histories) for step in history.steps]  # edited parts first: they are older
     for change in changes if steps else ():
         # Undoing a later step must not restore the module that fades.
-        homes = [step for step in steps if any(_same_slot(change, one) for one in step.changes)]
+        homes = [step for step in steps if any(_same_slot(change, made) for made in step.changes)]
         (homes or steps)[-1].changes.append(change)
     for history in histories:
         _say_settled(history)
@@ -260,7 +260,7 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
 def _say_settled(history: History) -> None:
     for number, step in enumerate(history.steps):
         later = history.steps[number + 1 :]
-        replaced = {tuple(edit["site"]) for one in later for edit in one.data.get("edits", ())}
+        replaced = {tuple(edit["site"]) for overriding in later for edit in overriding.data.get("edits", ())}
         for edit in step.data.get("edits", ()):
             if edit["make"] in _CHANGING:
                 for name in ("warmup", "alternate", "every"):
@@ -268,8 +268,8 @@ def _say_settled(history: History) -> None:
             if edit["fade"] and tuple(edit["site"]) not in replaced:
                 edit["fade"] = False
                 # The model before the later steps never existed in settled form: no fingerprint to compare with.
-                for one in later:
-                    one.fingerprint = None
+                for overriding in later:
+                    overriding.fingerprint = None
 
 
 def _fill_slots(
@@ -313,7 +313,7 @@ def _give_own_call(
 def _exchange(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Replace a module under all its names; the old one may become a child of the new one."""
     for parent in list(model.modules()):
-        for name in [name for name, one in parent._modules.items() if one is old]:
+        for name in [name for name, child in parent._modules.items() if child is old]:
             _put_child(changes, parent, name, new)
 
 
@@ -332,8 +332,8 @@ def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Mo
     parent._modules[name] = child
 
 
-def _same_slot(one: Change, other: Change) -> bool:
-    return other.what == "child" and one.module is other.module and one.name == other.name
+def _same_slot(change: Change, other: Change) -> bool:
+    return other.what == "child" and change.module is other.module and change.name == other.name
 
 
 def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall) -> None:
@@ -394,7 +394,7 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
         child = module._modules[name]
         assert child is not None
         slots = [
-            (id(parent), key) for parent in model.modules() for key, one in parent._modules.items() if one is child
+            (id(parent), key) for parent in model.modules() for key, value in parent._modules.items() if value is child
         ]
         if len(slots) > 1:
             child = shallow(child)
@@ -425,5 +425,5 @@ def fold_children(model: nn.Module, paths: Iterable[str]) -> None:
         made = nn.Identity().train(child.training)
         _keep_hooks(child, made)
         for parent in list(model.modules()):
-            for name in [name for name, one in parent._modules.items() if one is child]:
+            for name in [name for name, value in parent._modules.items() if value is child]:
                 _put_child([], parent, name, made)

@@ -19,9 +19,9 @@ class _Pickled:
 
     def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
         kept = state[1]
-        for one in fields(self):  # type: ignore[arg-type]
-            made = one.default if one.default_factory is MISSING else one.default_factory()
-            setattr(self, one.name, kept.get(one.name, made))
+        for part in fields(self):  # type: ignore[arg-type]
+            made = part.default if part.default_factory is MISSING else part.default_factory()
+            setattr(self, part.name, kept.get(part.name, made))
 
 
 @dataclass(slots=True, eq=False, repr=False)

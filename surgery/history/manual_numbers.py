@@ -44,14 +44,14 @@ def check_numbers(model: nn.Module, numbers: Any) -> Numbers:
         WrongModel: the model does not have such a layer, or the layer does not have this integer attribute.
     """
     tables = numbers.values() if isinstance(numbers, dict) else [None]
-    if not all(isinstance(one, dict) and all(type(value) is int for value in one.values()) for one in tables):
+    if not all(isinstance(table, dict) and all(type(value) is int for value in table.values()) for table in tables):
         raise BadFile("The file sets something other than integers on a layer.", asked=repr(numbers)[:200])
-    most = max(1, sum(one.numel() for one in model.parameters() if not nn.parameter.is_lazy(one)))
-    if too_large := [value for one in numbers.values() for value in one.values() if abs(value) > most]:
+    most = max(1, sum(param.numel() for param in model.parameters() if not nn.parameter.is_lazy(param)))
+    if too_large := [value for table in numbers.values() for value in table.values() if abs(value) > most]:
         raise BadFile("The file sets an integer on a layer that is too large for this model.",
                       asked=str(too_large[0])[:40], there=f"at most {most}, the number of parameters")  # fmt: skip
     there = numbers_of(model)
-    lacking = [f"{path}.{name}" for path, one in numbers.items() for name in one if name not in there.get(path, {})]
+    lacking = [f"{path}.{name}" for path, table in numbers.items() for name in table if name not in there.get(path, {})]
     if lacking:
         raise WrongModel("The saved model has integers set on layers that this one does not have.",
                          asked=", ".join(lacking[:3]))  # fmt: skip

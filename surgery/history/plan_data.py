@@ -165,16 +165,16 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
     """
     by_key = {site.key: site for site in sites.places}
     edits = []
-    for one in data["edits"]:
-        key = tuple(one["site"])
+    for saved in data["edits"]:
+        key = tuple(saved["site"])
         site = by_key.get(key)
-        if site is None or site.activation != one["was"]:
+        if site is None or site.activation != saved["was"]:
             raise WrongModel(
-                f"The saved edits do not fit: {one['was']} at {key[0] or 'the top'}, call {key[3]} of {key[2]}.",
+                f"The saved edits do not fit: {saved['was']} at {key[0] or 'the top'}, call {key[3]} of {key[2]}.",
                 asked=f"a model with {site.activation if site else 'no call'} there",
                 try_=nearest(str(key[0]), {site.owner for site in sites}) or "the model the edits were made on",
             )
-        fade = tuple(one["fade"]) if isinstance(one["fade"], list) else one["fade"]
-        edits.append(Edit(site, one["make"], tuple(sorted(one["params"].items())), fade, 1, one["start"]))
+        fade = tuple(saved["fade"]) if isinstance(saved["fade"], list) else saved["fade"]
+        edits.append(Edit(site, saved["make"], tuple(sorted(saved["params"].items())), fade, 1, saved["start"]))
     kept = tuple((site, "not in the saved edits") for site in sites if site not in {edit.site for edit in edits})
     return Plan(sites, (), tuple(edits), kept)

@@ -28,12 +28,12 @@ def held_in(value: Any, most: int | None = None) -> Iterator[Tensor]:
     """
     left, looked = [(value, _DEPTH)], 0
     while left and (most is None or looked < most):
-        one, depth = left.pop()
+        item, depth = left.pop()
         looked += 1
-        if issubclass(type(one), Tensor):
-            yield one
+        if issubclass(type(item), Tensor):
+            yield item
         elif depth:
-            left.extend((part, depth - 1) for part in reversed(_parts(one, most)))
+            left.extend((part, depth - 1) for part in reversed(_parts(item, most)))
 
 
 def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:

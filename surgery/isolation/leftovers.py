@@ -164,12 +164,12 @@ class _Release:
             return None if mere or attributes_of(holder) is None else holder
         if "__name__" in holder and vars(sys.modules.get(str(holder["__name__"]), ModuleType(""))) is holder:
             return holder
-        for one in self.holders(holder):
-            if isinstance(one, type):
-                if _is_of_class(holder, one):
-                    return one
-            elif not isinstance(one, (*CONTAINERS, tuple, CellType)) and attributes_of(one) is holder:
-                return one
+        for referrer in self.holders(holder):
+            if isinstance(referrer, type):
+                if _is_of_class(holder, referrer):
+                    return referrer
+            elif not isinstance(referrer, (*CONTAINERS, tuple, CellType)) and attributes_of(referrer) is holder:
+                return referrer
         return None
 
     def restore(self, owner: Any, value: Any) -> None:
@@ -191,13 +191,13 @@ class _Release:
             self.lists.append(parts)
             if not parts or not all(id(part) in self.ids for part in parts):
                 return False
-        for one in self.holders(holder):
-            into = self.owner(one)
-            into = one if into is None else into
+        for referrer in self.holders(holder):
+            into = self.owner(referrer)
+            into = referrer if into is None else into
             if isinstance(into, _lru_cache_wrapper | tuple) or self.before.parts(into) is not None:
                 self.let_go(holder)
                 return True
-            if isinstance(holder, CONTAINERS) and into is one and isinstance(one, dict):
+            if isinstance(holder, CONTAINERS) and into is referrer and isinstance(referrer, dict):
                 self.let_go(holder)
                 return True
         return False
@@ -224,7 +224,7 @@ def _is_of_class(names: dict[str, Any], kind: type) -> bool:
 
 
 def _keys_of(names: Any, value: Any) -> list[Any]:
-    return [key for key, one in names.items() if one is value or key is value]
+    return [key for key, held in names.items() if held is value or key is value]
 
 
 def _said(holder: Any) -> str:

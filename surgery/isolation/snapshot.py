@@ -65,8 +65,11 @@ def snapshot(model: nn.Module, written: Iterable[Tensor] = (), *, progress_only:
     return Snapshot(
         [_module(module) for module in modules],
         [_tensor(value, id(value) in kept) for value in tensors.values()],
-        [(one, replace(one, steps=list(one.steps), resting=list(one.resting))) for one in histories],
-        [(one, replace(one, data=copy.deepcopy(one.data), changes=list(one.changes))) for one in steps],
+        [
+            (history, replace(history, steps=list(history.steps), resting=list(history.resting)))
+            for history in histories
+        ],
+        [(step, replace(step, data=copy.deepcopy(step.data), changes=list(step.changes))) for step in steps],
     )
 
 
@@ -86,12 +89,12 @@ def _moves(module: nn.Module) -> bool:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     named = (*module._parameters.values(), *module._buffers.values())
-    return (one for one in named if _is_made(one))
+    return (tensor for tensor in named if _is_made(tensor))
 
 
-def _is_made(one: Tensor | None) -> TypeGuard[Tensor]:
+def _is_made(tensor: Tensor | None) -> TypeGuard[Tensor]:
     """True for a tensor, except a lazy one (`nn.LazyLinear`), which has no shape yet."""
-    return one is not None and not nn.parameter.is_lazy(one)
+    return tensor is not None and not nn.parameter.is_lazy(tensor)
 
 
 def _module(module: nn.Module) -> ModuleBefore:
@@ -100,7 +103,7 @@ def _module(module: nn.Module) -> ModuleBefore:
     return ModuleBefore(module, type(module), attributes, held)
 
 
-def _tensor(one: Tensor, kept: bool) -> TensorBefore:
-    version = 0 if one.is_inference() else one._version
-    numbers = one.detach().clone() if kept else None
-    return TensorBefore(one, one.requires_grad, one.grad if one.is_leaf else None, version, numbers)
+def _tensor(tensor: Tensor, kept: bool) -> TensorBefore:
+    version = 0 if tensor.is_inference() else tensor._version
+    numbers = tensor.detach().clone() if kept else None
+    return TensorBefore(tensor, tensor.requires_grad, tensor.grad if tensor.is_leaf else None, version, numbers)

@@ -42,7 +42,7 @@ class Surroundings:
         """Record the names of a module, and the content of the containers and objects there."""
         if id(names) not in self._stood:
             self._stood[id(names)] = names, dict(names)
-            for value in [one for name, one in list(names.items()) if not name.startswith("__")]:
+            for value in [value for name, value in list(names.items()) if not name.startswith("__")]:
                 elsewhere = isinstance(value, type | FunctionType) and value.__module__ != names.get("__name__")
                 if not elsewhere and not isinstance(value, ModuleType | nn.Module | Tensor):
                     self.note(value)
@@ -55,9 +55,9 @@ class Surroundings:
             self._stood[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
         elif (attributes := attributes_of(value)) is not None:
             self._stood[id(value)] = value, dict(attributes)
-            for one in list(attributes.values()):
-                if isinstance(one, CONTAINERS):
-                    self.note(one)
+            for attribute in list(attributes.values()):
+                if isinstance(attribute, CONTAINERS):
+                    self.note(attribute)
 
     def restore(self, ids: set[int]) -> None:
         """Restore what was recorded, where it has come to hold one of these; clear the caches that do."""
@@ -68,12 +68,12 @@ class Surroundings:
                 if new:
                     drop(owner, new)
                 continue
-            for name, one in list((owner if isinstance(owner, dict) else attributes_of(owner)).items()):
-                function = one.__func__ if isinstance(one, staticmethod | classmethod) else one
+            for name, value in list((owner if isinstance(owner, dict) else attributes_of(owner)).items()):
+                function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
                 if isinstance(function, _lru_cache_wrapper):
                     if _holds(function, ids):
                         function.cache_clear()
-                elif before.get(name, ABSENT) is not one and _holds(one, ids):
+                elif before.get(name, ABSENT) is not value and _holds(value, ids):
                     put(owner, name, before.get(name, ABSENT))
 
     def own(self) -> Iterator[Any]:

@@ -120,14 +120,16 @@ class _Sums:
             value = self.function(part).movedim(axis, -1)
             z = part.double().movedim(axis, -1)
             channels = len(self.line.weight)
-            z, value = (one.reshape(-1, channels) if channels > 1 else one.reshape(-1, 1) for one in (z, value))
-            for place, one in enumerate((z, z.square(), value, z * value)):
-                self.sums[place] = self.sums[place] + one.sum(0)
+            z, value = (
+                values.reshape(-1, channels) if channels > 1 else values.reshape(-1, 1) for values in (z, value)
+            )
+            for place, term in enumerate((z, z.square(), value, z * value)):
+                self.sums[place] = self.sums[place] + term.sum(0)
             self.count += len(z)
 
     def solved(self, path: str) -> tuple[Tensor, Tensor]:
         """Slope and intercept of the least-squares line."""
-        mean, square, value, product = (torch.as_tensor(one) / max(self.count, 1) for one in self.sums)
+        mean, square, value, product = (torch.as_tensor(total) / max(self.count, 1) for total in self.sums)
         variance = square - mean.square()
         constant = variance <= _CONSTANT * square
         slope = (product - mean * value) / torch.where(constant, 1.0, variance)

@@ -228,13 +228,13 @@ def _transforms(data: Any) -> list[str]:
     """The class names of the transforms of a data set, also inside subsets and compositions."""
     names, todo, seen = [], [(data, False)], set[int]()
     while todo:
-        one, transforms = todo.pop(0)
-        if one is None or id(one) in seen or ismethod(one):
+        item, transforms = todo.pop(0)
+        if item is None or id(item) in seen or ismethod(item):
             continue
-        seen.add(id(one))
-        names += [type(one).__name__] if transforms else []
+        seen.add(id(item))
+        names += [type(item).__name__] if transforms else []
         for attribute in ("dataset", "datasets", "transform", "transforms"):
-            inside = getattr(one, attribute, None)
+            inside = getattr(item, attribute, None)
             parts = list(inside) if isinstance(inside, list | tuple | nn.Sequential | nn.ModuleList) else [inside]
             todo += [(part, transforms or attribute.startswith("transform")) for part in parts]
     return names

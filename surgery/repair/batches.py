@@ -48,11 +48,11 @@ def batches_of(batches: Iterable[Any], model: nn.Module) -> Iterator[Batch]:
         BadValue: no batches, or a batch of another type.
     """
     home, count = home_of(model), 0
-    for count, one in enumerate(batches, 1):
-        images, labels = _parts(one)
+    for count, batch in enumerate(batches, 1):
+        images, labels = _parts(batch)
         if not isinstance(images, Tensor) or images.dim() == 0:
             raise BadValue(
-                f"Batch {count} contains no images.", asked=type(one).__name__,
+                f"Batch {count} contains no images.", asked=type(batch).__name__,
                 try_="a tensor (N, ...), a pair (images, labels), or a dict with 'image' and 'label'",
             )  # fmt: skip
         plain = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and not labels.is_floating_point()
@@ -93,10 +93,10 @@ def run_through(model: nn.Module, batches: Iterable[Any]) -> Iterator[Batch]:
         yield batch
 
 
-def _parts(one: Any) -> tuple[Any, Any]:
-    if isinstance(one, dict):
-        images, labels = (next((one[key] for key in keys if key in one), None) for keys in (_IMAGES, _LABELS))
+def _parts(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, dict):
+        images, labels = (next((batch[key] for key in keys if key in batch), None) for keys in (_IMAGES, _LABELS))
         return images, labels
-    if isinstance(one, tuple | list):
-        return (one[0] if one else None, one[1] if len(one) > 1 else None)
-    return one, None
+    if isinstance(batch, tuple | list):
+        return (batch[0] if batch else None, batch[1] if len(batch) > 1 else None)
+    return batch, None

@@ -147,7 +147,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _check_weights(model: nn.Module, layers: list[tuple[str, Any]]) -> None:
-    empty = next((path for path, one in model.named_parameters() if one.is_meta), None)
+    empty = next((path for path, param in model.named_parameters() if param.is_meta), None)
     if empty is not None:
         raise BadValue(
             "The weights of this model have no values yet.", asked=f"{empty} on the meta device",
@@ -180,8 +180,8 @@ def _gains(model: nn.Module, sites: list[Site]) -> dict[int, float]:
         key = (site.module or (site.activation, site.options), site.channels, site.channel_axis, len(site.shape))
         if key not in known:
             known[key] = _gain_at(model, site)
-        for one in fed:
-            gains.setdefault(one, known[key])
+        for weight in fed:
+            gains.setdefault(weight, known[key])
     return gains
 
 

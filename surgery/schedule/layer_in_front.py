@@ -31,13 +31,13 @@ def layers_in_front(model: nn.Module, example: Any = None) -> dict[str, str]:
     held = {id(value): path for path, module in activations.items() for value in module.parameters()}
     layers = {path: id(first) for path, module in model.named_modules() if (first := _first(module, held)) is not None}
     entered = _last_entered(model, list(activations), list(layers), example) if activations else {}
-    name_of = {id(one): name for name, one in model.named_parameters()}
-    last = next((name for one, name in name_of.items() if one not in held), None)
+    name_of = {id(param): name for name, param in model.named_parameters()}
+    last = next((name for key, name in name_of.items() if key not in held), None)
     found: dict[str, str] = {}
-    for one, name in name_of.items():
-        if one not in held:
+    for key, name in name_of.items():
+        if key not in held:
             last = name
-        elif (layer := entered.get(held[one])) is not None:
+        elif (layer := entered.get(held[key])) is not None:
             found[name] = name_of[layers[layer]]
         elif last is not None:
             found[name] = last

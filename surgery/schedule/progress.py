@@ -71,7 +71,9 @@ def progress_of(model: nn.Module) -> tuple[float, int] | None:
 def gradual(model: nn.Module) -> list[str]:
     """The paths of the modules that change over the training: fades, warm-ups and alternations, unless settled."""
     return [
-        path for path, one in model.named_modules() if isinstance(one, Progressing) and getattr(one, "gradual", True)
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, Progressing) and getattr(module, "gradual", True)
     ]
 
 

@@ -93,7 +93,7 @@ def added_buffers(model: nn.Module) -> list[str]:
 def _compare(made: nn.Module, model: nn.Module, sites: Sites) -> None:
     """Check that a copy has the same tensors and calls as the model; `load` adds the buffers it lacks."""
     added = added_buffers(model)
-    there, here = ({name: tuple(one.shape) for name, one in tensors_of(part).items()} for part in (made, model))
+    there, here = ({name: tuple(tensor.shape) for name, tensor in tensors_of(part).items()} for part in (made, model))
     for name in [*there, *here]:
         if there.get(name) != here.get(name) and name not in added:
             raise BadValue(

@@ -67,10 +67,10 @@ class Weights:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer, by its names in the state dict: a shared tensor under each name."""
     return {
-        f"{path}.{name}" if path else name: one
+        f"{path}.{name}" if path else name: tensor
         for path, module in model.named_modules(remove_duplicate=False)
-        for name, one in (*module._parameters.items(), *module._buffers.items())
-        if one is not None and name not in module._non_persistent_buffers_set
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and name not in module._non_persistent_buffers_set
     }
 
 
@@ -87,11 +87,11 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
     memories: set[object] = set()
     plain = {}
     for name in [name for name in tensors if name not in same]:
-        one = tensors[name].detach().cpu().contiguous()
-        if _memory(one) in memories:  # views of one storage: each becomes a separate tensor
-            one = one.clone()
-        memories.add(_memory(one))
-        plain[name] = one
+        tensor = tensors[name].detach().cpu().contiguous()
+        if _memory(tensor) in memories:  # views of one storage: each becomes a separate tensor
+            tensor = tensor.clone()
+        memories.add(_memory(tensor))
+        plain[name] = tensor
     try:
         save_file(plain, path, {**same, **metadata})
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -104,8 +104,8 @@ def check_before(model: nn.Module, weights: Weights) -> None:
     Raises:
         WrongModel: naming the missing or mismatched ones, with both shapes.
     """
-    called = {path for path, one in model.named_modules(remove_duplicate=False) if activation_of_module(one)}
-    untouched = {n: one for n, one in tensors_of(model).items() if not any(at in called for at in parents_of(n))}
+    called = {path for path, module in model.named_modules(remove_duplicate=False) if activation_of_module(module)}
+    untouched = {n: tensor for n, tensor in tensors_of(model).items() if not any(at in called for at in parents_of(n))}
     wrong = _other_shapes(untouched, weights)
     _refuse(model, {"other shape": wrong, "missing": [n for n in untouched if weights.shape_of(n) is None]})
 
@@ -128,39 +128,41 @@ def put_weights(model: nn.Module, weights: Weights) -> None:
     })  # fmt: skip
     wanted = weights.read(own)
     first: dict[object, str] = {}
-    shared = {name: kept for name, one in own.items() if (kept := first.setdefault(_place(one), name)) != name}
+    shared = {name: kept for name, tensor in own.items() if (kept := first.setdefault(_place(tensor), name)) != name}
     merged = [f"{kept} and {name}" for name, kept in shared.items() if not identical(wanted[name], wanted[kept])]
     _refuse(model, {"one tensor here, two there": merged})
-    for name, one in own.items():
-        overwrite(one, wanted[name])
+    for name, tensor in own.items():
+        overwrite(tensor, wanted[name])
 
 
 def _check_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     memories = {_memory(value) for value in tensors.values()}
-    for name, one in model.state_dict().items():
-        if name not in tensors and (not isinstance(one, Tensor) or _memory(one) not in memories):
+    for name, value in model.state_dict().items():
+        if name not in tensors and (not isinstance(value, Tensor) or _memory(value) not in memories):
             raise BadValue(
                 f"{type(model).__name__} has extra state besides parameters and buffers, which the file cannot hold.",
-                asked=f"{name}, {type(one).__name__}", try_="torch.save(model.state_dict(), path) for that part",
+                asked=f"{name}, {type(value).__name__}", try_="torch.save(model.state_dict(), path) for that part",
             )  # fmt: skip
-    for name, one in tensors.items():
-        if one.is_meta or one.layout is not torch.strided or one.is_quantized:
-            kind = "on the meta device" if one.is_meta else "quantised" if one.is_quantized else str(one.layout)
+    for name, tensor in tensors.items():
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = (
+                "on the meta device" if tensor.is_meta else "quantised" if tensor.is_quantized else str(tensor.layout)
+            )
             raise BadValue("Only dense tensors with values can be saved.", asked=f"{name}, {kind}")
 
 
-def _memory(one: Tensor) -> object:
+def _memory(tensor: Tensor) -> object:
     """Equal for tensors that share memory."""
-    if one.is_meta or one.layout is not torch.strided or not one.numel():
-        return id(one)
-    return (one.device, one.untyped_storage().data_ptr())
+    if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+        return id(tensor)
+    return (tensor.device, tensor.untyped_storage().data_ptr())
 
 
-def _place(one: Tensor) -> object:
+def _place(tensor: Tensor) -> object:
     """Equal for tensors that are the same view: the same start and the same strides."""
-    if one.is_meta or one.layout is not torch.strided or not one.numel():
-        return id(one)
-    return (one.device, one.data_ptr(), one.shape, one.stride(), one.dtype)
+    if tensor.is_meta or tensor.layout is not torch.strided or not tensor.numel():
+        return id(tensor)
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _other_shapes(own: Mapping[str, Tensor], weights: Weights) -> list[str]:

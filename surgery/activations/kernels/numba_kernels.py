@@ -61,7 +61,7 @@ class _Kernel:
         job.run(loop, tasks, _flat(grad), _flat(job.x), _flat(out), self._table(job), *job.cut, sums)
         with np.errstate(all="ignore"):  # infinities are expected
             found = self.gradients(sums.sum(0), *job.params)
-        return out.to(x.dtype), *(_like(param, one) for one, param in zip(found, params, strict=True))
+        return out.to(x.dtype), *(_like(param, gradient) for gradient, param in zip(found, params, strict=True))
 
     def _table(self, job: _Job) -> Array:
         with np.errstate(all="ignore"):

@@ -25,7 +25,7 @@ from surgery.activations.functions.smelu import SMELU
 from surgery.activations.functions.swish import SWISH
 from surgery.activations.kernels.triton_code import lines_backward, lines_forward, pwlu_backward, pwlu_forward
 
-FUNCTIONS = {one.name: one for one in (FRELU, PRELU, PWLU, SMELU, SWISH, AFFINE)}
+FUNCTIONS = {function.name: function for function in (FRELU, PRELU, PWLU, SMELU, SWISH, AFFINE)}
 INTERVALS = 64  # maximum for a PWLU kernel
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -69,7 +69,7 @@ def _plan(memory: tuple[int, int, int], itemsize: int, tile: _Tile, programs: in
     outer, channels, inner = memory
     planes = bool(channels == 1 or inner != 1)
     width, size = (inner, tile.planes) if planes else (channels, tile.rows)
-    vector = next(one for one in (8, 4, 2, 1) if one * itemsize <= 16 and width % one == 0)
+    vector = next(elements for elements in (8, 4, 2, 1) if elements * itemsize <= 16 and width % elements == 0)
     lanes = _lanes(outer, width, size, size if planes else tile.channels)
     rows = size // lanes
     groups = channels if planes else _ceil(width, lanes)
@@ -85,7 +85,7 @@ def _plan(memory: tuple[int, int, int], itemsize: int, tile: _Tile, programs: in
 
 def _lanes(outer: int, width: int, tile: int, most: int) -> int:
     """Neighbours in a tile: as many as leave the fewest idle, while there are rows enough to fill the tile."""
-    powers = [1 << one for one in range(12)]
+    powers = [1 << exponent for exponent in range(12)]
     sizes = [size for size in powers if min(32, width) <= size <= most and tile // size < 2 * outer]
     return min(sizes or [most], key=lambda size: (_ceil(width, size) * size, -size))
 
@@ -110,7 +110,7 @@ def _dense(x: Tensor, like: Tensor) -> Tensor:
 
 def _memory(x: Tensor, axis: int, params: Sequence[Tensor]) -> tuple[int, int, int]:
     """Dense x as (outer, channels, inner) in the order of its memory; all is one channel where all share."""
-    if not x.dim() or x.shape[axis] == 1 or all(one.shape[-1] == 1 for one in params):
+    if not x.dim() or x.shape[axis] == 1 or all(param.shape[-1] == 1 for param in params):
         return 1, 1, x.numel()
     channels, inner = x.shape[axis], x.stride(axis)
     return x.numel() // (channels * inner), channels, inner
@@ -128,7 +128,7 @@ def _forward(name: str, x: Tensor, axis: int, params: Sequence[Tensor]) -> Tenso
         return y
     x = _dense(x, y)
     memory = _memory(x, axis, params)
-    params = [one.expand(*one.shape[:-1], memory[1]).contiguous() for one in params]
+    params = [param.expand(*param.shape[:-1], memory[1]).contiguous() for param in params]
     plan = _plan(memory, x.element_size(), _tile(name, "forward", x, params), _PROGRAMS["forward"])
     if name == "pwlu":
         kernel = pwlu_forward if _is_plain(x) else wrap_triton(pwlu_forward)
@@ -143,11 +143,11 @@ def _backward(name: str, grad: Tensor, x: Tensor, axis: int, params: Sequence[Te
     """The gradient of x by a kernel, and a table of those of the parameters, one after the other: (rows, channels)."""
     of_x = torch.empty_like(x)
     grad, x = _dense(grad, of_x), _dense(x, of_x)
-    rows = sum(_rows(one) for one in params)
+    rows = sum(_rows(param) for param in params)
     if x.numel() == 0:
-        return of_x, x.new_zeros(rows, max(one.shape[-1] for one in params), dtype=torch.float32)
+        return of_x, x.new_zeros(rows, max(param.shape[-1] for param in params), dtype=torch.float32)
     memory = _memory(x, axis, params)
-    params = [one.expand(*one.shape[:-1], memory[1]).contiguous() for one in params]
+    params = [param.expand(*param.shape[:-1], memory[1]).contiguous() for param in params]
     plan = _plan(memory, x.element_size(), _tile(name, "backward", x, params), _PROGRAMS["backward"])
     sums = x.new_empty(plan.grid[1], rows, memory[1], dtype=torch.float32)
     if name == "pwlu":
@@ -169,10 +169,10 @@ def _launch(kernel: Any, plan: _Plan, x: Tensor, tensors: Sequence[Tensor], own:
 
 def _dealt(table: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The gradient of each parameter, in its shape and dtype, out of the table of all."""
-    parts = table.split([_rows(one) for one in params])
+    parts = table.split([_rows(param) for param in params])
     return tuple(
-        part.reshape(*one.shape[:-1], -1).sum_to_size(one.shape).to(one.dtype)
-        for part, one in zip(parts, params, strict=True)
+        part.reshape(*param.shape[:-1], -1).sum_to_size(param.shape).to(param.dtype)
+        for part, param in zip(parts, params, strict=True)
     )
 
 
@@ -219,7 +219,7 @@ def _register(function: Function) -> None:
     the CPU would be ignored.
     """
     name = function.name
-    arguments = "".join(f", Tensor {one}" for one in list(inspect.signature(function.value).parameters)[1:])
+    arguments = "".join(f", Tensor {parameter}" for parameter in list(inspect.signature(function.value).parameters)[1:])
 
     def forward(x: Tensor, axis: int, *params: Tensor) -> Tensor:
         if x.is_cuda and _fits(name, x, params):
@@ -230,10 +230,10 @@ def _register(function: Function) -> None:
         if x.is_cuda and _fits(name, x, params):
             return _backward(name, grad, x, axis, params)
         of_x, *of_params = _closed_backward(function, grad, x, axis, params)
-        channels = max(one.shape[-1] for one in params)
+        channels = max(param.shape[-1] for param in params)
         # A gradient that is already summed goes into the first channel.
-        rows = [one.reshape(_rows(one), -1) for one in of_params]
-        return of_x, torch.cat([torch.nn.functional.pad(one, (0, channels - one.shape[-1])) for one in rows])
+        rows = [of_param.reshape(_rows(of_param), -1) for of_param in of_params]
+        return of_x, torch.cat([torch.nn.functional.pad(row, (0, channels - row.shape[-1])) for row in rows])
 
     operator: Any = triton_op(
         f"surgery::{name}", forward, mutates_args=(), schema=f"(Tensor x, int axis{arguments}) -> Tensor"
@@ -255,6 +255,6 @@ def _register(function: Function) -> None:
     operator.register_autograd(differentiate, setup_context=keep)
 
 
-for _one in FUNCTIONS.values():
-    _register(_one)
-KERNELS: dict[str, Kernel] = {name: _TritonKernel(one) for name, one in FUNCTIONS.items()}
+for _function in FUNCTIONS.values():
+    _register(_function)
+KERNELS: dict[str, Kernel] = {name: _TritonKernel(function) for name, function in FUNCTIONS.items()}
