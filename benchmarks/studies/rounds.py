@@ -20,7 +20,7 @@ from benchmarks.studies.networks import Network
 from benchmarks.studies.plots import Curve, drawn
 from benchmarks.studies.results import Results, at
 from benchmarks.studies.spread import spread
-from pruning.ap.ap import Choice, cut_by_ap
+from pruning.ap.choice import Choice, cut_by_ap
 from pruning.hosts.torch_pruning.prune_step import step as structural_step
 from pruning.masks.cut import count_of
 from pruning.masks.hold_in_training import Held

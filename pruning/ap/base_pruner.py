@@ -10,8 +10,8 @@ from pruning.rounds.round import Pruner, Round
 from surgery.errors import BadValue
 
 
-def checked_host(pruner: Pruner) -> Pruner:
-    """The pruner, after a check that AP can be combined with it.
+def check_base_pruner(pruner: Pruner) -> None:
+    """Check that AP can be combined with a pruner.
 
     Raises:
         BadValue: it makes several cuts, or is not a pruner, see `check_pruner`.
@@ -19,7 +19,6 @@ def checked_host(pruner: Pruner) -> Pruner:
     if hasattr(pruner, "stages") and not isinstance(pruner, type):
         raise BadValue("AP needs a base pruner with a single cut.", asked=repr(pruner), try_="the pruner inside it")
     check_pruner(pruner)
-    return pruner
 
 
 def host_cut(pruner: Pruner, count: int, round: Round) -> Masks:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pruning.ap.ap import Among, By, Choice, cut_by_ap
+from pruning.ap.choice import Among, By, Choice, cut_by_ap
 from pruning.hosts import commit
 from pruning.masks.cut import check_share, count_of
 from pruning.masks.masks import Masks, masks_in_force, warn_of_zeros

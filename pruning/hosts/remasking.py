@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.ap.ap import Among, By, Choice, cut_by_ap
+from pruning.ap.choice import Among, By, Choice, cut_by_ap
 from pruning.masks.masks import Masks, masks_in_force
 from pruning.masks.prunable import Filter, convolutions_and_linear
 from pruning.rounds.round import Round

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning.ap.ap import Among, By, Choice, cut_by_ap, order
+from pruning.ap.choice import Among, By, Choice, cut_by_ap, order
 from pruning.hosts.remasking import checked_count
 from pruning.masks.host_masks import host_masks, nncf_masks
 from pruning.masks.masks import Masks

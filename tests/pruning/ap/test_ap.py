@@ -9,12 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
-from pruning.ap import ap as ap_module
-from pruning.ap.ap import Choice, cut_by_ap, in_stages, shared_counts, with_ap
-from pruning.masks.cut import count_of, cut_lowest
+from pruning.ap.ap import in_stages, shared_counts, with_ap
+from pruning.masks.cut import count_of
 from pruning.masks.masks import Masks
 from pruning.pruners.pruners import global_gradient, global_magnitude, layer_magnitude, n_of_m
 from pruning.rounds.round import Round, snapshot, wants_of
@@ -22,21 +20,11 @@ from pruning.rounds.rounds import run_rounds
 from recipes.models import build as models
 from surgery.errors import BadValue
 from tests.asserts import assert_raises, assert_untouched
-
-
-def magnitude(round: Round, share: float) -> Masks:
-    """A host as anybody may write it."""
-    scores = {name: weight.abs() for name, weight in round.now.items()}
-    return cut_lowest(round.masks, scores, count_of(share, round.masks.alive))
+from tests.pruning.ap.by_hand import BEFORE, NOW, by_hand, cut_places, magnitude, nothing, vgg_with_norms
 
 
 def resnet20() -> tuple[nn.Module, tuple[int, ...]]:
     return models.build("cifar/resnet20"), (4, 3, 32, 32)
-
-
-def vgg_with_norms() -> tuple[nn.Module, tuple[int, ...]]:
-    features = make_layers([8, "M", 16, 16, "M"], batch_norm=True)
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)), (4, 3, 16, 16)
 
 
 def vit() -> tuple[nn.Module, tuple[int, ...]]:
@@ -111,57 +99,6 @@ def test_two_rounds_agree_weight_for_weight_with_the_specification(build) -> Non
         masks.lay_over(model)
 
 
-# Rounds worked by hand
-
-
-def by_hand(before: list[float], now: list[float], dead: tuple[int, ...] = ()) -> Round:
-    """A round of one weight (1, n); the places `dead` were pruned before."""
-    layer = nn.Linear(len(now), 1, bias=False)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([now]))
-    mask = torch.tensor([[place not in dead for place in range(len(now))]])
-    return Round.of(layer, {"weight": torch.tensor([before])}, Masks({"weight": mask}))
-
-
-def nothing(round: Round, share: float) -> Masks:
-    """A host that is asked to cut nothing and does."""
-    assert count_of(share, round.masks.alive) == 0
-    return round.masks
-
-
-def cut_places(round: Round, masks: Masks) -> list[int]:
-    return (round.masks["weight"] & ~masks["weight"]).flatten().nonzero().flatten().tolist()
-
-
-BEFORE = [-1.0, -2.0, -3.0, 0.5, 4.0, -9.0, 1.0, 7.0]
-NOW = [-1.5, -2.1, -2.0, 0.75, 4.5, 0.0, 1.0, -0.1]
-#  moved 0.5   0.1   1.0  0.25  0.5  9.0  0.0  7.1
-
-
-@pytest.mark.parametrize(
-    ("among", "by", "count", "places"),
-    [
-        ("negative", "still", 2, [0, 1]),
-        ("negative", "still", 4, [0, 1, 2, 7]),
-        ("negative", "magnitude", 2, [0, 7]),
-        ("positive", "still", 1, [6]),
-        ("positive", "still", 2, [3, 6]),
-        ("positive", "magnitude", 1, [3]),
-        ("any", "still", 3, [1, 3, 6]),
-        ("any", "magnitude", 2, [5, 7]),
-    ],
-)
-def test_choices_by_hand(among, by, count, places) -> None:
-    round = by_hand(BEFORE, NOW)
-    masks = with_ap(nothing, count / 8, among, by)(round, count / 8)
-    assert cut_places(round, masks) == places
-
-
-def test_equal_moves_are_cut_by_position() -> None:
-    round = by_hand([0.0] * 6, [-1.0, 1.0, -1.0, -1.0, -1.0, -1.0], dead=(0,))
-    assert cut_places(round, with_ap(nothing, 0.4)(round, 0.4)) == [2, 3]
-
-
 def test_the_host_goes_first_and_ap_takes_from_what_is_left() -> None:
     round = by_hand([0.0] * 8, [-1.0, -2.0, -3.0, -4.0, 5.0, 6.0, 7.0, 8.0])
     assert cut_places(round, with_ap(magnitude, 0.25)(round, 0.5)) == [0, 1, 2, 3]
@@ -173,233 +110,6 @@ def test_the_host_goes_first_and_ap_takes_from_what_is_left() -> None:
 def test_by_magnitude_in_two_steps_is_by_magnitude_in_one(weights: list[float], ap_share: float) -> None:
     round = by_hand([0.0] * len(weights), weights)
     assert with_ap(magnitude, ap_share, "any", "magnitude")(round, 0.5) == magnitude(round, 0.5)
-
-
-def test_small_moves_of_halves_are_told_apart() -> None:
-    # In half precision both moved by 1.
-    layer = nn.Linear(2, 1, bias=False).to(torch.bfloat16)
-    with torch.no_grad():
-        layer.weight.fill_(-1)
-    round = Round.of(layer, {"weight": torch.tensor([[1 / 512, 0.0]], dtype=torch.bfloat16)})
-    assert cut_places(round, with_ap(nothing, 0.5)(round, 0.5)) == [1]
-
-
-def test_random_is_seeded_and_keeps_to_the_sign() -> None:
-    now = torch.randn(400).tolist()
-    round = by_hand([0.0] * 400, now)
-    first, again = (cut_places(round, with_ap(nothing, 0.1, by="random", seed=3)(round, 0.1)) for _ in range(2))
-    other = cut_places(round, with_ap(nothing, 0.1, by="random", seed=4)(round, 0.1))
-    still = cut_places(round, with_ap(nothing, 0.1)(round, 0.1))
-    assert first == again and len(first) == 40 and all(now[place] < 0 for place in first)
-    assert first != other and first != still
-    with_rng = torch.get_rng_state()
-    with_ap(nothing, 0.1, by="random")(round, 0.1)
-    assert torch.equal(with_rng, torch.get_rng_state())
-
-
-# Weights that hold dead units down
-
-
-def silent_net() -> nn.Module:
-    """Three units: the first two are silent on positive inputs, the first by its weights, the second by its bias."""
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[-1.0, -3.0, 0.25], [2.0, -2.0, -1.5], [1.0, -1.0, 1.0]]))
-        model[0].bias.copy_(torch.tensor([0.0, -100.0, 0.0]))
-    return model
-
-
-BATCHES = [torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.0, 3.0]]), torch.tensor([[1.0, 1.0, 9.0], [1.0, 1.0, 5.0]])]
-#  means 1, 1, 5: contributions [[-1, -3, 1.25], [2, -2, -7.5], [...]]
-
-
-@pytest.mark.parametrize(("count", "places"), [(1, [5]), (2, [1, 5]), (3, [1, 4, 5]), (4, [0, 1, 4, 5])])
-def test_what_holds_dead_units_down_goes_first(count, places) -> None:
-    model = silent_net()
-    round = Round.of(model, snapshot(model))
-    share = count / round.masks.alive
-    with assert_untouched(model):
-        masks = with_ap(nothing, share, by="dead", batches=BATCHES)(round, share)
-    cut = round.masks["0.weight"] & ~masks["0.weight"]
-    assert cut.flatten().nonzero().flatten().tolist() == places
-    assert bool(masks["2.weight"].all())
-
-
-def test_dead_agrees_with_a_naive_count_on_a_vgg() -> None:
-    model, shape = vgg_with_norms()
-    model.eval()
-    with torch.no_grad():
-        for place in (1, 5, 8):  # norms: a shift far below zero silences the channel
-            model[0][place].bias[::3] = -50.0
-    batches = [torch.randn(shape) for _ in range(2)]
-    seen: dict[str, list[Tensor]] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda module, inputs, output, name=name: seen.setdefault(name, []).append(inputs[0])
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    with torch.no_grad():
-        outputs = [[model[0][: place + 1](x) for x in batches] for place in (1, 5, 8)]
-        seen.clear()
-        for x in batches:
-            model(x)
-    for hook in hooks:
-        hook.remove()
-
-    entries = []
-    for conv, output in zip(("0.0", "0.4", "0.7"), outputs, strict=True):
-        weight = model.get_submodule(conv).weight.detach()
-        means = torch.cat(seen[conv]).mean((0, 2, 3))
-        silent = (torch.cat(output).amax((0, 2, 3)) <= 0).tolist()
-        assert 0 < sum(silent) < len(silent)
-        for o, i, y, x in torch.ones_like(weight).nonzero().tolist():
-            held = float(weight[o, i, y, x] * means[i])
-            if silent[o] and weight[o, i, y, x] < 0 and held < 0:
-                entries.append((held, f"{conv}.weight", (o, i, y, x)))
-    many = len(entries) // 2
-    edges = [held for held, *_ in sorted(entries)[many - 1 : many + 1]]
-    assert edges[1] - edges[0] > 1e-6 * abs(edges[0])  # sums in another order do not swap these
-
-    round = Round.of(model, snapshot(model))
-    masks = cut_by_ap(round, many, Choice(by="dead", batches=batches))
-    cut = {(name, tuple(at)) for name, mask in masks.items() for at in (~mask).nonzero().tolist()}
-    assert cut == {(name, at) for _, name, at in sorted(entries)[:many]}
-
-
-def test_dead_keeps_to_the_sign_and_to_living_weights() -> None:
-    model = silent_net()
-    with torch.no_grad():
-        model[0].weight[1, 1] = 0  # does not live
-    round = Round.of(model, snapshot(model))
-    assert_raises(
-        BadValue, lambda: with_ap(nothing, 4 / 14, by="dead", batches=BATCHES)(round, 4 / 14),
-        "3 of them", "negative", "dead units",
-    )  # fmt: skip
-    assert_raises(
-        BadValue, lambda: with_ap(nothing, 1 / 14, "positive", "dead", batches=BATCHES)(round, 1 / 14), "0 of them"
-    )
-    # A positive weight holds a unit down where its input is negative.
-    below = [one * torch.tensor([-1.0, 1.0, 1.0]) for one in BATCHES]
-    masks = with_ap(nothing, 1 / 14, "positive", "dead", batches=below)(round, 1 / 14)
-    assert (round.masks["0.weight"] & ~masks["0.weight"]).nonzero().tolist() == [[1, 0]]
-
-
-def test_nothing_dead_is_a_shortfall() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
-    nn.init.constant_(model[0].bias, 100.0)
-    round = Round.of(model, snapshot(model))
-    pruner = with_ap(magnitude, 0.2, by="dead", batches=BATCHES)
-    assert_raises(BadValue, lambda: pruner(round, 0.4), "0 of them")
-    given_back = with_ap(magnitude, 0.2, by="dead", batches=BATCHES, shortfall="host")(round, 0.4)
-    assert given_back == magnitude(round, 0.4)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Linear(6, 4, bias=False),
-        nn.Conv2d(6, 4, 3, bias=False),
-        nn.Conv1d(6, 4, 2, groups=2, bias=False),
-        nn.Conv2d(6, 6, 3, groups=6, bias=False),
-        nn.ConvTranspose2d(6, 4, 2, stride=2, bias=False),
-        nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2, bias=False),
-    ],
-    ids=["linear", "conv", "grouped", "depthwise", "transposed", "transposed-grouped"],
-)
-def test_a_weight_is_weighed_with_its_own_input(layer, monkeypatch) -> None:
-    """Cut all that holds one unit down: on inputs equal to their means nothing below zero is left of it alone."""
-    means = torch.tensor([0.5, -1.0, 2.0, -0.25, 1.5, -3.0])
-    extent = [4] * (layer.weight.dim() - 2)
-    x = means.reshape(1, 6, *[1] * len(extent)).expand(1, 6, *extent)
-    units = layer(x).shape[1]
-    for unit in range(units):
-        dead = torch.arange(units) == unit
-        monkeypatch.setattr(ap_module, "dead_units", lambda model, batches, masks, dead=dead: {"weight": dead})
-        monkeypatch.setattr(ap_module, "mean_inputs", lambda model, batches, names: dict.fromkeys(names, means))
-        round = Round.of(layer, snapshot(layer))
-        choice = Choice("any", "dead", [x])
-        many = next(count for count in range(9999) if _refused(round, count + 1, choice))
-        masks = cut_by_ap(round, many, choice)
-        before = layer(x)
-        kept, layer.weight.data = layer.weight.data, layer.weight.data * masks["weight"]
-        after = layer(x)
-        layer.weight.data = kept
-        others = torch.arange(units) != unit
-        assert torch.equal(after[:, others], before[:, others])
-        assert bool((after[:, unit] >= before[:, unit]).all()) and bool((after[:, unit] >= 0).all())
-        # and nothing above zero was cut: what is left is the sum of the contributions above zero
-        assert torch.allclose(after[:, unit], _positive_part(layer, x)[:, unit])
-
-
-def _refused(round: Round, count: int, choice: Choice) -> bool:
-    try:
-        cut_by_ap(round, count, choice)
-    except BadValue:
-        return True
-    return False
-
-
-def _positive_part(layer: nn.Module, x: Tensor) -> Tensor:
-    """The output of a linear layer from contributions above zero only."""
-    weight = layer.weight.data
-    parts = []
-    for sign in (1, -1):
-        layer.weight.data = (weight * sign).clamp(min=0)
-        parts.append(layer((x * sign).clamp(min=0)))
-    layer.weight.data = weight
-    return parts[0] + parts[1]
-
-
-def with_a_norm(scale: list[float]) -> nn.Sequential:
-    """Three units that a norm turns by its scale, all silent by its shift."""
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
-    with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[-1.0, -3.0, 0.25], [2.0, -2.0, 1.5], [-4.0, -4.0, -4.0]]))
-        model[1].weight.copy_(torch.tensor(scale))
-        model[1].bias.fill_(-1000.0)
-    return model
-
-
-def test_behind_a_negative_scale_it_is_the_other_way_round() -> None:
-    # Means 1, 1, 5: the second unit's norm turns [2, -2, 7.5] into what its positive weights hold down.
-    model = with_a_norm([1.0, -0.5, 0.0])
-    round = Round.of(model, snapshot(model))
-    share = 4 / round.masks.alive
-    with assert_untouched(model):
-        masks = with_ap(nothing, share, "any", "dead", batches=BATCHES)(round, share)
-    cut = round.masks["0.weight"] & ~masks["0.weight"]
-    assert cut.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 2]]  # behind a scale of 0 nothing is held down
-    more = 5 / round.masks.alive
-    assert_raises(BadValue, lambda: with_ap(nothing, more, "any", "dead", batches=BATCHES)(round, more), "4 of them")
-
-
-# What takes part
-
-
-def test_a_frozen_layer_takes_no_part() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    before = snapshot(model)
-    with torch.no_grad():
-        model[2].weight.sub_(1)
-        model[2].weight[0, 0] = before["2.weight"][0, 0] = -0.5  # a weight that rests in a layer that learns
-    masks = with_ap(nothing, 3 / 32)(Round.of(model, before), 3 / 32)
-    assert bool(masks["0.weight"].all()) and int((~masks["2.weight"]).sum()) == 3 and not masks["2.weight"][0, 0]
-    assert_raises(BadValue, lambda: with_ap(nothing, 17 / 32, "any")(Round.of(model, before), 17 / 32), "16 of them")
-
-
-@pytest.mark.parametrize("shortfall", ["error", "host"])
-def test_nothing_has_moved(shortfall) -> None:
-    round = by_hand([-1.0, -2.0, 3.0], [-1.0, -2.0, 3.0])
-    assert_raises(
-        BadValue, lambda: with_ap(nothing, 1 / 3, shortfall=shortfall)(round, 1 / 3),
-        "weight has moved since the round began", "train first", "begin_round()",
-    )  # fmt: skip
-    pruned = by_hand([-1.0, 7.0, 3.0], [-1.0, 0.0, 3.0], dead=(1,))  # what does not live may move as it likes
-    assert_raises(BadValue, lambda: with_ap(nothing, 0.5)(pruned, 0.5), "weight has moved")
-    assert with_ap(magnitude, 0.0)(round, 1 / 3).alive == 2  # AP is not asked
-    assert cut_places(round, with_ap(nothing, 1 / 3, by="magnitude")(round, 1 / 3)) == [0]
 
 
 # Patterns

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruning.ap.ap import with_ap
-from pruning.ap.base_pruner import checked_host, host_cut
+from pruning.ap.base_pruner import check_base_pruner, host_cut
 from pruning.masks.cut import cut_lowest
 from pruning.masks.masks import Masks
 from pruning.pruners.pruners import global_magnitude
@@ -61,9 +61,9 @@ def test_nobody_is_asked_where_nothing_lives() -> None:
 
 def test_who_is_a_host() -> None:
     for host in (global_magnitude(), by_count(round), with_ap(global_magnitude(), 0.1)):
-        assert checked_host(host) is host
+        check_base_pruner(host)
     for wrong, word in ((global_magnitude, "global_magnitude"), (lambda: None, "()"), (max, "")):
         if wrong is not max:
-            assert_raises(BadValue, lambda wrong=wrong: checked_host(wrong), "(round, share)", word)
-    assert checked_host(max) is max  # it does not say what it takes
-    assert_raises(BadValue, lambda: checked_host(0.5), "not a pruner")
+            assert_raises(BadValue, lambda wrong=wrong: check_base_pruner(wrong), "(round, share)", word)
+    check_base_pruner(max)  # it does not say what it takes
+    assert_raises(BadValue, lambda: check_base_pruner(0.5), "not a pruner")

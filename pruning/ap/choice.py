@@ -1,0 +1,175 @@
+"""Choice: which unpruned weights AP cuts, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pruning.dead.incoming_weights import by_input, by_output, signs_behind_norms
+from pruning.dead.rates import dead_units, mean_inputs
+from pruning.masks.cut import candidates_of, cut_lowest
+from pruning.masks.masks import Masks
+from pruning.pruners.criteria import Random, magnitude
+from pruning.pruners.pruners import Constraint
+from pruning.rounds.round import Round, Scores
+from surgery.errors import BadValue
+from surgery.look.finder import find_sites
+from surgery.model import in_eval
+from surgery.repair.batches import batches_of, check_repeatable
+
+Among = Literal["negative", "positive", "any"]
+By = Literal["still", "dead", "magnitude", "random"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """Which unpruned weights AP cuts first; see `with_ap`."""
+
+    among: Among = "negative"
+    by: By = "still"
+    batches: Iterable[Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_word("among", self.among, get_args(Among))
+        check_word("by", self.by, get_args(By))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise BadValue("`seed` must be an integer.", asked=f"seed={self.seed!r}")
+        if self.batches is not None:
+            check_repeatable(self.batches)
+        elif self.by == "dead":
+            raise BadValue(
+                'by="dead" needs batches to measure which units are silent.', asked="no batches", try_="batches=loader"
+            )
+
+    @property
+    def words(self) -> str:
+        """The weights it picks, for messages."""
+        sign = "" if self.among == "any" else f"{self.among} "
+        return f"unpruned {sign}weights" + (" that suppress dead units" if self.by == "dead" else "")
+
+    def __str__(self) -> str:
+        seed = f", seed={self.seed}" if self.by == "random" else ""
+        return f"among={self.among!r}, by={self.by!r}{seed}"
+
+
+def cut_by_ap(round: Round, count: int, choice: Choice, within: Constraint | None = None) -> Masks:
+    """The masks of the round without the `count` weights that AP chooses among those unpruned now, `within` a pattern.
+
+    Raises:
+        BadValue: there are fewer to choose from, or nothing has moved (by="still").
+    """
+    if count == 0:
+        return round.masks
+    scores, among = order_within(round, choice, within)
+    there = candidates_of(round.masks, among).alive
+    if there < count:
+        raise _too_few(count, there, choice)
+    return cut_lowest(round.masks, scores, count, among)
+
+
+def order(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
+    """A score for each weight, of which the lowest are cut first, and which weights may be cut.
+
+    Raises:
+        BadValue: by="still", and nothing has moved since the round began.
+    """
+    if choice.by == "dead":
+        return _holding_down(round, choice)
+    if choice.by == "still":
+        return _least_moved(round, choice)
+    if choice.by == "magnitude":
+        scores = dict(magnitude(round))
+    else:
+        scores = dict(Random(choice.seed + round.masks.alive)(round))  # a different order in every round
+    return scores, {name: _of_sign(now, choice.among) for name, now in _now(round)}
+
+
+def order_within(round: Round, choice: Choice, within: Constraint | None) -> tuple[Scores, Mapping[str, Tensor]]:
+    """`order`, restricted to what a pattern allows, which is asked to prefer the weights that AP may cut."""
+    scores, among = order(round, choice)
+    if within is None:
+        return scores, among
+    wanted = {name: one.masked_fill(~among[name], torch.inf) for name, one in scores.items()}
+    let_go = within(wanted, round.masks)
+    return scores, {name: one & let_go[name].to(one.device) for name, one in among.items()}
+
+
+def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
+    """How far each weight has moved; tensors in which no unpruned weight has moved are frozen, and left out."""
+    scores = {name: (_exact(now) - _exact(round.before[name].to(now.device))).abs() for name, now in _now(round)}
+    learns = {name: bool((scores[name][mask] != 0).any()) for name, mask in round.masks.items()}
+    if round.masks.alive and not any(learns.values()):
+        raise BadValue(
+            'No weight has moved since the round began, so by="still" cannot choose.',
+            asked=f"{round.masks.alive} unchanged weights",
+            try_='train first, with begin_round() or snapshot(model) before the training; or by="magnitude"',
+        )  # fmt: skip
+    return scores, {name: _of_sign(now, choice.among) & learns[name] for name, now in _now(round)}
+
+
+def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
+    """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit.
+
+    Source: close to Synaptic Stripping (2302.05818), which removes the connections that suppress dead units.
+    """
+    batches = choice.batches or ()
+    units = dead_units(round.model, batches, round.masks)
+    found = {name: dead for name, dead in units.items() if bool(dead.any())}
+    names = [name for name in round.masks if name in found]
+    means = mean_inputs(round.model, batches, names) if names else {}
+    signs = _signs(round.model, batches) if means else {}
+    scores, among = {}, {}
+    for name, now in _now(round):
+        if name not in means:
+            scores[name], among[name] = torch.zeros_like(now), torch.zeros_like(now, dtype=torch.bool)
+            continue
+        feeds, reads = by_output(round.model, name, found[name]), by_input(round.model, name, means[name])
+        turned = by_output(round.model, name, signs[name]) if name in signs else 1
+        scores[name] = _exact(now) * _exact(reads) * turned
+        among[name] = feeds & (scores[name] < 0) & _of_sign(now, choice.among)
+    return scores, among
+
+
+def _signs(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """The sign of the scale of the norms behind the units of a weight; see `signs_behind_norms`."""
+    with in_eval(model):
+        example = next(batches_of(batches, model)).images[:2]
+    sites = find_sites(model, example)
+    return signs_behind_norms(model, [site for site in sites if site.role == "nonlinearity" and "eval" in site.modes])
+
+
+def _now(round: Round) -> list[tuple[str, Tensor]]:
+    return [(name, round.now[name]) for name in round.masks]
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In single precision at least: small differences in half precision would round to ties."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _of_sign(weight: Tensor, among: Among) -> Tensor:
+    if among == "any":
+        return torch.ones_like(weight, dtype=torch.bool)
+    return weight < 0 if among == "negative" else weight > 0
+
+
+def _too_few(count: int, there: int, choice: Choice) -> BadValue:
+    return BadValue(
+        "AP finds too few weights to cut.", asked=f"{count} {choice.words}", there=f"{there} of them",
+        try_='a smaller share, among="any", or shortfall="host"',
+    )  # fmt: skip
+
+
+def check_word(name: str, word: str, words: tuple[str, ...]) -> None:
+    """Check that a word is one of these.
+
+    Raises:
+        BadValue: it is another one.
+    """
+    if word not in words:
+        raise BadValue(f"Unknown `{name}`.", asked=f"{name}={word!r}", there=", ".join(words))
