@@ -7,7 +7,8 @@ Adapters for other libraries are in `pruning.hosts`.
 from pruning import hosts
 from pruning.ap.ap import in_stages, with_ap
 from pruning.dead.meter import DeadNeuronMeter
-from pruning.dead.rates import DeadNeurons, dead_neurons, dead_units
+from pruning.dead.rates import DeadNeurons, dead_neurons
+from pruning.dead.units import dead_units
 from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable

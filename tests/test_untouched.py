@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pruning
 import surgery
-from pruning.dead.measure import mean_inputs
 from recipes.runs.evaluate import measure
 from recipes.train.finetune import accuracy
 from surgery.look.listen import listening
@@ -40,7 +39,7 @@ LOOKS: dict[str, Callable[[nn.Module], object]] = {
     "find_sites": lambda model: surgery.find_sites(model, IMAGES[:2]),
     "transform": lambda model: surgery.transform(model, surgery.swap("swish"), IMAGES[:2]),
     "dead_neurons": lambda model: pruning.dead_neurons(model, shuffled()),
-    "mean_inputs": lambda model: mean_inputs(model, shuffled(), ["0.weight"]),
+    "dead_units": lambda model: pruning.dead_units(model, shuffled()),
     "with_ap": lambda _: pruning.with_ap(pruning.global_magnitude(), 0.1, by="dead", batches=shuffled()),
     "accuracy": lambda model: accuracy(model, shuffled()),
     "measure": lambda model: measure(model, shuffled()),

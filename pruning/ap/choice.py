@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pruning.dead.incoming_weights import by_input, by_output, signs_behind_norms
-from pruning.dead.rates import dead_units, mean_inputs
+from pruning.dead.suppression import suppression
 from pruning.masks.cut import candidates_of, cut_lowest
 from pruning.masks.masks import Masks
 from pruning.pruners.criteria import Random, magnitude
 from pruning.pruners.pruners import Constraint
 from pruning.rounds.round import Round, Scores
 from surgery.errors import BadValue
-from surgery.look.finder import find_sites
-from surgery.model import in_eval
-from surgery.repair.batches import batches_of, check_repeatable
+from surgery.repair.batches import check_repeatable
 
 Among = Literal["negative", "positive", "any"]
 By = Literal["still", "dead", "magnitude", "random"]
@@ -113,34 +110,10 @@ def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Ten
 
 
 def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
-    """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit.
-
-    Source: close to Synaptic Stripping (2302.05818), which removes the connections that suppress dead units.
-    """
-    batches = choice.batches or ()
-    units = dead_units(round.model, batches, round.masks)
-    found = {name: dead for name, dead in units.items() if bool(dead.any())}
-    names = [name for name in round.masks if name in found]
-    means = mean_inputs(round.model, batches, names) if names else {}
-    signs = _signs(round.model, batches) if means else {}
-    scores, among = {}, {}
-    for name, now in _now(round):
-        if name not in means:
-            scores[name], among[name] = torch.zeros_like(now), torch.zeros_like(now, dtype=torch.bool)
-            continue
-        feeds, reads = by_output(round.model, name, found[name]), by_input(round.model, name, means[name])
-        turned = by_output(round.model, name, signs[name]) if name in signs else 1
-        scores[name] = _exact(now) * _exact(reads) * turned
-        among[name] = feeds & (scores[name] < 0) & _of_sign(now, choice.among)
-    return scores, among
-
-
-def _signs(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """The sign of the scale of the norms behind the units of a weight; see `signs_behind_norms`."""
-    with in_eval(model):
-        example = next(batches_of(batches, model)).images[:2]
-    sites = find_sites(model, example)
-    return signs_behind_norms(model, [site for site in sites if site.role == "nonlinearity" and "eval" in site.modes])
+    """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit."""
+    found = suppression(round.model, dict(_now(round)), round.masks, choice.batches or ())
+    scores = {name: found[name] if name in found else torch.zeros_like(now) for name, now in _now(round)}
+    return scores, {name: (scores[name] < 0) & _of_sign(now, choice.among) for name, now in _now(round)}
 
 
 def _now(round: Round) -> list[tuple[str, Tensor]]:

@@ -11,27 +11,35 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from pruning.masks.host_masks import host_masks
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import owner_of, weights_of
+from surgery.errors import BadValue
 from surgery.isolation.meta_copy import read
 from surgery.look.site import Site
 
 
-def living_weights(model: nn.Module, masks: Masks | None) -> dict[str, Tensor]:
+def living_weights(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Name -> boolean tensor, True where the weight is unpruned, for every weight with two axes or more.
 
     By the masks, if given; else by the masks of a pruning library. Weights without a mask are unpruned, even if they
     are zero: a layer initialised with zeros learns.
 
     Raises:
+        BadValue: `masks` are not boolean tensors by name.
         CannotLook: the model is wrapped or scripted.
         WrongModel: the masks belong to another model.
     """
-    if masks is not None:
-        masks.pairs(model)
-    known = host_masks(model) if masks is None else masks
+    known = host_masks(model) if masks is None else _as_masks(masks)
+    if isinstance(known, Masks):
+        known.pairs(model)
     return {
         name: known[name].detach().to(param.device) != 0 if name in known else torch.ones_like(param, dtype=torch.bool)
         for name, param in weights_of(model).items()
     }
+
+
+def _as_masks(masks: Mapping[str, Tensor]) -> Masks:
+    if not isinstance(masks, Mapping):
+        raise BadValue("`masks` must be boolean tensors by name.", asked=type(masks).__name__, try_="Masks.of(model)")
+    return masks if isinstance(masks, Masks) else Masks(masks)
 
 
 def incoming(model: nn.Module, site: Site, living: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

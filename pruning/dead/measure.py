@@ -1,11 +1,11 @@
-"""Measure: run batches through a model, and record the outputs of its activation calls or the inputs of its layers."""
+"""Measure: run batches through a model, and record the outputs of its activation calls and the inputs of its layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,29 +13,37 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from pruning.dead.tally import Tally, check_numbers, taking_down, together
-from pruning.masks.prunable import owner_of, weights_of
+from pruning.masks.prunable import owner_of
 from surgery.dataflow.flow import tensors_in
-from surgery.errors import BadValue, CannotLook, NothingPicked, UnknownName, nearest
+from surgery.errors import BadValue, CannotLook, NothingPicked
 from surgery.look.example import Example, mapped
 from surgery.look.finder import find_sites
 from surgery.look.observe import Key, observing
 from surgery.look.site import Site
-from surgery.model import check_plain, home_of, in_eval
+from surgery.model import home_of, in_eval
 from surgery.processes import gathered_or_raised, processes
 from surgery.repair.batches import batch_errors, batches_of
 
 Role = Literal["nonlinearity", "gate", "head", "weight", "unknown"]
+
+Sums = dict[str, tuple[Tensor, int]]  # of a layer's input per channel, and the number of values in each
 
 _FEW = 2  # samples for finding the calls
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """The tally of each call that was made, the names of those that were not, and the number of samples."""
+    """The tally of each call that was made, the names of those that were not, and the number of samples.
+
+    `inputs` are the mean inputs of the layers that were asked for, by the name of their weight: a tensor (input
+    channels), over samples and positions; a grouped convolution has all its input channels here. Layers that were never
+    called are left out, and so are those that are neither convolutions nor linear.
+    """
 
     seen: tuple[tuple[Site, Tally], ...]
     unreached: tuple[str, ...]
     samples: int
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -102,14 +110,20 @@ def _first(batch: Example, samples: int, count: int) -> Example:
     return Example(mapped(batch.args, few), mapped(batch.kwargs, few))
 
 
-def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: Role) -> Measured:
-    """Run the batches in eval mode and record the outputs of every activation call of a role.
+def measure(
+    model: nn.Module, batches: Iterable[Any], threshold: float, role: Role, inputs_of: Iterable[str] = ()
+) -> Measured:
+    """Run the batches in eval mode, once, and record the outputs of every activation call of a role.
+
+    `inputs_of` names weights whose layers' mean inputs are wanted, too.
 
     Raises:
         CannotLook, NothingPicked, BadValue: see `dead_neurons`.
     """
+    layers = _layers_with(model, inputs_of)
     sites: dict[Key, Site] = {}
     tallies: dict[Key, Tally] = {}
+    sums: Sums = {}
     leading: set[Key] = set()
     samples = 0
 
@@ -119,56 +133,42 @@ def measure(model: nn.Module, batches: Iterable[Any], threshold: float, role: Ro
             found, leading = sites_of(model, Example((images,), {}), len(images), role, "eval")
             sites.update(found)
         samples += len(images)
-        return observing(model, taking_down(tallies, sites, leading, len(images), threshold))
+        return _both(observing(model, taking_down(tallies, sites, leading, len(images), threshold)), layers, sums)
 
     failure: Exception | None = None
     try:
         _run(model, batches, watched)
     except Exception as error:  # passed to the other processes, and raised again
         failure = error
-    return Measured.of(sites.values(), tallies, samples, failure)
+    measured = Measured.of(sites.values(), tallies, samples, failure)
+    return replace(measured, inputs=_means(model, layers, sums)) if layers else measured
 
 
-def mean_inputs(model: nn.Module, batches: Iterable[Any], names: Iterable[str]) -> dict[str, Tensor]:
-    """The mean inputs of the layers with these weights: name -> (input channels), over samples and positions.
+def _layers_with(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """The convolutions and linear layers with these weights, by the name of the weight."""
+    owners = {name: owner_of(model, name) for name in names}
+    return {
+        name: layer for name, (layer, own) in owners.items()
+        if own == "weight" and isinstance(layer, _ConvNd | nn.Linear)
+    }  # fmt: skip
 
-    For convolutions and linear layers; a grouped convolution has all its input channels here. Weights of other layers,
-    and of layers that are never called, are left out. Eval mode; the model is unchanged afterwards. With
-    torch.distributed, every process must call this, and each gets the means over the batches of all.
 
-    Raises:
-        UnknownName: the model does not have such a weight.
-        CannotLook, BadValue: as for `dead_neurons`.
-    """
-    check_plain(model)
-    known, names = weights_of(model), list(names)
-    for name in names:
-        if name not in known:
-            raise UnknownName(f"{type(model).__name__} does not have a weight {name}.", try_=nearest(name, known))
-    sums: dict[str, tuple[Tensor, int]] = {}
+@contextmanager
+def _both(looking: AbstractContextManager[None], layers: Mapping[str, nn.Module], sums: Sums) -> Iterator[None]:
+    """Look, and add up the inputs of the layers."""
 
-    def hearing(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hear(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def adding_to(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             total, count = _summed(layer, args[0] if args else kwargs["input"])
             before, earlier = sums.get(name, (torch.zeros_like(total), 0))
             sums[name] = before + total, earlier + count
 
-        return hear
+        return add
 
-    handles = []
-    failure: Exception | None = None
-    try:
-        for name in names:
-            layer, own = owner_of(model, name)
-            if own == "weight" and isinstance(layer, _ConvNd | nn.Linear):
-                handles.append(layer.register_forward_pre_hook(hearing(name), with_kwargs=True))
-        _run(model, batches)
-    except Exception as error:  # passed to the other processes, and raised again
-        failure = error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _means(model, names, sums, failure)
+    with looking, ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_pre_hook(adding_to(name), with_kwargs=True).remove)
+        yield
 
 
 def _summed(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
@@ -178,26 +178,21 @@ def _summed(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     return rows.sum(1, dtype=torch.float64), rows.shape[1]
 
 
-def _means(
-    model: nn.Module, names: Iterable[str], sums: dict[str, tuple[Tensor, int]], failure: Exception | None
-) -> dict[str, Tensor]:
-    told = [sums]
+def _means(model: nn.Module, names: Iterable[str], sums: Sums) -> dict[str, Tensor]:
+    """The mean inputs over the batches of all processes; without layers that were never called."""
+    parts = [sums]
     if processes() > 1:
-        told = gathered_or_raised({name: (total.cpu(), count) for name, (total, count) in sums.items()}, failure)
-    if failure is not None:
-        raise failure
+        parts = gathered_or_raised({name: (total.cpu(), count) for name, (total, count) in sums.items()})
     means = {}
     for name in names:
-        parts = [part[name] for part in told if name in part and part[name][1]]
-        if parts:
-            total = torch.stack([one.to(home_of(model)) for one, _ in parts]).sum(0)
-            means[name] = (total / sum(count for _, count in parts)).float()
+        heard = [part[name] for part in parts if name in part and part[name][1]]
+        if heard:
+            total = torch.stack([one.to(home_of(model)) for one, _ in heard]).sum(0)
+            means[name] = (total / sum(count for _, count in heard)).float()
     return means
 
 
-def _run(
-    model: nn.Module, batches: Iterable[Any], watched: Callable[[Tensor], AbstractContextManager[None]] | None = None
-) -> None:
+def _run(model: nn.Module, batches: Iterable[Any], watched: Callable[[Tensor], AbstractContextManager[None]]) -> None:
     """Run each batch through the model in eval mode, `watched`; the model is unchanged afterwards."""
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         there = f"a tensor {tuple(batches.shape)}" if isinstance(batches, Tensor) else type(batches).__name__
@@ -209,7 +204,7 @@ def _run(
             if not batch.images.numel():
                 raise BadValue(f"Batch {count} is empty.", asked=str(tuple(batch.images.shape)))
             try:
-                watching = watched(batch.images) if watched is not None else nullcontext()
+                watching = watched(batch.images)
             except CannotLook:
                 _forward(model, batch.images, count)  # the error names the batch, if that is the cause
                 raise

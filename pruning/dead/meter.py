@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruning.dead.incoming_weights import living_weights
 from pruning.dead.measure import Measured, Role, check_settings, sites_of
-from pruning.dead.rates import DeadNeurons, as_masks, dead_of
+from pruning.dead.rates import DeadNeurons, dead_of
 from pruning.dead.tally import Tally, taking_down
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue
@@ -77,7 +77,7 @@ class DeadNeuronMeter:
                 tensors by name.
             WrongModel: the masks belong to another model.
         """
-        living = living_weights(self.model, as_masks(masks))
+        living = living_weights(self.model, masks)
         failure = None
         if not self._tallies:
             failure = BadValue(

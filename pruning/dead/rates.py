@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from pruning.dead.incoming_weights import incoming, living_weights, static_units
+from pruning.dead.incoming_weights import living_weights, static_units
 from pruning.dead.measure import Measured, Role, check_settings, measure
-from pruning.dead.measure import mean_inputs as mean_inputs
 from pruning.dead.tally import Tally
-from pruning.masks.masks import Masks
-from surgery.errors import BadValue, SurgeryError
+from surgery.errors import SurgeryError
 from surgery.look.site import Site
 from surgery.model import check_plain
 from surgery.text import html_table, table
@@ -208,47 +205,8 @@ def dead_neurons(
     """
     check_plain(model)
     check_settings(threshold, role)
-    living = living_weights(model, as_masks(masks))
+    living = living_weights(model, masks)
     return dead_of(model, measure(model, batches, threshold, role), living, threshold=threshold, mode="eval")
-
-
-def dead_units(
-    model: nn.Module, batches: Iterable[Any], masks: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The dead output units of every weight: name -> boolean (units), True where the unit is dynamically dead.
-
-    For every prunable weight that has an output for each channel of some nonlinearity it feeds, see `dead_neurons`.
-    If a weight feeds several calls, a unit is dead only if it is dead at all of them; a call with other channels counts
-    as active.
-
-    Raises:
-        As `dead_neurons`.
-    """
-    check_plain(model)
-    living = living_weights(model, as_masks(masks))
-    found: dict[str, Tensor] = {}
-    spoken: set[str] = set()
-    for site, tally in measure(model, batches, 0.0, "nonlinearity").seen:
-        dead = (tally.channels <= 0) & ~static_units(model, site, len(tally.channels), living)
-        for name, units in incoming(model, site, living):
-            if len(units) == len(dead):
-                found[name] = found.get(name, torch.ones_like(dead)) & dead
-            else:
-                spoken.add(name)
-    return {name: dead & (name not in spoken) for name, dead in found.items()}
-
-
-def as_masks(masks: Mapping[str, Tensor] | None) -> Masks | None:
-    """Masks from any mapping of boolean tensors.
-
-    Raises:
-        BadValue: it is not such a mapping.
-    """
-    if masks is None or isinstance(masks, Masks):
-        return masks
-    if not isinstance(masks, Mapping):
-        raise BadValue("`masks` must be boolean tensors by name.", asked=type(masks).__name__, try_="Masks.of(model)")
-    return Masks(masks)
 
 
 def dead_of(

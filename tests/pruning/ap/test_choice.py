@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.ap import choice as choice_module
 from pruning.ap.ap import with_ap
 from pruning.ap.choice import Choice, cut_by_ap
 from pruning.rounds.round import Round, snapshot
@@ -160,62 +159,6 @@ def test_nothing_dead_is_a_shortfall() -> None:
     assert given_back == magnitude(round, 0.4)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Linear(6, 4, bias=False),
-        nn.Conv2d(6, 4, 3, bias=False),
-        nn.Conv1d(6, 4, 2, groups=2, bias=False),
-        nn.Conv2d(6, 6, 3, groups=6, bias=False),
-        nn.ConvTranspose2d(6, 4, 2, stride=2, bias=False),
-        nn.ConvTranspose2d(6, 4, 2, stride=2, groups=2, bias=False),
-    ],
-    ids=["linear", "conv", "grouped", "depthwise", "transposed", "transposed-grouped"],
-)
-def test_a_weight_is_weighed_with_its_own_input(layer, monkeypatch) -> None:
-    """Cut all that holds one unit down: on inputs equal to their means nothing below zero is left of it alone."""
-    means = torch.tensor([0.5, -1.0, 2.0, -0.25, 1.5, -3.0])
-    extent = [4] * (layer.weight.dim() - 2)
-    x = means.reshape(1, 6, *[1] * len(extent)).expand(1, 6, *extent)
-    units = layer(x).shape[1]
-    for unit in range(units):
-        dead = torch.arange(units) == unit
-        monkeypatch.setattr(choice_module, "dead_units", lambda model, batches, masks, dead=dead: {"weight": dead})
-        monkeypatch.setattr(choice_module, "mean_inputs", lambda model, batches, names: dict.fromkeys(names, means))
-        round = Round.of(layer, snapshot(layer))
-        choice = Choice("any", "dead", [x])
-        many = next(count for count in range(9999) if _refused(round, count + 1, choice))
-        masks = cut_by_ap(round, many, choice)
-        before = layer(x)
-        kept, layer.weight.data = layer.weight.data, layer.weight.data * masks["weight"]
-        after = layer(x)
-        layer.weight.data = kept
-        others = torch.arange(units) != unit
-        assert torch.equal(after[:, others], before[:, others])
-        assert bool((after[:, unit] >= before[:, unit]).all()) and bool((after[:, unit] >= 0).all())
-        # and nothing above zero was cut: what is left is the sum of the contributions above zero
-        assert torch.allclose(after[:, unit], _positive_part(layer, x)[:, unit])
-
-
-def _refused(round: Round, count: int, choice: Choice) -> bool:
-    try:
-        cut_by_ap(round, count, choice)
-    except BadValue:
-        return True
-    return False
-
-
-def _positive_part(layer: nn.Module, x: Tensor) -> Tensor:
-    """The output of a linear layer from contributions above zero only."""
-    weight = layer.weight.data
-    parts = []
-    for sign in (1, -1):
-        layer.weight.data = (weight * sign).clamp(min=0)
-        parts.append(layer((x * sign).clamp(min=0)))
-    layer.weight.data = weight
-    return parts[0] + parts[1]
-
-
 def with_a_norm(scale: list[float]) -> nn.Sequential:
     """Three units that a norm turns by its scale, all silent by its shift."""
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
@@ -237,6 +180,20 @@ def test_behind_a_negative_scale_it_is_the_other_way_round() -> None:
     assert cut.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 2]]  # behind a scale of 0 nothing is held down
     more = 5 / round.masks.alive
     assert_raises(BadValue, lambda: with_ap(nothing, more, "any", "dead", batches=BATCHES)(round, more), "4 of them")
+
+
+def test_a_round_runs_the_batches_once() -> None:
+    model, forwards, read = silent_net(), [], []
+
+    class Counting(list):
+        def __iter__(self):
+            read.append(1)
+            return super().__iter__()
+
+    round = Round.of(model, snapshot(model))
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    with_ap(nothing, 1 / 15, by="dead", batches=Counting(BATCHES))(round, 1 / 15)
+    assert len(read) == 1 and len(forwards) == len(BATCHES)
 
 
 # What takes part

@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import surgery
-from pruning.dead.rates import DeadNeurons, DeadRow, dead_neurons, dead_units, mean_inputs
+from pruning.dead.measure import Measured, measure
+from pruning.dead.rates import DeadNeurons, DeadRow, dead_neurons
+from pruning.dead.units import dead_units
 from pruning.masks.masks import Masks
 from recipes.models.cifar_resnet import CifarResNet
-from surgery import BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, WrongModel
+from surgery import BadValue, CannotLook, NothingPicked, SurgeryError, WrongModel
 from tests import models
 from tests.asserts import assert_raises, assert_untouched
 from tests.models import picture, randomise
+from tests.pruning.dead.two_layers import ONES, Two
 from tests.surgery.small_net import SmallNet
 
 # The naive count: every output of every relu and gelu is kept; counting comes afterwards.
@@ -97,6 +100,10 @@ def naive(model: nn.Module, batches: list[Tensor], axis: int, beside: dict[str, 
             float((outputs <= threshold).double().mean()),
         ))  # fmt: skip
     return counts
+
+
+def with_inputs(model: nn.Module, batches: Any) -> Measured:
+    return measure(model, batches, 0.0, "nonlinearity", inputs_of=["fc.weight"])
 
 
 def counted(row: DeadRow) -> tuple[Any, ...]:
@@ -177,26 +184,6 @@ def test_figures_are_those_of_a_naive_count(
 # By hand
 
 
-class Two(nn.Module):
-    """A convolution of four units and a ReLU; a linear layer of two and a ReLU."""
-
-    def __init__(self, activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
-        super().__init__()
-        self.conv, self.fc, self.activation = nn.Conv2d(1, 4, 1), nn.Linear(4, 2), activation
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([1.0, -1.0, 0.0, 0.0]).view(4, 1, 1, 1))
-            self.conv.bias.copy_(torch.tensor([0.0, 0.0, 1.0, -1.0]))  # type: ignore[union-attr]
-            self.fc.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]))
-            self.fc.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.conv(x))
-        return self.activation(self.fc(x.mean((2, 3))))
-
-
-ONES = [torch.ones(2, 1, 2, 2), torch.tensor([[[[1.0, 0], [0, 0]]]])]
-
-
 @pytest.mark.parametrize("activation", [torch.relu, torch.relu_, F.gelu, F.silu, lambda x: F.leaky_relu(x, 0.1)],
                          ids=["relu", "relu_", "gelu", "silu", "leaky_relu"])  # fmt: skip
 def test_a_net_worked_by_hand(activation: Callable[[Tensor], Tensor]) -> None:
@@ -239,12 +226,12 @@ def test_masks_say_what_is_static() -> None:
     assert [(row.static, row.dynamic) for row in dead_neurons(model, ONES, cut).rows] == [(1, 1), (0, 1)]
     assert dead_neurons(model, ONES, dict(cut)) == dead_neurons(model, ONES, cut)
     assert torch.equal(dead_units(model, ONES, dict(cut))["conv.weight"], dead_units(model, ONES, cut)["conv.weight"])
-    for measure in (dead_neurons, dead_units):
+    for counts in (dead_neurons, dead_units):
         for wrong, words in (
             ({"conv.weight": torch.ones(4, 1, 1, 1)}, ("conv.weight", "not boolean")),
             ([cut["conv.weight"]], ("by name", "list")),
         ):
-            assert_raises(BadValue, lambda m=measure, w=wrong: m(model, ONES, w), *words)  # type: ignore[misc]
+            assert_raises(BadValue, lambda m=counts, w=wrong: m(model, ONES, w), *words)  # type: ignore[misc]
 
 
 def test_masks_of_a_host_say_what_is_static() -> None:
@@ -367,9 +354,9 @@ def test_what_is_no_number_is_refused_at_the_first_such_call() -> None:
     model = Two()
     with torch.no_grad():
         model.conv.bias[1] = torch.nan  # type: ignore[index]
-    for measure in (dead_neurons, dead_units):
+    for counts in (dead_neurons, dead_units):
         with assert_untouched(model):
-            assert_raises(BadValue, lambda m=measure: m(model, ONES), "relu 1/2", "NaN", "1 of its 4")  # type: ignore[misc]
+            assert_raises(BadValue, lambda m=counts: m(model, ONES), "relu 1/2", "NaN", "1 of its 4")  # type: ignore[misc]
     late = [*ONES, torch.full((1, 1, 2, 2), torch.nan), *ONES]
     assert_raises(BadValue, lambda: dead_neurons(Two(), late), "relu 1/2", "NaN")
     with torch.no_grad():
@@ -463,7 +450,8 @@ def test_pairs_and_dicts_are_batches() -> None:
 PROCESS = """
 import sys, torch
 import torch.distributed as dist
-from pruning.dead.rates import dead_neurons, mean_inputs
+from pruning.dead.measure import measure
+from pruning.dead.rates import dead_neurons
 from surgery import BadValue
 from tests.surgery.small_net import SmallNet
 torch.set_num_threads(1)
@@ -476,7 +464,7 @@ with torch.no_grad():
 images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 mine = [images[:2], images[2:3]] if rank == 0 else [images[3:]]
 open(f"{folder}/{rank}.json", "w").write(dead_neurons(model, mine).to_json())
-torch.save(mean_inputs(model, mine, ["fc.weight"]), f"{folder}/{rank}.pt")
+torch.save(measure(model, mine, 0.0, "nonlinearity", ["fc.weight"]).inputs, f"{folder}/{rank}.pt")
 try:
     dead_neurons(model, [] if rank == 0 else mine)
 except BadValue as error:
@@ -506,7 +494,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == wanted
         means = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(means, mean_inputs(model, [images], ["fc.weight"]))
+        torch.testing.assert_close(means, measure(model, [images], 0.0, "nonlinearity", ["fc.weight"]).inputs)
 
 
 # What is left behind
@@ -531,7 +519,7 @@ def test_mixed_modes_and_images_stay_as_they_are() -> None:
     with assert_untouched(model):
         dead_neurons(model, [x])
         dead_units(model, [x])
-        mean_inputs(model, [x], ["1.weight"])
+        measure(model, [x], 0.0, "nonlinearity", ["1.weight"])
     assert torch.equal(x, kept)
 
 
@@ -543,12 +531,10 @@ def test_nothing_is_left_behind_after_exceptions() -> None:
         raise OSError("the disc is gone")
 
     with assert_untouched(model):
-        for measure in (dead_neurons, dead_units, lambda m, b: mean_inputs(m, b, ["fc.weight"])):
+        for counts in (dead_neurons, dead_units, with_inputs):
             with pytest.raises(OSError):
-                measure(model, broken())
-            assert_raises(
-                BadValue, lambda measure=measure: measure(model, [ONES[0], torch.ones(1, 2, 2, 2)]), "Batch 2"
-            )  # type: ignore[misc]
+                counts(model, broken())
+            assert_raises(BadValue, lambda counts=counts: counts(model, [ONES[0], torch.ones(1, 2, 2, 2)]), "Batch 2")  # type: ignore[misc]
 
 
 # What is printed and written
@@ -588,66 +574,6 @@ def test_it_draws_itself(tmp_path: Path) -> None:
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
 
 
-# Dead units and mean inputs
-
-
-def test_weights_that_lead_to_dead_units() -> None:
-    found = dead_units(Two(), ONES, Masks.of(Two()))
-    assert {name: units.tolist() for name, units in found.items()} == {
-        "conv.weight": [False, True, False, False],  # the last has no living weight
-        "fc.weight": [False, True],
-    }
-    for masks in (Masks.full(Two()), None):  # nobody pruned those zeros
-        assert dead_units(Two(), ONES, masks)["conv.weight"].tolist() == [False, True, False, True]
-
-
-def test_a_weight_of_several_calls_leads_to_a_dead_unit_if_all_are() -> None:
-    class Forked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(1, 3)
-            with torch.no_grad():
-                self.fc.weight.fill_(1)
-                self.fc.bias.copy_(torch.tensor([-9.0, -1.5, 1.0]))
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.fc(x)
-            return torch.relu(x) + torch.relu(x + 1.0)
-
-    model = Forked()
-    assert [row.dynamic for row in dead_neurons(model, [torch.ones(2, 1)]).rows] == [2, 1]
-    assert dead_units(model, [torch.ones(2, 1)])["fc.weight"].tolist() == [True, False, False]
-
-
-def test_mean_inputs_worked_by_hand() -> None:
-    model = Two()
-    means = mean_inputs(model, ONES, ["conv.weight", "fc.weight"])
-    assert means["conv.weight"].tolist() == pytest.approx([(8 + 1) / 12])
-    assert means["fc.weight"].tolist() == pytest.approx([(1 + 1 + 0.25) / 3, 0, 1, 0])
-    assert mean_inputs(model, ONES, []) == {}
-
-
-def test_mean_inputs_of_grouped_and_unreached_layers() -> None:
-    class Unreached(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.spare, self.fc = nn.Conv2d(4, 4, 1, groups=2), nn.Linear(2, 2), nn.Linear(4, 3)
-            self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x).flatten(2).transpose(1, 2)
-            return torch.relu(self.fc(input=self.attention(x, x, x)[0]))
-
-    model, x = Unreached(), torch.rand(3, 4, 2, 2)
-    names = ["conv.weight", "spare.weight", "fc.weight", "attention.in_proj_weight"]
-    means = mean_inputs(model, [x[:2], x[2:]], names)
-    assert set(means) == {"conv.weight", "fc.weight"}
-    torch.testing.assert_close(means["conv.weight"], x.mean((0, 2, 3)))
-    with torch.no_grad():
-        rows = model.conv(x).flatten(2).transpose(1, 2)
-        torch.testing.assert_close(means["fc.weight"], model.attention(rows, rows, rows)[0].mean((0, 1)))
-
-
 # Bad input
 
 
@@ -659,11 +585,11 @@ def test_bad_input_is_refused_by_name() -> None:
         assert_raises(BadValue, lambda: dead_neurons(model, ONES[0]), "not several batches", "[images]")
         assert_raises(BadValue, lambda: dead_neurons(model, None), "not several batches")  # type: ignore[arg-type]
         assert_raises(BadValue, lambda: dead_neurons(model, ["picture"]), "no images")
-        for measure in (dead_neurons, dead_units, lambda m, b: mean_inputs(m, b, ["fc.weight"])):
+        for counts in (dead_neurons, dead_units, with_inputs):
             for wrong in (torch.ones(2, 3, 2, 2), torch.ones(2, 1, 2, 2, dtype=torch.long)):
-                assert_raises(BadValue, lambda m=measure, w=wrong: m(model, [w]), "Batch 1 fails in Two")  # type: ignore[misc]
+                assert_raises(BadValue, lambda m=counts, w=wrong: m(model, [w]), "Batch 1 fails in Two")  # type: ignore[misc]
             late = [ONES[0], ONES[0].to("meta")]
-            assert_raises(BadValue, lambda m=measure, b=late: m(model, b), "Batch 2", "meta")  # type: ignore[misc]
+            assert_raises(BadValue, lambda m=counts, b=late: m(model, b), "Batch 2", "meta")  # type: ignore[misc]
         assert_raises(BadValue, lambda: dead_neurons(model, [ONES[0], torch.ones(2, 3, 2, 2)]), "Batch 2", "Two")
         assert_raises(BadValue, lambda: dead_neurons(model, ONES, threshold=float("nan")), "threshold=nan")
         assert_raises(BadValue, lambda: dead_neurons(model, ONES, role="gates"), "role='gates'")
@@ -672,6 +598,5 @@ def test_bad_input_is_refused_by_name() -> None:
         other = Masks({"conv.weight": torch.ones(5, 1, 1, 1, dtype=torch.bool)})
         assert_raises(WrongModel, lambda: dead_neurons(model, ONES, other), "conv.weight")
         assert_raises(WrongModel, lambda: dead_units(model, ONES, other), "conv.weight")
-        assert_raises(UnknownName, lambda: mean_inputs(model, ONES, ["conv.weigth"]), "conv.weight")
         assert_raises(CannotLook, lambda: dead_neurons(nn.DataParallel(model), ONES), "model.module")
         assert_raises(BadValue, lambda: dead_neurons(empty, ONES), "meta")
