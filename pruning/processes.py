@@ -45,19 +45,22 @@ def averaged(measure: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor
     if processes() == 1:
         return measure()
     tensors, failure = _tried(measure)
-    mine = {name: list(one.shape) for name, one in (tensors or {}).items()}
+    mine = {name: list(tensor.shape) for name, tensor in (tensors or {}).items()}
     if any(shapes != mine for shapes in gathered_or_raised(mine, failure)):
         raise BadValue("The processes measured different weights.", try_="one model, and one call, in all of them")
     if not tensors:
         return {}
     dtype = torch.float32
-    for one in tensors.values():
-        dtype = torch.promote_types(dtype, one.dtype)
-    whole = torch.cat([one.detach().to(dtype).flatten() for one in tensors.values()])
+    for tensor in tensors.values():
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    whole = torch.cat([tensor.detach().to(dtype).flatten() for tensor in tensors.values()])
     dist.all_reduce(whole)
     whole /= dist.get_world_size()
-    parts = whole.split([one.numel() for one in tensors.values()])
-    return {name: part.view(one.shape).to(one.dtype) for (name, one), part in zip(tensors.items(), parts, strict=True)}
+    parts = whole.split([tensor.numel() for tensor in tensors.values()])
+    return {
+        name: part.view(tensor.shape).to(tensor.dtype)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
 
 
 def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
@@ -72,15 +75,17 @@ def agreed(make: Callable[[], Masks], place: Any = None) -> Masks:
     if processes() == 1:
         return make()
     masks, failure = _tried(make)
-    told = gathered_or_raised((place, None if masks is None else digest_of(masks)), failure, "cut")
-    if any(there != place for there, _ in told):
-        raise BadValue("The processes are at different points of the run.", asked=", ".join(str(at) for at, _ in told),
-                       try_="folders saved at the same time, or new ones")  # fmt: skip
-    count = len({digest for _, digest in told})
+    reports = gathered_or_raised((place, None if masks is None else digest_of(masks)), failure, "cut")
+    if any(there != place for there, _ in reports):
+        raise BadValue(
+            "The processes are at different points of the run.", asked=", ".join(str(at) for at, _ in reports),
+            try_="folders saved at the same time, or new ones",
+        )  # fmt: skip
+    count = len({digest for _, digest in reports})
     if masks is None or count > 1:
         raise BadValue(
             "The processes cut different weights, and would train different networks.",
-            asked=f"{count} different masks in {len(told)} processes",
+            asked=f"{count} different masks in {len(reports)} processes",
             try_="equal weights and the same seed in all of them; average a data-dependent criterion over them",
         )  # fmt: skip
     return masks

@@ -91,9 +91,9 @@ def order_within(round: Round, choice: Choice, within: Constraint | None) -> tup
     scores, among = order(round, choice)
     if within is None:
         return scores, among
-    wanted = {name: one.masked_fill(~among[name], torch.inf) for name, one in scores.items()}
+    wanted = {name: value.masked_fill(~among[name], torch.inf) for name, value in scores.items()}
     let_go = within(wanted, round.masks)
-    return scores, {name: one & let_go[name].to(one.device) for name, one in among.items()}
+    return scores, {name: value & let_go[name].to(value.device) for name, value in among.items()}
 
 
 def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:

@@ -16,7 +16,7 @@ from surgery.isolation.meta_copy import read
 from surgery.look.site import Site
 
 
-def living_weights(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def unpruned_weights(model: nn.Module, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Name -> boolean tensor, True where the weight is unpruned, for every weight with two axes or more.
 
     By the masks, if given; else by the masks of a pruning library. Weights without a mask are unpruned, even if they
@@ -42,15 +42,15 @@ def _as_masks(masks: Mapping[str, Tensor]) -> Masks:
     return masks if isinstance(masks, Masks) else Masks(masks)
 
 
-def incoming(model: nn.Module, site: Site, living: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def incoming(model: nn.Module, site: Site, unpruned: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The weights that feed a call: name, and which are unpruned, a row per unit (units, weights of a unit)."""
     for name in _feeding(model, site):
-        yield name, _rows(model, name, living[name])
+        yield name, _rows(model, name, unpruned[name])
 
 
-def static_units(model: nn.Module, site: Site, channels: int, living: Mapping[str, Tensor]) -> Tensor:
+def static_units(model: nn.Module, site: Site, channels: int, unpruned: Mapping[str, Tensor]) -> Tensor:
     """True for each channel of a call that has incoming weights, all of which are pruned."""
-    rows = [units for _, units in incoming(model, site, living) if len(units) == channels]
+    rows = [units for _, units in incoming(model, site, unpruned) if len(units) == channels]
     if not rows:
         return torch.zeros(channels, dtype=torch.bool)
     return ~torch.stack([units.any(1).cpu() for units in rows]).any(0)
@@ -72,7 +72,7 @@ def signs_behind_norms(model: nn.Module, sites: Iterable[Site]) -> dict[str, Ten
             if len(_rows(model, name, weights[name].detach())) == len(scale):
                 up[name] = up.get(name, torch.zeros_like(scale, dtype=torch.bool)) | (scale > 0)
                 down[name] = down.get(name, torch.zeros_like(scale, dtype=torch.bool)) | (scale < 0)
-    return {name: one.float() - down[name].float() for name, one in up.items()}
+    return {name: weight.float() - down[name].float() for name, weight in up.items()}
 
 
 def by_output(model: nn.Module, name: str, values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from pruning.dead.tally import Tally, check_numbers, taking_down, together
+from pruning.dead.tally import Tally, check_numbers, tallying, together
 from pruning.masks.prunable import owner_of
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue, CannotLook, NothingPicked
@@ -77,7 +77,7 @@ def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: s
     """The activation calls of a role and a mode, by their keys; and which have the samples on their first axis.
 
     They are found with another number of samples than the batch has: what is as long as the samples are there, and on
-    the batch too (see `taking_down`), is their axis. A model that runs on the whole batch only does not tell; there,
+    the batch too (see `tallying`), is their axis. A model that runs on the whole batch only does not tell; there,
     rows of single numbers alone are taken for samples.
 
     Raises:
@@ -86,26 +86,26 @@ def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: s
     """
     count = _FEW if samples != _FEW else _FEW + 1
     try:
-        found, told = find_sites(model, _first(batch, samples, count)), True
+        found, sure = find_sites(model, _first(batch, samples, count)), True
     except CannotLook:
-        found, count, told = find_sites(model, batch), samples, False
+        found, count, sure = find_sites(model, batch), samples, False
     sites = {site.key: site for site in found if site.role == role and mode in site.modes}
     if not sites:
         raise NothingPicked(
             f"{type(model).__name__} has no activation calls to measure.", asked=f"role={role!r}, in {mode} mode",
             there=", ".join(sorted({f"{site.role} ({'+'.join(site.modes)})" for site in found})) or "no calls",
         )  # fmt: skip
-    leading = {key for key, site in sites.items() if site.shape[:1] == (count,) and (told or len(site.shape) == 1)}
+    leading = {key for key, site in sites.items() if site.shape[:1] == (count,) and (sure or len(site.shape) == 1)}
     return sites, leading
 
 
 def _first(batch: Example, samples: int, count: int) -> Example:
     """The batch with `count` rows: the first ones, repeated from the start if it has fewer."""
 
-    def few(one: Tensor) -> Tensor:
-        if not samples or one.dim() == 0 or len(one) != samples:
-            return one
-        return one.detach()[torch.arange(count, device=one.device) % samples]
+    def few(tensor: Tensor) -> Tensor:
+        if not samples or tensor.dim() == 0 or len(tensor) != samples:
+            return tensor
+        return tensor.detach()[torch.arange(count, device=tensor.device) % samples]
 
     return Example(mapped(batch.args, few), mapped(batch.kwargs, few))
 
@@ -133,7 +133,7 @@ def measure(
             found, leading = sites_of(model, Example((images,), {}), len(images), role, "eval")
             sites.update(found)
         samples += len(images)
-        return _both(observing(model, taking_down(tallies, sites, leading, len(images), threshold)), layers, sums)
+        return _both(observing(model, tallying(tallies, sites, leading, len(images), threshold)), layers, sums)
 
     failure: Exception | None = None
     try:
@@ -185,10 +185,10 @@ def _means(model: nn.Module, names: Iterable[str], sums: Sums) -> dict[str, Tens
         parts = gathered_or_raised({name: (total.cpu(), count) for name, (total, count) in sums.items()})
     means = {}
     for name in names:
-        heard = [part[name] for part in parts if name in part and part[name][1]]
-        if heard:
-            total = torch.stack([one.to(home_of(model)) for one, _ in heard]).sum(0)
-            means[name] = (total / sum(count for _, count in heard)).float()
+        found = [part[name] for part in parts if name in part and part[name][1]]
+        if found:
+            total = torch.stack([part.to(home_of(model)) for part, _ in found]).sum(0)
+            means[name] = (total / sum(count for _, count in found)).float()
     return means
 
 

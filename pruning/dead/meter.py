@@ -11,10 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pruning.dead.incoming_weights import living_weights
+from pruning.dead.incoming_weights import unpruned_weights
 from pruning.dead.measure import Measured, Role, check_settings, sites_of
 from pruning.dead.rates import DeadNeurons, dead_of
-from pruning.dead.tally import Tally, taking_down
+from pruning.dead.tally import Tally, tallying
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue
 from surgery.look.example import Example
@@ -77,7 +77,7 @@ class DeadNeuronMeter:
                 tensors by name.
             WrongModel: the masks belong to another model.
         """
-        living = living_weights(self.model, masks)
+        unpruned = unpruned_weights(self.model, masks)
         failure = None
         if not self._tallies:
             failure = BadValue(
@@ -85,7 +85,7 @@ class DeadNeuronMeter:
                 try_="model.train(), and steps inside the meter's `with`",
             )  # fmt: skip
         measured = Measured.of(self._sites.values(), self._tallies, self._samples, failure)
-        return dead_of(self.model, measured, living, threshold=self.threshold, mode="train")
+        return dead_of(self.model, measured, unpruned, threshold=self.threshold, mode="train")
 
     def __enter__(self) -> Self:
         if self._hooks:
@@ -133,7 +133,7 @@ class DeadNeuronMeter:
         if not self._sites:
             self._sites, self._leading = sites_of(self.model, Example(args, kwargs), samples, self.role, "train")
         self._samples += samples
-        look = taking_down(self._tallies, self._sites, self._leading, samples, self.threshold)
+        look = tallying(self._tallies, self._sites, self._leading, samples, self.threshold)
         self._looking.enter_context(observing(self.model, look))
 
     def _end(self) -> None:

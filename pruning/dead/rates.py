@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.dead.incoming_weights import living_weights, static_units
+from pruning.dead.incoming_weights import static_units, unpruned_weights
 from pruning.dead.measure import Measured, Role, check_settings, measure
 from pruning.dead.tally import Tally
 from surgery.errors import SurgeryError
@@ -205,15 +205,15 @@ def dead_neurons(
     """
     check_plain(model)
     check_settings(threshold, role)
-    living = living_weights(model, masks)
-    return dead_of(model, measure(model, batches, threshold, role), living, threshold=threshold, mode="eval")
+    unpruned = unpruned_weights(model, masks)
+    return dead_of(model, measure(model, batches, threshold, role), unpruned, threshold=threshold, mode="eval")
 
 
 def dead_of(
-    model: nn.Module, measured: Measured, living: Mapping[str, Tensor], *, threshold: float, mode: str
+    model: nn.Module, measured: Measured, unpruned: Mapping[str, Tensor], *, threshold: float, mode: str
 ) -> DeadNeurons:
     """The rates, from the measurements and the unpruned weights."""
-    rows = tuple(_row(site, tally, threshold, static_units(model, site, len(tally.channels), living))
+    rows = tuple(_row(site, tally, threshold, static_units(model, site, len(tally.channels), unpruned))
                  for site, tally in measured.seen)  # fmt: skip
     return DeadNeurons(rows, threshold, measured.samples, type(model).__name__, mode, measured.unreached)
 

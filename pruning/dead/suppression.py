@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.dead.incoming_weights import by_input, by_output, living_weights, signs_behind_norms
+from pruning.dead.incoming_weights import by_input, by_output, signs_behind_norms, unpruned_weights
 from pruning.dead.measure import measure
 from pruning.dead.units import dead_units_in
 from pruning.masks.masks import Masks
@@ -27,9 +27,9 @@ def suppression(
 
     Source: close to Synaptic Stripping (2302.05818), which removes the connections that suppress dead units.
     """
-    living = living_weights(model, masks)
+    unpruned = unpruned_weights(model, masks)
     measured = measure(model, batches, 0.0, "nonlinearity", inputs_of=weights)
-    units = dead_units_in(measured, model, living)
+    units = dead_units_in(measured, model, unpruned)
     signs = signs_behind_norms(model, [site for site, _ in measured.seen])
     return {
         name: contributions(model, name, weights[name], units[name], inputs, signs.get(name))

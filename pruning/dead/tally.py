@@ -56,7 +56,7 @@ class Tally:
         )
 
 
-def taking_down(
+def tallying(
     tallies: dict[Key, Tally], sites: Mapping[Key, Site], leading: set[Key], samples: int, threshold: float
 ) -> Callable[[Key, Tensor], None]:
     """A `look` for `surgery.observing` that adds the outputs of these sites to the tallies.
@@ -116,42 +116,42 @@ def together(
         if failure is not None:
             raise failure
         return tallies, samples
-    mine = {key: (len(one.channels), None if one.elements is None else one.elements.shape, one.outputs)
-            for key, one in tallies.items()}  # fmt: skip
+    mine = {key: (len(tally.channels), None if tally.elements is None else tally.elements.shape, tally.outputs)
+            for key, tally in tallies.items()}  # fmt: skip
     keys = [site.key for site in sites]
-    told = gathered_or_raised((keys, mine, samples), failure)
-    if any(one[0] != keys for one in told):
+    reports = gathered_or_raised((keys, mine, samples), failure)
+    if any(theirs[0] != keys for theirs in reports):
         raise BadValue("The processes measured different models.", try_="one model in all of them")
-    parts = [part for _, part, _ in told]
+    parts = [part for _, part, _ in reports]
     order = [key for key in keys if any(key in part for part in parts)]
-    return _reduced(order, tallies, parts), sum(count for *_, count in told)
+    return _reduced(order, tallies, parts), sum(count for *_, count in reports)
 
 
 def _reduced(order: Sequence[Key], tallies: Tallies, parts: Sequence[dict[Key, Any]]) -> Tallies:
     """Reduce the tallies with one message for all maxima, and one for all counts."""
     if not order:
         return {}
-    home = next((one.channels.device for one in tallies.values()), torch.device("cpu"))
+    home = next((tally.channels.device for tally in tallies.values()), torch.device("cpu"))
     blank, shapes = {}, {}
     for key in order:
         seen = [part[key] for part in parts if key in part]
-        shape = seen[0][1] if all(one[1] == seen[0][1] for one in seen) else None
+        shape = seen[0][1] if all(sizes[1] == seen[0][1] for sizes in seen) else None
         none = torch.full((seen[0][0],), -torch.inf, device=home)
         high = None if shape is None else torch.full(shape, -torch.inf, device=home)
         blank[key] = Tally(none, high, torch.zeros((), dtype=torch.long, device=home), 0)
         shapes[key] = shape
     filled = {key: tallies.get(key, blank[key]) for key in order}
-    filled = {key: one if shapes[key] is not None else replace(one, elements=None) for key, one in filled.items()}
-    highest = [part for one in filled.values() for part in (one.channels, one.elements) if part is not None]
+    filled = {key: tally if shapes[key] is not None else replace(tally, elements=None) for key, tally in filled.items()}
+    highest = [part for tally in filled.values() for part in (tally.channels, tally.elements) if part is not None]
     joined = torch.cat([part.double().flatten() for part in highest])
-    below = torch.stack([one.below for one in filled.values()])
+    below = torch.stack([tally.below for tally in filled.values()])
     dist.all_reduce(joined, dist.ReduceOp.MAX)
     dist.all_reduce(below)
     pieces = iter(joined.split([part.numel() for part in highest]))
     whole = {}
-    for (key, one), count in zip(filled.items(), below, strict=True):
+    for (key, tally), count in zip(filled.items(), below, strict=True):
         channels = next(pieces)
-        elements = None if one.elements is None else next(pieces).view(one.elements.shape)
+        elements = None if tally.elements is None else next(pieces).view(tally.elements.shape)
         whole[key] = Tally(channels, elements, count, sum(part[key][2] for part in parts if key in part))
     return whole
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.dead.incoming_weights import incoming, living_weights, static_units
+from pruning.dead.incoming_weights import incoming, static_units, unpruned_weights
 from pruning.dead.measure import Measured, measure
 from surgery.model import check_plain
 
@@ -26,19 +26,19 @@ def dead_units(
         As `dead_neurons`.
     """
     check_plain(model)
-    living = living_weights(model, masks)
-    return dead_units_in(measure(model, batches, 0.0, "nonlinearity"), model, living)
+    unpruned = unpruned_weights(model, masks)
+    return dead_units_in(measure(model, batches, 0.0, "nonlinearity"), model, unpruned)
 
 
-def dead_units_in(measured: Measured, model: nn.Module, living: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def dead_units_in(measured: Measured, model: nn.Module, unpruned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`dead_units`, from the measurements and the unpruned weights."""
     found: dict[str, Tensor] = {}
-    spoken: set[str] = set()
+    active: set[str] = set()
     for site, tally in measured.seen:
-        dead = (tally.channels <= 0) & ~static_units(model, site, len(tally.channels), living)
-        for name, units in incoming(model, site, living):
+        dead = (tally.channels <= 0) & ~static_units(model, site, len(tally.channels), unpruned)
+        for name, units in incoming(model, site, unpruned):
             if len(units) == len(dead):
                 found[name] = found.get(name, torch.ones_like(dead)) & dead
             else:
-                spoken.add(name)
-    return {name: dead & (name not in spoken) for name, dead in found.items()}
+                active.add(name)
+    return {name: dead & (name not in active) for name, dead in found.items()}

@@ -67,7 +67,7 @@ class ActivateWhilePruning:
         self.model, self.share, self.keep, self.masks = model, share, keep, masks
         self.choice = Choice(among, by, batches, seed)
         prunable(model, keep)
-        self._told()
+        self._masks_given()
         self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them were unpruned
         self._uncut = Masks({})  # False where AP has cut
 
@@ -125,7 +125,7 @@ class ActivateWhilePruning:
             WrongModel: weights have another shape or name than when AP cut.
         """
         self._check_same(self._uncut)
-        masks = self._living() & self._uncut
+        masks = self._masks_without_ap() & self._uncut
         if self._uncut:
             commit(self.model, masks)
         return masks
@@ -142,38 +142,38 @@ class ActivateWhilePruning:
             BadValue: the optimiser does not have any of these weights.
         """
         self._check_same(self._uncut)
-        masks = self._living() & self._uncut
+        masks = self._masks_without_ap() & self._uncut
         self._warn(masks)
         return masks.held(self.model, optimizer, also)
 
     def _round(self, before: Mapping[str, Tensor], uncut: Masks) -> Round:
-        return Round.of(self.model, before, self._living() & uncut, keep=self.keep)
+        return Round.of(self.model, before, self._masks_without_ap() & uncut, keep=self.keep)
 
-    def _living(self) -> Masks:
+    def _masks_without_ap(self) -> Masks:
         """The masks of the pruning library and of the user, without AP's cuts."""
-        masks, told = masks_in_force(self.model, self.keep), self._told()
-        return masks & {name: mask for name, mask in told.items() if name in masks}
+        masks, given = masks_in_force(self.model, self.keep), self._masks_given()
+        return masks & {name: mask for name, mask in given.items() if name in masks}
 
     def _warn(self, masks: Masks) -> None:
         if self.masks is None:
             warn_of_zeros(self.model, masks, stacklevel=3)
 
-    def _told(self) -> Masks:
+    def _masks_given(self) -> Masks:
         if callable(self.masks):
             check_function("`masks` must be a function of the model.", "masks", self.masks, takes=1)
-        told = self.masks(self.model) if callable(self.masks) else self.masks
-        if not isinstance(told, Masks | None):
-            raise BadValue("`masks` must be Masks.", asked=type(told).__name__,
+        given = self.masks(self.model) if callable(self.masks) else self.masks
+        if not isinstance(given, Masks | None):
+            raise BadValue("`masks` must be Masks.", asked=type(given).__name__,
                            try_="Masks, or a function of the model that returns them: Masks.of")  # fmt: skip
-        if told is None:
+        if given is None:
             return Masks({})
-        told.pairs(self.model)
-        return told
+        given.pairs(self.model)
+        return given
 
     def _check_same(self, before: Mapping[str, Tensor], whole: bool = False) -> None:
         """Check that no weight was replaced since by structural pruning or surgery; with `whole`, that none is new."""
-        now = {name: tuple(one.shape) for name, one in prunable(self.model, self.keep).items()}
-        then = {name: tuple(one.shape) for name, one in before.items()}
+        now = {name: tuple(weight.shape) for name, weight in prunable(self.model, self.keep).items()}
+        then = {name: tuple(weight.shape) for name, weight in before.items()}
         for name in [*then, *now] if whole else then:
             if now.get(name) != then.get(name):
                 raise WrongModel(

@@ -59,11 +59,13 @@ def importance(
     now = _round(model, before, keep)
     scores, may = order(now, Choice(among, by, batches, seed))
     free = {name: mask & may[name] for name, mask in now.masks.items()}
-    lowest = min((float(scores[name][one].min()) for name, one in free.items() if bool(one.any())), default=0.0)
+    lowest = min(
+        (float(scores[name][allowed].min()) for name, allowed in free.items() if bool(allowed.any())), default=0.0
+    )
     found: Importance = {}
-    for name, one in free.items():
+    for name, allowed in free.items():
         values = scores[name] if lowest >= 0 else scores[name].double() - lowest  # L1Unstructured ignores the sign
-        found[owner_of(model, name)] = values.masked_fill(~one, torch.inf)
+        found[owner_of(model, name)] = values.masked_fill(~allowed, torch.inf)
     return found
 
 

@@ -55,8 +55,8 @@ def cut_lowest(
     if count == 0:
         return masks
     device = next(iter(masks.values())).device
-    living = [_checked(name, scores[name][mask]).to(device) for name, mask in candidates.items()]
-    cut = _lowest(torch.cat(living), count).split([len(one) for one in living])
+    eligible = [_checked(name, scores[name][mask]).to(device) for name, mask in candidates.items()]
+    cut = _lowest(torch.cat(eligible), count).split([len(row) for row in eligible])
     kept = {}
     for (name, mask), lost in zip(candidates.items(), cut, strict=True):
         kept[name] = masks[name].clone()

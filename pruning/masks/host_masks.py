@@ -34,8 +34,8 @@ def _mask_over(module: nn.Module, own: str) -> Tensor | None:
     buffered: Tensor | None = module._buffers.get(f"{own}_mask")
     if buffered is not None:
         return buffered
-    for one in getattr(getattr(module, "parametrizations", {}), own, ()):
-        mask = getattr(one, "mask", None)
+    for parametrization in getattr(getattr(module, "parametrizations", {}), own, ()):
+        mask = getattr(parametrization, "mask", None)
         if isinstance(mask, Tensor):
             return mask
     return None

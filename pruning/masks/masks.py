@@ -54,7 +54,7 @@ class Masks(Mapping[str, Tensor]):
             CannotLook, NothingPicked, BadValue: as for `prunable`.
         """
         weights = prunable(model, keep)
-        return cls({name: torch.ones(one.shape, dtype=torch.bool, device=_place(one)) for name, one in weights.items()})
+        return cls({name: torch.ones(own.shape, dtype=torch.bool, device=_place(own)) for name, own in weights.items()})
 
     @classmethod
     def of(cls, model: nn.Module, keep: Filter | None = None) -> Masks:
@@ -154,7 +154,7 @@ class Masks(Mapping[str, Tensor]):
             BadValue: on entry, no optimiser has any of these weights, it is not an optimiser, or its steps cannot be
                 followed; on exit, pruned weights are nonzero, because something else changed them.
         """
-        optimizers, copies = optimizers_in(optimizer), [pair for one in also for pair in self.pairs(one)]
+        optimizers, copies = optimizers_in(optimizer), [pair for copied in also for pair in self.pairs(copied)]
         return self._held(model, hold(self.pairs(model), optimizers, copies))
 
     @contextmanager
@@ -212,11 +212,11 @@ class Masks(Mapping[str, Tensor]):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
+                head = file.metadata() or {}
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if (told.get("kind"), told.get("format")) != ("masks", FORMAT):
-                raise BadFile(f"{path} does not contain masks.", asked=str(told), try_="a file that Masks.save wrote")
-            shapes: dict[str, list[int]] = json.loads(told["shapes"])
+            if (head.get("kind"), head.get("format")) != ("masks", FORMAT):
+                raise BadFile(f"{path} does not contain masks.", asked=str(head), try_="a file that Masks.save wrote")
+            shapes: dict[str, list[int]] = json.loads(head["shapes"])
             if set(shapes) != set(packed):
                 raise ValueError("other names in the head than in the body")
             return cls({name: _unpacked(packed[name], shape) for name, shape in shapes.items()})
@@ -224,14 +224,14 @@ class Masks(Mapping[str, Tensor]):
             raise BadFile(f"{path} cannot be read as masks.", asked=f"{type(error).__name__}: {error}") from error
 
     def __repr__(self) -> str:
-        return f"<Masks: {self.alive} of {self.size} weights live in {len(self)} tensors>"
+        return f"<Masks: {self.alive} of {self.size} weights unpruned in {len(self)} tensors>"
 
     def __str__(self) -> str:
         rows = [
             (name, "x".join(map(str, mask.shape)), str(alive := int(mask.sum())), f"{alive / max(mask.numel(), 1):.1%}")
             for name, mask in self.items()
         ]
-        lines = table(("weight", "shape", "living", "share"), rows) if rows else []
+        lines = table(("weight", "shape", "unpruned", "density"), rows) if rows else []
         return "\n".join([*lines, f"{self.alive} of {self.size} weights unpruned (density {self.share:.2%})"])
 
 
@@ -252,8 +252,8 @@ def warn_of_zeros(model: nn.Module, masks: Masks, stacklevel: int) -> None:
     A weight of zeros alone counts as initialised that way.
     """
     for name, (param, mask) in zip(masks, masks.pairs(model), strict=True):
-        living = mask.to(param.device)
-        zeros, count = int(((param == 0) & living).sum()), int(living.sum())
+        unpruned = mask.to(param.device)
+        zeros, count = int(((param == 0) & unpruned).sum()), int(unpruned.sum())
         if _SOME * count < zeros < count:
             warnings.warn(
                 f"{zeros} of {count} unpruned weights of {name} are zero, and will learn: if they were pruned, pass"

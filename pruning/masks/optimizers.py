@@ -24,8 +24,8 @@ def optimizers_in(given: Any, at_least: int = 1) -> list[Any]:
     """
     alone = isinstance(given, Optimizer | str) or not isinstance(given, Iterable)
     listed = [given] if alone else list(given)
-    if len(listed) < at_least or not all(_steps_one(given) for given in listed):
-        kinds = ", ".join(type(one).__name__ for one in listed)
+    if len(listed) < at_least or not all(_is_or_steps_optimizer(given) for given in listed):
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in listed)
         raise BadValue("This is not an optimiser.", asked=f"optimizer={kinds if alone else f'[{kinds}]'}",
                        try_="a torch.optim.Optimizer, a wrapper of one, or a list of them")  # fmt: skip
     return listed
@@ -35,8 +35,8 @@ def within(optimizer: Any) -> list[Any]:
     """An optimiser and those it wraps (Lookahead, Accelerate): hooks of a wrapper may never be called."""
     found = [optimizer]
     for outer in found:  # it grows
-        parts = [part for one in getattr(outer, "__dict__", {}).values() for part in _parts(one)]
-        found += [one for one in parts if _is_optimizer(one) and not any(one is other for other in found)]
+        parts = [part for attribute in getattr(outer, "__dict__", {}).values() for part in _parts(attribute)]
+        found += [part for part in parts if _is_optimizer(part) and not any(part is other for other in found)]
     return found
 
 
@@ -46,7 +46,7 @@ def stepping_in(optimizer: Any) -> list[Optimizer]:
     Raises:
         BadValue: there are none, so its steps cannot be observed.
     """
-    found = [one for one in within(optimizer) if hooks_of(one) is not None and _calls_hooks(one)]
+    found = [inner for inner in within(optimizer) if hooks_of(inner) is not None and _calls_hooks(inner)]
     if not found:
         raise BadValue(
             f"The steps of {type(optimizer).__name__} cannot be followed: no optimiser in it calls hooks.",
@@ -61,7 +61,7 @@ def hooks_of(optimizer: Any) -> dict[int, Any] | None:
     return getattr(optimizer, "_optimizer_step_post_hooks", None)
 
 
-def _steps_one(given: Any) -> bool:
+def _is_or_steps_optimizer(given: Any) -> bool:
     """Whether it is or steps an optimiser; a scheduler also holds one, but does not have `zero_grad`."""
     asked = all(callable(getattr(given, name, None)) for name in ("step", "zero_grad"))
     return asked and any(isinstance(inner, Optimizer) for inner in within(given))

@@ -90,9 +90,9 @@ def _parameters_of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield own if computed else name, param
     if parametrize.is_parametrized(module):
         lists: nn.ModuleDict = module.parametrizations  # type: ignore[assignment]
-        for name, one in lists.items():
+        for name, parametrization in lists.items():
             # Of several tensors, as in weight_norm, the largest represents the weight.
-            yield name, max(one.parameters(recurse=False), key=Tensor.numel)
+            yield name, max(parametrization.parameters(recurse=False), key=Tensor.numel)
 
 
 def check_read_as_it_is(name: str, module: nn.Module, own: str) -> None:
@@ -136,8 +136,8 @@ def _tried(layer: _ConvNd | nn.Linear, forward: Callable[..., Tensor]) -> bool:
     tried = copied(layer).eval().requires_grad_(False)
     if layer.weight.is_meta:
         tried = tried.to_empty(device="cpu")
-        for one in (*tried.parameters(), *tried.buffers()):
-            one.fill_(1)
+        for param in (*tried.parameters(), *tried.buffers()):
+            param.fill_(1)
     try:
         with seeded():
             return _linear(tried, forward) and _one_by_one(tried, forward)
@@ -152,8 +152,8 @@ def _linear(layer: nn.Module, forward: Callable[..., Tensor]) -> bool:
     whole, x = torch.randn_like(weight), torch.randn(_input_of(layer)).to(weight)
     part = whole * (torch.rand(weight.shape, device=weight.device) < 0.5)
     results = []
-    for one in (whole, part, whole - part, torch.zeros_like(whole)):
-        weight.copy_(one)
+    for weights in (whole, part, whole - part, torch.zeros_like(whole)):
+        weight.copy_(weights)
         results.append(forward(layer, x))
     full, first, second, none = results
     return bool((full - first - second + none).abs().max() <= _NEARLY * full.abs().max())

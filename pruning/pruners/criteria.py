@@ -66,7 +66,7 @@ def snip(round: Round) -> Scores:
     """
     found = _times(round, round.gradients, "gradients")
     total = sum(float(found[name][mask].double().sum()) for name, _, mask in _weights(round))
-    return {name: one / total if total > 0 else one for name, one in found.items()}
+    return {name: scores / total if total > 0 else scores for name, scores in found.items()}
 
 
 def lamp(round: Round) -> Scores:
@@ -195,7 +195,7 @@ def accumulated_movement(round: Round) -> Scores:
     Source: Sanh et al. 2020, "Movement pruning: adaptive sparsity by fine-tuning", section 4 (without its learning
     rate, which is the same for all weights of a step).
     """
-    _check_told(round, round.movement, "movement")
+    _check_tensors(round, round.movement, "movement")
     return {name: _wide(round.movement[name]).to(weight.device) for name, weight, _ in _weights(round)}
 
 
@@ -223,25 +223,25 @@ def _weights(round: Round) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield name, weight, mask.to(weight.device)
 
 
-def _wide(one: Tensor) -> Tensor:
+def _wide(tensor: Tensor) -> Tensor:
     """In single precision at least: products in half precision underflow."""
-    return one.detach().to(torch.promote_types(one.dtype, torch.float32))
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _check_told(round: Round, told: Mapping[str, Tensor], what: str) -> None:
+def _check_tensors(round: Round, tensors: Mapping[str, Tensor], what: str) -> None:
     for name, mask in round.masks.items():
-        if name not in told or told[name].shape != mask.shape:
-            there = f"no {what}" if not told else f"no {name}" if name not in told else f"{tuple(told[name].shape)}"
+        if name not in tensors or tensors[name].shape != mask.shape:
+            there = f"{tuple(tensors[name].shape)}" if name in tensors else f"no {name if tensors else what}"
             raise BadValue(f"This criterion needs {what}.", asked=there, there=f"{name} {tuple(mask.shape)}",
                            try_=_HOW[what])  # fmt: skip
 
 
-def _times(round: Round, told: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-    _check_told(round, told, what)
+def _times(round: Round, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    _check_tensors(round, tensors, what)
     found = {}
     for name, weight, _ in _weights(round):
         now = _wide(weight)
-        found[name] = (now * told[name].detach().to(now)).abs()
+        found[name] = (now * tensors[name].detach().to(now)).abs()
     return found
 
 

@@ -152,11 +152,11 @@ class NOfM:
     def _among(self, found: Tensor, mask: Tensor) -> Tensor:
         if mask.shape[1] % self.m:
             return torch.full_like(mask, self.elsewhere == "cut")
-        groups, living = _in_groups(found, self.m), _in_groups(mask, self.m)
+        groups, unpruned = _in_groups(found, self.m), _in_groups(mask, self.m)
         # Pruned ones first, then the unpruned from the lowest score: stable sorts keep the order of equal ones.
         order = groups.argsort(dim=-1, stable=True)
-        order = order.gather(-1, living.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
-        among = torch.ones_like(living).scatter(-1, order[..., self.m - self.n :], False)
+        order = order.gather(-1, unpruned.gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True))
+        among = torch.ones_like(unpruned).scatter(-1, order[..., self.m - self.n :], False)
         return among.flatten(-2).movedim(-1, 1)
 
 
@@ -181,9 +181,9 @@ def n_of_m(n: int = 2, m: int = 4, elsewhere: Elsewhere = "keep") -> NOfM:
     return NOfM(n, m, elsewhere)
 
 
-def _in_groups(one: Tensor, m: int) -> Tensor:
+def _in_groups(tensor: Tensor, m: int) -> Tensor:
     """Axis 1 as the last two axes, in groups of m."""
-    last = one.movedim(1, -1)
+    last = tensor.movedim(1, -1)
     return last.reshape(*last.shape[:-1], last.shape[-1] // m, m)
 
 
@@ -213,12 +213,12 @@ def _checked_among(among: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Te
 def _wanted(per: Per, masks: Masks, candidates: Masks, share: float) -> dict[str, int]:
     """How many weights each layer loses; over the whole model, where the scores decide, only rounded down."""
     alive = {name: int(mask.sum()) for name, mask in masks.items()}
-    counts = {name: math.floor(share * one) for name, one in alive.items()}
+    counts = {name: math.floor(share * count) for name, count in alive.items()}
     if per == "model":
         return counts
     room = {name: int(mask.sum()) - counts[name] for name, mask in candidates.items()}
     missing = count_of(share, sum(alive.values())) - sum(counts.values())
-    remainders = {name: round(share * one - counts[name], _DIGITS) for name, one in alive.items()}
+    remainders = {name: round(share * count - counts[name], _DIGITS) for name, count in alive.items()}
     takers = [name for name in sorted(alive, key=lambda name: -remainders[name]) if room[name] > 0]
     for name in takers[:missing]:
         counts[name] += 1
@@ -246,11 +246,11 @@ def _too_few(pruner: Lowest, masks: Masks, candidates: Masks, share: float, coun
         ways.append('per="model"')
     within = pruner.within
     if isinstance(within, NOfM) and within.elsewhere == "keep":
-        free = Masks({name: masks[name] if masks[name].shape[1] % within.m else one
-                      for name, one in candidates.items()})  # fmt: skip
+        free = Masks({name: masks[name] if masks[name].shape[1] % within.m else mask
+                      for name, mask in candidates.items()})  # fmt: skip
         if _fits(pruner.per, masks, free, share):
             ways.append(f'n_of_m({within.n}, {within.m}, elsewhere="cut")')
-    rest, left = (Masks({name: one[name] for name in one if name not in short}) for one in (masks, candidates))
+    rest, left = (Masks({name: part[name] for name in part if name not in short}) for part in (masks, candidates))
     if 0 < len(rest) < len(masks) and rest.alive and _fits(pruner.per, rest, left, share):
         ways.append("keep=... without " + ", ".join(short[:3]) + (", ..." if len(short) > 3 else ""))
     named = short or list(counts)

@@ -90,7 +90,7 @@ class Folder:
         count = old["count"] + 1 if old else 0
         sections = {"model": tensors_of(model), "before": progress.before, "movement": progress.movement,
                     "random": random_tensors()}  # fmt: skip
-        state = {f"{section}/{name}": one for section, part in sections.items() for name, one in part.items()}
+        state = {f"{section}/{name}": tensor for section, part in sections.items() for name, tensor in part.items()}
         files = {
             "state": write_digested(
                 self.path, f"state-{count}.safetensors", lambda path: save_file(plain(state), path)
@@ -130,12 +130,14 @@ class Folder:
         paths = {part: checked(self.path / name, digest, INDEX) for part, (name, digest) in data["files"].items()}
         state = read_tensors(paths["state"])
         parts = {
-            section: {name.partition("/")[2]: one for name, one in state.items() if name.startswith(f"{section}/")}
+            section: {
+                name.partition("/")[2]: tensor for name, tensor in state.items() if name.startswith(f"{section}/")
+            }
             for section in _SECTIONS
         }
-        told = {**data["progress"], "before": parts["before"], "movement": parts["movement"]}
+        progress = {**data["progress"], "before": parts["before"], "movement": parts["movement"]}
         return Saved(
-            Progress(**told, masks=Masks.load(paths["masks"])),
+            Progress(**progress, masks=Masks.load(paths["masks"])),
             read_tensors(paths["rewind"]) if "rewind" in paths else None,
             parts["model"],
             frozenset(data["training"]),

@@ -78,13 +78,13 @@ def _gather(optimizer: Optimizer, pairs: Pairs) -> None:
         if scale is None and overflow is None and weights[0].dtype == totals[0].dtype:
             torch._foreach_addcmul_(totals, weights, gradients, value=-1)
             continue
-        wide = [one.to(total.dtype) for one, total in zip(gradients, totals, strict=True)]
+        wide = [gradient.to(total.dtype) for gradient, total in zip(gradients, totals, strict=True)]
         products = list(torch._foreach_mul(wide, weights))
         if scale is not None:
             torch._foreach_div_(products, scale.to(products[0].device))
         if overflow is not None:
             skipped = overflow.to(products[0].device) > 0
-            products = [one.masked_fill(skipped, 0) for one in products]
+            products = [product.masked_fill(skipped, 0) for product in products]
         torch._foreach_sub_(totals, products)
 
 
@@ -111,7 +111,7 @@ def gathered(model: nn.Module, masks: Masks, gradients: Callable[[nn.Module], ob
         with random_state_kept(alone=False), torch.enable_grad():
             _called(gradients, model)
         left = {name: param.grad for name, (param, _) in zip(masks, masks.pairs(model), strict=True)}
-        found = {name: one.detach().clone() for name, one in left.items() if one is not None}
+        found = {name: gradient.detach().clone() for name, gradient in left.items() if gradient is not None}
         if not found:
             raise BadValue("`gradients` leaves no gradient on prunable weights.", try_="loss.backward() inside it")
         for name in left:

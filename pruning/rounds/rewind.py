@@ -18,8 +18,8 @@ Rewind = Literal["init"] | Tensors | None
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer once, by its first name; including non-persistent buffers."""
     found: dict[int, tuple[str, Tensor]] = {}
-    for name, one in (*model.named_parameters(), *model.named_buffers()):
-        found.setdefault(id(one), (name, one.detach()))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found.setdefault(id(tensor), (name, tensor.detach()))
     return dict(found.values())
 
 
@@ -39,9 +39,9 @@ def layout_of(model: nn.Module) -> dict[str, str]:
 def digest_of(tensors: Tensors) -> str:
     """A digest of names, shapes and values, the same on every device."""
     digest = hashlib.sha256()
-    for name, one in sorted(tensors.items()):
-        digest.update(f"{name} {list(one.shape)} {one.dtype}\n".encode())
-        digest.update(one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -55,10 +55,10 @@ def state_to_rewind(model: nn.Module, rewind: Rewind) -> dict[str, Tensor] | Non
     if rewind is None:
         return None
     if not isinstance(rewind, Mapping):
-        return {name: one.clone() for name, one in tensors_of(model).items()}
+        return {name: tensor.clone() for name, tensor in tensors_of(model).items()}
     names, found = _names_of(model), {}
     known = {alias for aliases in names.values() for alias in aliases}
-    strange = sorted(name for name, one in rewind.items() if isinstance(one, Tensor) and name not in known)
+    strange = sorted(name for name, value in rewind.items() if isinstance(value, Tensor) and name not in known)
     if strange:
         raise WrongModel(f"The state to rewind to has {strange[0]}, which the model does not have.", try_=_OWN)
     required = {*model.state_dict(), *(name for name, _ in model.named_parameters())}
@@ -79,8 +79,8 @@ def _names_of(model: nn.Module) -> dict[str, list[str]]:
     """All names of each tensor of a model, by the first of them."""
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     names: dict[int, list[str]] = {}
-    for name, one in named:
-        names.setdefault(id(one), []).append(name)
+    for name, tensor in named:
+        names.setdefault(id(tensor), []).append(name)
     return {aliases[0]: aliases for aliases in names.values()}
 
 

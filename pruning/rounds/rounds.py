@@ -111,7 +111,7 @@ def run_rounds(
     _check_no_host(model, weights)
     back = jointly(lambda: state_to_rewind(model, rewind), "begin")
     asked = {
-        "share": float(share), "rounds": rounds, "train_first": train_first, "pruner": _told(pruner),
+        "share": float(share), "rounds": rounds, "train_first": train_first, "pruner": _stable_repr(pruner),
         "rewind": digest_of(back) if isinstance(rewind, Mapping) and back is not None else rewind,
         "masks": masks if masks is None else digest_of(masks), "prunable": list(weights),
         "recalibrate": recalibrate is not None, "layout": layout_of(model),
@@ -121,9 +121,9 @@ def run_rounds(
     run = _Run(model, train, pruner, share, rounds, back, gradients, recalibrate, after)
     if saved is not None and saved.rewind is not None:
         run = replace(run, rewind=saved.rewind)
-    living = Masks.full(model, keep) if masks is None else masks
+    initial = Masks.full(model, keep) if masks is None else masks
     progress = jointly(
-        lambda: run.start(living, train_first) if saved is None else _beside(saved.progress, weights), "begin"
+        lambda: run.start(initial, train_first) if saved is None else _on_devices_of(saved.progress, weights), "begin"
     )
     if saved is None and masks is None:
         warn_of_zeros(model, progress.masks, stacklevel=2)
@@ -159,7 +159,7 @@ class _Run:
         before = _weights(self.model, masks)
         round = Round.of(self.model, before, masks)
         if not self._cuts(round.masks.alive):
-            raise BadValue("The pruner has no stages.", asked=_told(self.pruner))
+            raise BadValue("The pruner has no stages.", asked=_stable_repr(self.pruner))
         if self.recalibrate is not None:
             _rehearse(self.model, self.recalibrate)
         start = Progress("train", 0, 0, round.masks.alive, round.masks, before, {})
@@ -186,7 +186,7 @@ class _Run:
         return self.pruner.stages(alive, self.share)  # type: ignore[union-attr]
 
     def _train(self, now: Progress) -> Progress:
-        movement = {name: one.clone() for name, one in now.movement.items()}
+        movement = {name: tensor.clone() for name, tensor in now.movement.items()}
         self.model.zero_grad(set_to_none=True)
         wants = "movement" in wants_of(self.pruner)
         try:
@@ -210,8 +210,8 @@ class _Run:
         if "movement" in wants_of(self.pruner):
             round = replace(round, movement=averaged(lambda: now.movement))
         if (gradients := self.gradients) is not None and "gradients" in wants_of(self.pruner):
-            told = averaged(lambda: gathered(self.model, now.masks, gradients))
-            round = replace(round, gradients=told)
+            averaged_gradients = averaged(lambda: gathered(self.model, now.masks, gradients))
+            round = replace(round, gradients=averaged_gradients)
         masks = agreed(lambda: _checked(cuts[now.stage](round), now.masks, self.pruner))
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
         return jointly(lambda: self._laid(now, last=now.stage == len(cuts)), "go on after the cut")
@@ -251,10 +251,10 @@ def _weights(model: nn.Module, masks: Masks) -> dict[str, Tensor]:
     return {name: param.detach().masked_fill(~mask.to(param.device), 0) for name, (param, mask) in pairs}
 
 
-def _beside(progress: Progress, weights: Tensors) -> Progress:
+def _on_devices_of(progress: Progress, weights: Tensors) -> Progress:
     """The same progress, with tensors on the devices of the weights."""
     before, movement = (
-        {name: one.to(weights[name].device) for name, one in part.items()}
+        {name: tensor.to(weights[name].device) for name, tensor in part.items()}
         for part in (progress.before, progress.movement)
     )
     return replace(progress, masks=progress.masks.beside(weights), before=before, movement=movement)
@@ -263,14 +263,16 @@ def _beside(progress: Progress, weights: Tensors) -> Progress:
 def _checked(masks: object, former: Masks, pruner: object) -> Masks:
     """The masks that a pruner returned, after a check that they are a cut of the former ones."""
     if not isinstance(masks, Masks):
-        raise BadValue("The pruner does not return masks.", asked=f"{type(masks).__name__} from {_told(pruner)}")
+        raise BadValue("The pruner does not return masks.", asked=f"{type(masks).__name__} from {_stable_repr(pruner)}")
     shapes = [{name: mask.shape for name, mask in each.items()} for each in (former, masks)]
     if shapes[0] != shapes[1]:
-        raise WrongModel("The pruner returns masks of other weights.", asked=_told(pruner), try_="round.masks, cut")
+        raise WrongModel(
+            "The pruner returns masks of other weights.", asked=_stable_repr(pruner), try_="round.masks, cut"
+        )
     masks = Masks({name: masks[name].to(mask.device) for name, mask in former.items()})
     revived = sum(int((mask & ~former[name]).sum()) for name, mask in masks.items())
     if revived:
-        raise BadValue("The pruner revives pruned weights.", asked=f"{revived} revived by {_told(pruner)}")
+        raise BadValue("The pruner revives pruned weights.", asked=f"{revived} revived by {_stable_repr(pruner)}")
     return masks
 
 
@@ -288,9 +290,11 @@ def _check_values(share: float, rounds: int, rewind: object, masks: Masks | None
 
 
 def _check_calls(train: object, gradients: object, after: object) -> None:
-    for name, one in (("train", train), ("gradients", gradients), ("after", after)):
-        if not callable(one) and (one is not None or name == "train"):
-            raise BadValue(f"`{name}` must be a function.", asked=repr(one), try_=f"def {name}({_TAKES[name]}): ...")
+    for name, function in (("train", train), ("gradients", gradients), ("after", after)):
+        if not callable(function) and (function is not None or name == "train"):
+            raise BadValue(
+                f"`{name}` must be a function.", asked=repr(function), try_=f"def {name}({_TAKES[name]}): ..."
+            )
 
 
 _TAKES = {"train": "model, held", "gradients": "model", "after": "number, masks"}
@@ -316,14 +320,14 @@ def _check_wants(pruner: object, train_first: bool, gradients: object) -> None:
             "The pruner wants something that rounds do not have.", asked=", ".join(sorted(unknown)), there=str(_WANTS)
         )
     if "gradients" in wants and gradients is None:
-        raise BadValue("The pruner wants gradients, and `gradients` is missing.", asked=_told(pruner),
+        raise BadValue("The pruner wants gradients, and `gradients` is missing.", asked=_stable_repr(pruner),
                        try_="gradients=lambda model: ..., which runs forward and backward on some batches")  # fmt: skip
     if "movement" in wants and not train_first:
         raise BadValue("The pruner wants the movement of a training, but cuts before the first.",
                        asked="train_first=False", try_="train_first=True")  # fmt: skip
 
 
-def _told(pruner: object) -> str:
+def _stable_repr(pruner: object) -> str:
     """The repr of a pruner, the same in every process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(pruner))
 

@@ -38,7 +38,7 @@ def step_before(pruner: Any, model: nn.Module, example: Any) -> Step:
     forget_where_changed(model)
     names = {id(param): name for name, param in model.named_parameters()}
     graph = pruner.DG
-    nodes = {names[id(one)]: node for one, node in graph.module2node.items() if isinstance(one, nn.Parameter)}
+    nodes = {names[id(module)]: node for module, node in graph.module2node.items() if isinstance(module, nn.Parameter)}
     data = {
         "package": PACKAGE, "example": shapes, "history": [],
         "unwrapped": {name: node.pruning_dim for name, node in nodes.items()},
@@ -79,7 +79,7 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
     done = Step(KIND, data, step["fingerprint"], [], dtype_of(model))
     with in_eval(model), _nothing_frozen(model), torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
-            model, sample.on(home_of(model)), forward_fn=lambda one, given: one(*given.args, **given.kwargs),
+            model, sample.on(home_of(model)), forward_fn=lambda net, given: net(*given.args, **given.kwargs),
             unwrapped_parameters=[(named[name], axis) for name, axis in data["unwrapped"].items()],
             ignored_params=[named[name] for name in data["ignored"]], verbose=False,
         )  # fmt: skip

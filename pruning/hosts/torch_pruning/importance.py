@@ -42,7 +42,7 @@ class DeadNeuronImportance:
                 raise BadValue(f"{name} needs a boolean per output channel.", asked=f"{dead.dtype} {tuple(dead.shape)}")
         if base is not None:
             check_function("An importance must be a function of a group.", "base", base, takes=1)
-        self._names = {id(one): f"{path}.weight" if path else "weight" for path, one in model.named_modules()}
+        self._names = {id(module): f"{path}.weight" if path else "weight" for path, module in model.named_modules()}
         self._dead: dict[str, list[bool]] = {name: dead.tolist() for name, dead in dead_units.items()}
         self._base = base if base is not None else torch_pruning.importance.GroupMagnitudeImportance()
 
@@ -52,8 +52,8 @@ class DeadNeuronImportance:
         if scores is None:
             return None
         given = scores.double().nan_to_num(nan=0.0)
-        living = torch.where(given >= 0, given + 1, 1 / (1 - given))  # above 0, in the order of `base`
-        return torch.where(self._dead_in(group).to(living.device), -1 / living, living)
+        positive = torch.where(given >= 0, given + 1, 1 / (1 - given))  # above 0, in the order of `base`
+        return torch.where(self._dead_in(group).to(positive.device), -1 / positive, positive)
 
     def _dead_in(self, group: Any) -> Tensor:
         """Which channels of a group are dead; a layer may have them in another order, or only some of them."""

@@ -25,25 +25,25 @@ def optimizers_of(given: Optimizer | Iterable[Optimizer], model: nn.Module) -> l
     """
     listed = optimizers_in(given, at_least=0)
     ours = {id(param): name for name, param in model.named_parameters()}
-    for one in listed:
-        if not any(ours.keys() & moved_by(inner) for inner in stepping_in(one)):
+    for outer in listed:
+        if not any(ours.keys() & moved_by(inner) for inner in stepping_in(outer)):
             raise BadValue(
-                "The optimiser does not have parameters of this model.", asked=type(one).__name__,
+                "The optimiser does not have parameters of this model.", asked=type(outer).__name__,
                 try_="the optimiser that was made from model.parameters()",
             )  # fmt: skip
-    inside = (inner for one in listed for inner in within(one) if isinstance(inner, Optimizer))
-    found = list({id(one): one for one in inside}.values())
-    for one in found:
-        if is_held(one):
+    inside = (inner for outer in listed for inner in within(outer) if isinstance(inner, Optimizer))
+    found = list({id(inner): inner for inner in inside}.values())
+    for wrapped in found:
+        if is_held(wrapped):
             raise BadValue(
-                "The optimiser is inside `held`, whose masks fit the current model only.", asked=type(one).__name__,
+                "The optimiser is inside `held`, whose masks fit the current model only.", asked=type(wrapped).__name__,
                 try_="leave `held` first, then step, then enter it again",
             )  # fmt: skip
-        for param, state in one.state.items():
+        for param, state in wrapped.state.items():
             for key, kept in state.items() if id(param) in ours else ():
                 if isinstance(kept, Tensor) and kept.numel() != 1 and kept.shape != param.shape:
                     raise BadValue(
-                        f"The state of {type(one).__name__} for {ours[id(param)]} cannot be pruned with it.",
+                        f"The state of {type(wrapped).__name__} for {ours[id(param)]} cannot be pruned with it.",
                         asked=f"{key} {tuple(kept.shape)} for a weight {tuple(param.shape)}",
                         try_="step without an optimiser, and create a new one afterwards",
                     )  # fmt: skip

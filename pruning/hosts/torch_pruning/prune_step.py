@@ -128,7 +128,7 @@ def _checked(pruner: Any) -> nn.Module:
                 asked=type(module).__name__, try_=f"{call} before creating the pruner",
             )  # fmt: skip
         if is_activation(module):
-            wide = [name for name, one in module.named_buffers(recurse=False) if one.numel() > 1]
+            wide = [name for name, buffer in module.named_buffers(recurse=False) if buffer.numel() > 1]
             if wide:
                 raise CannotEdit(
                     f"{path} has buffers per channel that Torch-Pruning does not prune.", asked=", ".join(wide),

@@ -79,12 +79,12 @@ class Places:
                 name = next(name for name, param in self._model.named_parameters() if param is target)
                 if name not in self._loose:
                     self._loose[name] = nn.Parameter(_numbered(target))
-                self._loose[name] = _beside(dependency, self._loose[name])(channels)
+                self._loose[name] = _retargeted(dependency, self._loose[name])(channels)
             elif id(target) in self._paths:  # else it is another node of the graph: an addition, a concatenation
                 path = self._paths[id(target)]
                 if path not in self._layers:
                     self._layers[path] = _of_places(target)
-                _beside(dependency, self._layers[path])(channels)
+                _retargeted(dependency, self._layers[path])(channels)
 
     def left(self) -> dict[str, Tensor]:
         """The remaining positions, by the name of the parameter."""
@@ -124,7 +124,7 @@ def _numbered(param: Tensor) -> Tensor:
     return torch.arange(param.numel(), dtype=torch.float64).reshape(param.shape)
 
 
-def _beside(dependency: Any, stand_in: nn.Module | nn.Parameter) -> Any:
+def _retargeted(dependency: Any, stand_in: nn.Module | nn.Parameter) -> Any:
     """The same pruning operation on a stand-in."""
     other, other.target = copy(dependency), copy(dependency.target)
     other.target.module = stand_in

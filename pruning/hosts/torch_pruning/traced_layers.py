@@ -45,8 +45,8 @@ def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
         CannotEdit: naming the first.
     """
     nodes, spared = list(pruner.DG.module2node), {id(param) for param in pruner.ignored_params}
-    reached = {id(one) for one in nodes if isinstance(one, nn.Parameter)}
-    reached |= {id(param) for one in nodes if isinstance(one, nn.Module) for param in one.parameters()}
+    reached = {id(node) for node in nodes if isinstance(node, nn.Parameter)}
+    reached |= {id(param) for node in nodes if isinstance(node, nn.Module) for param in node.parameters()}
     for name, param in model.named_parameters():
         if id(param) not in reached - spared:
             continue
@@ -58,8 +58,8 @@ def check_plain_numbers(pruner: Any, model: nn.Module) -> None:
 
 def _unseen(pruner: Any, model: nn.Module, runs: set[int]) -> Iterator[str]:
     graph = pruner.DG
-    seen, spared = {id(one) for one in graph.module2node}, {id(one) for one in graph.IGNORED_LAYERS_IN_TRACING}
-    spared |= {id(one) for one in graph.ignored_params}
+    seen, spared = {id(node) for node in graph.module2node}, {id(layer) for layer in graph.IGNORED_LAYERS_IN_TRACING}
+    spared |= {id(param) for param in graph.ignored_params}
     kinds = tuple(ops.type2class(kind) for kind in graph.REGISTERED_PRUNERS if kind != ops.OPTYPE.PARAMETER)
     loose = {id(param) for param, _ in graph.unwrapped_parameters}
     for path, module in model.named_modules():
@@ -75,14 +75,16 @@ def _unseen(pruner: Any, model: nn.Module, runs: set[int]) -> Iterator[str]:
 
 def _frozen(model: nn.Module) -> set[int]:
     """The ids of the modules that have direct parameters, all of them frozen."""
-    owned = {id(one): [param.requires_grad for param in one.parameters(recurse=False)] for one in model.modules()}
+    owned = {
+        id(module): [param.requires_grad for param in module.parameters(recurse=False)] for module in model.modules()
+    }
     return {module for module, flags in owned.items() if flags and not any(flags)}
 
 
 def _run(model: nn.Module, sample: Example) -> set[int]:
     """The ids of the modules that one forward in eval mode calls; the model is unchanged afterwards."""
     found: set[int] = set()
-    handles = [one.register_forward_pre_hook(lambda one, _: found.add(id(one))) for one in model.modules()]
+    handles = [module.register_forward_pre_hook(lambda called, _: found.add(id(called))) for module in model.modules()]
     try:
         with in_eval(model), buffers_kept(model):
             given = sample.on(home_of(model))

@@ -210,7 +210,7 @@ def test_a_copy_made_inside_does_not_count(monkeypatch: pytest.MonkeyPatch) -> N
         model(batch(0))
         average = copy.deepcopy(model)
         with monkeypatch.context() as patch:
-            patch.setattr(meters, "taking_down", None)  # nobody looks
+            patch.setattr(meters, "tallying", None)  # nobody looks
             average(batch(1))
             copy.copy(model)(batch(1))
         model(batch(2))

@@ -121,7 +121,7 @@ def test_only_boolean_tensors(wrong: Any) -> None:
 def test_the_table() -> None:
     masks = Masks({"conv.weight": torch.ones(2, 3, 1, 1, dtype=torch.bool), "fc.weight": bits(1, 0, 0, 0)})
     lines = str(masks).splitlines()
-    assert lines[0].split() == ["weight", "shape", "living", "share"]
+    assert lines[0].split() == ["weight", "shape", "unpruned", "density"]
     assert [line.split() for line in lines if "weight " in line][1:] == [
         ["conv.weight", "2x3x1x1", "6", "100.0%"],
         ["fc.weight", "4", "1", "25.0%"],
@@ -419,4 +419,4 @@ def test_masks_are_not_laid_over_weights_that_are_made_into_others() -> None:
 
 
 def test_at_a_prompt_masks_say_how_many_weights_live() -> None:
-    assert repr(A) == "<Masks: 5 of 7 weights live in 2 tensors>"
+    assert repr(A) == "<Masks: 5 of 7 weights unpruned in 2 tensors>"
