@@ -69,8 +69,12 @@ class Check:
     def facts(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
         rules = [
-            {"rule": rule_table(one.rule), "picks": [str(site) for site in one.sites], "problem": one.problem or None}
-            for one in self.picked
+            {
+                "rule": rule_table(pick.rule),
+                "picks": [str(site) for site in pick.sites],
+                "problem": pick.problem or None,
+            }
+            for pick in self.picked
         ]
         facts = {"recipe": self.recipe.name, "model": self.model, "named": self.model in self.recipe.models}
         left = [{"site": str(site), "reason": reason} for site, reason in self.left]
@@ -80,7 +84,7 @@ class Check:
     def __str__(self) -> str:
         named = "named in the recipe" if self.model in self.recipe.models else "not among those the recipe names"
         lines = [f"{self.recipe.name} on {self.model} ({named}): {len(self.sites)} activation calls"]
-        lines += [f"  rule {number}: {one}" for number, one in enumerate(self.picked, 1)]
+        lines += [f"  rule {number}: {pick}" for number, pick in enumerate(self.picked, 1)]
         lines += [f"  {line}" for line in kept_lines(self.left)]
         lines += [f"  {self.problem}"] if self.problem else []
         if not self.picked:
@@ -105,17 +109,17 @@ def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
     rules = recipe.rules_for(model)
     picked: list[Picked] = []
     for number, rule in enumerate(rules):
-        before = {site for one in picked for site in one.sites}
+        before = {site for pick in picked for site in pick.sites}
         picked.append(_picked(rule, found, before if rule.remaining else set(), number + 1))
     problem = ""
     left: tuple[tuple[Site, str], ...] = ()
-    if rules and not any(one.problem for one in picked):
+    if rules and not any(pick.problem for pick in picked):
         try:
             plan = surgery.make_plan(found, list(rules), skip_uneditable=recipe.skip_uneditable)
-            chosen = {site for one in picked for site in one.sites}
+            chosen = {site for pick in picked for site in pick.sites}
             left = tuple((site, reason) for site, reason in plan.kept if site in chosen)
         except SurgeryError as error:
-            problem = _told(error)
+            problem = _line_of(error)
     return Check(recipe, model, found, tuple(picked), problem, left)
 
 
@@ -129,7 +133,7 @@ def sites_of(model: str) -> Sites:
     try:
         return surgery.find_sites(bare)
     except CannotLook:
-        if not any(one.is_meta for one in bare.parameters()):
+        if not any(param.is_meta for param in bare.parameters()):
             raise
     from recipes.models.build import build
 
@@ -161,7 +165,7 @@ def _picked(rule: surgery.Rule, sites: Sites, taken: set[Site], number: int) -> 
         if not chosen and rule.expect is None:
             surgery.make_plan(sites, replace(rule, remaining=False))  # raises with the reason, unless it may pick none
     except SurgeryError as error:
-        return Picked(rule, (), _told(error))
+        return Picked(rule, (), _line_of(error))
     kept = tuple(site for site in chosen if site not in taken)
     if rule.expect is not None and len(kept) != rule.expect:
         return Picked(rule, kept, f"picks {len(kept)} sites, not the {rule.expect} that rule {number} expects")
@@ -170,5 +174,5 @@ def _picked(rule: surgery.Rule, sites: Sites, taken: set[Site], number: int) -> 
     return Picked(rule, kept)
 
 
-def _told(error: SurgeryError) -> str:
+def _line_of(error: SurgeryError) -> str:
     return str(error).replace("\n", "\n    ")

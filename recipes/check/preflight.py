@@ -91,12 +91,12 @@ def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
                 reason = error
     if reason is None:
         return
-    told = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+    cause = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     kind = type(network).__name__
     if mode == "train" and count == 1:
         raise BadValue(
-            f"{kind} cannot be trained on one image at a time.", asked=told, try_="a larger --batch-size, more images"
+            f"{kind} cannot be trained on one image at a time.", asked=cause, try_="a larger --batch-size, more images"
         ) from reason  # fmt: skip
     raise CannotLook(
-        f"{kind} does not run on images of {size} pixels.", asked=told, try_="--img-size, with a size that it takes"
+        f"{kind} does not run on images of {size} pixels.", asked=cause, try_="--img-size, with a size that it takes"
     ) from reason  # fmt: skip

@@ -87,15 +87,15 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, title: str, rename
     """A flag for every option of a dataclass, unset unless given, so that a recipe's own value stays."""
     group = parser.add_argument_group(title)
     defaults = kind()
-    for name, one in options_of(kind).items():
+    for name, setting in options_of(kind).items():
         flag = "--" + (rename or {}).get(name, name).replace("_", "-")
         default = getattr(defaults, name)
-        about = one.about + ("" if default in (None, False) else f" (default: {default})")
-        if one.kind is bool:
+        about = setting.about + ("" if default in (None, False) else f" (default: {default})")
+        if setting.kind is bool:
             group.add_argument(flag, dest=_dest(kind, name), action=argparse.BooleanOptionalAction, help=about)
         else:
             group.add_argument(
-                flag, dest=_dest(kind, name), type=_checked(one), help=about, metavar=_placeholder(one),
+                flag, dest=_dest(kind, name), type=_checked(setting), help=about, metavar=_placeholder(setting),
             )  # fmt: skip
 
 
@@ -162,17 +162,17 @@ def _dest(kind: type, name: str) -> str:
     return f"{kind.__name__.lower()}_{name}"
 
 
-def _placeholder(one: Option) -> str:
-    return "|".join(one.choices) if one.choices else {int: "N", float: "X", str: "TEXT"}[one.kind]
+def _placeholder(setting: Option) -> str:
+    return "|".join(setting.choices) if setting.choices else {int: "N", float: "X", str: "TEXT"}[setting.kind]
 
 
-def _checked(one: Option) -> Callable[[str], Any]:
+def _checked(setting: Option) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
-            value = one.kind(text)
+            value = setting.kind(text)
         except ValueError:
             value = text
-        if problem := one.problem(value):
+        if problem := setting.problem(value):
             raise argparse.ArgumentTypeError(f"it {problem}")
         return value
 

@@ -52,9 +52,13 @@ def _ls(options: argparse.Namespace) -> None:
         return
     found = [load(name) for name in names(options.pattern)]
     if options.json:
-        print(json.dumps([{"name": one.name, "about": one.about, "models": list(one.models)} for one in found]))
+        print(
+            json.dumps(
+                [{"name": recipe.name, "about": recipe.about, "models": list(recipe.models)} for recipe in found]
+            )
+        )
     else:
-        print("\n".join(table(("name", "about"), [(one.name, one.about) for one in found])))
+        print("\n".join(table(("name", "about"), [(recipe.name, recipe.about) for recipe in found])))
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch of small images on their device, with random numbers drawn on the CPU."""
+"""Augmentation of whole batches of small images on their device, with random numbers drawn on the CPU."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ class Moves:
     mirrored: Tensor
 
     def part(self, which: slice) -> Moves:
-        """Those of some of the images."""
+        """The moves of some of the images."""
         return Moves(self.padding, self.down[which], self.right[which], self.mirrored[which])
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """Random numbers on the CPU that depend on `numbers` alone, and differ where one of these differs."""
+    """A random generator on the CPU whose seed is a hash of all these numbers."""
     digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def normalise(images: Tensor, mean: Colour = MEAN, std: Colour = DEVIATION) -> Tensor:
-    """Turn images (N, 3 or 1, H, W), uint8 or floats from 0 to 1, into the floats (N, 3, H, W) that networks are fed.
+    """Normalise images (N, 3 or 1, H, W), uint8 or float in [0, 1], to float32 (N, 3, H, W).
 
-    `mean` and `std` (standard deviation) are those of ImageNet, which our CIFAR networks are fed with, too.
+    `mean` and `std` (standard deviation) are per channel, by default those of ImageNet.
     """
     scaled = images.to(torch.float32) / 255.0 if images.dtype == torch.uint8 else images
-    centre, spread = (torch.tensor(one, device=images.device).view(1, 3, 1, 1) for one in (mean, std))
+    centre, spread = (torch.tensor(channels, device=images.device).view(1, 3, 1, 1) for channels in (mean, std))
     return (scaled - centre) / spread
 
 
 def resized(images: Tensor, size: int, interpolation: Interpolation = "bilinear") -> Tensor:
-    """Float images (N, C, H, W) as squares of `size` pixels, "bilinear" or "bicubic"; smoothed first where they shrink.
+    """Resize float images (N, C, H, W) to squares of `size` pixels, "bilinear" or "bicubic", with antialiasing.
 
-    Bicubic ones are those of PIL but for rounding; they reach beyond the range of their pixels, which PIL cuts off.
+    Bicubic results match those of PIL up to rounding, but are not clipped to the range of the pixels.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
-    # Enlarged with it, too, bicubic weights are PIL's; bilinear ones are those with and without.
+    # With antialiasing, bicubic weights are PIL's also when enlarging; bilinear ones do not depend on it there.
     smoothed = size < height or size < width or interpolation == "bicubic"
     return F.interpolate(images, size=(size, size), mode=interpolation, align_corners=False, antialias=smoothed)
 
@@ -63,19 +63,19 @@ def resized(images: Tensor, size: int, interpolation: Interpolation = "bilinear"
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Tensor:
     """Shift each image (N, C, H, W) by up to `padding` pixels, filled with zeros, and mirror a fraction `hflip`.
 
-    Random numbers come from `generator`, which is on the CPU, so that every device gets the same ones.
+    `generator` is on the CPU, so that the result does not depend on the device.
     """
     return moved(images, draw_moves(len(images), generator, padding, hflip))
 
 
 def draw_moves(count: int, generator: torch.Generator, padding: int = 4, hflip: float = 0.5) -> Moves:
-    """How each of `count` images is to be shifted, by up to `padding` pixels each way, and whether it is mirrored."""
+    """Draw for each of `count` images how far it is shifted, up to `padding` pixels, and whether it is mirrored."""
     down, right = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
     return Moves(padding, down, right, torch.rand(count, 1, generator=generator) < hflip)
 
 
 def moved(images: Tensor, moves: Moves) -> Tensor:
-    """Images (N, C, H, W), shifted and mirrored as `moves` says for each; zeros come in."""
+    """Shift and mirror images (N, C, H, W) according to `moves`, filled with zeros."""
     count, _, height, width = images.shape
     device = images.device
     # One transfer instead of three.
@@ -90,9 +90,9 @@ def moved(images: Tensor, moves: Moves) -> Tensor:
 
 
 def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
-    """Set a square of `side` pixels to zero in each image (N, C, H, W); it may reach over the border.
+    """Set a square of `side` pixels to zero in each image (N, C, H, W); it may extend beyond the border.
 
-    Of normalised images, zero is the mean colour. Its centre is drawn from `generator`, which is on the CPU.
+    In normalised images, zero is the mean colour. The centres are drawn from `generator`, which is on the CPU.
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout".
     """
@@ -100,14 +100,14 @@ def cutout(images: Tensor, generator: torch.Generator, side: int) -> Tensor:
 
 
 def draw_centres(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Row and column of a random pixel in each image of a batch of this shape (N, C, H, W): int64 (2, N, 1)."""
+    """Draw a pixel in each image of a batch of this shape (N, C, H, W): rows and columns, int64 (2, N, 1)."""
     count, _, height, width = shape
     rows = torch.randint(0, height, (count, 1), generator=generator)
     return torch.stack((rows, torch.randint(0, width, (count, 1), generator=generator)))
 
 
 def cut(images: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W) with a square of `side` pixels around `centres` (2, N, 1) set to zero."""
+    """Set a square of `side` pixels around `centres` (2, N, 1) to zero in images (N, C, H, W)."""
     rows, columns = centres.to(images.device) - side // 2
     down, across = (torch.arange(length, device=images.device) for length in images.shape[-2:])
     inside_rows = (down >= rows) & (down < rows + side)

@@ -1,4 +1,4 @@
-"""Built-in image sets: scikit-learn's digits, CIFAR-10 and CIFAR-100."""
+"""Built-in data sets: scikit-learn's digits, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from surgery.errors import BadFile, SurgeryError
 
 
 def digits(test_share: float = 0.2, seed: int = 0) -> ImageSet:
-    """Handwritten digits that come with scikit-learn: 1,797 grey images (N, 1, 8, 8), float in [0, 1].
+    """Load the handwritten digits of scikit-learn: 1,797 grey images (N, 1, 8, 8), float in [0, 1].
 
-    The split depends on `seed` alone: the first `round(test_share * 1797)` of a random order are the test part.
+    A fraction `test_share` of them, in [0, 1], is the test split, which depends on `seed` alone.
 
     Raises:
         SurgeryError: scikit-learn is not installed.
@@ -43,16 +43,16 @@ def digits(test_share: float = 0.2, seed: int = 0) -> ImageSet:
 
 
 def cifar10(folder: str | Path | None = None, shards: Sequence[str] = ("train-0",), test: bool = True) -> ImageSet:
-    """CIFAR-10 from tar files of PNG pictures: uint8 images (N, 3, 32, 32), each file read once and never unpacked.
+    """Load CIFAR-10 from tar files of PNG images, without unpacking them: uint8 (N, 3, 32, 32).
 
-    `folder` holds `test.tar` and one `SHARD.tar` per name in `shards` (none: no training part); without it,
-    `data/cifar10` in the folder that the environment variable SURGERY_DATA names. Training pictures come in an order
-    fixed by a seed, because the files are sorted by class.
+    `folder` contains `test.tar` and a `SHARD.tar` for every name in `shards` (empty: no training split); it defaults
+    to `data/cifar10` in the folder that the environment variable SURGERY_DATA names. The files are sorted by class, so
+    the training images are shuffled, always in the same way.
 
     Raises:
-        UnknownName: a file that is not there.
-        BadFile: a file that is not what it should be.
-        SurgeryError: no folder given, and SURGERY_DATA is not set.
+        UnknownName: a file is missing.
+        BadFile: a file is not a tar file of images, or they do not have ten classes.
+        SurgeryError: `folder` is not given, and SURGERY_DATA is not set.
     """
     place = shared_folder() / "data" / "cifar10" if folder is None else Path(folder)
     read = {name: read_tar(place / f"{name}.tar") for name in (*shards, *(("test",) if test else ()))}
@@ -74,13 +74,13 @@ def cifar10(folder: str | Path | None = None, shards: Sequence[str] = ("train-0"
 
 
 def torchvision_cifar(name: str, folder: Path) -> ImageSet | None:
-    """`cifar10` or `cifar100` from the folder that torchvision unpacks it to, or None where it is not in `folder`.
+    """Load `cifar10` or `cifar100` as torchvision unpacks it; None if `folder` does not contain that.
 
-    The files are pickled; torchvision reads them only after their checksums.
+    The files are pickled, and torchvision verifies their checksums before it reads them.
 
     Raises:
-        BadFile: files that are missing or altered.
-        SurgeryError: torchvision does not work here.
+        BadFile: files are missing or modified.
+        SurgeryError: torchvision is not usable.
     """
     base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[name]
     if folder.name == base:
@@ -105,7 +105,7 @@ def shared_folder() -> Path:
     """The folder with data and weights that SURGERY_DATA names.
 
     Raises:
-        SurgeryError: the variable is not set, or names no folder.
+        SurgeryError: the variable is not set, or does not name a folder.
     """
     text = os.environ.get("SURGERY_DATA", "")
     if not text or not Path(text).is_dir():

@@ -1,4 +1,4 @@
-"""Dataset: an opened image set with its classes, training feed and test batches."""
+"""Dataset: an opened data set with its classes, its training feed and its test batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from surgery.errors import BadValue
 
 
 class Source(Protocol):
-    """Where the batches of a set come from."""
+    """Where the batches of a data set come from."""
 
     def training(self, options: Finetune, seed: int, device: torch.device, rank: int, world: int) -> Feed: ...
 
@@ -28,7 +28,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """An image set to train and to test on: its name, its classes by name, how its pictures are preprocessed."""
+    """A data set: its name, the names of its classes, the preprocessing of its images, and where they come from."""
 
     name: str
     classes: tuple[str, ...]
@@ -37,12 +37,12 @@ class Data:
 
     @property
     def size(self) -> int:
-        """Pixels of a side, as a model is fed."""
+        """The side, in pixels, of the images that the model gets."""
         return self.preprocessing.size
 
     @property
     def counts(self) -> tuple[int | None, int | None]:
-        """How many images there are to train and to test on; None where they come as a stream."""
+        """The numbers of training and of test images; None for a stream."""
         parts = (getattr(self.source, part, None) for part in ("train", "test"))
         train, test = (None if part is None else len(part) for part in parts)
         return train, test
@@ -56,21 +56,21 @@ class Data:
         rank: int = 0,
         world: int = 1,
     ) -> Feed:
-        """The training part as process `rank` of `world` sees it: full batches, in an order drawn for each epoch.
+        """The training split for process `rank` of `world`: full batches, shuffled anew in every epoch.
 
-        Small sets, held in memory, heed `batch_size`, `crop`, `hflip` and `cutout` of the options; others
-        `batch_size`, `hflip`, `aa` and `reprob`.
+        Of the options, `batch_size` and `hflip` apply to all data sets, `crop` and `cutout` to small ones in memory,
+        `aa` and `reprob` to all others.
 
         Raises:
-            BadValue: fewer images than processes.
+            BadValue: there are fewer images than processes.
         """
         return self.source.training(options, seed, torch.device(device), rank, world)
 
     def testing(self, batch_size: int = 250, device: torch.device | str = "cpu") -> Iterable[tuple[Tensor, Tensor]]:
-        """The whole test part, in order, without augmentation, the same in every process; again and again.
+        """The whole test split in order, without augmentation and the same in every process; can be iterated again.
 
         Raises:
-            BadValue: a batch size below 1.
+            BadValue: `batch_size` is below 1.
         """
         if batch_size < 1:
             raise BadValue("batch_size must be at least 1.", asked=f"batch_size={batch_size}")
@@ -79,7 +79,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class InMemory:
-    """Small pictures, decoded."""
+    """Small images, decoded and kept in memory."""
 
     train: Pictures
     test: Pictures
@@ -94,7 +94,7 @@ class InMemory:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Pictures that are decoded by worker processes as they are needed."""
+    """Images that worker processes decode on demand."""
 
     train: Labelled
     test: Labelled

@@ -1,4 +1,4 @@
-"""Feed: the batches that a model is trained on; here from images in the memory of its device."""
+"""Feed: the batches that a model is trained on, here from images in the memory of its device."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ class Feed(Protocol):
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch, of one process."""
+        """The number of batches in an epoch of one process."""
         ...
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Epoch `number`, from 0, from batch `start` on."""
+        """The batches of an epoch, counted from 0, from batch `start` on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one of `world` processes takes of every epoch of `images` images.
+    """The part of every epoch of `images` images that process `rank` of `world` gets.
 
-    Order and augmentation are drawn for the batches of all processes together, and each takes its slice. What is left
-    of the last of them is left out; where the images do not fill a single one, there is one of as many as can be dealt
-    out evenly.
+    Order and augmentation are drawn for the batches of all processes together, and each takes its slice. An incomplete
+    last batch is dropped; if the images do not fill even one, there is a single batch of as many as divide evenly.
 
     Raises:
-        BadValue: fewer images than processes, or a process that is none of them.
+        BadValue: there are fewer images than processes, or `rank` is not in [0, world).
     """
 
     images: int
@@ -71,25 +70,25 @@ class Share:
 
     @property
     def whole(self) -> int:
-        """Images in a batch of all processes together."""
+        """The number of images in a batch of all processes together."""
         return min(self.batch_size, self.images // self.world) * self.world
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return self.images // self.whole
 
     @property
     def mine(self) -> slice:
-        """Where in a batch of all processes this one's images are."""
+        """The slice of this process in a batch of all processes."""
         own = self.whole // self.world
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def batches(self, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Number of each batch from `start` on, and the images in it of all processes together, int64 (whole).
+        """The number of each batch from `start` on, and the indices of its images for all processes, int64 (whole).
 
         Raises:
-            BadValue: an epoch or a batch that is none.
+            BadValue: `epoch` is negative, or `start` is not a batch of it.
         """
         if epoch < 0 or not 0 <= start <= self.steps:
             raise BadValue(
@@ -103,9 +102,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How stored small pictures become what a model is fed: squares of `size` pixels, three channels, normalised.
+    """How small images in memory are prepared for a model: squares of `size` pixels, three channels, normalised.
 
-    `enlarge_first`: they are resized before they are augmented, so that shifts and cut-outs are in pixels as fed.
+    With `enlarge_first` they are resized before they are augmented, so that shifts and cut-outs are in the pixels that
+    the model gets.
     """
 
     size: int
@@ -114,14 +114,14 @@ class Look:
     interpolation: Interpolation = "bilinear"
     enlarge_first: bool = False  # of floats only
     most_shift: int | None = None  # pixels
-    mirrored: bool = True  # whether a mirrored picture still is of its class
+    mirrored: bool = True  # whether mirroring keeps the class
 
     def plain(self, images: Tensor) -> Tensor:
-        """A batch without augmentation."""
+        """Prepare a batch without augmentation."""
         return self._fed(normalise(images, self.mean, self.std))
 
     def augmented(self, images: Tensor, mine: slice, whole: int, options: Finetune, draws: torch.Generator) -> Tensor:
-        """A batch, shifted, mirrored and cut; `images` are the slice `mine` of the `whole` that `draws` is for."""
+        """Prepare a batch, shifted, mirrored and cut; `images` are the slice `mine` of the `whole` batch."""
         crop = options.crop if self.most_shift is None else min(options.crop, self.most_shift)
         hflip = options.hflip if self.mirrored else 0.0
         if self.enlarge_first:
@@ -136,7 +136,7 @@ class Look:
         return self._fed(images)
 
     def _fed(self, images: Tensor) -> Tensor:
-        """Normalised images in the size that is asked for, within the range of pixels."""
+        """Resize normalised images, without leaving the range of pixels."""
         fed = resized(images, self.size, self.interpolation)
         if fed is images or self.interpolation != "bicubic":
             return fed
@@ -145,14 +145,13 @@ class Look:
 
 
 class MemoryFeed:
-    """Pictures on a device, in a new order every epoch, augmented there a batch at a time.
+    """Images on a device, shuffled anew in every epoch and augmented there, batch by batch.
 
-    A batch depends on the seed, the epoch and its number alone: no state, no global random numbers, so that a training
-    that goes on at any batch sees what it would have seen. W processes with batches of B together see what one process
-    with batches of W * B sees.
+    A batch depends only on the seed, the epoch and its number, so that a training can resume at any batch. W processes
+    with batches of B together see the same images as one process with batches of W * B.
 
     Raises:
-        BadValue: fewer images than processes.
+        BadValue: there are fewer images than processes.
     """
 
     def __init__(
@@ -169,10 +168,10 @@ class MemoryFeed:
         return self._share.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Epoch `number`, from 0, from batch `start` on.
+        """The batches of an epoch, counted from 0, from batch `start` on.
 
         Raises:
-            BadValue: an epoch or a batch that is none.
+            BadValue: `number` is negative, or `start` is not a batch of the epoch.
         """
         batches = self._share.batches(self._seed, number, start)
         return (self._batch(number, step, order) for step, order in batches)
@@ -185,7 +184,7 @@ class MemoryFeed:
 
 
 class MemoryBatches:
-    """Pictures on a device, all of them, in their order, without augmentation; can be gone through again."""
+    """All images on a device, in order and without augmentation; can be iterated again."""
 
     def __init__(self, pictures: Pictures, look: Look, batch_size: int) -> None:
         self._pictures = pictures

@@ -1,4 +1,4 @@
-"""Image files: the location of each, in a folder or inside a tar file, its class, and its pixels."""
+"""Image files, in a folder or inside a tar file: where each is, its class, and its pixels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _LARGEST_PICTURE = 1 << 20  # bytes of a file, and pixels; a picture of 32 x 32 
 
 
 class MixedSizes(BadFile):
-    """Pictures that should be of one size and are not."""
+    """Images that should have the same size and do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """An encoded picture on disk: its class, and which bytes of which file it is (`size` None: all of them)."""
+    """An encoded image on disk: its class, and which bytes of which file it is (`size` None: all of them)."""
 
     name: str  # for messages
     label: str
@@ -39,10 +39,10 @@ class PictureFile:
     size: int | None = None
 
     def content(self) -> bytes:
-        """Its bytes.
+        """The encoded bytes.
 
         Raises:
-            BadFile: the file cannot be read any more.
+            BadFile: the file can no longer be read.
         """
         try:
             with self.path.open("rb") as stream:
@@ -52,18 +52,18 @@ class PictureFile:
             raise BadFile(f"{self.name} cannot be read.", asked=error.strerror or "") from error
 
     def opened(self) -> Image.Image:
-        """The picture, decoded, in RGB.
+        """The decoded image, in RGB.
 
         Raises:
-            BadFile: not a picture.
+            BadFile: it is not an image.
         """
         return self._opened(self.content(), lambda picture: picture.convert("RGB"))
 
     def pixels(self, colour: bool = True) -> Tensor:
-        """A small picture as uint8 (C, H, W): C is 3, or 1 where it is stored grey and `colour` is not asked for.
+        """A small image as uint8 (C, H, W); C is 3, or 1 for a grey one unless `colour`.
 
         Raises:
-            BadFile: not a picture, or a file of more than 1 MiB or 1,048,576 pixels.
+            BadFile: it is not an image, or has more than 1 MiB or 1,048,576 pixels.
         """
         content = self.content()
         if len(content) > _LARGEST_PICTURE:
@@ -78,10 +78,10 @@ class PictureFile:
         return torch.from_numpy(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)
 
     def measured(self) -> tuple[int, int]:
-        """Width and height, from the head of the file alone.
+        """Width and height in pixels, without decoding.
 
         Raises:
-            BadFile: not a picture.
+            BadFile: it is not an image.
         """
         return self._opened(self.content(), lambda picture: picture.size)
 
@@ -97,11 +97,11 @@ class PictureFile:
 
 
 def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
-    """The pixels of small pictures of one size: uint8 (N, C, H, W).
+    """Decode small images of one size: uint8 (N, C, H, W).
 
     Raises:
-        MixedSizes: they are of different sizes.
-        BadFile: there is none, or one that is not a small picture, by name.
+        MixedSizes: they have different sizes.
+        BadFile: there are none, or a file is not a small image; the message names it.
     """
     if not files:
         raise BadFile("no images.")
@@ -117,14 +117,14 @@ def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
 
 
 def list_tree(folder: Path) -> list[PictureFile]:
-    """The pictures of a folder with one folder per class, sorted by class and name.
+    """The images of a folder with one folder per class, sorted by class and name.
 
-    A class may have folders inside; files of other kinds than KINDS and hidden ones are passed over.
+    The folder of a class may contain subfolders; hidden files and those of other kinds than KINDS are skipped.
 
     Raises:
-        BadFile: no class, or a class without a picture.
+        BadFile: there are no classes, or a class has no images.
     """
-    classes = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise BadFile(f"{folder} does not have a folder per class.", try_=f"{folder.name}/CLASS/*.png")
     found: list[PictureFile] = []

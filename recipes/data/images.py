@@ -1,4 +1,4 @@
-"""Images: image tensors with their labels, and a set of them with the names of its classes."""
+"""Images: image tensors with their labels, and the training and test split of a data set."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Pictures:
         return len(self.labels)
 
     def first(self, count: int) -> Pictures:
-        """The first `count` of them."""
+        """The first `count` images."""
         return Pictures(self.images[:count], self.labels[:count])
 
     def picked(self, which: Tensor) -> Pictures:
-        """Those with the numbers in `which`, in that order."""
+        """The images at these indices, in that order."""
         which = which.to(self.labels.device)
         return Pictures(self.images[which], self.labels[which])
 
     def shuffled(self, seed: int = 0) -> Pictures:
-        """The same pictures in an order that depends on `seed` alone."""
+        """The same images in an order that depends on `seed` alone."""
         return self.picked(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)))
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same pictures on `device`."""
+        """The same images on `device`."""
         return Pictures(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Pictures to train on, pictures to test on (None where they were not read), and the classes by name."""
+    """The training and the test split of a data set (None if not read), and the names of its classes."""
 
     name: str
     classes: tuple[str, ...]
@@ -59,10 +59,10 @@ class ImageSet:
 
 
 def sample(count: int, wanted: int | None) -> list[int]:
-    """`wanted` of `count` numbers in an order that is the same every time, or all of them in theirs.
+    """A random sample of `wanted` of `count` indices, always the same one; all indices in order for None.
 
     Raises:
-        BadValue: more wanted than there are.
+        BadValue: `wanted` is more than `count`.
     """
     if wanted is None:
         return list(range(count))

@@ -1,4 +1,4 @@
-"""Loader: feeds from timm's loaders, for images too large or too many for memory, decoded on demand."""
+"""Loader: feeds from timm's loaders, for images that are too large or too many to keep in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ERASED_WITH = "pixel"  # timm's train.py erases with noise, too
 
 
 class Labelled(Protocol):
-    """Pictures by number, each with the number of its class."""
+    """Images by index, each with the index of its class."""
 
     def __len__(self) -> int: ...
 
@@ -36,10 +36,10 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Picture files by number. Unlike timm's own reader it does not pass over damaged ones.
+    """Image files by index. Unlike timm's reader, it does not skip damaged files.
 
     Raises:
-        BadFile: when a damaged one is asked for, by name.
+        BadFile: on access to a damaged file; the message names it.
     """
 
     files: Sequence[PictureFile]
@@ -55,7 +55,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """Some of other pictures, by number."""
+    """A subset of other images, by index."""
 
     pictures: Labelled
     which: Sequence[int]
@@ -68,13 +68,13 @@ class Some:
 
 
 class LoaderFeed:
-    """Pictures decoded by worker processes, cropped and augmented one at a time by timm's transforms.
+    """Images decoded by worker processes, and cropped and augmented one by one by timm's transforms.
 
-    What happens to a picture depends on the seed, the epoch and its number alone, whichever process or worker draws it;
-    but on CUDA random patches are erased in batch on the device, with the global random numbers.
+    The augmentation of an image depends only on the seed, the epoch and its index, not on the process or worker; except
+    that on CUDA random patches are erased on the device, with the global random generator.
 
     Raises:
-        BadValue: fewer images than processes.
+        BadValue: there are fewer images than processes.
     """
 
     def __init__(
@@ -103,24 +103,24 @@ class LoaderFeed:
         return self._share.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Epoch `number`, from 0, from batch `start` on; what comes before it is not decoded.
+        """The batches of an epoch, counted from 0, from batch `start` on; earlier ones are not decoded.
 
         Raises:
-            BadValue: an epoch or a batch that is none.
+            BadValue: `number` is negative, or `start` is not a batch of the epoch.
         """
         batches = self._share.batches(self._seed, number, start)
         mine = [order[self._share.mine].tolist() for _, order in batches]
-        seen = _Seen(self._pictures, self._transform, (self._seed, number))
-        return _loaded(seen, mine, self._device, self._workers, self._colour, self._erased)
+        transformed = _Transformed(self._pictures, self._transform, (self._seed, number))
+        return _loaded(transformed, mine, self._device, self._workers, self._colour, self._erased)
 
 
 class LoaderBatches:
-    """Pictures decoded by worker processes, all of them, in their order; can be gone through again."""
+    """All images, in order, decoded by worker processes; can be iterated again."""
 
     def __init__(
         self, pictures: Labelled, preprocessing: Preprocessing, batch_size: int, *, device: torch.device, workers: int
     ) -> None:
-        self._seen = _Seen(pictures, _transform(preprocessing, device), None)
+        self._transformed = _Transformed(pictures, _transform(preprocessing, device), None)
         self._colour = preprocessing.mean, preprocessing.std
         self._batches = _in_parts(len(pictures), batch_size)
         self._device = device
@@ -130,13 +130,13 @@ class LoaderBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _loaded(self._seen, self._batches, self._device, self._workers, self._colour)
+        return _loaded(self._transformed, self._batches, self._device, self._workers, self._colour)
 
 
 class StreamFeed:
-    """A training part that timm reads as a stream; timm shares it out, by torch.distributed and over the workers.
+    """A training split that timm reads as a stream and distributes over processes and workers.
 
-    `most` limits an epoch to so many images of one process, where it is given.
+    An epoch has at most `most` images per process, if given.
     """
 
     def __init__(
@@ -159,13 +159,13 @@ class StreamFeed:
         return self._steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Epoch `number`, from 0; the batches before `start` are read and dropped."""
+        """The batches of an epoch, counted from 0; those before `start` are read and dropped."""
         self._dataset.set_epoch(number)
         return islice(_on(self._device, self._loader), start, self._steps)
 
 
 class StreamBatches:
-    """A test part that timm reads as a stream; can be gone through again."""
+    """A test split that timm reads as a stream; can be iterated again."""
 
     def __init__(
         self,
@@ -188,10 +188,10 @@ class StreamBatches:
         return islice(_on(self._device, self._loader), self._steps)
 
 
-class _Seen(Dataset[tuple[Tensor, int] | BadFile]):
-    """Pictures through a transform; its random numbers depend on `numbers` and on which picture it is.
+class _Transformed(Dataset[tuple[Tensor, int] | BadFile]):
+    """Transformed images; the random numbers of the transform depend on `numbers` and on the index of the image.
 
-    Errors are handed on and not raised: out of a worker process, torch would raise them with a traceback as message.
+    Errors are returned instead of raised: torch would turn those of a worker process into a traceback as message.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class _Seen(Dataset[tuple[Tensor, int] | BadFile]):
 
 @contextmanager
 def _drawing(*numbers: int) -> Iterator[None]:
-    """Let the random numbers of Python, numpy and torch on the CPU depend on `numbers` alone, and put them back."""
+    """Inside, the random numbers of Python, numpy and torch on the CPU depend on `numbers` alone."""
     before, before_numpy = random.getstate(), np.random.get_state()
     seed = generator_for(*numbers).initial_seed()
     with torch.random.fork_rng(devices=[]):
@@ -233,7 +233,7 @@ def _drawing(*numbers: int) -> Iterator[None]:
 
 
 def _loaded(
-    seen: _Seen,
+    transformed: _Transformed,
     batches: Sequence[list[int]],
     device: torch.device,
     workers: int,
@@ -247,7 +247,7 @@ def _loaded(
     prefetched = _prefetched(device)
     loader: Any = _Checked(
         DataLoader(
-            seen,
+            transformed,
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=partial(_collated, collate=fast_collate if prefetched else default_collate),
@@ -262,7 +262,7 @@ def _loaded(
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """Batches of a loader; what went wrong in a worker is raised here, where it reads as one message."""
+    """The batches of a loader; the errors that its workers return are raised here."""
 
     loader: Iterable[Any]
 
@@ -274,8 +274,8 @@ class _Checked:
 
 
 def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
-    """A batch, or the first thing that is wrong with a picture of it."""
-    wrong = (one for one in samples if isinstance(one, BadFile))
+    """A batch, or the first error of one of its images."""
+    wrong = (sample for sample in samples if isinstance(sample, BadFile))
     return next(wrong, None) or collate(samples)
 
 
@@ -312,7 +312,7 @@ def _transform(
 
 
 def _settings(preprocessing: Preprocessing, device: torch.device, options: Finetune | None) -> dict[str, Any]:
-    """What timm's transforms and loaders are told: how to augment, without options not at all."""
+    """Arguments for timm's transforms and loaders; without options, nothing is augmented."""
     common = {"mean": preprocessing.mean, "std": preprocessing.std, "use_prefetcher": _prefetched(device)}
     if options is None:
         whole = {"crop_pct": preprocessing.crop_pct, "crop_mode": preprocessing.crop_mode}
@@ -329,7 +329,7 @@ def _settings(preprocessing: Preprocessing, device: torch.device, options: Finet
 
 
 def _prefetched(device: torch.device) -> bool:
-    """Whether timm moves batches to the device ahead of time, and normalises them there."""
+    """Whether timm prefetches batches to the device and normalises them there."""
     return device.type == "cuda"
 
 
@@ -338,7 +338,7 @@ def _on(device: torch.device, batches: Any) -> Iterator[Batch]:
 
 
 def _limited(steps: int, images: int | None, batch_size: int) -> int:
-    """`steps`, or as many as `images` fill, at least one."""
+    """The number of steps, limited to as many as `images` fill, at least 1."""
     return steps if images is None else min(steps, max(1, images // batch_size))
 
 

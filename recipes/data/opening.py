@@ -1,4 +1,4 @@
-"""Opening: image sets by name: built-in ones, folders of images or tar files, and timm's data sets."""
+"""Opening: data sets by name: built-in ones, folders of images or tar files, and those that timm opens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_WORKERS = 1024
 _SMALL_SIDE = 96  # pixels
 _SMALL_SET = 1 << 30  # bytes of pixels
 
-Counts = tuple[int | None, int | None]  # images to train and to test on; None is all
+Counts = tuple[int | None, int | None]  # training and test images to use; None is all
 Parts = tuple[list[PictureFile], list[PictureFile]]
 
 
@@ -42,27 +42,30 @@ def open_data(
     val_num_samples: int | None = None,
     workers: int = 2,
 ) -> Data:
-    """Open an image set with a training and a test part.
+    """Open a data set of labelled images, with a training and a test split.
 
-    `name` is `digits` (scikit-learn's); `cifar10` or `cifar100`, from `data_dir`, or without it from `data/NAME` in the
-    folder that SURGERY_DATA names; a folder (relative to `data_dir`, where given); or a name of timm's, such as
-    `hfds/NAME` or `torch/NAME`, with `data_dir` as its root. A folder holds `train/CLASS/*.png` and
-    `test/CLASS/*.png` (also `val`, `validation`, and other kinds of pictures), or the same in `train.tar` or
-    `train-*.tar` and `test.tar`; for CIFAR also what torchvision unpacks.
+    `name` is one of
 
-    Square pictures of one size, up to 96 pixels a side and 1 GiB in all, are decoded once, live on the device and are
-    augmented there in batch; others go through timm's transforms in `workers` processes.
+    - `digits`, from scikit-learn;
+    - `cifar10` or `cifar100`, read from `data_dir`, or by default from `data/NAME` in the folder SURGERY_DATA;
+    - a folder (relative to `data_dir`, if given) with `train/CLASS/*.png` and `test/CLASS/*.png`, or the same files in
+      `train.tar` or `train-*.tar` and `test.tar`. `val` and `validation` are read as `test`, other image formats as
+      PNG, and for CIFAR the files that torchvision unpacks;
+    - a name that timm opens, such as `hfds/NAME` or `torch/NAME`, with `data_dir` as its root.
 
-    `preprocessing` is that of the model, see `recipes.preprocessing_of`, or a table with some of its settings; what it
-    does not say is as for ImageNet, but the digits are not normalised. `size`, also as a setting in a table, is how
-    many pixels a side the model is fed: without it, that of small pictures, 32 for the digits, else that of the whole
-    `Preprocessing`. `train_num_samples` and `val_num_samples` take so many of each part, the same every time.
+    Square images of one size, up to 96 pixels and 1 GiB in total, are decoded once and kept on the device, where whole
+    batches are augmented; all others go through timm's transforms in `workers` processes.
+
+    `preprocessing` is that of the model (see `recipes.preprocessing_of`), or a mapping with some of its settings; the
+    others default to those of ImageNet, except that digits are not normalised. `size` is the side, in pixels, of the
+    images that the model gets; it defaults to that of `preprocessing`, for small images to their own, for the digits
+    to 32. `train_num_samples` and `val_num_samples` use only a subset of that many images, always the same one.
 
     Raises:
-        UnknownName: no set and no folder of that name, or a part of it that is not there.
-        BadFile: a damaged file, by name, or a class to test on that is not trained.
-        BadValue: a number out of its range, more samples than there are, or two different sizes.
-        SurgeryError: what the set needs is not installed, or SURGERY_DATA is not set.
+        UnknownName: there is no such data set or folder, or it lacks a split.
+        BadFile: a file is damaged, or the test split has a class that the training split lacks.
+        BadValue: a number is out of range, there are fewer images than requested, or two sizes contradict each other.
+        SurgeryError: a library that it needs is not installed, or SURGERY_DATA is not set.
     """
     _at_least(0, workers=workers)
     _at_most(_MOST_WORKERS, workers=workers)
@@ -88,7 +91,7 @@ def open_data(
         return _cifar(name, place, asked, size, counts, workers)
     place = Path(data_dir or "", name).expanduser()
     if not place.exists():
-        beside = [one.name for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
+        beside = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
         raise UnknownName(
             f"unknown image set or folder {name}.",
             asked=str(place),
@@ -120,7 +123,7 @@ def _in_memory(whole: ImageSet, counts: Counts, look: Look) -> Data:
 
 
 def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
-    """A set of picture files, decoded now if it is small."""
+    """A data set of image files, which are decoded at once if they are small."""
     classes = tuple(sorted({file.label for file in parts[0]}))
     if unknown := sorted({file.label for file in parts[1]} - set(classes)):
         problem = f"{name} has classes to test on that are not trained: {', '.join(unknown)}."
@@ -153,31 +156,31 @@ def _look(asked: Preprocessing, size: int) -> Look:
 
 
 def _whole(look: Look) -> Preprocessing:
-    """The preprocessing of small pictures, which are fed whole."""
+    """The preprocessing of small images, which are not cropped."""
     return Preprocessing(
         size=look.size, mean=look.mean, std=look.std, interpolation=look.interpolation, crop_pct=1.0
     )  # fmt: skip
 
 
 def _may_be_small(*parts: Sequence[PictureFile]) -> bool:
-    """Whether the first picture is a small square, and all of them fit into memory if they are of its size."""
+    """Whether the first image is a small square, and all of them would fit into memory if they had its size."""
     width, height = parts[0][0].measured()
     return width == height <= _SMALL_SIDE and sum(map(len, parts)) * 3 * width * height <= _SMALL_SET
 
 
 def _parts(place: Path) -> Parts:
-    """The pictures to train and to test on in a folder.
+    """The training and the test images of a folder.
 
     Raises:
-        UnknownName: a part is not there.
-        BadFile: not a folder, or a part that is not what it should be.
+        UnknownName: a split is missing.
+        BadFile: it is not a folder, or a split in it is not laid out as expected.
     """
     if not place.is_dir():
         raise BadFile(f"{place} is not a folder.", try_="the folder that holds it")
     found = tuple(next(_named(place, names), None) for names in (("train",), _TEST_NAMES))
     for part, what in zip(found, ("train", "test (or val, validation)"), strict=True):
         if part is None:
-            there = ", ".join(sorted(one.name for one in place.iterdir())[:10]) or "nothing"
+            there = ", ".join(sorted(path.name for path in place.iterdir())[:10]) or "nothing"
             raise UnknownName(f"no {what} in {place}, neither a folder nor tar files.", there=there)
     train, test = found
     assert train is not None and test is not None
@@ -185,7 +188,7 @@ def _parts(place: Path) -> Parts:
 
 
 def _named(place: Path, names: Sequence[str]) -> Iterator[list[PictureFile]]:
-    """What each of these names stands for in a folder: NAME/CLASS/*.png, or the members of NAME.tar and NAME-*.tar."""
+    """The images of each split that exists under one of these names, as a folder or as tar files."""
     for name in names:
         if (place / name).is_dir():
             yield list_tree(place / name)

@@ -1,4 +1,4 @@
-"""Preprocessing: its settings as one checked value: size, colours, resizing and cropping."""
+"""Preprocessing: size, colours, resizing and cropping of images, as one checked value."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ LARGEST_SIDE = 4096  # pixels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How pictures become what a network is fed; names, and what they are by default, are those of timm.
+    """How images are prepared for a network; names and defaults are those of timm.
 
-    Large pictures are resized to `size / crop_pct` pixels and cropped to squares of `size`, with `crop_mode` "center"
-    by their shorter side, "squash" to a square at once, "border" by their longer side, with a border. Small pictures
-    are fed whole. `mean` and `std` (standard deviation) are per channel, of pixels from 0 to 1.
+    Large images are resized to `size / crop_pct` pixels and then cropped to squares of `size`. `crop_mode` says what is
+    resized to that: the shorter side ("center"), both sides ("squash"), or the longer side, after which a border fills
+    the square ("border"). Small images are not cropped. `mean` and `std` (standard deviation) are per channel, of
+    pixels in [0, 1].
 
     Raises:
-        BadValue: a number out of its range, or a word that is none of those.
+        BadValue: a number is out of range, or a word is unknown.
     """
 
     size: int = 224
@@ -49,41 +50,43 @@ class Preprocessing:
                 raise BadValue(f"{name} must be one of {', '.join(words)}.", asked=repr(getattr(self, name)))
 
     def changed(self, given: Preprocessing | Mapping[str, Any]) -> Preprocessing:
-        """The same with other settings, where they are given, such as those that `facts` tells.
+        """A copy with the given settings replaced; `given` is a mapping such as `facts` returns.
 
         Raises:
             UnknownName: there is no such setting.
-            BadValue: as the class itself, or no table of settings.
+            BadValue: as the class itself, or `given` is not a mapping.
         """
         if isinstance(given, Preprocessing):
             return given
         if not isinstance(given, Mapping):
             raise BadValue("preprocessing must be a table of settings, or a Preprocessing.", asked=repr(given))
-        known = [one.name for one in fields(self)]
+        known = [field.name for field in fields(self)]
         for name in given:
             if name not in known:
                 problem = f"unknown preprocessing setting {name!r}."
                 raise UnknownName(problem, there=", ".join(known), try_=nearest(str(name), known))
-        plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+        }
         return replace(self, **plain)
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+        """All settings as plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         crop = f"{self.crop_mode} crop of {self.crop_pct:.3g}"
-        colour = f"mean {_told(self.mean)}, standard deviation {_told(self.std)}"
+        colour = f"mean {_rounded(self.mean)}, standard deviation {_rounded(self.std)}"
         return f"{self.size} x {self.size} pixels, {self.interpolation}, {crop}, {colour}"
 
 
 def asked_size(size: int | None, given: Preprocessing | Mapping[str, Any] | None) -> int | None:
-    """How many pixels a side a caller asks for who may say so in two places, None if in neither.
+    """The requested side in pixels, given as `size` or in a mapping of settings; None if in neither.
 
-    A table asks for the size that it names; a whole `Preprocessing` has one in any case, which is for large pictures.
+    The size of a `Preprocessing` does not count: it has one in any case, which applies to large images.
 
     Raises:
-        BadValue: two sizes that are not one.
+        BadValue: both are given and differ.
     """
     named = given.get("size") if isinstance(given, Mapping) else None
     if size is not None and named is not None and size != named:
@@ -99,5 +102,5 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _told(colour: Colour) -> str:
-    return f"({', '.join(f'{one:.4g}' for one in colour)})"
+def _rounded(colour: Colour) -> str:
+    return f"({', '.join(f'{channel:.4g}' for channel in colour)})"

@@ -1,4 +1,4 @@
-"""Tar: images in tar files, read in place and never unpacked."""
+"""Tar: images in tar files, read without unpacking."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from surgery.errors import BadFile, UnknownName, nearest
 
 
 def read_tar(file: str | Path) -> tuple[Tensor, list[str]]:
-    """Read `.../CLASS/NAME.png` pictures of one size from a tar file: uint8 (N, C, H, W), and the class of each.
+    """Read `.../CLASS/NAME.png` images of one size from a tar file: uint8 (N, C, H, W), and the class of each.
 
-    Nothing is written to disk; members that are not plain files are passed over.
+    Nothing is written to disk; members that are not plain files are skipped.
 
     Raises:
         UnknownName: there is no such file.
-        BadFile: not a tar file, or a member that is not such a picture.
+        BadFile: it is not a tar file, or a member is not such an image.
     """
     path = Path(file)
     files = list_tar(path, kinds=(".png",))
     try:
-        return decoded(files, colour=False), [one.label for one in files]
+        return decoded(files, colour=False), [picture.label for picture in files]
     except MixedSizes as error:
         shapes = str(error).partition("got:")[2].strip()
         raise MixedSizes(f"{path.name} contains images of different sizes.", asked=shapes) from None
 
 
 def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
-    """The `.../CLASS/NAME.png` pictures of a tar file, in its order; members that are not plain files are left out.
+    """The `.../CLASS/NAME.png` images of a tar file, in its order; members that are not plain files are skipped.
 
     Raises:
         UnknownName: there is no such file.
-        BadFile: not an uncompressed tar file, one without a picture, or a member that is not named like one.
+        BadFile: it is not an uncompressed tar file, contains no image, or a member is not named like one.
     """
     if not path.is_file():
-        near = [one.name for one in path.parent.glob("*.tar")] if path.parent.is_dir() else []
+        near = [other.name for other in path.parent.glob("*.tar")] if path.parent.is_dir() else []
         raise UnknownName(f"no file {path}.", there=", ".join(sorted(near)), try_=nearest(path.name, near))
     found = []
     for name, start, size in _members(path):
@@ -52,7 +52,7 @@ def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
-    """Name, first byte and length of each plain file."""
+    """Name, offset and size of each plain file, in bytes."""
     try:
         with tarfile.open(path, "r:") as archive:
             plain = [member for member in archive if member.isfile()]

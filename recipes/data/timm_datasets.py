@@ -1,4 +1,4 @@
-"""Image sets that timm opens by name: Hugging Face's, TensorFlow's, torchvision's."""
+"""Data sets that timm opens by name: those of Hugging Face, TensorFlow and torchvision."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def open_timm(
 ) -> Data:
     """Open `PREFIX/NAME` with timm's `create_dataset`: the split `train`, and `validation`, `test` or `val`.
 
-    `counts` are how many images of each part are wanted, None for all.
+    `counts` are the numbers of training and of test images to use, None for all.
 
     Raises:
-        UnknownName: timm finds no such set, or no such part of it.
-        BadFile: a set that does not name its classes, as those of webdataset.
-        SurgeryError: a library it needs is not installed.
+        UnknownName: timm does not find the data set, or a split of it.
+        BadFile: the data set does not name its classes, as those of webdataset.
+        SurgeryError: a library that it needs is not installed.
     """
     check_torchvision()
     train = _dataset(name, root, ("train",))
@@ -54,7 +54,7 @@ def open_timm(
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A set that timm reads as a stream."""
+    """A data set that timm reads as a stream."""
 
     name: str
     root: str | Path | None
@@ -75,7 +75,7 @@ class Streamed:
 
 
 def _dataset(name: str, root: str | Path | None, splits: tuple[str, ...], **settings: Any) -> Any:
-    """The first of these splits that there is."""
+    """The first of these splits that exists."""
     from timm.data.dataset_factory import create_dataset
 
     reasons = []
@@ -101,6 +101,6 @@ def _some(part: Labelled, count: int | None) -> Labelled:
 
 
 def _classes(dataset: Any) -> tuple[str, ...]:
-    """The classes by name, in the order of their labels; none where they are not known."""
+    """The names of the classes, in the order of their labels; empty if unknown."""
     numbers = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    return tuple(str(name) for name, _ in sorted((numbers or {}).items(), key=lambda one: one[1]))
+    return tuple(str(name) for name, _ in sorted((numbers or {}).items(), key=lambda item: item[1]))

@@ -15,13 +15,13 @@ from surgery.errors import BadFile, UnknownName, nearest
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The names of the ready-made recipes that fit a pattern such as `resnet-*`, in order."""
-    found = (one.name.removesuffix(".toml") for one in _folder().iterdir() if one.name.endswith(".toml"))
+    """The sorted names of the ready-made recipes that match a pattern such as `resnet-*`."""
+    found = (path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
     return sorted(name for name in found if fnmatchcase(name, pattern))
 
 
 def load(name: str | Path) -> Recipe:
-    """Read a ready-made recipe by its name, or any file whose name ends in .toml.
+    """Load a ready-made recipe by its name, or any file whose name ends in .toml.
 
     Raises:
         UnknownName: not a ready-made recipe; the hint has the nearest names.
@@ -49,17 +49,19 @@ def text_of(name: str | Path) -> str:
 
 
 def describe(name: str | Path | Recipe) -> str:
-    """What a recipe does, as text: about, source, models, rules, pruning and fine-tuning."""
+    """Describe a recipe as text: about, source, models, rules, pruning and fine-tuning."""
     recipe = name if isinstance(name, Recipe) else load(name)
     facts = [("about", recipe.about), ("source", recipe.source), ("models", ", ".join(recipe.models))]
     facts += [(f"rule {number}", rule_line(rule)) for number, rule in enumerate(recipe.rules, 1)]
     for title, table in (("pruning", recipe.pruning), ("finetune", recipe.finetune)):
         if table is not None:
-            default = {one.name: one.default for one in fields(table)}
-            # All of a short table; of a long one what differs from the usual.
-            shown = {one: getattr(table, one) for one in options_of(type(table))}
-            told = [f"{one}={value!r}" for one, value in shown.items() if title == "pruning" or value != default[one]]
-            facts.append((title, ", ".join(told) or "as usual"))
+            default = {field.name: field.default for field in fields(table)}
+            # All of the short table, and of the long one what differs from the defaults.
+            shown = {name: getattr(table, name) for name in options_of(type(table))}
+            settings = [
+                f"{name}={value!r}" for name, value in shown.items() if title == "pruning" or value != default[name]
+            ]
+            facts.append((title, ", ".join(settings) or "as usual"))
     width = max(len(title) for title, _ in facts) + 2
     return "\n".join([recipe.name, *(f"  {title.ljust(width)}{text}" for title, text in facts if text)])
 

@@ -24,7 +24,7 @@ class Option:
     empty: bool = False  # whether it may be left unset
 
     def problem(self, value: object) -> str:
-        """What is wrong with `value`, "" if nothing is."""
+        """What is wrong with `value`; "" if nothing."""
         if value is None and self.empty:
             return ""
         if self.kind is float and type(value) is int:
@@ -57,18 +57,18 @@ def option(
     most: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a frozen dataclass that is an option; one whose default is None names its kind and may be unset."""
-    told = Option(about, kind or type(default), least, most, choices, empty=default is None)
-    return field(default=default, metadata={"option": told})
+    """Declare a field of a frozen dataclass as an option; with the default None it may be unset, and needs `kind`."""
+    made = Option(about, kind or type(default), least, most, choices, empty=default is None)
+    return field(default=default, metadata={"option": made})
 
 
 def options_of(kind: type) -> dict[str, Option]:
     """The options of a dataclass, by name."""
-    return {one.name: one.metadata["option"] for one in fields(kind)}
+    return {part.name: part.metadata["option"] for part in fields(kind)}
 
 
 def problems_of(kind: type, given: Mapping[str, object]) -> list[str]:
-    """Everything wrong with settings for `kind`: unknown names with the nearest known one, wrong kinds, ranges."""
+    """Every problem of settings for `kind`: unknown names with the nearest known one, wrong types, ranges."""
     known = options_of(kind)
     found = []
     for name, value in given.items():

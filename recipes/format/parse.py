@@ -1,4 +1,4 @@
-"""Parse: recipes from and to TOML: data only, all problems of a file reported together."""
+"""Parse: recipes from and to TOML, as data only; all problems of a file are reported together."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Problem = tuple[str, str]  # the table, and the key with what was found and what
 
 
 def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
-    """Read a recipe from the text of a TOML file, or from what such a text holds; `name` is what it is called.
+    """Parse a recipe from TOML text, or from a mapping with the same content; `name` is the name it gets.
 
-    Nothing is imported, run, read or written. In `[[rule]]` tables `use` names a rule function of `surgery`, every
-    other key one of its arguments; lists are read as tuples, and `false` as "not there" where a fact of a site may be
-    absent (`block = false`: outside any block). `expect` is a number of sites, or a table of them by the full names of
-    models. `skip_uneditable = true` leaves calls alone that cannot be edited. `[pruning]` and `[finetune]` hold options
-    of `Pruning` and `Finetune`, `[result]` what somebody measured.
+    Nothing is imported, run, read or written. In a `[[rule]]` table, `use` names a rule function of `surgery` and every
+    other key one of its arguments. Lists become tuples, and `false` means "absent" for facts of a site that may be
+    absent (`block = false`: outside any block). `expect` is a number of sites, or a table of them by full model name.
+    `skip_uneditable = true` leaves calls alone that cannot be edited. `[pruning]` and `[finetune]` contain options of
+    `Pruning` and `Finetune`, `[result]` measured results.
 
     Raises:
-        BadFile: everything wrong with it: the table, the key, what was found, what is allowed.
+        BadFile: the text has mistakes, all of which are listed: the table, the key, what was found, what is allowed.
     """
     if isinstance(given, str):
         if len(given) > MOST_IN_A_FILE:
@@ -46,7 +46,7 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
         except (ValueError, RecursionError) as error:
             says = (str(error).splitlines() or ["it is nested too deeply"])[0]
             raise BadFile(f"{name} is not TOML: {says}", try_="surgery recipes show resnet-erase-last") from error
-    # What no TOML number or readable text is would break the checks that follow, or the terminal.
+    # Values that TOML does not have, and unreadable text, would break the following checks, or the terminal.
     problems = list(_odd_values(given)) or list(_problems(given))
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -56,15 +56,15 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
 
 
 def to_toml(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> str:
-    """Write a recipe as the text of a TOML file, settings that are the default left out; `parse` reads it back.
+    """Convert a recipe to TOML text, without settings at their default; `parse` reads it back.
 
-    `result` is what was measured with it: numbers and texts, or tables of them, such as
+    `result` contains measured numbers and texts, or tables of them, such as
     `{"model": "cifar/resnet20", "before": {"top1": 91.7}, "after": {"top1": 92.0}}`. The versions of torch,
-    torchvision, timm and of the format are added unless they are there.
+    torchvision, timm and of the format are added if missing.
 
     Raises:
-        BadValue: something that a file cannot hold: a rule that expects a number of sites beside a table of them.
-        BadFile: a result that is no such table, or texts that are not readable.
+        BadValue: a rule expects both a number of sites and a table of them, which a file cannot express.
+        BadFile: `result` is not such a table, or a text is not readable.
     """
     text = written(recipe, None if result is None else {"versions": versions()} | dict(result))
     parse(text, recipe.name)  # check that the file is valid
@@ -72,7 +72,7 @@ def to_toml(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> 
 
 
 def versions() -> dict[str, str | int]:
-    """The versions that a result is recorded with: of this format, torch, torchvision and timm."""
+    """The versions to record with a result: of the format, torch, torchvision and timm."""
     found: dict[str, str | int] = {"format": FORMAT}
     for package in VERSIONED:
         try:
@@ -84,7 +84,7 @@ def versions() -> dict[str, str | int]:
 
 def _recipe(given: Mapping[str, Any], name: str) -> Recipe:
     tables = given.get("rule", [])
-    expects = tuple(dict(one) if isinstance(one := table.get("expect"), Mapping) else {} for table in tables)
+    expects = tuple(dict(expected) if isinstance(expected := table.get("expect"), Mapping) else {} for table in tables)
     return Recipe(
         name,
         tuple(build_rule(table["use"], _options(table)) for table in tables),
@@ -99,7 +99,7 @@ def _recipe(given: Mapping[str, Any], name: str) -> Recipe:
 
 
 def _options(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What a rule's table says to the rule's function."""
+    """The arguments for the rule function in a `[[rule]]` table."""
     kept = {key: value for key, value in table.items() if key != "use"}
     if isinstance(kept.get("expect"), Mapping):
         del kept["expect"]  # depends on the model, see Recipe.rules_for
@@ -109,7 +109,7 @@ def _options(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(value: Any, maybe: bool = False) -> Any:
     if isinstance(value, list):
-        return tuple(_value(one, maybe) for one in value)
+        return tuple(_value(item, maybe) for item in value)
     return None if maybe and value is False else value
 
 
@@ -131,7 +131,7 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(models, list | tuple):
         yield top, f"models is a list of full names such as timm/resnet50, not {models!r}"
     else:
-        yield from ((top, f"models: {problem}") for one in models if (problem := _model_problem(one)))
+        yield from ((top, f"models: {problem}") for model in models if (problem := _model_problem(model)))
     rules = given.get("rule", [])
     if not isinstance(rules, list | tuple) or not all(isinstance(rule, Mapping) for rule in rules):
         yield top, "rule is a list of tables, each begun by [[rule]]"
@@ -178,12 +178,12 @@ def _rule_problems(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shape_problem(use: str, key: str, value: Any) -> str:
-    """What is wrong with a value that no rule function looks into: a pattern, or the table of parameters."""
+    """What is wrong with a value that no rule function checks: a pattern, or the table of parameters."""
     if key == "params" and not isinstance(value, Mapping):
         return f"params is a table of parameters, not {value!r}"
     if (takes_facts(use) and key in FACTS) or key == "activation":
         parts = value if isinstance(value, list | tuple) else [value]
-        if not parts or not all(isinstance(one, str | int) for one in parts):
+        if not parts or not all(isinstance(part, str | int) for part in parts):
             return f"{key} is a pattern: a text, a whole number, a truth value, or a list of them, not {value!r}"
     return ""
 
@@ -196,20 +196,20 @@ def _result_problems(result: Any) -> Iterator[str]:
         return
     for key, value in result.items():
         inside = value.values() if isinstance(value, Mapping) else [value]
-        if not all(isinstance(one, str | int | float) for one in inside):
+        if not all(isinstance(item, str | int | float) for item in inside):
             yield f"{key} is a number, a text, or a table of them, not {value!r}"
     recorded = result.get("versions")
     needed = (*VERSIONED, "format")
-    if missing := [one for one in needed if not isinstance(recorded, Mapping) or one not in recorded]:
+    if missing := [package for package in needed if not isinstance(recorded, Mapping) or package not in recorded]:
         yield f"versions is a table with {', '.join(needed)}; {', '.join(missing)} missing"
 
 
 def _model_problem(name: Any) -> str:
-    """What is wrong with the full name of a model, "" if nothing is; whether it exists is another question."""
+    """What is wrong with the full name of a model, "" if nothing; the model need not exist."""
     prefix, _, rest = str(name).partition("/")
     if isinstance(name, str) and prefix in CATALOGUES and rest:
         return ""
-    return f"{name!r} is not a full name such as {', '.join(f'{one}/NAME' for one in CATALOGUES)}"
+    return f"{name!r} is not a full name such as {', '.join(f'{catalogue}/NAME' for catalogue in CATALOGUES)}"
 
 
 def _unknown(key: str, known: tuple[str, ...]) -> str:
@@ -218,7 +218,7 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
 
 
 def _odd_values(value: Any, path: str = "") -> Iterator[Problem]:
-    """Values other than plain numbers, texts, lists or tables; texts that a terminal would not show as they are."""
+    """The problems of values that are not plain numbers, texts, lists or tables, or are not displayable."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str) or not _readable(key):
@@ -242,6 +242,6 @@ def _odd_values(value: Any, path: str = "") -> Iterator[Problem]:
 
 
 def _readable(text: str) -> bool:
-    """No control characters but tabs and line ends, no invisible ones that turn the direction of writing."""
+    """Whether a text is short, without control characters but tabs and newlines, and without invisible characters."""
     hidden = ("Cc", "Cf", "Cs")
-    return len(text) <= MOST_TEXT and not any(unicodedata.category(one) in hidden and one not in "\n\t" for one in text)
+    return len(text) <= MOST_TEXT and not any(unicodedata.category(c) in hidden and c not in "\n\t" for c in text)

@@ -25,7 +25,7 @@ class Recipe(surgery.Recipe):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The parts besides surgery."""
+        """The parts that surgery alone leaves out."""
         parts = (("pruning", self.pruning), ("fine-tuning", self.finetune))
         return tuple(name for name, part in parts if part is not None)
 

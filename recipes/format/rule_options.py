@@ -15,17 +15,17 @@ RULES: dict[str, Callable[..., surgery.Rule]] = {
     "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
     "rectify_scores": surgery.rectify_scores,
 }  # fmt: skip
-TEXT_FACTS = frozenset(one.name for one in fields(Site) if "str" in str(one.type)) | {"site"}
-MAYBE_FACTS = frozenset(one.name for one in fields(Site) if "None" in str(one.type))  # may be absent
-FACTS = frozenset(one.name for one in fields(Site)) | {"site"}
+TEXT_FACTS = frozenset(field.name for field in fields(Site) if "str" in str(field.type)) | {"site"}
+MAYBE_FACTS = frozenset(field.name for field in fields(Site) if "None" in str(field.type))  # may be absent
+FACTS = frozenset(field.name for field in fields(Site)) | {"site"}
 
 
 def build_rule(use: str, options: Mapping[str, Any], asked: str = "") -> surgery.Rule:
-    """The rule that the function called `use` gives for these options.
+    """Build a rule with the rule function called `use` and these options.
 
     Raises:
-        UnknownName: no such rule, or no such option; the nearest is named.
-        BadValue: a missing option, or a value outside its range.
+        UnknownName: there is no such rule or option; the hint has the nearest name.
+        BadValue: an option is missing or out of range.
     """
     if use not in RULES:
         raise UnknownName(f"unknown rule {use!r}.", there=", ".join(RULES), try_=nearest(use, RULES))
@@ -42,15 +42,19 @@ def build_rule(use: str, options: Mapping[str, Any], asked: str = "") -> surgery
 
 
 def named_options(use: str) -> tuple[str, ...]:
-    """The options that a rule names itself; facts of sites and parameters come on top where it takes them."""
+    """The named options of a rule; some rules accept facts of sites and parameters as well."""
     parameters = inspect.signature(RULES[use]).parameters.values()
-    return tuple(one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD)
+    return tuple(parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD)
 
 
 def defaults(use: str) -> dict[str, Any]:
-    """The options of a rule that have a value unless told otherwise, and that value."""
+    """The default values of the options of a rule."""
     parameters = inspect.signature(RULES[use]).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def required_options(use: str) -> tuple[str, ...]:
@@ -59,12 +63,12 @@ def required_options(use: str) -> tuple[str, ...]:
 
 
 def takes_facts(use: str) -> bool:
-    """Whether the facts of a site say where the rule applies."""
+    """Whether the rule picks sites by their facts."""
     return use in ("swap", "erase")
 
 
 def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Everything wrong with the options of a known rule: the option ("" for all together), and what is allowed."""
+    """Every problem with the options of a known rule: the option ("" for all together), and what is allowed."""
     kept: dict[str, Any] = {}
     for key in required_options(use):
         if key not in options:
@@ -76,8 +80,8 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
             yield key, one_line(error)
             return  # what the other options mean depends on it
         kept[key] = options[key]
-    # Each is added to what is right so far. How a fade starts can be told only after whether it fades.
-    for key in sorted(options.keys() - kept.keys(), key=lambda one: (one == "start", list(options).index(one))):
+    # Each is checked together with the valid ones so far; whether `start` is valid depends on `fade`.
+    for key in sorted(options.keys() - kept.keys(), key=lambda name: (name == "start", list(options).index(name))):
         try:
             _try(use, kept | {key: options[key]})
         except SurgeryError as error:
@@ -87,14 +91,14 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def one_line(error: SurgeryError) -> str:
-    """An error in one line, without the value it got, which is shown next to it."""
+    """An error in one line, without the value that was given, which the caller shows."""
     first, *facts = str(error).splitlines()
     rest = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
     return "; ".join([first.rstrip("."), *rest])
 
 
 def _try(use: str, options: Mapping[str, Any]) -> None:
-    """Build the rule and, without memory for it, the function that it puts in; compile its patterns."""
+    """Build the rule and, on the meta device, its new activation; compile its patterns."""
     import torch
 
     from surgery.look.site import matches

@@ -15,15 +15,14 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 def rule_from_text(text: str) -> surgery.Rule:
-    """Read a rule such as `swap:to=silu,block=layer3.*`: its name, then options, literals only.
+    """Parse a rule such as `swap:to=silu,block=layer3.*`: its name, then its options.
 
-    A value is a Python literal or, failing that, the text as it stands; `true` and `false` are truth values. A
-    pattern for a fact of a site that is text stays text (`target=0`), unless it is quoted or a tuple. Commas inside
-    brackets and quotes do not separate options.
+    A value is `true`, `false`, a Python literal, or else plain text. A pattern for a textual fact of a site stays text
+    (`target=0`), unless it is quoted or a tuple. Commas inside brackets and quotes do not separate options.
 
     Raises:
-        UnknownName: no such rule, or no such option; the nearest is named.
-        BadValue: an option without a value, given twice, or missing.
+        UnknownName: there is no such rule or option; the hint has the nearest name.
+        BadValue: an option has no value, is given twice, or is missing.
     """
     name, _, rest = text.partition(":")
     name = name.strip()
@@ -42,7 +41,7 @@ def rule_from_text(text: str) -> surgery.Rule:
 
 
 def patterns_from_text(texts: Iterable[str]) -> dict[str, Pattern]:
-    """Read `KEY=PATTERN` texts into the arguments of `Sites.where`; a key given twice asks for either pattern."""
+    """Parse `KEY=PATTERN` texts into arguments of `Sites.where`; a repeated key matches any of its patterns."""
     patterns: dict[str, Pattern] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -55,7 +54,7 @@ def patterns_from_text(texts: Iterable[str]) -> dict[str, Pattern]:
 
 
 def value_from_text(key: str, text: str) -> Any:
-    """The value that `text` means for the option or the fact called `key`."""
+    """Parse the value of an option or a fact."""
     if key in TEXT_FACTS and not text.startswith(("(", "'", '"')):
         return text
     if text in ("true", "false"):
@@ -71,7 +70,7 @@ def _tuple(pattern: Any) -> tuple[Any, ...]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts of `text` between commas that are outside brackets and quotes; no empty ones."""
+    """Split at the commas outside brackets and quotes, without empty parts."""
     parts, awaited, quote = [""], list[str](), ""
     for letter in text:
         if quote:

@@ -1,4 +1,4 @@
-"""The tables of the ready-made recipes, in Markdown, one a family: what each does, on what, and what came of it."""
+"""Tables of the ready-made recipes in Markdown, one per family: what each does, on which models, and its results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from recipes.format.library import load, names, text_of
 from recipes.format.recipe import Recipe
 
-# What people call the networks that the first word of a recipe's name stands for.
+# The usual name of each family, by the first word of the names of its recipes.
 _TITLES = {
     "convnext": "ConvNeXt", "densenet": "DenseNet", "efficientnet": "EfficientNet", "inception": "Inception",
     "mixer": "MLP-Mixer", "mobilenet": "MobileNet", "mobilenetv2": "MobileNetV2", "regnet": "RegNet",
@@ -18,10 +18,10 @@ _TITLES = {
 
 
 def catalogue(pattern: str = "*") -> str:
-    """A section for every family: the models its recipes were checked on, named once, and a row for each recipe.
+    """A section per family, with the models its recipes were checked on and a row per recipe.
 
-    "not yet" where a recipe's file records no result. Recipes of a family that were checked on other models than the
-    rest get a table of their own.
+    "not yet" marks recipes without a recorded result. Recipes of one family that were checked on different models get
+    separate tables.
     """
     recipes = sorted((load(name) for name in names(pattern)), key=_family)
     return "\n\n".join(_section(*family, recipes) for family, recipes in groupby(recipes, key=_family))

@@ -20,7 +20,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def written(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> str:
-    """The text of a TOML file for a recipe, without settings at their default; see `recipes.format.parse.to_toml`."""
+    """Convert a recipe to TOML text, without settings at their default; see `recipes.format.parse.to_toml`."""
     lines = [f"format = {FORMAT}"]
     for key in ("about", "source", "models"):
         if value := getattr(recipe, key):
@@ -32,19 +32,19 @@ def written(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> 
         lines += ["", "[[rule]]", *_lines(rule_table(rule, expected))]
     for name in ("pruning", "finetune"):
         if (table := getattr(recipe, name, None)) is not None:
-            default = {one.name: one.default for one in fields(table)}
-            told = {one: getattr(table, one) for one in options_of(type(table))}
-            lines += ["", f"[{name}]", *_lines({key: one for key, one in told.items() if one != default[key]})]
+            default = {field.name: field.default for field in fields(table)}
+            values = {option: getattr(table, option) for option in options_of(type(table))}
+            lines += ["", f"[{name}]", *_lines({key: value for key, value in values.items() if value != default[key]})]
     if result is not None:
         lines += ["", "[result]", *_lines(result)]
     return "\n".join(lines) + "\n"
 
 
 def rule_table(rule: surgery.Rule, expected: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
-    """The `[[rule]]` table of a rule; `expected` are its numbers of sites by the names of models."""
+    """The `[[rule]]` table of a rule; `expected` maps full model names to numbers of sites."""
     if expected and rule.expect is not None:
         raise BadValue(
-            "A file says either how many sites a rule picks, or how many on which model.",
+            "A rule expects either a number of sites, or a number per model.",
             asked=f"{rule}, {dict(expected)}",
         )
     table: dict[str, Any] = {"use": rule.use}
@@ -52,29 +52,29 @@ def rule_table(rule: surgery.Rule, expected: Mapping[str, int] = MappingProxyTyp
     if rule.use == "swap":
         table["to"] = rule.make
         if list(pick)[-1:] == ["role"] and pick["role"] == "nonlinearity" and "site" not in pick:
-            del pick["role"]  # what `swap` adds by itself
+            del pick["role"]  # added by `swap`
         pick = {key: _present(value) if key in MAYBE_FACTS else value for key, value in pick.items()}
     plain = {key: value for key, value in rule.params if key not in FACTS}
-    hidden = {key: value for key, value in rule.params if key in FACTS}  # a parameter called as a fact is
+    hidden = {key: value for key, value in rule.params if key in FACTS}  # parameters with the name of a fact
     table |= pick | plain | ({"params": hidden} if hidden else {})
     table |= {"stand_in": rule.make} if rule.use == "erase_relu" else {}
     table |= {key: getattr(rule, key) for key in ("start", "fade", "optional", "remaining")}
     table |= {"expect": dict(expected) or rule.expect} if expected or rule.expect is not None else {}
     usual = defaults(rule.use) | {"start": "same", "fade": False}
     facts = set(pick) if rule.use == "swap" else set()
-    return {key: one for key, one in table.items() if key in facts or key not in usual or one != usual[key]}
+    return {key: value for key, value in table.items() if key in facts or key not in usual or value != usual[key]}
 
 
 def rule_line(rule: surgery.Rule) -> str:
     """A rule in one line for display, without default settings."""
-    _, *told = _lines(rule_table(replace(rule, expect=None)))
-    return rule.use + (": " + ", ".join(told) if told else "")
+    _, *values = _lines(rule_table(replace(rule, expect=None)))
+    return rule.use + (": " + ", ".join(values) if values else "")
 
 
 def _present(value: Any) -> Any:
-    """A fact as a file has it: what is not there is `false`."""
+    """The value of a fact in a file, where an absent one is `false`."""
     if isinstance(value, tuple):
-        return tuple(_present(one) for one in value)
+        return tuple(_present(item) for item in value)
     return False if value is None else value
 
 

@@ -51,7 +51,7 @@ class Row:
         return {name: value for name, value in found.items() if value is not None}
 
 
-COLUMNS = tuple(one.name for one in fields(Row))
+COLUMNS = tuple(field.name for field in fields(Row))
 NUMBERS = COLUMNS[2:]
 
 

@@ -58,8 +58,8 @@ class Journal:
         kept = self._log.begin(phase, epoch) if self._log else self._number
         self._end_bar()
         self._phase, self._epoch, self._epochs, self._number = phase, epoch, epochs, kept
-        for one in self._trackers:
-            one.begin(kept)
+        for listener in self._trackers:
+            listener.begin(kept)
         if self._shown and epochs * steps:
             self._bar = Bar(phase, epochs, steps, epoch, step)
         self._speed.restart()
@@ -85,20 +85,20 @@ class Journal:
         taken = Row.of(phase, self._epoch, dict(row) | ({} if speed is None else {"images_s": round(speed, 1)}))
         if self._log:
             self._log.append(taken)
-        for one in self._trackers:
-            one.row(self._number, phase, taken.numbers)
+        for listener in self._trackers:
+            listener.row(self._number, phase, taken.numbers)
         self._epoch, self._number = self._epoch + 1, self._number + 1
         if self._bar:
             self._bar.epoch(self._epoch, taken.top1)
         if self._say:
-            self._say(f"{phase}, epoch {self._epoch} of {self._epochs}: {_told(taken)}")
+            self._say(f"{phase}, epoch {self._epoch} of {self._epochs}: {_summary(taken)}")
         self._speed.restart()
 
     def close(self) -> None:
         """End the run; closing twice has no further effect."""
         self._end_bar()
-        for one in self._trackers:
-            one.close()
+        for listener in self._trackers:
+            listener.close()
         self._phase = None
 
     def _current(self) -> str:
@@ -112,7 +112,7 @@ class Journal:
             self._bar = None
 
 
-def _told(row: Row) -> str:
+def _summary(row: Row) -> str:
     texts = {
         "loss": "loss {:.3f}", "top1": "top-1 {:.1%}", "living": "density {:.1%}",
         "images_s": "{:.0f} images/s",

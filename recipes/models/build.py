@@ -25,22 +25,22 @@ FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pre
 
 
 def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
-    """Build the model called `name`, in training mode, on the CPU.
+    """Build a model by name, in training mode, on the CPU.
 
     `name` is `timm/NAME` (with or without a tag for its weights), `torchvision/NAME`, `cifar/resnet20` (32, 44, 56,
-    110) or `cifar/vgg16_bn`; a bare name will do where only one of the three has it. Or it is a folder written by
+    110) or `cifar/vgg16_bn`; the prefix may be omitted if the name is unique. Or it is a folder written by
     `surgery.save`, or `hf-hub:USER/NAME`, and comes with its edits and weights.
 
-    `pretrained` is False (fresh weights), True (the catalogue's own weights, by its own code, which may download
-    them) or the path of a safetensors file that holds exactly the weights of this model. Everything else goes to the
-    catalogue's builder. With `num_classes` beside weights of another number of classes, all but the classifier is
-    loaded, and a warning, `NewHead`, tells; a file may differ in nothing else. Nothing but tensors is unpickled.
+    `pretrained` is False (random weights), True (the published weights, which the catalogue's own code may download) or
+    the path of a safetensors file with exactly the weights of this model. All other arguments are passed to the
+    catalogue's builder. If `num_classes` is not that of the weights, everything but the classifier is loaded, with the
+    warning `NewHead`; a file may differ in nothing else. Nothing but tensors is unpickled.
 
     Raises:
-        UnknownName: no such model, or no such tag.
-        BadValue: a bare name that several catalogues have, weights that do not exist, or a saved folder with
-            arguments that are not those it was saved with.
-        BadFile, WrongModel: a file that cannot be read, or whose weights are not those of this model.
+        UnknownName: there is no such model, or no such tag.
+        BadValue: a name without prefix is ambiguous, the weights do not exist, or a saved folder is given other
+            arguments than it was saved with.
+        BadFile, WrongModel: a file cannot be read, or contains the weights of another model.
     """
     if folder := saved_folder(name):
         return _build_saved(folder, pretrained, kwargs)
@@ -66,14 +66,14 @@ def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any
 
 
 def load_model(folder: str | Path, example: Any = None) -> nn.Module:
-    """Build the model that a saved folder names, make it the edited one, and load its weights.
+    """Load an edited model from a saved folder: build it by its name, repeat the edits, load the weights.
 
-    `folder` was written by `surgery.save` or by a run; `hf-hub:USER/NAME` fetches one that `push_to_hub` uploaded.
-    `example` is for models that were saved with one, see `surgery.load`; a model whose head was exchanged after it was
-    built is loaded by `surgery.load` into one with the same head.
+    `folder` was written by `surgery.save` or by a run; `hf-hub:USER/NAME` downloads one that `push_to_hub` uploaded.
+    `example` is for models that were saved with one, see `surgery.load`. A model whose head was replaced after it was
+    built is loaded with `surgery.load`, into a model with the same head.
 
     Raises:
-        BadFile: no folder written by `surgery.save`, or one that names no model.
+        BadFile: `folder` was not written by `surgery.save`, or does not name a model.
         WrongModel: the installed catalogue builds another model under this name.
     """
     import surgery
@@ -84,39 +84,39 @@ def load_model(folder: str | Path, example: Any = None) -> nn.Module:
 
 
 def saved_kwargs(folder: str | Path) -> dict[str, Any]:
-    """What the builder of the model in a saved folder is given, such as `num_classes`.
+    """The arguments for the builder of the model in a saved folder, such as `num_classes`.
 
     Raises:
-        BadFile: no folder written by `surgery.save`, or one that names no model.
+        BadFile: `folder` was not written by `surgery.save`, or does not name a model.
     """
     return _named(saved_folder(folder) or Path(folder))[1]
 
 
 def saved_folder(name: str | Path) -> Path | None:
-    """The folder written by `surgery.save` that a name means, None if it means a model of a catalogue.
+    """The saved folder that a name refers to, None if it refers to a model of a catalogue.
 
-    A name that begins with a catalogue, as `cifar/resnet20`, is never a folder; `./cifar/resnet20` is one.
+    A name that starts with a catalogue, like `cifar/resnet20`, is never a folder; `./cifar/resnet20` is.
 
     Raises:
-        BadValue: a bare name of a model that is a saved folder, too.
-        SurgeryError: a name `hf-hub:USER/NAME` that cannot be fetched.
+        BadValue: the name of a model without prefix is also that of a saved folder.
+        SurgeryError: `hf-hub:USER/NAME` cannot be downloaded.
     """
     text = str(name)
     if text.startswith(HUB):
         return pull(text.removeprefix(HUB))
-    path, in_full = Path(name), text.startswith(tuple(f"{one}/" for one in CATALOGUES))
+    path, in_full = Path(name), text.startswith(tuple(f"{catalogue}/" for catalogue in CATALOGUES))
     if (isinstance(name, str) and in_full) or not steps_file(path).is_file():
         return None
-    if isinstance(name, str) and any(_has(one, name) for one in CATALOGUES):
+    if isinstance(name, str) and any(_has(catalogue, name) for catalogue in CATALOGUES):
         raise BadValue(f"{name!r} is a model and a folder here.", try_=f"./{name} for the folder, or CATALOGUE/{name}")
     return path
 
 
 def input_size(name: str | Path | nn.Module) -> int | None:
-    """The side, in pixels, of the only images that a model takes; None if it takes several sizes.
+    """The side, in pixels, of the only image size that a model accepts; None if it accepts several.
 
-    `name` is as for `build`, or a model. What a model of timm says of itself counts, and what a vision transformer of
-    torchvision was built for; other models are taken to run on any size.
+    `name` is as for `build`, or a model. It is read from the configuration of timm's models and from torchvision's
+    vision transformers; other models are assumed to accept any size.
 
     Raises:
         UnknownName, BadValue, BadFile: as `build`.
@@ -137,12 +137,12 @@ def input_size(name: str | Path | nn.Module) -> int | None:
 
 
 def full_name(name: str | Path) -> str:
-    """The name with its catalogue: `googlenet` is `torchvision/googlenet`, a saved folder what it says it is.
+    """The name of a model with its catalogue: `torchvision/googlenet` for `googlenet`, also for a saved folder.
 
     Raises:
-        UnknownName: no catalogue has it, and it is no saved folder.
-        BadValue: several have it.
-        BadFile: a saved folder that cannot be read, or names no model.
+        UnknownName: it is neither in a catalogue nor a saved folder.
+        BadValue: several catalogues have it.
+        BadFile: a saved folder cannot be read, or does not name a model.
     """
     if folder := saved_folder(name):
         return _named(folder)[0]
@@ -156,22 +156,27 @@ def full_name(name: str | Path) -> str:
         )
     searched = (prefix,) if slash else CATALOGUES
     short = rest if slash else name
-    found = [one for one in searched if _has(one, short)]
+    found = [catalogue for catalogue in searched if _has(catalogue, short)]
     if not found:
-        close = [f"{one}/{near}" for one in searched for near in nearest(short, names(one)).split(", ") if near]
+        close = [
+            f"{catalogue}/{near}"
+            for catalogue in searched
+            for near in nearest(short, names(catalogue)).split(", ")
+            if near
+        ]
         raise UnknownName(
             f"unknown model {name!r}.",
-            there=", ".join(f"{len(names(one))} models in {one}" for one in searched),
+            there=", ".join(f"{len(names(catalogue))} models in {catalogue}" for catalogue in searched),
             try_=", ".join(close) or "surgery sites timm/resnet18",
         )
     if len(found) > 1:
-        both = ", ".join(f"{one}/{short}" for one in found)
+        both = ", ".join(f"{catalogue}/{short}" for catalogue in found)
         raise BadValue(f"the model name {name!r} exists {len(found)} times.", there=both, try_="one of them in full")
     return f"{found[0]}/{short}"
 
 
 def names(catalogue: str) -> tuple[str, ...]:
-    """Every model name of one catalogue, without its prefix."""
+    """The names of all models of a catalogue, without its prefix."""
     if catalogue == "timm":
         return tuple(_timm().list_models())
     if catalogue == "torchvision":
@@ -185,7 +190,7 @@ def names(catalogue: str) -> tuple[str, ...]:
 
 
 def _load_file(model: nn.Module, full: str, file: Path, kwargs: dict[str, Any]) -> None:
-    """Load exactly the weights of the model or, where it was asked for other classes, all but the classifier."""
+    """Load exactly the weights of the model or, if it has another number of classes, all but the classifier."""
     weights = read_weights(file)
     asked, there = kwargs.get("num_classes"), classes_of(model, weights)
     if asked is not None and there is not None and there != asked:
@@ -211,14 +216,14 @@ def _build_saved(folder: Path, pretrained: bool | str | Path, kwargs: dict[str, 
 
 
 def _named(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The full name of the model in a saved folder, and what its builder is given."""
+    """The full name of the model in a saved folder, and the arguments for its builder."""
     named = read_steps(folder)["model"]
     if named is None:
         raise BadFile(
             f"{folder} does not say which model it is.", try_="surgery.load(folder, model=...), with a fresh model"
         )
     name, kwargs = named.get("name"), named.get("kwargs")
-    # A name that leads on, to another folder or to the network, is not followed: the file may be a stranger's.
+    # A name that points to another folder or to the network is not followed: the file may be untrusted.
     if not isinstance(name, str) or not isinstance(kwargs, dict) or name.partition("/")[0] not in CATALOGUES:
         raise BadFile(f"{folder} does not name a model of {', '.join(CATALOGUES)}.", asked=repr(name))
     if fetching := [key for key in FETCHING if key in kwargs]:
@@ -232,7 +237,7 @@ def _own_size(model: nn.Module) -> int | None:
         patches = getattr(model, "patch_embed", None)
         if not getattr(patches, "strict_img_size", settings.get("fixed_input_size", False)):
             return None
-        sizes = (getattr(one, "img_size", None) for one in (patches, getattr(model, "stem", None), model))
+        sizes = (getattr(module, "img_size", None) for module in (patches, getattr(model, "stem", None), model))
         return int(next((size[0] for size in sizes if size), settings["input_size"][-1]))
     if type(model).__module__.partition(".")[0] == "torchvision":
         # A vision transformer keeps its size; a MaxViT cuts its last maps, 32 times smaller, into parts of one size.
@@ -251,7 +256,7 @@ def _has(catalogue: str, short: str) -> bool:
     if dot and short not in tagged:
         raise UnknownName(
             f"timm has no weights {tag!r} for {architecture}.",
-            there=", ".join(one.partition(".")[2] for one in tagged) or "no weights at all",
+            there=", ".join(full.partition(".")[2] for full in tagged) or "no weights at all",
             try_=nearest(short, tagged),
         )
     return True
@@ -279,19 +284,19 @@ def _build_torchvision(short: str, published: bool, kwargs: dict[str, Any]) -> n
     known = inspect.signature(catalogue.get_model_builder(short)).parameters
     settings: dict[str, Any] = {"weights": "DEFAULT" if published else None}
     if not published and "weights_backbone" in known:
-        # The detection and segmentation builders fetch a trained backbone unless told not to.
+        # By default, the detection and segmentation builders download a trained backbone.
         settings["weights_backbone"] = None
     if not published and short.removeprefix("quantized_") in ("googlenet", "inception_v3"):
-        # What they do when nothing is said, minus the warning that this will change.
+        # Their default, without the warning that it will change.
         settings["init_weights"] = True
     model: nn.Module = catalogue.get_model(short, **settings | kwargs)
     return model
 
 
 def _with_new_head(short: str, classes: int, kwargs: dict[str, Any]) -> nn.Module:
-    """A model of torchvision with its weights, all but the classifier: its builders refuse to make one."""
+    """A model of torchvision with pretrained weights but a new classifier, which its builders refuse to build."""
     source = _build_torchvision(short, True, {key: value for key, value in kwargs.items() if key != "num_classes"})
-    # What these builders change where there are weights, so that they fit.
+    # Arguments that these builders change to fit the weights.
     changed = {key: getattr(source, key) for key in ("transform_input", "aux_logits") if hasattr(source, key)}
     changed |= {"init_weights": False} if "transform_input" in changed else {}
     model = _build_torchvision(short, False, changed | kwargs)

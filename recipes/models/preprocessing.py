@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
     """The preprocessing of a model, edited or not; None if unknown.
 
-    `model` is a name, as for `recipes.build`, or a model of timm. The name of a model of timm or torchvision stands for
-    its published weights, with or without which it is built; a folder that a run wrote says what its model was fed.
-    What `recipes.data.open_data` takes as `preprocessing`.
+    `model` is a name, as for `recipes.build`, or a model of timm. For a name of timm or torchvision it is that of the
+    published weights, for a folder that a run wrote that of its training. `recipes.data.open_data` takes the result as
+    `preprocessing`.
 
     Raises:
         UnknownName, BadValue, BadFile: as `recipes.build`.
-        BadValue: a model of timm asks for pictures that are resized or cropped as none are here.
+        BadValue: a model of timm needs an interpolation or a crop that is not supported.
     """
     import torch
 
@@ -46,25 +46,25 @@ def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
 
 
 def _recorded(folder: Path) -> Preprocessing | None:
-    """What the run that wrote a folder recorded, None if there was none, or one that did not record it."""
+    """The preprocessing recorded by the run that wrote a folder; None without a run, or if it was not recorded."""
     if not (folder / RESULT).is_file():
         return None
     try:
-        said = Outcome.from_json((folder / RESULT).read_text(encoding="utf-8")).preprocessing
+        recorded = Outcome.from_json((folder / RESULT).read_text(encoding="utf-8")).preprocessing
     except UnicodeDecodeError as error:
         raise BadFile(f"{folder / RESULT} is not text.", asked=str(error)) from error
-    return Preprocessing().changed(said) if said else None
+    return Preprocessing().changed(recorded) if recorded else None
 
 
 def _of_timm(config: Any) -> Preprocessing | None:
-    """What timm's configuration of a model says, as timm reads it."""
-    told: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else config
-    if not isinstance(told, Mapping) or not told:
+    """The preprocessing in timm's configuration of a model, with the defaults that timm fills in."""
+    settings: Mapping[str, Any] = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(settings, Mapping) or not settings:
         return None
     check_torchvision()
     from timm.data.config import resolve_data_config
 
-    asked = resolve_data_config(pretrained_cfg=dict(told))  # type: ignore[no-untyped-call]
+    asked = resolve_data_config(pretrained_cfg=dict(settings))  # type: ignore[no-untyped-call]
     fed: dict[str, Any] = {"size": asked["input_size"][-1], "crop_pct": asked["crop_pct"]}
     fed |= {key: tuple(map(float, asked[key])) for key in ("mean", "std") if len(asked[key]) == 3}
     words = (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES))
@@ -79,7 +79,7 @@ def _of_timm(config: Any) -> Preprocessing | None:
 
 
 def _of_torchvision(short: str) -> Preprocessing | None:
-    """What the transforms of the best weights of a classifier say."""
+    """The preprocessing for the default weights of a classifier."""
     check_torchvision()
     from torchvision import models
 
@@ -95,6 +95,6 @@ def _of_torchvision(short: str) -> Preprocessing | None:
 
 
 def _share(size: int, larger: int) -> float:
-    """The share of a picture of `larger` pixels that `size` are, such that timm comes to `larger` with it."""
+    """`size / larger`, rounded such that timm computes `larger` from it."""
     share = size / larger
     return share if math.floor(size / share) == larger else math.nextafter(share, 0)

@@ -1,4 +1,4 @@
-"""Weights: load them from files, completely or not at all, and never those of another model silently."""
+"""Weights: load them from files, completely or not at all, and never silently those of another model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class NewHead(UserWarning):
-    """A classifier that starts from fresh values, because the weights have another number of classes."""
+    """The classifier was initialised at random, because the weights have another number of classes."""
 
     def __init__(self, name: str, classes: int, was: int) -> None:
         super().__init__(f"the classifier of {name} is new: {classes} classes, where the weights have {was}; train it.")
 
 
 def load_weights(model: nn.Module, file: str | Path) -> None:
-    """Load a safetensors file that holds exactly the weights of `model`: no more, no less, the same shapes.
+    """Load a safetensors file with exactly the weights of `model`: the same names and shapes.
 
     Raises:
-        BadFile: not a readable safetensors file, or the weights of an edited model.
-        WrongModel: the weights of another model.
+        BadFile: it is not a readable safetensors file, or contains the weights of an edited model.
+        WrongModel: it contains the weights of another model.
     """
     weights = read_weights(file)
     if odd := misfit(model, weights):
@@ -39,7 +39,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file of an unedited model, on the CPU; tied ones under all their names.
 
     Raises:
-        BadFile: not a readable safetensors file, or the weights of an edited model.
+        BadFile: it is not a readable safetensors file, or contains the weights of an edited model.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
@@ -56,17 +56,17 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise BadFile(f"{path.name} cannot be read as safetensors.", asked=first_line(error)) from error
     if EDITED in metadata:
-        # The names of an edited model's weights are those of the unedited one: they would load, and be wrong.
+        # An edited model has the same weight names as the unedited one: they would load, and be wrong.
         raise BadFile(
             f"{path.name} contains the weights of an edited model.",
             try_="surgery.load(folder, model=...), with the folder that surgery.save wrote",
         )
-    # Of tensors that are one, safetensors writes one, and tells in the metadata which it stands for.
+    # Of tied tensors, safetensors writes one; the metadata lists the names that it stands for.
     return weights | {name: weights[kept] for name, kept in metadata.items() if kept in weights}
 
 
 def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Why these are not the weights of this model, "" if they are."""
+    """Why these are not the weights of this model; "" if they are."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     # Counters of batch norm are absent from older files; torch fills them in.
@@ -78,25 +78,27 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def classes_of(model: nn.Module, weights: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights seem to have: what all tensors of another shape than the model's agree on, if any.
+    """The number of classes that the weights seem to have, from the tensors whose shapes differ; None if they disagree.
 
-    Only a model built with so many classes, whose weights these are, proves it.
+    This is a guess until a model with that many classes accepts the weights.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items()}
-    told = {one.shape[:1] for name, one in weights.items() if name in wanted and one.shape != wanted[name]}
-    return next(iter(told))[0] if len(told) == 1 and all(told) else None
+    sizes = {tensor.shape[:1] for name, tensor in weights.items() if name in wanted and tensor.shape != wanted[name]}
+    return next(iter(sizes))[0] if len(sizes) == 1 and all(sizes) else None
 
 
 def load_body(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load what has the shape of the model's own, the head excepted; the names are those of the model."""
+    """Load the tensors whose shapes match, that is, all but the head; the names must be those of the model."""
     wanted = {name: value.shape for name, value in model.state_dict().items()}
-    model.load_state_dict({name: one for name, one in weights.items() if one.shape == wanted[name]}, strict=False)
+    model.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if tensor.shape == wanted[name]}, strict=False
+    )
 
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Inside, torch.load unpickles nothing but tensors, whatever the library that calls it asks for."""
-    # torchvision, and timm before 1.0.25, pass weights_only=False where a caller cannot say otherwise.
+    """Inside, torch.load unpickles nothing but tensors, whatever its caller requests."""
+    # torchvision, and timm before 1.0.25, pass weights_only=False, which their callers cannot change.
     forced, forbidden = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name, None) for name in (forced, forbidden)}
     os.environ[forced] = "1"
@@ -108,7 +110,7 @@ def weights_only() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

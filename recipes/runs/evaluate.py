@@ -65,7 +65,7 @@ def measure(
     dynamic, static = _dead(model, images, masks)
     with in_eval(model):
         flops, speed = _flops(model, images[0][:1]), _images_s(model, images)
-    parameters = sum(one.numel() for one in model.parameters())
+    parameters = sum(param.numel() for param in model.parameters())
     return Measured(right, parameters, _living(model, masks), flops, dynamic, static, speed)
 
 
@@ -96,10 +96,10 @@ def _flops(model: nn.Module, image: Tensor) -> int:
 
 def _images_s(model: nn.Module, images: list[Tensor]) -> float:
     model(images[0].clone())  # warm-up
-    copies = [one.clone() for one in images]  # the model may overwrite them
+    copies = [image.clone() for image in images]  # the model may overwrite them
     began = _now(model)
-    for one in copies:
-        model(one)
+    for copied in copies:
+        model(copied)
     return sum(map(len, images)) / max(_now(model) - began, 1e-9)
 
 

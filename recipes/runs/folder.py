@@ -108,7 +108,7 @@ def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:
     except (ValueError, TypeError, OSError) as error:
         raise BadFile(f"{folder / ASKED} cannot be read.", asked=str(error), try_="another --output") from error
     if differing:
-        ours, theirs = (", ".join(f"{name}={one.get(name)!r}" for name in differing) for one in (asked, there))
+        ours, theirs = (", ".join(f"{name}={options.get(name)!r}" for name in differing) for options in (asked, there))
         raise WrongModel(
             f"{folder} contains another run: {', '.join(differing)} differ.", asked=_short(ours), there=_short(theirs),
             try_="the same call as before, or another --output",

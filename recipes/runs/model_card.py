@@ -50,7 +50,7 @@ def card(folder: str | Path) -> str:
         parts += ["## Recipe", _fenced(recipe, "toml")]
     versions = {**(outcome.versions if outcome else {}), **saved["versions"]}  # these tell torch's build, too
     versions.pop("format", None)
-    parts += ["## Versions", ", ".join(f"{name} {told}" for name, told in versions.items())]
+    parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in versions.items())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -108,7 +108,7 @@ class Outcome:
         return "\n".join(["| | before | after |", "|---|---:|---:|", *lines])
 
     def __str__(self) -> str:
-        with_ = ", ".join(f"{name} {told}" for name, told in self.versions.items() if name != "format")
+        with_ = ", ".join(f"{name} {version}" for name, version in self.versions.items() if name != "format")
         last = f"{self.recipe} on {self.model} with {self.data}: {self.seconds:.0f} s"
         lines = table(("", "before", "after"), self.rows())
         return "\n".join([*lines, last + (f"; {with_}" if with_ else "")])
@@ -128,9 +128,9 @@ def _checked(kind: Any, given: Mapping[str, Any]) -> Any:
     Raises:
         ValueError, TypeError: with what is wrong.
     """
-    for one in fields(kind):
-        if type(given[one.name]).__name__ not in _KINDS.get(str(one.type), (str(one.type),)):
-            raise ValueError(f"{one.name} is {given[one.name]!r}")
+    for part in fields(kind):
+        if type(given[part.name]).__name__ not in _KINDS.get(str(part.type), (str(part.type),)):
+            raise ValueError(f"{part.name} is {given[part.name]!r}")
     return kind(**given)
 
 

@@ -140,7 +140,7 @@ def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]
         UnknownName, BadValue: as `Preprocessing.changed`.
     """
     facts = Preprocessing().changed({} if given is None else given).facts()
-    return {name: told for name, told in facts.items() if isinstance(given, Preprocessing) or name in (given or {})}
+    return {name: value for name, value in facts.items() if isinstance(given, Preprocessing) or name in (given or {})}
 
 
 def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
@@ -149,7 +149,7 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
         weights = prunable(network).values()
     except SurgeryError:
         return  # who prunes it is told so
-    zeros, size = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
+    zeros, size = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
     if zeros:
         tell(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
 
@@ -170,11 +170,11 @@ def _built(
         kwargs["aux_logits"] = False  # their second classifiers would be a second loss
     with warnings.catch_warnings(record=True) as caught:
         network = models.build(model, pretrained, **kwargs)
-    for one in caught:
-        if issubclass(one.category, models.NewHead):
-            tell(str(one.message))
+    for warning in caught:
+        if issubclass(warning.category, models.NewHead):
+            tell(str(warning.message))
         else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return network, kwargs
 
 

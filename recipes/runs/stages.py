@@ -86,7 +86,9 @@ class Stages:
 
     def _to_recalibrate(self, options: Finetune) -> list[Tensor] | None:
         """Batches for recalibrating batch norms; None if it is off, or without batch norms."""
-        has_norms = any(isinstance(one, _BatchNorm) and one.track_running_stats for one in self.network.modules())
+        has_norms = any(
+            isinstance(module, _BatchNorm) and module.track_running_stats for module in self.network.modules()
+        )
         return self._images(options.recalibrate, options) if options.recalibrate and has_norms else None
 
     def _prune(

@@ -92,8 +92,8 @@ class Saved:
         set_random(self.random)
 
     def _check(self, section: str, module: nn.Module) -> None:
-        there = {name: one.shape for name, one in _of(section, self.weights).items()}
-        own = {name: one.shape for name, one in tensors_of(module).items()}
+        there = {name: tensor.shape for name, tensor in _of(section, self.weights).items()}
+        own = {name: tensor.shape for name, tensor in tensors_of(module).items()}
         if own != there:
             wrong = next(name for name in [*own, *there] if own.get(name) != there.get(name))
             raise WrongModel(
@@ -124,11 +124,11 @@ class Checkpoint:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         count = self._index()["count"] + 1 if (self.path / INDEX).is_file() else 0
-        weights = {f"model/{name}": one for name, one in tensors_of(parts.model).items()}
+        weights = {f"model/{name}": tensor for name, tensor in tensors_of(parts.model).items()}
         if parts.average is not None:
-            weights |= {f"average/{name}": one for name, one in tensors_of(parts.average).items()}
+            weights |= {f"average/{name}": tensor for name, tensor in tensors_of(parts.average).items()}
         optimizer, tensors = _split_optimizer(parts.optimizer) if parts.optimizer is not None else (None, {})
-        drawn = {f"{rank}/{name}": one for rank, (state, _) in enumerate(states) for name, one in state.items()}
+        drawn = {f"{rank}/{name}": tensor for rank, (state, _) in enumerate(states) for name, tensor in state.items()}
         files = {}
         for section, content in (("weights", weights), ("optimizer", tensors), ("random", drawn)):
             files[section] = self._write(f"{section}-{count}.safetensors", content)
@@ -179,34 +179,34 @@ def check_together(saved: Saved | None) -> None:
         BadFile: they differ.
     """
     moments = gathered(saved.moment if saved is not None else None)
-    if any(one != moments[0] for one in moments):
+    if any(moment != moments[0] for moment in moments):
         raise BadFile("The processes found different checkpoints.", asked=str(moments), try_="a folder they all share")
 
 
 def _of(section: str, tensors: Tensors) -> dict[str, Tensor]:
     head = f"{section}/"
-    return {name.removeprefix(head): one for name, one in tensors.items() if name.startswith(head)}
+    return {name.removeprefix(head): tensor for name, tensor in tensors.items() if name.startswith(head)}
 
 
 def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The state of an optimiser as plain data, and the tensors of it."""
-    told = optimizer.state_dict()
+    whole = optimizer.state_dict()
     tensors, rest = {}, []
-    for place, state in told["state"].items():
+    for place, state in whole["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"{place}/{key}"] = value
             else:
                 rest.append([place, key, value])
     groups = []
-    for place, group in enumerate(told["param_groups"]):  # some optimisers count their steps in tensors here
+    for place, group in enumerate(whole["param_groups"]):  # some optimisers count their steps in tensors here
         counted = {key: value for key, value in group.items() if isinstance(value, Tensor)}
         tensors |= {f"group {place}/{key}": value for key, value in counted.items()}
         groups.append({key: value for key, value in group.items() if key not in counted})
     return {"state": rest, "groups": groups}, tensors
 
 
-def _restore_optimizer(optimizer: Optimizer, told: Mapping[str, Any], tensors: Tensors) -> None:
+def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], tensors: Tensors) -> None:
     params = [param for group in optimizer.param_groups for param in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
@@ -217,11 +217,11 @@ def _restore_optimizer(optimizer: Optimizer, told: Mapping[str, Any], tensors: T
         # In the memory layout of the weight, as the optimiser made it: sums over it are then the same.
         like = torch.empty_like(param, dtype=value.dtype) if value.shape == param.shape else None
         state.setdefault(int(place), {})[key] = value.clone() if like is None else like.detach().copy_(value)
-    for place, key, value in told["state"]:
+    for place, key, value in saved["state"]:
         state.setdefault(place, {})[key] = value
     groups = []
     for number, own in enumerate(optimizer.state_dict()["param_groups"]):
         pairs = {key: tuple(value) if isinstance(own.get(key), tuple) else value
-                 for key, value in told["groups"][number].items()}  # fmt: skip
+                 for key, value in saved["groups"][number].items()}  # fmt: skip
         groups.append(pairs | _of(f"group {number}", tensors))
     optimizer.load_state_dict({"state": state, "param_groups": groups})

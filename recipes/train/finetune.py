@@ -82,8 +82,8 @@ def finetune(
         BadFile: the folder is damaged.
     """
     _check(feed, options, teacher)
-    told = _start(model, feed, options, teacher, held is not None, settle, seed, phase)
-    kept = Checkpoint(Path(folder), gathered(told)[0], reuse) if folder is not None else None
+    start = _start(model, feed, options, teacher, held is not None, settle, seed, phase)
+    kept = Checkpoint(Path(folder), gathered(start)[0], reuse) if folder is not None else None
     saved = kept.load() if kept is not None else None
     if kept is not None:
         check_together(saved)
@@ -168,8 +168,8 @@ def _close(
     from timm.utils import distribute_bn  # type: ignore[attr-defined]
 
     if processes() > 1:
-        for one in (training.model, *training.averages):
-            distribute_bn(one, processes(), reduce=True)  # type: ignore[no-untyped-call]
+        for module in (training.model, *training.averages):
+            distribute_bn(module, processes(), reduce=True)  # type: ignore[no-untyped-call]
     if journal is None:
         return
     row = {"loss": now.loss * training.options.epochs / training.total, "lr": training.lr}
@@ -182,13 +182,13 @@ def _close(
 
 def _end(model: nn.Module, average: nn.Module | None, settle: bool, now: Moment) -> None:
     """The final form of the model and of its average, whose weights are the result."""
-    for one in (model, *([average] if average is not None else [])):
-        early = gathering(one) > 0
-        move(one, 1.0, now.update)
+    for module in (model, *([average] if average is not None else [])):
+        early = gathering(module) > 0
+        move(module, 1.0, now.update)
         if settle:
-            finish(one)
+            finish(module)
         if early and processes() > 1:
-            share_from_first(one)
+            share_from_first(module)
     if average is not None:
         put_into(model, tensors_of(average))
     model.eval()
@@ -222,8 +222,8 @@ _SMALLER = "a lower lr, clip_grad, warmup_epochs; where amp_dtype is float16, bf
 
 
 def _summed(start: float, numbers: Iterable[float]) -> float:
-    for one in numbers:  # one by one, so that the sum does not depend on how many are read at once
-        start += one
+    for number in numbers:  # one by one, so that the sum does not depend on how many are read at once
+        start += number
     return start
 
 
@@ -231,7 +231,7 @@ def _check_weights(model: nn.Module, now: Moment) -> None:
     """Check that weights are finite; a checkpoint of others would be useless."""
     whole = [value.isfinite().all() for value in model.parameters()]
     if whole and not bool(torch.stack([value.to(whole[0].device) for value in whole]).all()):
-        name = next(name for name, one in model.named_parameters() if not bool(one.isfinite().all()))
+        name = next(name for name, param in model.named_parameters() if not bool(param.isfinite().all()))
         raise SurgeryError(f"{name} is not finite after step {now.update}.", try_=_SMALLER)
 
 

@@ -25,7 +25,7 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
     """
     layers = layers_of(model)
     top = max(layers.values(), default=0)
-    name_of = {id(one): name for name, one in model.named_parameters()}
+    name_of = {id(param): name for name, param in model.named_parameters()}
     split: dict[tuple[int, int], dict[str, Any]] = {}
     for number, group in enumerate(surgery.parameter_groups(model, weight_decay, biases_and_norms=True)):
         for parameter in group["params"]:

@@ -93,7 +93,7 @@ def body_of(model: nn.Module, options: Finetune) -> nn.Module:
     wide = _wide(options)
     if not (wide or options.torchcompile):
         return model
-    body = copy.deepcopy(model, {id(one): one for one in (*model.parameters(), *model.buffers())})
+    body = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     if wide:
         body = synchronised(body)
     if options.torchcompile:
@@ -125,28 +125,28 @@ def distribute(task: Any, body: nn.Module) -> None:
 
 def unsynced(task: nn.Module) -> AbstractContextManager[None]:
     """Inside, gradients stay in their process: for all batches of a step but the last."""
-    wrapped = next((one for one in task.modules() if isinstance(one, DistributedDataParallel)), None)
+    wrapped = next((module for module in task.modules() if isinstance(module, DistributedDataParallel)), None)
     return wrapped.no_sync() if wrapped is not None else nullcontext()
 
 
 def has_phases(model: nn.Module) -> bool:
     """Whether some weights have no gradient during part of the training: PWLU warm-up, alternating slopes."""
     return any(
-        isinstance(one, Progressing) and bool(getattr(one, "warmup", None) or getattr(one, "alternate", None))
-        for one in model.modules()
+        isinstance(module, Progressing) and bool(getattr(module, "warmup", None) or getattr(module, "alternate", None))
+        for module in model.modules()
     )
 
 
 def gathering(model: nn.Module) -> int:
     """How many modules of a model are still gathering statistics for their parameters."""
-    return sum(bool(getattr(one, "gathering", False)) for one in model.modules())
+    return sum(bool(getattr(module, "gathering", False)) for module in model.modules())
 
 
 @torch.no_grad()
 def share_from_first(model: nn.Module) -> None:
     """Give every process the weights and buffers of the first."""
-    for one in tensors_of(model).values():
-        distributed.broadcast(one, 0)
+    for tensor in tensors_of(model).values():
+        distributed.broadcast(tensor, 0)
 
 
 def _wide(options: Finetune) -> bool:

@@ -62,11 +62,11 @@ class Training:
         """Set the progress on all copies. Parameters computed from data are taken from the first process."""
         before = gathering(self.body)
         copies = [self.body, *([self.model] if self.body is not self.model else []), *self.averages]
-        for one in copies:
-            move(one, progress, step)
+        for copied in copies:
+            move(copied, progress, step)
         if processes() > 1 and gathering(self.body) != before:
-            for one in (self.model, *self.averages):
-                share_from_first(one)
+            for module in (self.model, *self.averages):
+                share_from_first(module)
 
     def begin(self, saved: Saved | None, seed: int) -> Moment:
         """Initialise everything: at the start of the training, or from a checkpoint."""
