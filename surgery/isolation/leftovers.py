@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import _lru_cache_wrapper
 from traceback import clear_frames, walk_tb
 from types import CellType, FrameType, FunctionType, ModuleType, TracebackType
@@ -50,8 +50,13 @@ def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[Abstract
 
 
 def _clear_locals(trace: TracebackType | None) -> None:
-    """Let the frames of an error that has come out of them forget their locals."""
+    """Let the frames of an error that has come out of them forget their locals, and the arguments of module calls."""
+    calls = [frame for frame, _ in walk_tb(trace) if frame.f_code is nn.Module._call_impl.__code__]
+    cells = [part for frame in calls for part in gc.get_referents(frame) if isinstance(part, CellType)]
     clear_frames(trace)
+    for cell in cells:  # the frame of a closure keeps the closure, and that keeps these
+        with suppress(ValueError):  # an unassigned variable
+            del cell.cell_contents
     for frame, _ in walk_tb(trace):
         _ = frame.f_locals  # before Python 3.13 a copy, which is brought up to date when it is asked for
 

@@ -215,3 +215,23 @@ def test_a_run_that_fails_leaves_nothing_to_collect(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gc, "collect", collections.append)
     (found,) = surgery.find_sites(Stateful(), Stateful.example)  # which asks for a number, and fails without
     assert (found.activation, collections) == ("relu", [])
+
+
+class FailsInTraining(nn.Module):
+    """What the layer that fails was called with is an argument of torch's code, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.fc = nn.ReLU(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(x)
+        return self.fc(x[:, :3]) if self.training else x
+
+
+def test_a_call_that_fails_leaves_nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, collections = FailsInTraining(), list[int]()
+    model.fc.register_forward_hook(lambda *_: None)
+    monkeypatch.setattr(gc, "collect", collections.append)
+    (found,) = surgery.find_sites(model, torch.randn(2, 4))
+    assert (found.modes, collections) == (("eval",), [])
