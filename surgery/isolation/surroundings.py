@@ -69,11 +69,10 @@ class Surroundings:
                     drop(owner, new)
                 continue
             for name, value in list((owner if isinstance(owner, dict) else attributes_of(owner)).items()):
-                function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
-                if isinstance(function, _lru_cache_wrapper):
-                    if _holds(function, ids):
-                        function.cache_clear()
-                elif before.get(name, ABSENT) is not value and _holds(value, ids):
+                for cache in (caches := _caches_of(value)):
+                    if _holds(cache, ids):
+                        cache.cache_clear()
+                if not caches and before.get(name, ABSENT) is not value and _holds(value, ids):
                     put(owner, name, before.get(name, ABSENT))
 
     def own(self) -> Iterator[Any]:
@@ -130,6 +129,15 @@ def _holds(value: Any, ids: set[int], depth: int = _DEPTH) -> bool:
         return any(_holds(part, ids, depth - 1) for part in gc.get_referents(value))
     attributes = attributes_of(value)
     return attributes is not None and any(_holds(part, ids, depth - 1) for part in list(attributes.values()))
+
+
+def _caches_of(function: Any) -> list[_lru_cache_wrapper[Any]]:
+    """The cache that this function or method is, or those that its decorators keep in their closures."""
+    function = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+    if isinstance(function, _lru_cache_wrapper):
+        return [function]
+    cells = (function.__closure__ or ()) if isinstance(function, FunctionType) else ()
+    return [held for cell in cells for held in gc.get_referents(cell) if isinstance(held, _lru_cache_wrapper)]
 
 
 def is_ours(name: Any) -> bool:

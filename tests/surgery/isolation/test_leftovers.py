@@ -208,13 +208,33 @@ def test_who_cannot_let_go_is_named() -> None:
     assert_raises(CannotLook, lambda: surgery.find_sites(Net(in_closure), torch.randn(2, 8)), "Net", "enclosing")
 
 
-def test_a_run_that_fails_leaves_nothing_to_collect(monkeypatch: pytest.MonkeyPatch) -> None:
+def remembering(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator that keeps its cache in a variable of its own."""
+    known = functools.lru_cache(function)
+    return lambda *args: known(*args)
+
+
+class Positioned(Stateful):
+    """Keeps positions behind a decorator before it asks for a number."""
+
+    @staticmethod
+    @remembering
+    def positions(like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + Positioned.positions(x))
+
+
+@pytest.mark.parametrize("kind", [Stateful, Positioned])
+def test_a_run_that_fails_leaves_nothing_to_collect(kind: type[Stateful], monkeypatch: pytest.MonkeyPatch) -> None:
     """A collection takes as long as there is much in the process, such as a large library."""
 
-    collections: list[int] = []
-    monkeypatch.setattr(gc, "collect", collections.append)
-    (found,) = surgery.find_sites(Stateful(), Stateful.example)  # which asks for a number, and fails without
-    assert (found.activation, collections) == ("relu", [])
+    asked: list[Any] = []
+    monkeypatch.setattr(gc, "collect", asked.append)
+    monkeypatch.setattr(gc, "get_referrers", lambda *values: asked.extend(values) or [])
+    (found,) = surgery.find_sites(kind(), Stateful.example)  # which asks for a number, and fails without
+    assert (found.activation, asked) == ("relu", [])
 
 
 class FailsInTraining(nn.Module):
