@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from benchmarks.bootstrap import told
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
 from recipes.data import DEVIATION, MEAN, MemoryFeed, Pictures
-from recipes.data.feed import Look
+from recipes.data.feed import ImageTransform
 from recipes.format.settings import Finetune
 from recipes.models.build import build
 from recipes.train.finetune import finetune
@@ -65,7 +65,7 @@ def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], 
     pictures = Pictures(
         torch.randint(256, (images, 3, SIDE, SIDE), dtype=torch.uint8), torch.randint(CLASSES, (images,))
     ).to(device)
-    feed = MemoryFeed(pictures, Look(SIDE), options)
+    feed = MemoryFeed(pictures, ImageTransform(SIDE), options)
     loader = DataLoader(OneByOne(pictures), options.batch_size, shuffle=True, drop_last=True)
     fresh = build("cifar/resnet20").to(device)
     if options.channels_last:

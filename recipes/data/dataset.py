@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from recipes.data.feed import Batch, Feed, Look, MemoryBatches, MemoryFeed
+from recipes.data.feed import Batch, Feed, ImageTransform, MemoryBatches, MemoryFeed
 from recipes.data.images import Pictures
 from recipes.data.loader import Labelled, LoaderBatches, LoaderFeed
 from recipes.data.preprocessing import Preprocessing
@@ -83,13 +83,13 @@ class InMemory:
 
     train: Pictures
     test: Pictures
-    look: Look
+    transform: ImageTransform
 
     def training(self, options: Finetune, seed: int, device: torch.device, rank: int, world: int) -> Feed:
-        return MemoryFeed(self.train.to(device), self.look, options, seed=seed, rank=rank, world=world)
+        return MemoryFeed(self.train.to(device), self.transform, options, seed=seed, rank=rank, world=world)
 
     def testing(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
-        return MemoryBatches(self.test.to(device), self.look, batch_size)
+        return MemoryBatches(self.test.to(device), self.transform, batch_size)
 
 
 @dataclass(frozen=True, slots=True)

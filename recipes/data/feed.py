@@ -101,7 +101,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageTransform:
     """How small images in memory are prepared for a model: squares of `size` pixels, three channels, normalised.
 
     With `enlarge_first` they are resized before they are augmented, so that shifts and cut-outs are in the pixels that
@@ -155,10 +155,17 @@ class MemoryFeed:
     """
 
     def __init__(
-        self, pictures: Pictures, look: Look, options: Finetune, *, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        pictures: Pictures,
+        transform: ImageTransform,
+        options: Finetune,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._pictures = pictures
-        self._look = look
+        self._transform = transform
         self._options = options
         self._seed = seed
         self._share = Share(len(pictures), options.batch_size, rank, world)
@@ -179,16 +186,16 @@ class MemoryFeed:
     def _batch(self, epoch: int, step: int, order: Tensor) -> Batch:
         picked = self._pictures.picked(order[self._share.mine])
         draws = generator_for(self._seed, epoch, _AUGMENT, step)
-        images = self._look.augmented(picked.images, self._share.mine, len(order), self._options, draws)
+        images = self._transform.augmented(picked.images, self._share.mine, len(order), self._options, draws)
         return images, picked.labels
 
 
 class MemoryBatches:
     """All images on a device, in order and without augmentation; can be iterated again."""
 
-    def __init__(self, pictures: Pictures, look: Look, batch_size: int) -> None:
+    def __init__(self, pictures: Pictures, transform: ImageTransform, batch_size: int) -> None:
         self._pictures = pictures
-        self._look = look
+        self._transform = transform
         self._batch_size = batch_size
 
     def __len__(self) -> int:
@@ -196,4 +203,4 @@ class MemoryBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         parts = self._pictures.images.split(self._batch_size), self._pictures.labels.split(self._batch_size)
-        return ((self._look.plain(images), labels) for images, labels in zip(*parts, strict=True))
+        return ((self._transform.plain(images), labels) for images, labels in zip(*parts, strict=True))

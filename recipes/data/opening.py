@@ -12,7 +12,7 @@ import torch
 
 from recipes.data.builtin import digits, shared_folder, torchvision_cifar
 from recipes.data.dataset import Data, Decoding, InMemory
-from recipes.data.feed import Look
+from recipes.data.feed import ImageTransform
 from recipes.data.image_files import MixedSizes, PictureFile, decoded, list_tree
 from recipes.data.images import ImageSet, Pictures, sample
 from recipes.data.loader import Files
@@ -81,8 +81,8 @@ def open_data(
             raise BadValue("the digits come with scikit-learn, not from a folder.", asked=f"data_dir={data_dir}")
         asked = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).changed(given)
         side = 32 if size is None else size
-        look = Look(side, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
-        return _in_memory(digits(), counts, look)
+        transform = ImageTransform(side, asked.mean, asked.std, asked.interpolation, True, most_shift=2, mirrored=False)
+        return _in_memory(digits(), counts, transform)
     asked = Preprocessing().changed(given)
     if name.partition("/")[0].lower() in PREFIXES and "/" in name:
         return open_timm(name, data_dir, _of_size(asked, size), counts, workers)
@@ -105,7 +105,7 @@ def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, count
     if not place.is_dir():
         raise UnknownName(f"no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
     if whole := torchvision_cifar(name, place):
-        return _in_memory(whole, counts, _look(asked, 32 if size is None else size))
+        return _in_memory(whole, counts, _transform_for(asked, 32 if size is None else size))
     parts = _parts(place)
     classes = sorted({file.label for part in parts for file in part})
     if len(classes) != KNOWN[name]:
@@ -113,13 +113,13 @@ def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, count
     return _files(name, parts, asked, size, counts, workers)
 
 
-def _in_memory(whole: ImageSet, counts: Counts, look: Look) -> Data:
+def _in_memory(whole: ImageSet, counts: Counts, transform: ImageTransform) -> Data:
     assert whole.train is not None and whole.test is not None
     train, test = (
         part if count is None else part.picked(torch.tensor(sample(len(part), count)))
         for part, count in zip((whole.train, whole.test), counts, strict=True)
     )
-    return Data(whole.name, whole.classes, _whole(look), InMemory(train, test, look))
+    return Data(whole.name, whole.classes, _whole(transform), InMemory(train, test, transform))
 
 
 def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
@@ -140,9 +140,9 @@ def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, coun
             number = {label: index for index, label in enumerate(classes)}
             labels = torch.tensor([number[file.label] for file in (*train, *test)])
             cut = len(train)
-            look = _look(asked, images.shape[-1] if size is None else size)
-            kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), look)
-            return Data(name, classes, _whole(look), kept)
+            transform = _transform_for(asked, images.shape[-1] if size is None else size)
+            kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), transform)
+            return Data(name, classes, _whole(transform), kept)
     asked = _of_size(asked, size)
     return Data(name, classes, asked, Decoding(Files(train, classes), Files(test, classes), asked, workers))
 
@@ -151,14 +151,14 @@ def _of_size(asked: Preprocessing, size: int | None) -> Preprocessing:
     return asked if size is None else replace(asked, size=size)
 
 
-def _look(asked: Preprocessing, size: int) -> Look:
-    return Look(size, asked.mean, asked.std, asked.interpolation)
+def _transform_for(asked: Preprocessing, size: int) -> ImageTransform:
+    return ImageTransform(size, asked.mean, asked.std, asked.interpolation)
 
 
-def _whole(look: Look) -> Preprocessing:
+def _whole(transform: ImageTransform) -> Preprocessing:
     """The preprocessing of small images, which are not cropped."""
     return Preprocessing(
-        size=look.size, mean=look.mean, std=look.std, interpolation=look.interpolation, crop_pct=1.0
+        size=transform.size, mean=transform.mean, std=transform.std, interpolation=transform.interpolation, crop_pct=1.0
     )  # fmt: skip
 
 

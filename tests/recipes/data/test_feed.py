@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recipes.data import MemoryFeed, Pictures, normalise
-from recipes.data.feed import Batch, Look, MemoryBatches
+from recipes.data.feed import Batch, ImageTransform, MemoryBatches
 from recipes.format.settings import Finetune
 from surgery.errors import BadValue
 from tests.asserts import assert_raises
@@ -26,7 +26,7 @@ def numbered(count: int, size: int = 6) -> Pictures:
 
 
 def feed(count: int = 48, options: Finetune = ALL_ON, *, size: int = 6, **process: int) -> MemoryFeed:
-    return MemoryFeed(numbered(count), Look(size), options, **process)
+    return MemoryFeed(numbered(count), ImageTransform(size), options, **process)
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -39,7 +39,7 @@ def labels(batches: object) -> Tensor:
 
 def test_without_augmentation_the_pictures_themselves_come() -> None:
     pictures = numbered(48)
-    fed = MemoryFeed(pictures, Look(6), PLAIN)
+    fed = MemoryFeed(pictures, ImageTransform(6), PLAIN)
     assert fed.steps == 6
     for images, which in fed.epoch(3):
         assert images.dtype == torch.float32 and which.dtype == torch.int64 and images.shape == (8, 3, 6, 6)
@@ -57,7 +57,7 @@ def test_every_epoch_is_another_order_of_all_pictures(options: Finetune) -> None
 
 def test_augmentation_differs_between_batches_epochs_and_seeds() -> None:
     alike = Pictures(numbered(1).images.expand(48, -1, -1, -1), torch.zeros(48, dtype=torch.int64))
-    first, second = (MemoryFeed(alike, Look(6), ALL_ON, seed=seed) for seed in (0, 1))
+    first, second = (MemoryFeed(alike, ImageTransform(6), ALL_ON, seed=seed) for seed in (0, 1))
     seen = [images for fed in (first, second) for number in (0, 1) for images, _ in islice(fed.epoch(number), 2)]
     assert all(not torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
 
@@ -108,8 +108,8 @@ def test_what_is_left_is_left_out_and_few_pictures_make_one_batch() -> None:
 def test_pictures_stay_bytes_and_are_not_changed() -> None:
     pictures = numbered(16)
     before = pictures.images.clone()
-    list(MemoryFeed(pictures, Look(6), ALL_ON).epoch(0))
-    list(MemoryBatches(pictures, Look(6), 5))
+    list(MemoryFeed(pictures, ImageTransform(6), ALL_ON).epoch(0))
+    list(MemoryBatches(pictures, ImageTransform(6), 5))
     assert pictures.images.dtype == torch.uint8 and torch.equal(pictures.images, before)
 
 
@@ -128,10 +128,10 @@ def test_shares_of_the_options_are_used() -> None:
 
 def test_a_set_that_must_not_be_mirrored_is_not_and_shifts_little() -> None:
     grey = Pictures(torch.rand(8, 1, 4, 4), torch.arange(8))
-    look = Look(8, *AS_IT_IS, enlarge_first=True, most_shift=1, mirrored=False)
-    images, which = next(iter(MemoryFeed(grey, look, Finetune(batch_size=8, crop=4, hflip=1.0)).epoch(0)))
+    transform = ImageTransform(8, *AS_IT_IS, enlarge_first=True, most_shift=1, mirrored=False)
+    images, which = next(iter(MemoryFeed(grey, transform, Finetune(batch_size=8, crop=4, hflip=1.0)).epoch(0)))
     assert images.shape == (8, 3, 8, 8) and torch.equal(images[:, 0], images[:, 2]) and images.is_contiguous()
-    plain = torch.cat([fed for fed, _ in MemoryBatches(grey, look, 3)])[which]
+    plain = torch.cat([fed for fed, _ in MemoryBatches(grey, transform, 3)])[which]
     assert torch.equal(plain[:, 0, 0, 0], grey.images[which, 0, 0, 0]), "corners stay where they are"
     padded = torch.nn.functional.pad(plain, (1, 1, 1, 1))
     for index, image in enumerate(images):
@@ -141,18 +141,18 @@ def test_a_set_that_must_not_be_mirrored_is_not_and_shifts_little() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_sees_what_the_processor_sees() -> None:
-    for pictures, look in (
-        (numbered(48), Look(9)),
-        (Pictures(torch.rand(48, 1, 4, 4), torch.arange(48)), Look(9, *AS_IT_IS, enlarge_first=True)),
+    for pictures, transform in (
+        (numbered(48), ImageTransform(9)),
+        (Pictures(torch.rand(48, 1, 4, 4), torch.arange(48)), ImageTransform(9, *AS_IT_IS, enlarge_first=True)),
     ):
-        here, there = (MemoryFeed(pictures.to(device), look, ALL_ON).epoch(0) for device in ("cpu", "cuda"))
+        here, there = (MemoryFeed(pictures.to(device), transform, ALL_ON).epoch(0) for device in ("cpu", "cuda"))
         for (images, which), (others, of) in zip(here, there, strict=True):
             assert others.is_cuda and torch.allclose(images, others.cpu(), atol=1e-5) and torch.equal(which, of.cpu())
 
 
 def test_testing_shows_everything_in_order_again_and_again() -> None:
     pictures = numbered(11)
-    batches = MemoryBatches(pictures, Look(6), 4)
+    batches = MemoryBatches(pictures, ImageTransform(6), 4)
     assert len(batches) == 3
     for _ in range(2):
         images, which = (torch.cat(part) for part in zip(*batches, strict=True))

@@ -18,7 +18,7 @@ from torch import nn
 import recipes
 import surgery
 from recipes.data import Pictures, cifar10
-from recipes.data.feed import Look, MemoryBatches
+from recipes.data.feed import ImageTransform, MemoryBatches
 from recipes.models.build import NewHead, build, full_name, input_size, load_weights, names, saved_folder, saved_kwargs
 from recipes.train.finetune import accuracy
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, WrongModel
@@ -175,14 +175,14 @@ def pictures(surgery_data: Path) -> Pictures:
 def test_the_shared_weights_load(depth: int, expected: float, surgery_data: Path, pictures: Pictures) -> None:
     model = build(f"cifar/resnet{depth}", pretrained=surgery_data / "weights" / f"cifar10_resnet{depth}.safetensors")
     some = pictures.shuffled().first(300)
-    assert accuracy(model, MemoryBatches(some, Look(32), 250)) == pytest.approx(expected, abs=0.05)
+    assert accuracy(model, MemoryBatches(some, ImageTransform(32), 250)) == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.data
 @pytest.mark.slow
 def test_resnet20_scores_what_it_should(surgery_data: Path, pictures: Pictures) -> None:
     model = build("cifar/resnet20", pretrained=surgery_data / "weights" / "cifar10_resnet20.safetensors")
-    assert round(accuracy(model, MemoryBatches(pictures, Look(32), 250)), 4) == 0.9173
+    assert round(accuracy(model, MemoryBatches(pictures, ImageTransform(32), 250)), 4) == 0.9173
 
 
 def test_a_saved_folder_that_names_its_model_is_all_it_takes(tmp_path: Path) -> None:

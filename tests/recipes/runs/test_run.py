@@ -22,7 +22,7 @@ import surgery
 from recipes.check.preflight import check_before
 from recipes.data import Data, Pictures, Preprocessing
 from recipes.data.dataset import InMemory
-from recipes.data.feed import Look
+from recipes.data.feed import ImageTransform
 from recipes.format.recipe import Finetune, Pruning, Recipe
 from recipes.runs.outcome import Outcome
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, WrongModel
@@ -148,7 +148,7 @@ def test_one_class_and_no_images_are_refused() -> None:
         (("ant",), 4, 4, "at least two classes"), (("ant", "bee"), 0, 4, "o images to train on"),
         (("ant", "bee"), 4, 0, "o images to test on"),
     ):  # fmt: skip
-        source = InMemory(pictures.first(train), pictures.first(test), Look(8))
+        source = InMemory(pictures.first(train), pictures.first(test), ImageTransform(8))
         data = Data("mine", classes, Preprocessing(size=8), source)
         assert_raises(BadValue, lambda data=data: check_before(FADE, (), network, data, 1), says)  # type: ignore[misc]
 
@@ -179,7 +179,9 @@ def test_a_network_is_tried_wherever_it_can_be_copied(copies: tuple[str, ...]) -
 
     def checked(size: int) -> None:
         pictures = Pictures(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-        data = Data("mine", ("ant", "bee"), Preprocessing(size=size), InMemory(pictures, pictures, Look(size)))
+        data = Data(
+            "mine", ("ant", "bee"), Preprocessing(size=size), InMemory(pictures, pictures, ImageTransform(size))
+        )
         check_before(recipe, (), Picky(copies), data, 1)
 
     checked(8)
