@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,6 @@ def _sites(options: argparse.Namespace) -> None:
 
 def _transform(options: argparse.Namespace) -> None:
     import surgery
-    from recipes.as_data import report_data
     from recipes.models.build import build, full_name, saved_folder, saved_kwargs
     from surgery.errors import BadFile, BadValue
 
@@ -58,6 +56,6 @@ def _transform(options: argparse.Namespace) -> None:
     if options.save:
         kwargs = saved_kwargs(options.model) if saved_folder(options.model) else {}
         surgery.save(model, options.save, name=full_name(options.model), kwargs=kwargs)
-    print(json.dumps(report_data(report), indent=1) if options.json else report)
+    print(report.to_json() if options.json else report)
     if options.save and not options.json:
         print(f"saved in {options.save}" + ("" if options.weights or options.pretrained else ", with fresh weights"))

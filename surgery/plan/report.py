@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,27 @@ class Report:
     removed: tuple[str, ...] = ()
     far: Mapping[Site, float] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """What was done, what was kept and why, and the names of new parameters, as one JSON object."""
+        reasons = Counter(reason for _, reason in self.plan.kept)
+        edits = [
+            {
+                "site": str(edit.site), "block": edit.site.block, "was": edit.site.activation, "is": edit.make,
+                "params": dict(edit.params), "fade": edit.fade,
+            }
+            for edit in self.plan.edits
+        ]  # fmt: skip
+        facts = {
+            "model": self.before.model_kind,
+            "rules": [str(rule) for rule in self.plan.rules],
+            "calls_before": len(self.before),
+            "calls_after": len(self.after),
+            "edits": edits,
+            "kept": [{"reason": reason, "calls": count} for reason, count in reasons.most_common()],
+            "new_parameters": list(self.added),
+        }
+        return json.dumps(facts, indent=1)
 
     def __repr__(self) -> str:
         return f"<Report: {', '.join(self._done())}>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -36,6 +38,18 @@ def test_a_report_names_new_parameters() -> None:
     lines = str(report).splitlines()
     assert lines[:2] == ["2 of 6 relu calls replaced by prelu", "2 of 6 relu calls erased; 2 calls kept"]
     assert lines[-1] == "  2 new parameters: body.0.act1.weight, body.1.act1.weight"
+
+
+def test_a_report_as_json() -> None:
+    read = json.loads(report_of(models.ResidualNet(), surgery.swap("prelu", block="layer1.1", init=0.5)).to_json())
+    assert (read["model"], read["calls_before"], read["calls_after"]) == ("ResidualNet", 5, 5)
+    assert read["rules"] == [str(surgery.swap("prelu", block="layer1.1", init=0.5))]
+    assert read["edits"][0] == {
+        "site": "layer1.1.relu 1/2", "block": "layer1.1", "was": "relu", "is": "prelu", "params": {"init": 0.5},
+        "fade": False,
+    }  # fmt: skip
+    assert [one["calls"] for one in read["kept"]] == [3] and len(read["edits"]) == 2
+    assert read["new_parameters"] == ["layer1.1.relu_0.weight", "layer1.1.relu_1.weight"]
 
 
 def test_a_report_names_parameters_that_are_gone() -> None:
