@@ -8,9 +8,8 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from surgery import activations
 from surgery.activations.functions.rectified_scores import Reading
-from surgery.activations.registry import named, row_of
+from surgery.activations.registry import named, parameters, row_of
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.look.site import Pattern, Site
 
@@ -141,9 +140,9 @@ def erase_relu(
     _switch("keep_final", keep_final)
     pick = {
         "location": location, "share": float(share), "order": order, "stem": stem, "keep_final": keep_final,
-        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _pattern(activation),
+        "preactivation": preactivation, "vgg_odd": vgg_odd, "activation": _hashable(activation),
     }  # fmt: skip
-    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _fading(fade), expect, optional, remaining, start)
+    return Rule("erase_relu", tuple(pick.items()), stand_in, (), _hashable(fade), expect, optional, remaining, start)
 
 
 def swap(
@@ -185,10 +184,10 @@ def swap(
     to, read = named(to)
     if row_of(to).role == "head":
         raise BadValue(f"{to!r} belongs behind a classifier.", asked=f"swap({to!r})", try_="rectify_scores()")
-    pick = {key: _pattern(value) for key, value in facts.items() if key in _FACTS}
+    pick = {key: _hashable(value) for key, value in facts.items() if key in _FACTS}
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
     given = read | given
-    known = activations.parameters(to)
+    known = parameters(to)
     for key in given:
         if key not in known:
             raise UnknownName(
@@ -198,7 +197,7 @@ def swap(
     if "role" not in pick and "site" not in pick:
         pick["role"] = "nonlinearity"
     settings = tuple(sorted(given.items()))
-    return Rule("swap", tuple(pick.items()), to, settings, _fading(fade), expect, optional, remaining, start)
+    return Rule("swap", tuple(pick.items()), to, settings, _hashable(fade), expect, optional, remaining, start)
 
 
 def rectify_scores(
@@ -231,13 +230,8 @@ def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
     return swap(stand_in, **options)
 
 
-def _pattern(value: Any) -> Any:
-    """A list of patterns as a tuple, so that rules can be hashed."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _fading(value: Any) -> Any:
-    """A list, as read from a file, as a tuple, so that rules can be hashed."""
+def _hashable(value: Any) -> Any:
+    """A list, such as a file gives, as a tuple: rules can be hashed."""
     return tuple(value) if isinstance(value, list) else value
 
 
