@@ -102,7 +102,7 @@ def check(recipe: Recipe, model: str, sites: Sites | None = None) -> Check:
         UnknownName, BadValue: an unknown model, or a name in several catalogues.
         CannotLook: the model does not run on its default example.
     """
-    from recipes.models.build import full_name
+    from recipes.models.names import full_name
 
     model = full_name(model)
     found = sites_of(model) if sites is None else sites

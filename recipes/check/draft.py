@@ -20,7 +20,7 @@ def draft(model: str) -> str:
         UnknownName, BadValue: an unknown model, or a name in several catalogues.
         NothingPicked: the model does not have activations that a rule could change.
     """
-    from recipes.models.build import full_name
+    from recipes.models.names import full_name
 
     name = full_name(model)
     sites = sites_of(name)

@@ -109,7 +109,7 @@ def rules_of(options: argparse.Namespace) -> tuple[Rule, ...]:
     """The rules of the flags that `add_rules` added; may be empty."""
     from recipes.format.library import load
     from recipes.format.rule_text import rule_from_text
-    from recipes.models.build import full_name
+    from recipes.models.names import full_name
 
     if options.recipe:
         return load(options.recipe).rules_for(full_name(options.model))

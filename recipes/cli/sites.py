@@ -43,7 +43,8 @@ def _sites(options: argparse.Namespace) -> None:
 
 def _transform(options: argparse.Namespace) -> None:
     import surgery
-    from recipes.models.build import build, full_name, saved_folder, saved_kwargs
+    from recipes.models.build import build
+    from recipes.models.names import resolve
     from surgery.errors import BadFile, BadValue
 
     rules = rules_of(options)
@@ -51,11 +52,11 @@ def _transform(options: argparse.Namespace) -> None:
         raise BadValue("no rules to apply.", try_="--rule RULE, or --recipe NAME")
     if options.save and Path(options.save).is_dir() and any(Path(options.save).iterdir()):
         raise BadFile(f"{options.save} is not empty.", try_="another --save")
-    model = build(options.model, pretrained=options.weights or options.pretrained)
+    named = resolve(options.model)
+    model = build(named, pretrained=options.weights or options.pretrained)
     report = surgery.transform_(model, rules, example_of(options), skip_uneditable=skips(options))
     if options.save:
-        kwargs = saved_kwargs(options.model) if saved_folder(options.model) else {}
-        surgery.save(model, options.save, name=full_name(options.model), kwargs=kwargs)
+        surgery.save(model, options.save, name=named.full, kwargs=dict(named.kwargs))
     print(report.to_json() if options.json else report)
     if options.save and not options.json:
         print(f"saved in {options.save}" + ("" if options.weights or options.pretrained else ", with fresh weights"))

@@ -14,9 +14,9 @@ from recipes.format.recipe import Recipe
 from recipes.format.rule_options import FACTS, MAYBE_FACTS, RULES, build_rule, named_options, rule_problems, takes_facts
 from recipes.format.settings import Finetune, Pruning
 from recipes.format.write import FORMAT, written
+from recipes.models.names import CATALOGUES
 from surgery.errors import BadFile, nearest
 
-CATALOGUES = ("timm", "torchvision", "cifar")
 MOST_TEXT = 4000  # characters of one text
 MOST_IN_A_FILE = 2**20  # bytes of a recipe, and so characters
 VERSIONED = ("torch", "torchvision", "timm")

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
+from recipes.models.names import ModelName, in_folder, resolve, saved_folder, timm, torchvision
 from recipes.models.weights import NewHead as NewHead
 from recipes.models.weights import classes_of, first_line, load_body, load_weights, misfit, read_weights, weights_only
-from recipes.optional import check_torchvision
-from recipes.runs.hub import pull
-from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, nearest
-from surgery.serialization.model_folder import read_steps, steps_file
+from surgery.errors import BadFile, BadValue, SurgeryError
 
 if TYPE_CHECKING:
     from torch import nn
 
-CATALOGUES = ("timm", "torchvision", "cifar")
-HUB = "hf-hub:"
-FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
-
-def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
+def build(name: str | Path | ModelName, pretrained: bool | str | Path = False, **kwargs: Any) -> nn.Module:
     """Build a model by name, in training mode, on the CPU.
 
     `name` is `timm/NAME` (with or without a tag for its weights), `torchvision/NAME`, `cifar/resnet20` (32, 44, 56,
@@ -42,14 +37,13 @@ def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any
             arguments than it was saved with.
         BadFile, WrongModel: a file cannot be read, or contains the weights of another model.
     """
-    if folder := saved_folder(name):
-        return _build_saved(folder, pretrained, kwargs)
-    full = full_name(name)
-    catalogue, short = full.split("/", 1)
-    published = pretrained is True
+    named = resolve(name)
+    if named.folder is not None:
+        return _build_saved(named, pretrained, kwargs)
+    full, published = named.full, pretrained is True
     try:
         with weights_only() if published else nullcontext():
-            model = _BUILDERS[catalogue](short, published, kwargs)
+            model = _of_catalogue(named, published, kwargs)
     except OSError as error:
         if not published:
             raise
@@ -61,7 +55,7 @@ def build(name: str | Path, pretrained: bool | str | Path = False, **kwargs: Any
     except UnpicklingError as error:
         raise BadFile(f"the weights file of {full} contains more than weights.", asked=first_line(error)) from error
     if not isinstance(pretrained, bool):
-        _load_file(model, full, Path(pretrained), kwargs)
+        _load_file(model, named, Path(pretrained), kwargs)
     return model
 
 
@@ -76,43 +70,10 @@ def load_model(folder: str | Path, example: Any = None) -> nn.Module:
         BadFile: `folder` was not written by `surgery.save`, or does not name a model.
         WrongModel: the installed catalogue builds another model under this name.
     """
-    import surgery
-
-    found = saved_folder(folder) or Path(folder)
-    name, kwargs = _named(found)
-    return surgery.load(found, build(name, **kwargs), example)
+    return _loaded(in_folder(saved_folder(folder) or Path(folder)), example)
 
 
-def saved_kwargs(folder: str | Path) -> dict[str, Any]:
-    """The arguments for the builder of the model in a saved folder, such as `num_classes`.
-
-    Raises:
-        BadFile: `folder` was not written by `surgery.save`, or does not name a model.
-    """
-    return _named(saved_folder(folder) or Path(folder))[1]
-
-
-def saved_folder(name: str | Path) -> Path | None:
-    """The saved folder that a name refers to, None if it refers to a model of a catalogue.
-
-    A name that starts with a catalogue, like `cifar/resnet20`, is never a folder; `./cifar/resnet20` is.
-
-    Raises:
-        BadValue: the name of a model without prefix is also that of a saved folder.
-        SurgeryError: `hf-hub:USER/NAME` cannot be downloaded.
-    """
-    text = str(name)
-    if text.startswith(HUB):
-        return pull(text.removeprefix(HUB))
-    path, in_full = Path(name), text.startswith(tuple(f"{catalogue}/" for catalogue in CATALOGUES))
-    if (isinstance(name, str) and in_full) or not steps_file(path).is_file():
-        return None
-    if isinstance(name, str) and any(_has(catalogue, name) for catalogue in CATALOGUES):
-        raise BadValue(f"{name!r} is a model and a folder here.", try_=f"./{name} for the folder, or CATALOGUE/{name}")
-    return path
-
-
-def input_size(name: str | Path | nn.Module) -> int | None:
+def input_size(name: str | Path | ModelName | nn.Module) -> int | None:
     """The side, in pixels, of the only image size that a model accepts; None if it accepts several.
 
     `name` is as for `build`, or a model. It is read from the configuration of timm's models and from torchvision's
@@ -125,110 +86,54 @@ def input_size(name: str | Path | nn.Module) -> int | None:
 
     if isinstance(name, torch.nn.Module):
         return _own_size(name)
-    folder = saved_folder(name)
-    full, kwargs = _named(folder) if folder else (full_name(name), {})
-    if full.startswith("cifar/"):
+    named = resolve(name)
+    if named.catalogue == "cifar":
         return None
     try:
         with torch.device("meta"):
-            return _own_size(build(full, **kwargs))
+            return _own_size(_of_catalogue(named))
     except (RuntimeError, NotImplementedError):  # a builder that computes with its weights
-        return _own_size(build(full, **kwargs))
+        return _own_size(_of_catalogue(named))
 
 
-def full_name(name: str | Path) -> str:
-    """The name of a model with its catalogue: `torchvision/googlenet` for `googlenet`, also for a saved folder.
-
-    Raises:
-        UnknownName: it is neither in a catalogue nor a saved folder.
-        BadValue: several catalogues have it.
-        BadFile: a saved folder cannot be read, or does not name a model.
-    """
-    if folder := saved_folder(name):
-        return _named(folder)[0]
-    if isinstance(name, Path):
-        raise BadFile(f"{name} is not a folder written by surgery.save.")
-    prefix, slash, rest = name.partition("/")
-    if slash and prefix not in CATALOGUES:
-        raise UnknownName(
-            f"unknown catalogue {prefix!r}, and no folder {name} written by surgery.save.",
-            there=", ".join(CATALOGUES),
-        )
-    searched = (prefix,) if slash else CATALOGUES
-    short = rest if slash else name
-    found = [catalogue for catalogue in searched if _has(catalogue, short)]
-    if not found:
-        close = [
-            f"{catalogue}/{near}"
-            for catalogue in searched
-            for near in nearest(short, names(catalogue)).split(", ")
-            if near
-        ]
-        raise UnknownName(
-            f"unknown model {name!r}.",
-            there=", ".join(f"{len(names(catalogue))} models in {catalogue}" for catalogue in searched),
-            try_=", ".join(close) or "surgery sites timm/resnet18",
-        )
-    if len(found) > 1:
-        both = ", ".join(f"{catalogue}/{short}" for catalogue in found)
-        raise BadValue(f"the model name {name!r} exists {len(found)} times.", there=both, try_="one of them in full")
-    return f"{found[0]}/{short}"
+def _of_catalogue(named: ModelName, published: bool = False, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+    """The unedited model of this name; built like the saved one, if it is in a folder, unless `kwargs` are given."""
+    given = named.kwargs if kwargs is None else kwargs
+    return _BUILDERS[named.catalogue](named.short, published, dict(given))
 
 
-def names(catalogue: str) -> tuple[str, ...]:
-    """The names of all models of a catalogue, without its prefix."""
-    if catalogue == "timm":
-        return tuple(_timm().list_models())
-    if catalogue == "torchvision":
-        return tuple(_torchvision().models.list_models())
-    if catalogue == "cifar":
-        from recipes.models import cifar_resnet, cifar_vgg
-
-        resnets = (f"resnet{depth}" for depth in cifar_resnet.DEPTHS)
-        return (*resnets, *(f"vgg{depth}_bn" for depth in cifar_vgg.DEPTHS))
-    raise UnknownName(f"unknown catalogue {catalogue!r}.", there=", ".join(CATALOGUES))
-
-
-def _load_file(model: nn.Module, full: str, file: Path, kwargs: dict[str, Any]) -> None:
+def _load_file(model: nn.Module, named: ModelName, file: Path, kwargs: dict[str, Any]) -> None:
     """Load exactly the weights of the model or, if it has another number of classes, all but the classifier."""
     weights = read_weights(file)
     asked, there = kwargs.get("num_classes"), classes_of(model, weights)
-    if asked is not None and there is not None and there != asked:
-        catalogue, short = full.split("/", 1)
-        if not misfit(_BUILDERS[catalogue](short, False, kwargs | {"num_classes": there}), weights):
-            load_body(model, weights)
-            warn(NewHead(full, asked, there), stacklevel=3)
-            return
-    load_weights(model, file)
+    if asked is None or there in (None, asked):
+        load_weights(model, file)
+    elif misfit(_of_catalogue(named, False, kwargs | {"num_classes": there}), weights):
+        load_weights(model, file)  # raises: what differs is not the classifier alone
+    else:
+        load_body(model, weights)
+        warn(NewHead(named.full, asked, there), stacklevel=3)
 
 
-def _build_saved(folder: Path, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
-    saved = saved_kwargs(folder)
+def _build_saved(named: ModelName, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
+    saved = named.kwargs
     other = {key: value for key, value in kwargs.items() if key not in saved or saved[key] != value}
     if other or not isinstance(pretrained, bool):
         raise BadValue(
-            f"{folder} is loaded with the arguments it was saved with.",
+            f"{named.folder} is loaded with the arguments it was saved with.",
             asked=", ".join([*other, *(() if isinstance(pretrained, bool) else ("pretrained",))]),
             there=", ".join(f"{key}={value!r}" for key, value in saved.items()) or "no arguments",
             try_="the folder alone, or the name of its model",
         )
-    return load_model(folder)
+    return _loaded(named)
 
 
-def _named(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The full name of the model in a saved folder, and the arguments for its builder."""
-    named = read_steps(folder)["model"]
-    if named is None:
-        raise BadFile(
-            f"{folder} does not say which model it is.", try_="surgery.load(folder, model=...), with a fresh model"
-        )
-    name, kwargs = named.get("name"), named.get("kwargs")
-    # A name that points to another folder or to the network is not followed: the file may be untrusted.
-    if not isinstance(name, str) or not isinstance(kwargs, dict) or name.partition("/")[0] not in CATALOGUES:
-        raise BadFile(f"{folder} does not name a model of {', '.join(CATALOGUES)}.", asked=repr(name))
-    if fetching := [key for key in FETCHING if key in kwargs]:
-        raise BadFile(f"{folder} asks for weights besides its own.", asked=", ".join(fetching))
-    return name, kwargs
+def _loaded(named: ModelName, example: Any = None) -> nn.Module:
+    """The model in a saved folder, with its edits and weights."""
+    import surgery
+
+    assert named.folder is not None
+    return surgery.load(named.folder, _of_catalogue(named), example)
 
 
 def _own_size(model: nn.Module) -> int | None:
@@ -246,37 +151,20 @@ def _own_size(model: nn.Module) -> int | None:
     return None
 
 
-def _has(catalogue: str, short: str) -> bool:
-    if catalogue != "timm":
-        return short in names(catalogue)
-    architecture, dot, tag = short.partition(".")
-    if not _timm().is_model(architecture):
-        return False
-    tagged = _timm().list_pretrained(f"{architecture}.*") if dot else []
-    if dot and short not in tagged:
-        raise UnknownName(
-            f"timm has no weights {tag!r} for {architecture}.",
-            there=", ".join(full.partition(".")[2] for full in tagged) or "no weights at all",
-            try_=nearest(short, tagged),
-        )
-    return True
-
-
 def _build_timm(short: str, published: bool, kwargs: dict[str, Any]) -> nn.Module:
-    timm = _timm()
     if published:
-        config = timm.models.get_pretrained_cfg(short)
+        config = timm().models.get_pretrained_cfg(short)
         if config is None or not config.has_weights:
             raise BadValue(f"timm publishes no weights for {short}.", try_="pretrained=False, or a safetensors file")
         asked = kwargs.get("num_classes") or config.num_classes  # 0 asks for no classifier at all
         if asked != config.num_classes:
             warn(NewHead(f"timm/{short}", asked, config.num_classes), stacklevel=3)
-    model: nn.Module = timm.create_model(short, pretrained=published, **kwargs)
+    model: nn.Module = timm().create_model(short, pretrained=published, **kwargs)
     return model
 
 
 def _build_torchvision(short: str, published: bool, kwargs: dict[str, Any]) -> nn.Module:
-    catalogue = _torchvision().models
+    catalogue = torchvision().models
     if published and "num_classes" in kwargs:
         classes = len(catalogue.get_model_weights(short).DEFAULT.meta["categories"])
         if kwargs["num_classes"] != classes:
@@ -323,17 +211,3 @@ def _build_cifar(short: str, published: bool, kwargs: dict[str, Any]) -> nn.Modu
 
 
 _BUILDERS = {"timm": _build_timm, "torchvision": _build_torchvision, "cifar": _build_cifar}
-
-
-def _timm() -> Any:
-    check_torchvision()
-    import timm
-
-    return timm
-
-
-def _torchvision() -> Any:
-    check_torchvision()
-    import torchvision
-
-    return torchvision

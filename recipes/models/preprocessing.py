@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.data.preprocessing import Preprocessing
 from recipes.format.settings import CROP_MODES, INTERPOLATIONS
-from recipes.models.build import full_name, saved_folder
+from recipes.models.names import ModelName, resolve, timm
 from recipes.optional import check_torchvision
 from recipes.runs.folder import RESULT
 from recipes.runs.outcome import Outcome
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
+def preprocessing_of(model: str | Path | ModelName | nn.Module) -> Preprocessing | None:
     """The preprocessing of a model, edited or not; None if unknown.
 
     `model` is a name, as for `recipes.build`, or a model of timm. For a name of timm or torchvision it is that of the
@@ -34,15 +34,12 @@ def preprocessing_of(model: str | Path | nn.Module) -> Preprocessing | None:
 
     if isinstance(model, torch.nn.Module):
         return _of_timm(getattr(model, "pretrained_cfg", None))
-    if (folder := saved_folder(model)) and (found := _recorded(folder)):
+    named = resolve(model)
+    if named.folder is not None and (found := _recorded(named.folder)):
         return found
-    catalogue, short = full_name(model).split("/", 1)
-    if catalogue == "timm":
-        check_torchvision()
-        import timm
-
-        return _of_timm(timm.models.get_pretrained_cfg(short))
-    return _of_torchvision(short) if catalogue == "torchvision" else None
+    if named.catalogue == "timm":
+        return _of_timm(timm().models.get_pretrained_cfg(named.short))
+    return _of_torchvision(named.short) if named.catalogue == "torchvision" else None
 
 
 def _recorded(folder: Path) -> Preprocessing | None:

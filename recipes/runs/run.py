@@ -25,6 +25,7 @@ from recipes.format.recipe import Recipe
 from recipes.log.journal import Journal
 from recipes.log.trackers import TrackerName
 from recipes.models import build as models
+from recipes.models.names import ModelName, resolve
 from recipes.models.preprocessing import preprocessing_of
 from recipes.runs.evaluate import measure
 from recipes.runs.folder import MASKS, begin, claim, finish, finished, masks_in, release
@@ -81,9 +82,9 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
     if skip_uneditable:
         recipe = replace(recipe, skip_uneditable=True)
-    saved = models.saved_folder(model)
-    _check(recipe, trained=pretrained is not False or saved is not None)
-    place, name, folder = place_of(device), models.full_name(model), Path(output)
+    named = resolve(model)
+    _check(recipe, trained=pretrained is not False or named.folder is not None)
+    place, name, folder = place_of(device), named.full, Path(output)
     tell = say if place.first else _silent
     settings = _settings(preprocessing)
     size = asked_size(img_size, preprocessing)
@@ -97,20 +98,20 @@ def run(
     begin(folder, asked, resume)
     if (outcome := finished(folder)) is not None:
         return outcome
-    own = preprocessing_of(model)
+    own = preprocessing_of(named)
     source = open_data(
-        data, data_dir=data_dir, size=models.input_size(model) if size is None else size,
+        data, data_dir=data_dir, size=models.input_size(named) if size is None else size,
         preprocessing=own.changed(preprocessing or {}) if own else preprocessing,
         train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
     )  # fmt: skip
     _seed(seed)
-    network, kwargs = _built(model, pretrained, source, size, tell)
+    network, kwargs = _built(named, pretrained, source, size, tell)
     network.to(place.device)
-    masks = None if saved is None else masks_in(saved)
+    masks = None if named.folder is None else masks_in(named.folder)
     check_before(recipe, recipe.rules_for(name), network, source, place.world)
     before = measure(network, source.testing(device=place.device), masks)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
-    if masks is None and (saved is not None or isinstance(pretrained, str | Path)):
+    if masks is None and (named.folder is not None or isinstance(pretrained, str | Path)):
         _tell_of_zeros(network, tell)
     if place.first:
         claim(folder, asked)
@@ -155,21 +156,20 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
 
 
 def _built(
-    model: str, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
+    named: ModelName, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model with a classifier for the data, and what its builder was given for that."""
-    if models.saved_folder(model):
-        network = models.build(model, pretrained, num_classes=len(data.classes))
-        return network, models.saved_kwargs(model)
-    name, kwargs = models.full_name(model), {"num_classes": len(data.classes)}
-    if img_size and (own := models.input_size(model)) and own != img_size:
+    name, kwargs = named.full, {"num_classes": len(data.classes)}
+    if named.folder is not None:
+        return models.build(named, pretrained, **kwargs), dict(named.kwargs)
+    if img_size and (own := models.input_size(named)) and own != img_size:
         if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
             raise BadValue(f"{name} supports only one image size.", asked=f"{img_size} pixels", there=f"{own} pixels")
         kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
     if name in ("torchvision/googlenet", "torchvision/inception_v3"):
         kwargs["aux_logits"] = False  # their second classifiers would be a second loss
     with warnings.catch_warnings(record=True) as caught:
-        network = models.build(model, pretrained, **kwargs)
+        network = models.build(named, pretrained, **kwargs)
     for warning in caught:
         if issubclass(warning.category, models.NewHead):
             tell(str(warning.message))

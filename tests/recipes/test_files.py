@@ -12,7 +12,7 @@ from recipes.check.check import check, sites_of, without_weights
 from recipes.format.library import load, names, text_of
 from recipes.format.recipe import Recipe
 from recipes.format.settings import Finetune
-from recipes.models.build import full_name
+from recipes.models.names import full_name
 from surgery.look.site import Sites
 
 load_once, sites_once = cache(load), cache(sites_of)

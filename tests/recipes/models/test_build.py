@@ -19,7 +19,8 @@ import recipes
 import surgery
 from recipes.data import Pictures, cifar10
 from recipes.data.feed import ImageTransform, MemoryBatches
-from recipes.models.build import NewHead, build, full_name, input_size, load_weights, names, saved_folder, saved_kwargs
+from recipes.models.build import NewHead, build, input_size, load_weights
+from recipes.models.names import ModelName, names, resolve, saved_folder
 from recipes.train.finetune import accuracy
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, WrongModel
 from tests.asserts import assert_raises
@@ -72,32 +73,6 @@ def test_keywords_reach_the_builder() -> None:
     assert build("timm/test_resnet", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
     assert build("torchvision/squeezenet1_1", num_classes=3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
     assert build("cifar/resnet20", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
-
-
-def test_a_bare_name_in_two_catalogues_shows_both() -> None:
-    with pytest.raises(BadValue, match="timm/resnet50, torchvision/resnet50"):
-        build("resnet50")
-    assert full_name("googlenet") == "torchvision/googlenet"
-    assert full_name("timm/resnet50") == "timm/resnet50"
-    assert full_name("resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("timm/resnet5O", "timm/resnet50"),
-        ("torchvision/resnet19", "torchvision/resnet18"),
-        ("cifar/resnet21", "cifar/resnet20"),
-        ("squeezenet1_2", "torchvision/squeezenet1_1"),
-        ("keras/resnet50", "timm, torchvision, cifar"),
-        ("resnet50.a1_in1", "resnet50.a1_in1k"),
-        ("timm/test_byobnet.nobody", "r160_in1k"),
-    ],
-)
-def test_an_unknown_name_gets_the_nearest(name: str, says: str) -> None:
-    with pytest.raises(UnknownName) as caught:
-        build(name)
-    assert says in str(caught.value)
 
 
 def test_weights_from_a_file_are_loaded_bit_for_bit(tmp_path: Path) -> None:
@@ -371,9 +346,7 @@ def test_a_saved_folder_is_a_name(saved: tuple[Path, nn.Module]) -> None:
     folder, model = saved
     images = torch.rand(2, 3, 32, 32)
     for name in (folder, str(folder)):
-        assert full_name(name) == "cifar/resnet20"
-        assert saved_kwargs(name) == {"num_classes": 4}
-        assert saved_folder(name) == folder
+        assert resolve(name) == ModelName("cifar/resnet20", folder, {"num_classes": 4})
         assert torch.equal(build(name, num_classes=4).eval()(images), model(images))
     assert saved_folder("cifar/resnet20") is None and saved_folder("nothing") is None
 
@@ -401,33 +374,17 @@ def test_what_is_a_model_and_a_folder_shows_both(
     shutil.copytree(folder, folder / "cifar" / "resnet20")
     monkeypatch.chdir(folder)
     assert_raises(BadValue, lambda: build("resnet20"), "a model and a folder", "./resnet20")
-    assert saved_kwargs("./resnet20") == {"num_classes": 4}
+    assert resolve("./resnet20").kwargs == {"num_classes": 4}
     assert build("cifar/resnet20")(torch.rand(2, 3, 32, 32)).shape == (2, 10)  # the catalogue's
-    assert_raises(UnknownName, lambda: full_name("runs/none"), "no folder runs/none written by surgery.save")
-    assert_raises(BadFile, lambda: full_name(Path("runs")), "not a folder")
-
-
-@pytest.mark.parametrize(
-    ("name", "kwargs"),
-    [
-        ("hf-hub:somebody/net", {}),
-        ("./other", {}),
-        ("resnet20", {}),
-        ("torchvision/resnet18", {"weights": "DEFAULT"}),
-        ("timm/resnet18", {"checkpoint_path": "x.pth"}),
-    ],
-)
-def test_a_saved_folder_leads_nowhere_else(name: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
-    surgery.save(build("cifar/resnet20"), tmp_path, name=name, kwargs=kwargs)
-    for verb in (full_name, build, recipes.load_model, saved_kwargs):
-        assert_raises(BadFile, lambda verb=verb: verb(tmp_path))
+    assert_raises(UnknownName, lambda: resolve("runs/none"), "no folder runs/none written by surgery.save")
+    assert_raises(BadFile, lambda: resolve(Path("runs")), "not a folder")
 
 
 def test_a_damaged_folder_is_named(saved: tuple[Path, nn.Module]) -> None:
     folder, _ = saved
     data = json.loads((folder / "surgery.json").read_text())
     (folder / "surgery.json").write_text(json.dumps(data | {"model": {"name": "timm/resnet18", "kwargs": {}}}))
-    assert_raises(BadFile, lambda: full_name(str(folder)), "do not belong together")
+    assert_raises(BadFile, lambda: resolve(str(folder)), "do not belong together")
 
 
 # -- sizes -------------------------------------------------------------------------------------------------------------

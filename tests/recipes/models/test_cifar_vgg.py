@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import surgery
-from recipes.models.build import build, input_size, names
+from recipes.models.build import build, input_size
+from recipes.models.names import names
 
 # By hand: convolutions of 3 x 3 with biases, two numbers a channel for the norms, and the linear layer.
 WIDTHS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]

@@ -24,6 +24,7 @@ from recipes.data import Data, Pictures, Preprocessing
 from recipes.data.dataset import InMemory
 from recipes.data.feed import ImageTransform
 from recipes.format.recipe import Finetune, Pruning, Recipe
+from recipes.models import names
 from recipes.runs.outcome import Outcome
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, SurgeryError, UnknownName, WrongModel
 from tests.asserts import assert_raises
@@ -374,3 +375,18 @@ def test_two_processes_run_under_torchrun(tmp_path: Path) -> None:
     model = recipes.load_model(tmp_path / "out")
     assert pruning.Masks.of(model).share == pytest.approx(0.8, abs=1e-3)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("hub", [True, False], ids=["hub", "catalogue"])
+def test_a_run_looks_its_model_up_once(hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    if hub:
+        surgery.save(recipes.build(MODEL, num_classes=10), tmp_path / "net", name=MODEL, kwargs={"num_classes": 10})
+        monkeypatch.setattr(names, "pull", lambda repo: asked.append(repo) or tmp_path / "net")
+    else:
+        in_catalogue = names._in_catalogue
+        monkeypatch.setattr(names, "_in_catalogue", lambda name: asked.append(name) or in_catalogue(name))
+    recipe = Recipe("none", (), finetune=replace(SHORT, epochs=0))
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": lambda _: None}
+    recipes.run(recipe, "hf-hub:me/net" if hub else "test_resnet", "digits", tmp_path / "out", **options)
+    assert asked == (["me/net"] if hub else ["test_resnet"])
