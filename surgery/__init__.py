@@ -5,15 +5,20 @@ Look with `find_sites`, edit with `transform`, revert with `undo`, keep the resu
 
 from importlib.metadata import PackageNotFoundError, version
 
-from surgery import activations, old_names
+from surgery import activations, deploy, old_names
 from surgery.errors import (
     BadFile,
     BadValue,
     CannotEdit,
     CannotLook,
     CountChanged,
+    DynamicShapes,
+    NoExample,
+    NotConvertible,
     NotEdited,
+    NotEqual,
     NothingPicked,
+    NotInstalled,
     NotProved,
     RuleConflict,
     SurgeryError,
@@ -43,8 +48,13 @@ __all__ = [
     "CannotEdit",
     "CannotLook",
     "CountChanged",
+    "DynamicShapes",
     "Edit",
+    "NoExample",
+    "NotConvertible",
     "NotEdited",
+    "NotEqual",
+    "NotInstalled",
     "NotProved",
     "NothingPicked",
     "Plan",
@@ -60,6 +70,7 @@ __all__ = [
     "__version__",
     "activations",
     "apply_plan",
+    "deploy",
     "erase",
     "erase_relu",
     "find_sites",

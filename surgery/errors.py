@@ -70,6 +70,29 @@ class BadFile(SurgeryError):
     """A saved folder or a recipe file that is incomplete, damaged, or in an unknown format."""
 
 
+class NoExample(CannotLook):
+    """No example was given for a model, and none can be derived from it."""
+
+
+class NotInstalled(SurgeryError):
+    """A deployment target whose runtime is not installed."""
+
+
+class NotConvertible(SurgeryError):
+    """A network that a deployment target cannot convert.
+
+    `sites` are the activation calls that it has no operators for; empty if the reason is something else in the network.
+    """
+
+
+class DynamicShapes(SurgeryError):
+    """A network that cannot be exported because its shapes or its branches depend on the values of its input."""
+
+
+class NotEqual(SurgeryError):
+    """An exported network whose outputs on its target are not those of torch."""
+
+
 @contextmanager
 def about(sites: Iterable[Site]) -> Iterator[None]:
     """Errors raised inside are about these sites, unless they name their own."""

@@ -59,12 +59,15 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert set(listed) | {"index"} == {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
 
 
-@pytest.mark.parametrize("package", [surgery, surgery.activations, pruning, recipes], ids=lambda one: one.__name__)
+PACKAGES = [surgery, surgery.activations, surgery.deploy, pruning, recipes]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
 def test_the_reference_holds_every_public_name(package: object) -> None:
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").iterdir())
     documented = set(re.findall(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", reference, flags=re.MULTILINE))
     public = {name for name in dir(package) if not name.startswith("_") and is_ours(getattr(package, name))}
-    assert len(public) >= 9
+    assert len(public) >= 6
     assert {f"{package.__name__}.{name}" for name in public} <= documented
 
 

@@ -31,8 +31,17 @@ MAY_IMPORT = {
     | {"sklearn", "matplotlib", "wandb", "tensorboard"},  # extras
 }
 
-# Modules of surgery that may import inside a function, and what they import there.
-LATE_IMPORTS: dict[str, set[str]] = {}
+# Modules of surgery that import inside functions, and what: each runtime that networks are deployed to is imported by
+# one file alone. A file may have the name of its runtime, since imports here are absolute.
+RUNTIMES = {
+    "surgery.deploy.runtimes.onnxruntime": {"onnx", "onnxruntime"},
+    "surgery.deploy.runtimes.openvino": {"openvino"},
+    "surgery.deploy.runtimes.ncnn": {"ncnn", "pnnx"},
+    "surgery.deploy.runtimes.litert": {"litert_torch", "ai_edge_litert"},
+    "surgery.deploy.runtimes.coreml": {"coremltools"},
+    "surgery.deploy.runtimes.executorch": {"executorch"},
+    "surgery.deploy.runtimes.tvm": {"tvm"},
+}
 
 THE_WRITER = "surgery.edit.write"
 # Functions elsewhere that write only to what they have just made: a copy of a function, an object coming out of a
@@ -59,7 +68,7 @@ def test_all_sources_are_read() -> None:
 
 @pytest.mark.parametrize("module", SOURCES)
 def test_imports_follow_the_arrows(module: str) -> None:
-    allowed = MAY_IMPORT[module.split(".")[0]] | sys.stdlib_module_names
+    allowed = MAY_IMPORT[module.split(".")[0]] | RUNTIMES.get(module, set()) | sys.stdlib_module_names
     wrong = [f"line {line}: {name}" for line, name in imports(tree(module)) if name.split(".")[0] not in allowed]
     assert not wrong, f"{module} imports {wrong}"
 
@@ -71,9 +80,10 @@ def test_every_library_imported_is_declared() -> None:
         line for name in extras.keys() - {"test", "docs", "dev", "foreign"} for line in extras[name]
     ]
     declared = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines}
-    package_of = {"sklearn": "scikit_learn", "PIL": "pillow"}
-    imported = {package_of.get(name, name) for names in MAY_IMPORT.values() for name in names}
-    assert imported - {*PACKAGES} - {"triton"} == declared  # torch brings triton wherever it can be used
+    package_of = {"sklearn": "scikit_learn", "PIL": "pillow", "tvm": "apache_tvm"}
+    imported = {package_of.get(name, name) for names in (*MAY_IMPORT.values(), *RUNTIMES.values()) for name in names}
+    # torch brings triton wherever it can be used; its exporter to ONNX imports onnxscript
+    assert imported - {*PACKAGES} - {"triton"} == declared - {"onnxscript"}
 
 
 def test_no_import_cycles() -> None:
@@ -102,8 +112,17 @@ def test_no_package_hides_a_module_of_its_own(folder: Path) -> None:
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name.split(".")[0] == "surgery"])
 def test_surgery_imports_at_the_top(module: str) -> None:
-    late = {name for node in functions(tree(module)) for _, name in imports(node)}
-    assert late == LATE_IMPORTS.get(module, set()), f"{module} imports inside a function: {sorted(late)}"
+    late = {name.partition(".")[0] for node in functions(tree(module)) for _, name in imports(node)}
+    assert late == RUNTIMES.get(module, set()), f"{module} imports inside a function: {sorted(late)}"
+    early = {name.partition(".")[0] for _, name in imports(at_import(tree(module)))}
+    assert not early & late, f"{module} imports its runtime at the top"
+
+
+def test_every_runtime_has_its_own_file() -> None:
+    files = {name for name in SOURCES if name.startswith("surgery.deploy.runtimes.")}
+    assert files == set(RUNTIMES)
+    names = [name for one in RUNTIMES.values() for name in one]
+    assert len(names) == len(set(names)), "two files import the same runtime"
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name != THE_WRITER])

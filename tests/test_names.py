@@ -11,7 +11,7 @@ import pruning
 import recipes
 import surgery
 
-PACKAGES = [surgery, surgery.activations, pruning, pruning.hosts, recipes]
+PACKAGES = [surgery, surgery.activations, surgery.deploy, pruning, pruning.hosts, recipes]
 ROOT = Path(__file__).resolve().parent.parent
 
 

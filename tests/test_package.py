@@ -57,6 +57,8 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert said["License-Expression"] == "Apache-2.0"
     assert set(said.get_all("Provides-Extra", [])) == {
         "demo", "plot", "tensorboard", "wandb", "fast", "nncf", "foreign", "test", "docs", "dev",
+        "deploy-onnx", "deploy-openvino", "deploy-ncnn", "deploy-litert", "deploy-coreml", "deploy-executorch",
+        "deploy-tvm",
     }  # fmt: skip
 
 

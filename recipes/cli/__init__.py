@@ -1,4 +1,4 @@
-"""The command `surgery`: look at a model, edit it, prune it, fine-tune it, and run recipes."""
+"""The command `surgery`: look at a model, edit it, prune it, fine-tune it, deploy it, and run recipes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from recipes.cli import deploy, train
 from recipes.cli import recipes as shelf
 from recipes.cli import sites as look
-from recipes.cli import train
 from recipes.cli.flags import Parser
 
 # Everything heavy is imported inside the commands: `surgery --help` must answer at once.
@@ -79,13 +79,13 @@ def _run(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="surgery",
-        description="Change which activations a vision network uses, and where; prune it; fine-tune it.",
+        description="Change which activations a vision network uses, and where; prune it; fine-tune it; deploy it.",
         epilog="Models are timm/NAME, torchvision/NAME, cifar/resnet20 (32, 44, 56, 110), cifar/vgg16_bn, or a folder "
         "that a run saved. Recipes are names of `surgery recipes ls`, or files that end in .toml.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (look, train, shelf):
+    for group in (look, train, deploy, shelf):
         group.add_commands(commands)
     return parser
 

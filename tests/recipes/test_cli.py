@@ -18,7 +18,9 @@ import surgery
 from recipes import cli
 from recipes.models.build import build
 from recipes.runs.outcome import Measured, Outcome
+from surgery.deploy.runtimes import TARGETS
 from surgery.errors import BadValue
+from tests.surgery.deploy.memory import MEMORY, lacking, wrong
 
 SMALL = ("timm/test_resnet", "--shape", "2,3,32,32")
 ERASE = ("--rule", "erase_relu")
@@ -51,7 +53,7 @@ def refused_after(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err
 
 
-COMMANDS = ("sites", "transform", "run", "finetune", "prune", "demo", "plot")
+COMMANDS = ("sites", "transform", "run", "finetune", "prune", "demo", "plot", "deploy")
 SHELF = ("ls", "show", "copy", "check", "new")
 
 
@@ -154,6 +156,43 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.endswith("with fresh weights\n")
 
 
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target without a runtime stands for onnxruntime."""
+    monkeypatch.setitem(TARGETS, "onnxruntime", MEMORY)
+
+
+DEPLOY = ("deploy", *SMALL, *ERASE, "--target", "onnxruntime")
+
+
+def test_deploy_writes_what_agrees(memory: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*DEPLOY, "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "agrees with torch" in out and out.endswith(f"written to {tmp_path / 'out'}\n")
+    assert (tmp_path / "out" / "deploy.json").is_file()
+
+
+def test_deploy_fails_where_the_target_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TARGETS, "onnxruntime", wrong("linear.default", lambda y: y + 1))
+    assert cli.main([*DEPLOY, "--json", "--output", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is False and err.count("\n") == 1 and "agree with torch" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_deploy_fails_where_the_target_lacks_a_function(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TARGETS, "onnxruntime", lacking("relu"))
+    assert "memory does not have relu" in refused_after(capsys, *DEPLOY)
+
+
+def test_the_targets_are_those_of_the_library() -> None:
+    assert [one.name for one in surgery.deploy.targets()] == list(cli.deploy.TARGETS)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -182,6 +221,8 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
         (["cut", "resnet18"], "invalid choice: 'cut'"),
         ([], "required: COMMAND; hint: surgery --help"),
         (["demo", "--epochs", "-1"], "-1 is less than 0"),
+        (["deploy", *SMALL], "required: --target"),
+        (["deploy", *SMALL, "--target", "onnx"], "invalid choice: 'onnx'"),
     ],
 )
 def test_what_is_wrong_is_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

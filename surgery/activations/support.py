@@ -1,0 +1,117 @@
+"""Support: what each function of the catalogue becomes on each deployment target, as measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from surgery.text import html_table, table
+
+FILE = "support.json"
+OPERATOR, PIECES, WRONG, FAILS = "one operator", "decomposed", "wrong", "fails"
+_SHOWN = 4  # operators in a cell
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One function on one target: what it becomes there, in one precision and layout.
+
+    `verdict` is "one operator", "decomposed", "wrong" or "fails"; `operators` are those it becomes, in order; `error`
+    is its maximum error against torch, None where the target could not be run; `problem` says why it fails.
+    `layout` is "image", (N, C, H, W), or "tokens", (N, T, C); `precision` "fp32" or "fp16".
+    """
+
+    function: str
+    target: str
+    precision: str
+    layout: str
+    verdict: str
+    operators: tuple[str, ...]
+    error: float | None
+    problem: str
+
+    def __str__(self) -> str:
+        """What it becomes, in a few words."""
+        if self.verdict == FAILS:
+            return "fails"
+        if self.verdict == WRONG:
+            return f"wrong by {self.error:.2g}"
+        count = len(self.operators)
+        return " + ".join(self.operators) if count <= _SHOWN else f"{count} operators"
+
+    @property
+    def details(self) -> str:
+        """All that is known: every operator, how far it is wrong, why it fails."""
+        if self.verdict == FAILS:
+            return f"fails: {self.problem}"
+        wrong = f", wrong by {self.error:.2g}" if self.verdict == WRONG else ""
+        return (" + ".join(self.operators) or "nothing") + wrong
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Support:
+    """Function by target; prints as a table. `measured` says for each target with which versions and when."""
+
+    cells: tuple[Cell, ...]
+    measured: dict[str, str]
+
+    def cell(self, function: str, target: str, *, precision: str = "fp32", layout: str = "image") -> Cell | None:
+        """What a function becomes on a target; None where that was not measured."""
+        asked = (function, target, precision, layout)
+        found = (one for one in self.cells if (one.function, one.target, one.precision, one.layout) == asked)
+        return next(found, None)
+
+    def where(self, **facts: str) -> Support:
+        """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`."""
+        kept = (one for one in self.cells if all(getattr(one, name) == value for name, value in facts.items()))
+        return Support(tuple(kept), self.measured)
+
+    def to_json(self) -> str:
+        """All cells as JSON."""
+        return json.dumps(_data(self), indent=1)
+
+    def __repr__(self) -> str:
+        return f"<Support: {len(self.cells)} cells of {len(self._targets())} targets>"
+
+    def __str__(self) -> str:
+        return "\n".join([*table(self._head(), self._rows()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._head(), self._rows(), below=self._notes())
+
+    def _targets(self) -> list[str]:
+        return list(dict.fromkeys(one.target for one in self.cells))
+
+    def _head(self) -> tuple[str, ...]:
+        return ("function", "precision", "layout", *self._targets())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = dict.fromkeys((one.function, one.precision, one.layout) for one in self.cells)
+        by_key = {(one.function, one.precision, one.layout, one.target): str(one) for one in self.cells}
+        return [(*row, *(by_key.get((*row, target), "-") for target in self._targets())) for row in rows]
+
+    def _notes(self) -> list[str]:
+        return [f"{name}: {self.measured[name]}" for name in self._targets()]
+
+
+@cache
+def support() -> Support:
+    """What each function of the catalogue becomes on each target: a table that was measured with these runtimes.
+
+    >>> print(surgery.deploy.table().where(target="ncnn"))
+    """
+    return support_of(json.loads(files("surgery.activations").joinpath(FILE).read_text(encoding="utf-8")))
+
+
+def support_of(data: dict[str, Any]) -> Support:
+    """The table that `Support.to_json` wrote."""
+    cells = tuple(Cell(**{**one, "operators": tuple(one["operators"])}) for one in data["cells"])
+    return Support(cells, data["measured"])
+
+
+def _data(found: Support) -> dict[str, Any]:
+    cells = [{name: getattr(one, name) for name in Cell.__slots__} for one in found.cells]
+    return {"measured": found.measured, "cells": cells}

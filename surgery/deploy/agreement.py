@@ -1,0 +1,273 @@
+"""Agreement: whether a network computes on its target what it computes in torch, and what became of each site."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from surgery.activations.support import FAILS
+from surgery.deploy.advice import instead_of
+from surgery.deploy.comparison import BATCHES, TOLERANCE, Compared, compared
+from surgery.deploy.network import Network, network_of
+from surgery.deploy.probe import Probed, as_trained, function_at, in_one_line, inputs_at, probed
+from surgery.deploy.runtimes import TARGETS
+from surgery.deploy.target import Target
+from surgery.deploy.written import check_free, written
+from surgery.errors import NotConvertible, SurgeryError, UnknownName, nearest
+from surgery.history.history import steps_of
+from surgery.isolation.meta_copy import copied
+from surgery.look.finder import find_sites
+from surgery.look.site import Site, Sites
+from surgery.text import html_table, table
+from surgery.transforms import undo
+
+_COLUMNS = ("site", "function", "becomes", "error", "exchange for")
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of one site: what the target makes of its function, and what to exchange that for, if anything."""
+
+    site: Site
+    probed: Probed
+    instead: str = ""
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        error = "-" if self.probed.error is None else f"{self.probed.error:.2g}"
+        return (str(self.site), self.site.activation, str(self.probed), error, self.instead or "-")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report:
+    """What a target makes of a network; prints as a table of its sites.
+
+    `runs` are the forwards on the target, compared with torch; empty if it could not be converted (`problem`) or
+    cannot be run (`not_run`). `any_batch`: it was written for every batch size, else for one, and batches were run one
+    by one. `operators` are those of the whole network. `ok`: it was run, and agrees with torch in every run.
+    """
+
+    target: str
+    versions: str
+    model_kind: str
+    fates: tuple[Fate, ...]
+    runs: tuple[Compared, ...] = ()
+    any_batch: bool = False
+    operators: tuple[str, ...] = ()
+    problem: str = ""
+    not_run: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.runs) and self.error <= TOLERANCE
+
+    @property
+    def error(self) -> float:
+        """The largest error of all runs, over the largest output; infinite if there is none."""
+        return max((one.relative for one in self.runs), default=float("inf"))
+
+    def to_json(self) -> str:
+        """All of it as one JSON object."""
+        sites = [
+            {
+                "site": str(one.site),
+                "function": one.site.activation,
+                "verdict": one.probed.verdict,
+                "operators": one.probed.operators,
+                "error": one.probed.error,
+                "problem": one.probed.problem,
+                "exchange_for": one.instead or None,
+            }
+            for one in self.fates
+        ]
+        runs = [
+            {"inputs": one.inputs, "batch": one.batch, "error": one.error, "largest_output": one.largest}
+            for one in self.runs
+        ]
+        facts: dict[str, Any] = {
+            "target": self.target, "versions": self.versions, "model": self.model_kind, "ok": self.ok,
+            "problem": self.problem, "not_run": self.not_run, "any_batch": self.any_batch, "runs": runs,
+            "sites": sites, "operators": dict(Counter(self.operators)),
+        }  # fmt: skip
+        return json.dumps(facts, indent=1)
+
+    def __repr__(self) -> str:
+        return f"<Report: {self._verdict()}>"
+
+    def __str__(self) -> str:
+        rows = [f"  {line}" for line in table(_COLUMNS, self._rows())] if self.fates else []
+        return "\n".join([self._verdict(), *rows, *(f"  {line}" for line in self._notes())])
+
+    def _repr_html_(self) -> str:
+        return html_table(_COLUMNS, self._rows(), above=[self._verdict()], below=self._notes())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [one.row for one in self.fates]
+
+    def _verdict(self) -> str:
+        if self.problem:
+            return f"{self.model_kind} on {self.target}: not converted"
+        if self.not_run:
+            return f"{self.model_kind} on {self.target}: converted, not run ({self.not_run})"
+        verdict = "agrees with torch" if self.ok else "does not agree with torch"
+        return f"{self.model_kind} on {self.target}: {verdict}, maximum error {self.error:.2g} of the largest output"
+
+    def _notes(self) -> list[str]:
+        problems = dict.fromkeys((one.site.activation, one.probed.problem) for one in self.fates if one.probed.problem)
+        notes = [f"{name} fails: {problem}" for name, problem in problems] or [self.problem] * bool(self.problem)
+        if self.runs:
+            batches = ", ".join(str(batch) for batch in sorted({one.batch for one in self.runs}))
+            how = "batches" if self.any_batch else "one image at a time, from batches"
+            notes.append(f"run on {len(self.runs)} inputs, {how} of {batches}")
+        if self.operators:
+            counts = Counter(self.operators).most_common()
+            notes.append("network: " + ", ".join(f"{count} {name}" for name, count in counts))
+        return [*notes, f"with {self.versions}"]
+
+
+def check(
+    model: nn.Module,
+    target: str,
+    example: Any = None,
+    *,
+    batches: Sequence[int] = BATCHES,
+    output: str | Path | None = None,
+) -> Report:
+    """Export a network, run it on the runtime of its target, compare it with torch, and say what became of each site.
+
+    `target` is a name of `targets()`. `example` is as for `find_sites`; it and random inputs of each batch size are
+    run. The network is exported in eval mode, from a copy on the CPU. Each function is exported alone, too, and run on
+    what it receives in the network: so the report says where a site is wrong or missing, and what is nearest to it
+    among the functions that the target has. With `output`, the written network is kept in this new folder, unless it
+    does not agree with torch.
+
+    Raises:
+        NotInstalled: the runtime is not installed.
+        NoExample, DynamicShapes, BadValue: see `export`.
+        NotConvertible: the target cannot convert the network for reasons that are not its activations. If these are
+            the reason, the report says so (`problem`).
+        BadFile: there is something at `output`.
+    """
+    asked, network, sites = _begun(model, target, example, output)
+    try:
+        with written(network, asked, Path(output) if output is not None else None) as made:
+            operators = made.operators
+            tried = replace(network, any_batch=made.network.any_batch)
+            runs = compared(tried, made.loaded(), batches) if asked.load else ()
+            agrees = all(one.relative <= TOLERANCE for one in runs)
+            if agrees:
+                made.keep()
+    except NotConvertible as error:
+        fates = tuple(_fates(model, sites, asked))
+        if not any(one.probed.verdict == FAILS for one in fates):
+            raise _own_reasons(model, asked, example, error) from error
+        return Report(asked.name, asked.versions, sites.model_kind, fates, problem=in_one_line(error))
+    return Report(
+        asked.name, asked.versions, sites.model_kind, tuple(_fates(model, sites, asked, each=not agrees)), runs,
+        tried.any_batch, operators, not_run=asked.not_run,
+    )  # fmt: skip
+
+
+def export(model: nn.Module, target: str, path: str | Path, example: Any = None) -> Path:
+    """Write a network for a target into a new folder, with a `deploy.json` about its inputs; returns the folder.
+
+    `target` is a name of `targets()`, `example` as for `find_sites`: its tensors have the batch as their first axis.
+    It is written for every batch size where target and network allow that, else for a batch of one. The folder is
+    written whole or not at all.
+
+    Raises:
+        NotInstalled: the runtime is not installed.
+        NoExample: no example was given, and none can be derived from the model.
+        DynamicShapes: the shapes or the branches of the network depend on the values of its input.
+        NotConvertible: the target cannot convert it; `sites` are the activation calls that it lacks operators for,
+            empty if the network cannot be converted for reasons of its own.
+        BadValue: an example with something else than tensors in it.
+        BadFile: there is something at `path`.
+    """
+    folder = Path(path)
+    asked, network, sites = _begun(model, target, example, folder)
+    try:
+        with written(network, asked, folder) as made:
+            made.keep()
+    except NotConvertible as error:
+        missing = [one for one in _fates(model, sites, asked) if one.probed.verdict == FAILS]
+        if not missing:
+            raise _own_reasons(model, asked, example, error) from error
+        raise _missing(asked, missing) from error
+    return folder
+
+
+def targets() -> tuple[Target, ...]:
+    """The runtimes that a network can be deployed to, installed or not."""
+    return tuple(TARGETS.values())
+
+
+def _begun(model: nn.Module, target: str, example: Any, output: str | Path | None) -> tuple[Target, Network, Sites]:
+    """All that can be checked before anything is exported."""
+    asked = _target(target)
+    asked.check_installed()
+    if output is not None:
+        check_free(Path(output))
+    return asked, network_of(model, example), find_sites(model, example)
+
+
+def _target(name: str) -> Target:
+    if name not in TARGETS:
+        hint = nearest(str(name), TARGETS)
+        raise UnknownName(f"No deployment target is called {name!r}.", there=", ".join(TARGETS), try_=hint)
+    return TARGETS[name]
+
+
+def _fates(model: nn.Module, sites: Sites, target: Target, *, each: bool = False) -> Iterable[Fate]:
+    """What becomes of every site in eval mode; equal functions are tried once, unless `each` site is asked for."""
+    wanted = [site for site in sites if "eval" in site.modes]
+    kinds = {site: (site.key if each else _kind(model, site)) for site in wanted}
+    first = {kind: site for site, kind in reversed(kinds.items())}
+    entered = inputs_at(model, sites, first.values())
+    known = {}
+    for kind, site in first.items():
+        function, x = as_trained(function_at(model, site)), entered[site.key]
+        found = probed(function, x, target)
+        known[kind] = (found, instead_of(function, site, found, x, target.name))
+    return [Fate(site, *known[kind]) for site, kind in kinds.items()]
+
+
+def _kind(model: nn.Module, site: Site) -> tuple[object, ...]:
+    """Sites of the same kind become the same: one function, with channels on the same axis of so many."""
+    shared = site.module is not None and all(one.numel() == 1 for one in model.get_submodule(site.module).parameters())
+    return (site.activation, site.options, len(site.shape), site.channel_axis, shared)
+
+
+def _missing(target: Target, missing: Sequence[Fate]) -> NotConvertible:
+    problems = "; ".join(dict.fromkeys(f"{one.site.activation}: {one.probed.problem}" for one in missing))
+    swaps = dict.fromkeys((one.instead, one.site.activation) for one in missing if one.instead)
+    hints = [f"surgery.swap({instead!r}, activation={name!r})" for instead, name in swaps]
+    error = NotConvertible(
+        f"{target.name} cannot convert {len(missing)} activation calls of the network.", asked=problems,
+        try_=", ".join(hints) or "surgery.deploy.table(), which shows the functions that it has",
+    )  # fmt: skip
+    error.sites = tuple(one.site for one in missing)
+    return error
+
+
+def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConvertible) -> NotConvertible:
+    """The error for a network whose activations are not what the target cannot convert."""
+    kind = type(model).__name__
+    if not steps_of(model):
+        told = f"{target.name} cannot convert {kind} for reasons of its own: its activations convert."
+        return NotConvertible(told, asked=in_one_line(error))
+    try:
+        unedited = undo(copied(model))
+        with written(network_of(unedited, example), target):
+            told = f"{target.name} cannot convert this {kind}, but its activations alone, and the unedited {kind}."
+    except NotConvertible:
+        told = f"{target.name} cannot convert {kind} for reasons of its own: the unedited {kind} fails, too."
+    except SurgeryError as failure:
+        told = f"{target.name} cannot convert {kind}; its activations convert. {failure}"
+    return NotConvertible(told, asked=in_one_line(error))

@@ -1,0 +1,81 @@
+"""Comparison: the inputs that a network is tried on, and how far its outputs on a target are from those of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from surgery.deploy.network import Network
+from surgery.deploy.target import Run
+from surgery.rng import seeded
+
+BATCHES = (1, 2, 5)
+TOLERANCE = 1e-4  # of the largest output; float32 in another order of summation stays near 1e-6
+HALF_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One forward on the target: the input, its batch size, the maximum error, and the largest output of torch.
+
+    The error is infinite where one of the two is not finite and the other is, or where shapes differ.
+    """
+
+    inputs: str
+    batch: int
+    error: float
+    largest: float
+
+    @property
+    def relative(self) -> float:
+        """The maximum error over the largest output."""
+        return self.error / self.largest if self.largest else self.error
+
+
+def compared(network: Network, run: Run, batches: Sequence[int] = BATCHES) -> tuple[Compared, ...]:
+    """Run the example, random inputs of each batch size, and ones three times as wide; compare all with torch.
+
+    `network` has the example's arguments. `run` is given batches as `network.any_batch` says: whole or one by one.
+    """
+    found = []
+    for what, inputs in _tried(network.args, batches):
+        wanted = network.run(inputs)
+        parts = [inputs] if network.any_batch else list(zip(*(one.split(1) for one in inputs), strict=True))
+        results = [run(part) for part in parts]
+        outputs = [torch.cat(ones) for ones in zip(*results, strict=True)]
+        largest = max((one.abs().max().item() for one in wanted if one.numel()), default=0.0)
+        found.append(Compared(what, len(inputs[0]), max_error(outputs, wanted), largest))
+    return tuple(found)
+
+
+def max_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest difference between two lists of tensors; infinite where they differ in shape or in being finite."""
+    if [one.shape for one in outputs] != [one.shape for one in wanted]:
+        return float("inf")
+    errors = [0.0]
+    for one, other in zip(outputs, wanted, strict=True):
+        same = (one == other) | (one.isnan() & other.isnan())
+        apart = (one.double() - other.double()).abs().masked_fill(same, 0.0)
+        errors.append(apart.nan_to_num(float("inf"), float("inf")).max().item() if apart.numel() else 0.0)
+    return max(errors)
+
+
+def _tried(args: Sequence[Tensor], batches: Sequence[int]) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
+    yield "the example", tuple(args)
+    with seeded():
+        for batch in batches:
+            yield "random", tuple(_like(one, batch, 1.0) for one in args)
+        yield "random, three times as wide", tuple(_like(one, len(one), 3.0) for one in args)
+
+
+def _like(tensor: Tensor, batch: int, width: float) -> Tensor:
+    """Random numbers with mean and standard deviation of a tensor; its own rows where it is not floating point."""
+    rows = torch.arange(batch) % len(tensor)
+    if not tensor.is_floating_point():
+        return tensor[rows]
+    deviation, mean = torch.std_mean(tensor.float(), correction=0)
+    drawn = torch.randn(batch, *tensor.shape[1:]) * width * (deviation if deviation > 0 else 1.0) + mean
+    return drawn.to(tensor.dtype)

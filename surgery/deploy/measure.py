@@ -1,0 +1,85 @@
+"""Measure: fill the table of functions and targets by running each function on each target that is installed here.
+
+    python -m surgery.deploy.measure [TARGET ...]
+
+What was measured elsewhere stays, so that targets that cannot be installed together are measured one after the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from surgery.activations import build, names, row_of
+from surgery.activations.support import FILE, Cell, Support, support
+from surgery.deploy.probe import Probed, as_trained, probed
+from surgery.deploy.runtimes import TARGETS
+from surgery.deploy.target import Target
+from surgery.files import write_text
+from surgery.rng import seeded
+
+CHANNELS = 8
+REACH = 30.0  # the functions are tried from minus this to this
+LAYOUTS = {"image": ((2, CHANNELS, 8, 8), 1), "tokens": ((2, 6, CHANNELS), 2)}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def measured(target: Target) -> Iterator[Cell]:
+    """What each function of the catalogue becomes on a target: learned ones on images and on tokens."""
+    for name in names():
+        row = row_of(name)
+        if row.role not in ("nonlinearity", "gate"):
+            continue
+        for layout, (shape, axis) in LAYOUTS.items():
+            for precision, dtype in PRECISIONS.items():
+                if (precision == "fp16" and not target.half) or (layout == "tokens" and not row.learns):
+                    continue
+                function = as_trained(build(name, CHANNELS if row.learns else None, axis=axis)).to(dtype)
+                yield _cell(name, target, precision, layout, probed(function, _inputs(shape).to(dtype), target))
+
+
+def with_cells(before: Support, target: Target, cells: tuple[Cell, ...]) -> Support:
+    """The table with one target measured anew."""
+    told = f"{target.versions}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
+    kept = tuple(cell for cell in before.cells if cell.target != target.name)
+    told += "" if target.load else "; converted, not run"
+    return Support(tuple(sorted((*kept, *cells), key=_order)), {**before.measured, target.name: told})
+
+
+def main(asked: list[str]) -> None:
+    """Measure these targets, or all that are installed, and write the table after each."""
+    file = Path(__file__).parent.parent / "activations" / FILE
+    found = support()
+    for name in asked or [name for name, one in TARGETS.items() if one.installed()]:
+        target = TARGETS[name]
+        target.check_installed()
+        cells = []
+        for cell in measured(target):
+            cells.append(cell)
+            print(f"{name}  {cell.function}  {cell.precision}  {cell.layout}: {cell.details}", flush=True)
+        found = with_cells(found, target, tuple(cells))
+        write_text(file, found.to_json() + "\n")
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    return cell.precision != "fp32", cell.layout, cell.function, list(TARGETS).index(cell.target)
+
+
+def _inputs(shape: tuple[int, ...]) -> Tensor:
+    """Numbers over the whole reach, dense around zero, in random order."""
+    count = torch.Size(shape).numel()
+    with seeded():
+        return (torch.linspace(-1, 1, count) ** 3 * REACH)[torch.randperm(count)].reshape(shape)
+
+
+def _cell(name: str, target: Target, precision: str, layout: str, found: Probed) -> Cell:
+    return Cell(name, target.name, precision, layout, found.verdict, found.operators, found.error, found.problem)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

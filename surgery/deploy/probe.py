@@ -1,0 +1,131 @@
+"""Probe: one activation alone on a target: the operators it becomes, and how far they are from torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.activations import build, parameters, row_of
+from surgery.activations.support import FAILS, OPERATOR, PIECES, WRONG
+from surgery.dataflow.trace import Heard
+from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE
+from surgery.deploy.network import Flat, Network
+from surgery.deploy.target import Target
+from surgery.deploy.written import written
+from surgery.errors import SurgeryError, cause_of
+from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.meta_copy import copied, twin
+from surgery.look.listen import hear
+from surgery.look.observe import Key
+from surgery.look.site import Site, Sites
+from surgery.model import home_of, in_mode
+from surgery.rng import seeded
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a target makes of one function: its operators in order, the maximum error, or the problem it has with it.
+
+    The error is relative where the output of torch is above 1, absolute below; None where the target was not run.
+    """
+
+    operators: tuple[str, ...] = ()
+    error: float | None = None
+    problem: str = ""
+    tolerance: float = TOLERANCE
+
+    @property
+    def verdict(self) -> str:
+        """One of "fails", "wrong", "one operator", "decomposed"."""
+        if self.problem:
+            return FAILS
+        if self.error is not None and not self.error <= self.tolerance:
+            return WRONG
+        return OPERATOR if len(self.operators) <= 1 else PIECES
+
+    def __str__(self) -> str:
+        if self.problem:
+            return FAILS
+        return in_short(self.operators) + (f", {WRONG}" if self.verdict == WRONG else "")
+
+
+def probed(function: nn.Module, entered: Tensor, target: Target) -> Probed:
+    """Export a function alone, run it on this input on the target, row by row, and compare it with torch."""
+    network = Network(in_mode(Flat(function), "eval"), (entered,))
+    tolerance = HALF_TOLERANCE if entered.dtype == torch.float16 else TOLERANCE
+    try:
+        with written(network.one_by_one(), target) as made:
+            operators = made.operators
+            if target.load is None:
+                return Probed(operators, tolerance=tolerance)
+            run = made.loaded()
+            found = torch.cat([run([row])[0] for row in entered.split(1)])
+    except Exception as error:  # a runtime may raise whatever it likes where it runs, too
+        return Probed(problem=in_one_line(error))
+    return Probed(operators, error_of(found, network.run([entered])[0]), tolerance=tolerance)
+
+
+def error_of(found: Tensor, wanted: Tensor) -> float:
+    """The maximum error, relative where the wanted value is above 1, absolute below."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    apart = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1.0)
+    return apart.masked_fill(same, 0.0).nan_to_num(float("inf"), float("inf")).max().item() if apart.numel() else 0.0
+
+
+def function_at(model: nn.Module, site: Site) -> nn.Module:
+    """A copy of what is called at a site; of a function, or of what works in place, a module that computes the same."""
+    learns = row_of(site.activation).learns
+    if site.module is not None and not site.by_reference and (learns or not site.inplace):
+        return copied(model.get_submodule(site.module)).cpu()
+    known = parameters(site.activation)
+    options: dict[str, Any] = {name: value for name, value in site.options if name in known}
+    return build(site.activation, site.channels if learns else None, axis=site.channel_axis, **options)
+
+
+def as_trained(function: nn.Module) -> nn.Module:
+    """The function, its channels now unlike: some targets take a function only as long as all channels are alike."""
+    for parameter in function.parameters():
+        if parameter.numel() > 1 and (parameter == parameter[..., :1]).all():
+            with torch.no_grad():
+                parameter.mul_(torch.linspace(0.9, 1.1, parameter.shape[-1]))
+    return function
+
+
+def inputs_at(model: nn.Module, sites: Sites, wanted: Iterable[Site]) -> dict[Key, Tensor]:
+    """What each of these calls receives in eval mode on the example: two rows of it."""
+    keys = {site.key for site in wanted}
+    entered: dict[Key, Tensor] = {}
+
+    def look(heard: Heard, x: Tensor) -> None:
+        if heard.key in keys:
+            entered.setdefault(heard.key, x[:2].detach().float().cpu().clone())
+
+    alone = in_mode(twin(model, meta=False), "eval")
+    with seeded(), nothing_left(model) as noted:
+        sample = sites.example.on(home_of(model))
+        hear(alone, sample.args, sample.kwargs, look, noted=noted)
+    return entered
+
+
+def in_short(operators: tuple[str, ...]) -> str:
+    """The operators in order, a run of equal ones as "3 Add"."""
+    if not operators:
+        return "nothing"
+    runs: list[tuple[str, int]] = []
+    for name in operators:
+        runs = [*runs[:-1], (name, runs[-1][1] + 1)] if runs and runs[-1][0] == name else [*runs, (name, 1)]
+    return " + ".join(name if count == 1 else f"{count} {name}" for name, count in runs)
+
+
+def in_one_line(error: Exception) -> str:
+    """An error of a target in one line: its sentence, and what was found."""
+    if not isinstance(error, SurgeryError):
+        return cause_of(error)
+    sentence, *facts = str(error).splitlines()
+    return ": ".join([sentence.rstrip(".") if facts else sentence, *(fact.split(maxsplit=1)[1] for fact in facts)])

@@ -1,0 +1,57 @@
+"""LiteRT (TensorFlow Lite), by litert-torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from surgery.deploy.network import Network
+from surgery.deploy.target import Run, Target
+
+FILE = "model.tflite"
+_NO_OPERATORS = {"DELEGATE"}  # stands for operators that are listed, too
+
+
+def write(network: Network, folder: Path) -> None:
+    """Write model.tflite."""
+    import litert_torch
+
+    litert_torch.convert(network.model, network.args).export(str(folder / FILE))
+
+
+def load(folder: Path) -> Run:
+    """An interpreter on the CPU."""
+    interpreter = _interpreter(folder)
+    interpreter.allocate_tensors()
+    # A name, "serving_default_args_0:0", ends in its place; the interpreter may list them in another order.
+    places = [one["index"] for one in sorted(interpreter.get_input_details(), key=lambda one: one["name"])]
+    results = [one["index"] for one in sorted(interpreter.get_output_details(), key=lambda one: one["name"])]
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        for place, one in zip(places, inputs, strict=True):
+            interpreter.set_tensor(place, one.contiguous().numpy())
+        interpreter.invoke()
+        return [torch.from_numpy(interpreter.get_tensor(place).copy()) for place in results]
+
+    return run
+
+
+def operators(folder: Path) -> tuple[str, ...]:
+    """The names of its operators."""
+    found = _interpreter(folder)._get_ops_details()  # no public way
+    return tuple(one["op_name"] for one in found if one["op_name"] not in _NO_OPERATORS)
+
+
+def _interpreter(folder: Path):  # type: ignore[no-untyped-def]  # of a package that is imported here
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(folder / FILE))
+
+
+TARGET = Target(
+    "litert", "deploy-litert", ("litert_torch", "ai_edge_litert"), ("litert-torch", "ai-edge-litert"),
+    write, operators, load,
+)  # fmt: skip

@@ -1,0 +1,129 @@
+"""Written: a network in a target's files, in a folder that is written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from surgery.deploy.network import Network
+from surgery.deploy.target import Run, Target, quiet
+from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of
+
+FACTS = "deploy.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A network in a target's files: the folder, and the network as it was written, for any batch or for one."""
+
+    folder: Path
+    network: Network
+    target: Target
+    output: Path | None = None
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The operators in the files, in order."""
+        return self.target.operators(self.folder)
+
+    def loaded(self) -> Run:
+        """What runs it on the target.
+
+        Raises:
+            NotConvertible: the target cannot load what was written for it.
+        """
+        assert self.target.load is not None
+        try:
+            with quiet():
+                return self.target.load(self.folder)
+        except SurgeryError:
+            raise
+        except Exception as error:  # whatever a runtime may raise
+            problem = f"{self.target.name} cannot load what was written for it."
+            raise NotConvertible(problem, asked=cause_of(error)) from error
+
+    def keep(self) -> None:
+        """Rename the folder to where it was asked for."""
+        if self.output is not None:
+            if self.output.exists():
+                self.output.rmdir()  # it is empty
+            self.folder.rename(self.output)
+
+
+@contextmanager
+def written(network: Network, target: Target, output: Path | None = None) -> Iterator[Written]:
+    """Write a network for a target; afterwards the folder is removed, unless it was kept.
+
+    It is written for every batch size where target and network allow that, else for a batch of one.
+
+    Raises:
+        BadFile: there is something at `output`.
+        NotConvertible, DynamicShapes: torch.export or the target cannot convert the network.
+    """
+    if output is not None:
+        check_free(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="deploy-", dir=output.parent if output else None) as scratch:
+        folder = Path(scratch, "network")
+        folder.mkdir()
+        made = _converted(network, target, folder)
+        (folder / FACTS).write_text(json.dumps(_facts(made, target), indent=1) + "\n", encoding="utf-8")
+        yield Written(folder, made, target, output)
+
+
+def check_free(output: Path) -> None:
+    """Check that a folder can be made there.
+
+    Raises:
+        BadFile: there is a file, or a folder that is not empty.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise BadFile(f"{output} is not empty.", try_="another folder")
+
+
+def _convert(network: Network, target: Target, folder: Path) -> None:
+    """Let a target write a network into a folder.
+
+    Raises:
+        NotConvertible: it cannot.
+    """
+    try:
+        with quiet():
+            target.write(network, folder)
+    except SurgeryError:
+        raise
+    except Exception as error:  # whatever a converter may raise
+        raise NotConvertible(f"{target.name} cannot convert the network.", asked=cause_of(error)) from error
+
+
+def _converted(network: Network, target: Target, folder: Path) -> Network:
+    """Write it for every batch size, or, where that fails, for one; the network that was written."""
+    if target.any_batch:
+        try:
+            free = network.for_any_batch()
+            _convert(free, target, folder)
+            return free
+        except (NotConvertible, DynamicShapes):
+            for file in folder.iterdir():
+                file.unlink() if file.is_file() else shutil.rmtree(file)
+    single = network.one_by_one()
+    _convert(single, target, folder)
+    return single
+
+
+def _facts(network: Network, target: Target) -> dict[str, object]:
+    """What someone who runs the files has to know."""
+    batch = ["batch"] if network.any_batch else [1]
+    shaped = [
+        [{"shape": [*batch, *one.shape[1:]], "dtype": str(one.dtype).removeprefix("torch.")} for one in tensors]
+        for tensors in (network.args, network.outputs)
+    ]
+    made_with = f"torch {torch.__version__}, {target.versions}"
+    return {"format": 1, "target": target.name, "versions": made_with, "inputs": shaped[0], "outputs": shaped[1]}

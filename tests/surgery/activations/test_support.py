@@ -1,0 +1,47 @@
+"""The table of functions and targets: it prints, is filtered, and is read back as it was written."""
+
+from __future__ import annotations
+
+import json
+
+import surgery
+from surgery.activations.support import Cell, Support, support_of
+
+CELLS = (
+    Cell("gelu", "ncnn", "fp32", "image", "one operator", ("GELU",), 1e-6, ""),
+    Cell("gelu", "executorch", "fp32", "image", "wrong", ("XNNPACK",), 4.7e-4, ""),
+    Cell("swish", "ncnn", "fp32", "image", "fails", (), None, "no movedim"),
+    Cell("swish", "executorch", "fp32", "image", "decomposed", ("a", "b", "c", "d", "e"), 0.0, ""),
+)
+TABLE = Support(CELLS, {"ncnn": "ncnn 1, 2026-11-28", "executorch": "executorch 1, 2026-11-28"})
+
+
+def test_it_prints_functions_by_targets() -> None:
+    assert str(TABLE).splitlines() == [
+        "function  precision  layout  ncnn   executorch",
+        "gelu      fp32       image   GELU   wrong by 0.00047",
+        "swish     fp32       image   fails  5 operators",
+        "ncnn: ncnn 1, 2026-11-28",
+        "executorch: executorch 1, 2026-11-28",
+    ]
+    assert "<table>" in TABLE._repr_html_() and repr(TABLE) == "<Support: 4 cells of 2 targets>"
+
+
+def test_cells_are_found_and_told_in_full() -> None:
+    found = TABLE.cell("swish", "ncnn")
+    assert found is not None and found.details == "fails: no movedim"
+    assert TABLE.cell("swish", "tvm") is None
+    assert [one.function for one in TABLE.where(verdict="wrong").cells] == ["gelu"]
+    assert TABLE.cells[1].details == "XNNPACK, wrong by 0.00047" and TABLE.cells[3].details == "a + b + c + d + e"
+
+
+def test_it_is_read_back_as_it_was_written() -> None:
+    again = support_of(json.loads(TABLE.to_json()))
+    assert again.cells == TABLE.cells and again.measured == TABLE.measured
+
+
+def test_the_table_of_the_package_is_whole() -> None:
+    table = surgery.deploy.table()
+    assert {one.target for one in table.cells} <= {one.name for one in surgery.deploy.targets()}
+    assert set(table.measured) == {one.target for one in table.cells}
+    assert {one.function for one in table.cells} <= set(surgery.activations.names())

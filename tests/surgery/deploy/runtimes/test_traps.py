@@ -1,0 +1,99 @@
+"""What runtimes do silently, and what guards against it here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from surgery.deploy.network import network_of
+from surgery.deploy.probe import as_trained, probed
+from surgery.deploy.runtimes import TARGETS
+from surgery.deploy.target import Target
+from surgery.deploy.written import written
+
+# Runtimes warn about each other: of forks, of other versions, of files they leave to the garbage collector.
+pytestmark = [pytest.mark.runtimes, pytest.mark.filterwarnings("ignore")]
+GRID = torch.linspace(-6, 6, 2 * 8 * 16).reshape(2, 8, 4, 4)
+
+
+def installed(name: str) -> Target:
+    if not TARGETS[name].installed():
+        pytest.skip(f"{name} is not installed")
+    return TARGETS[name]
+
+
+def test_openvino_keeps_the_beta_of_a_softplus() -> None:
+    """Its path by TorchScript drops it."""
+    assert probed(nn.Softplus(beta=2), GRID, installed("openvino")).error < 1e-5
+
+
+def test_openvino_computes_in_float32() -> None:
+    """By default it computes in bfloat16 on processors that can, 1e-3 off."""
+    target = installed("openvino")
+    convs = nn.Sequential(nn.Conv2d(8, 16, 3), nn.SiLU(), nn.Conv2d(16, 8, 1))
+    assert surgery.deploy.check(convs, target.name, GRID).error < 1e-6
+
+
+def test_openvino_keeps_the_precision_of_weights(tmp_path: Path) -> None:
+    """By default it saves half precision."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+    folder = surgery.deploy.export(model, installed("openvino").name, tmp_path / "out", torch.randn(2, 64))
+    assert (folder / "model.bin").stat().st_size >= 64 * 64 * 4
+
+
+def test_ncnn_says_what_pnnx_leaves_unconverted() -> None:
+    """pnnx ends with exit code 0; ncnn refuses the file, in a return code."""
+    found = probed(nn.Softplus(beta=2), GRID, installed("ncnn"))
+    assert found.verdict == "fails" and "nn.Softplus" in found.problem
+
+
+def test_ncnn_runs_batches_one_by_one() -> None:
+    """It has no batch axis, and gives slopes to the wrong axis where there is one."""
+    slopes = nn.PReLU(3)
+    slopes.weight.data = torch.tensor([-1.0, 0.5, 2.0])
+    report = surgery.deploy.check(nn.Sequential(slopes), installed("ncnn").name, torch.randn(3, 3, 4, 4))
+    assert report.ok and not report.any_batch
+
+
+def test_children_called_by_number_are_no_problem_for_pnnx() -> None:
+    assert surgery.deploy.check(nn.Sequential(nn.PReLU()), installed("ncnn").name, GRID).ok
+
+
+def test_coreml_keeps_the_tanh_gelu() -> None:
+    """Its path by torch.export makes it the exact one."""
+    target = installed("coreml")
+    with written(network_of(nn.GELU("tanh"), GRID).one_by_one(), target) as made:
+        import coremltools
+
+        spec = coremltools.models.MLModel(str(made.folder / "model.mlpackage"), skip_model_load=True).get_spec()
+        function = spec.mlProgram.functions["main"]
+        [gelu] = [one for one in function.block_specializations[function.opset].operations if one.type == "gelu"]
+        assert b"TANH" in gelu.SerializeToString() or "TANH" in str(function)
+
+
+def test_coreml_refuses_slopes_of_tokens_before_they_are_learned() -> None:
+    """It takes them as long as all are alike, and refuses after training."""
+    found = probed(as_trained(nn.PReLU(6)), torch.randn(2, 6, 8), installed("coreml"))
+    assert found.verdict == "fails" and "alpha" in found.problem
+
+
+def test_executorch_has_one_gelu() -> None:
+    """XNNPACK computes the exact one for both: the tanh GELU is found to be wrong."""
+    found = probed(nn.GELU("tanh"), GRID, installed("executorch"))
+    assert found.verdict == "wrong" and 1e-4 < found.error < 1e-3
+    assert probed(nn.GELU(), GRID, installed("executorch")).verdict == "one operator"
+
+
+def test_tvm_has_a_selu_without_its_scale() -> None:
+    found = probed(nn.SELU(), GRID, installed("tvm"))
+    assert found.verdict == "wrong" and found.error > 0.02
+
+
+def test_onnx_far_below_zero() -> None:
+    """A logarithm of a sigmoid is minus infinity where torch still counts."""
+    found = probed(nn.LogSigmoid(), GRID * 20, installed("onnxruntime"))
+    assert found.verdict == "wrong" and found.error == float("inf")

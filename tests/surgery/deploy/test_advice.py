@@ -1,0 +1,42 @@
+"""What a function is exchanged for: the nearest that the target has as one operator, where there is need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from surgery.activations.support import Cell, Support
+from surgery.deploy import advice
+from surgery.deploy.probe import Probed
+from tests.surgery.small_net import SmallNet
+
+CELLS = [("relu", "one operator"), ("silu", "one operator"), ("gelu", "one operator"), ("mish", "decomposed")]
+X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = tuple(Cell(name, "memory", "fp32", "image", verdict, (), 0.0, "") for name, verdict in CELLS)
+    monkeypatch.setattr(advice, "support", lambda: Support(cells, {"memory": ""}))
+
+
+def instead(function: nn.Module, probed: Probed) -> str:
+    site = surgery.find_sites(SmallNet(), torch.randn(2, 3, 8, 8))[0]
+    return advice.instead_of(function, site, probed, X, "memory")
+
+
+def test_the_nearest_function_is_proposed() -> None:
+    assert instead(surgery.activations.build("quick_gelu"), Probed(problem="no sigmoid")) == "gelu"
+    assert instead(nn.Mish(), Probed(("a", "b", "c", "d"), 0.0)) == "silu"
+    assert instead(nn.ReLU(), Probed(("a",), 0.5)) == "gelu"  # not itself
+
+
+def test_nothing_is_proposed_where_the_function_is_well_off() -> None:
+    assert instead(nn.Mish(), Probed(("mish",), 0.0)) == ""
+    assert instead(nn.Mish(), Probed(("a", "b", "c"), 0.0)) == ""
+
+
+def test_the_distance_is_a_root_mean_square() -> None:
+    assert advice.distance(nn.ReLU(), nn.Identity(), torch.tensor([-2.0, 2.0])) == pytest.approx(2**0.5)

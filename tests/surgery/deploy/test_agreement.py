@@ -1,0 +1,122 @@
+"""Deploying to a target: what agrees, what disagrees, what fails and why; files are whole or not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgery
+from surgery.deploy.target import Target
+from surgery.errors import BadFile, NotConvertible, NotInstalled, UnknownName
+from tests.asserts import assert_raises, assert_untouched
+from tests.surgery.deploy.memory import MEMORY, lacking, wrong
+from tests.surgery.small_net import SmallNet
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Known = Callable[[Target], str]
+
+
+def edited() -> nn.Module:
+    return surgery.transform(SmallNet(), surgery.swap("swish"), X)[0]
+
+
+def test_a_network_that_agrees(deployed: Known, tmp_path: Path) -> None:
+    model = edited()
+    with assert_untouched(model):
+        report = surgery.deploy.check(model, "memory", X, output=tmp_path / "out")
+    assert report.ok and report.error == 0 and report.any_batch and not report.problem
+    assert [one.batch for one in report.runs] == [2, 1, 2, 5, 2]
+    sites = surgery.find_sites(model, X)
+    assert [one.site for one in report.fates] == list(sites)
+    assert {one.site.activation for one in report.fates} == {"swish"}
+    text = str(report)
+    assert text.startswith("SmallNet on memory: agrees with torch") and "conv2d.default" in text
+    assert json.loads(report.to_json())["ok"] is True and "<table>" in report._repr_html_()
+    facts = json.loads((tmp_path / "out" / "deploy.json").read_text())
+    assert facts["inputs"] == [{"shape": ["batch", 3, 8, 8], "dtype": "float32"}]
+
+
+def test_a_network_that_disagrees_is_not_kept(deployed: Known, tmp_path: Path) -> None:
+    name = deployed(wrong("sigmoid.default", lambda y: y * 1.01))
+    report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
+    assert not report.ok and 0.005 < report.error < 0.02
+    assert all(one.probed.verdict == "wrong" for one in report.fates)
+    assert "does not agree with torch" in str(report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path: Path) -> None:
+    name = deployed(lacking("sigmoid"))
+    report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
+    assert not report.ok and "sigmoid" in report.problem and report.runs == ()
+    assert all(one.probed.verdict == "fails" for one in report.fates)
+    assert str(report).startswith("SmallNet on memory: not converted")
+    with pytest.raises(NotConvertible) as refused:
+        surgery.deploy.export(edited(), name, tmp_path / "out", X)
+    assert [site.activation for site in refused.value.sites] == ["swish"] * len(report.fates)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_fails_for_reasons_of_its_own(deployed: Known, tmp_path: Path) -> None:
+    name = deployed(lacking("conv2d"))
+    told = "the unedited SmallNet fails, too"
+    error = assert_raises(
+        NotConvertible, lambda: surgery.deploy.export(edited(), name, tmp_path / "out", X), told, "conv2d"
+    )
+    assert isinstance(error, NotConvertible) and error.sites == ()
+    assert_raises(NotConvertible, lambda: surgery.deploy.check(SmallNet(), name, X), "its activations convert")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_runs_elsewhere(deployed: Known, tmp_path: Path) -> None:
+    name = deployed(replace(MEMORY, load=None, not_run="memory runs on the moon"))
+    report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
+    assert not report.ok and "converted, not run (memory runs on the moon)" in str(report)
+    assert (tmp_path / "out" / "deploy.json").is_file()
+
+
+def test_a_network_for_one_batch_size_is_run_one_by_one(deployed: Known) -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.act(one) for one in x])  # a graph for as many as there are
+
+    report = surgery.deploy.check(Squeezed(), "memory", X)
+    assert report.ok and not report.any_batch and "one image at a time" in str(report)
+
+
+def test_a_target_that_is_not_installed(deployed: Known) -> None:
+    name = deployed(replace(MEMORY, modules=("torch", "no_such_runtime"), distributions=("no-such-runtime",)))
+    says = ("no-such-runtime (not installed)", 'pip install "activation-surgery[deploy-memory]"')
+    assert_raises(NotInstalled, lambda: surgery.deploy.check(edited(), name, X), *says)
+
+
+def test_an_unknown_target() -> None:
+    assert_raises(UnknownName, lambda: surgery.deploy.check(edited(), "onnx-runtime", X), "openvino", "onnxruntime")
+
+
+def test_a_folder_in_use_is_not_written_over(deployed: Known, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert_raises(BadFile, lambda: surgery.deploy.export(edited(), "memory", tmp_path, X), "is not empty")
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_export_writes_what_check_runs(deployed: Known, tmp_path: Path) -> None:
+    folder = surgery.deploy.export(edited(), "memory", tmp_path / "deep" / "out", X)
+    assert sorted(one.name for one in folder.iterdir()) == ["deploy.json", "program.txt"]
+    assert [one.name for one in folder.parent.iterdir()] == ["out"]
+
+
+def test_every_target_is_listed() -> None:
+    names = [one.name for one in surgery.deploy.targets()]
+    assert names == ["onnxruntime", "openvino", "ncnn", "litert", "coreml", "executorch", "tvm"]
+    assert all(repr(one).startswith(f"<Target {one.name}: ") for one in surgery.deploy.targets())

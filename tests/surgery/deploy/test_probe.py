@@ -1,0 +1,65 @@
+"""One function alone on a target: its operators, its error, its problem."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from surgery.deploy.probe import Probed, as_trained, error_of, function_at, in_short, inputs_at, probed
+from tests.surgery.deploy.memory import MEMORY, lacking, wrong
+from tests.surgery.small_net import SmallNet
+
+X = torch.linspace(-3, 3, 24).reshape(2, 3, 2, 2)
+
+
+def test_verdicts() -> None:
+    assert probed(nn.ReLU(), X, MEMORY).verdict == "one operator"
+    pieces = probed(surgery.activations.build("quick_gelu"), X, MEMORY)
+    assert pieces.verdict == "decomposed" and len(pieces.operators) == 3 and pieces.error == 0
+    failed = probed(nn.Mish(), X, lacking("mish"))
+    assert failed.verdict == "fails" and str(failed) == "fails" and "memory does not have mish" in failed.problem
+    off = probed(nn.ReLU(), X, wrong("relu.default", lambda y: y + 0.5))
+    assert off.verdict == "wrong" and off.error == pytest.approx(0.5) and str(off) == "relu.default, wrong"
+
+
+def test_errors_are_relative_above_one() -> None:
+    assert error_of(torch.tensor([101.0, 0.5]), torch.tensor([100.0, 0.25])) == 0.25
+    assert error_of(torch.tensor([110.0]), torch.tensor([100.0])) == pytest.approx(0.1)
+    assert error_of(torch.tensor([float("-inf")]), torch.tensor([-100.0])) == float("inf")
+
+
+def test_half_precision_is_judged_by_its_own_tolerance() -> None:
+    half = wrong("relu.default", lambda y: y + 0.004)
+    assert probed(nn.ReLU(), X.half(), half).verdict == "one operator"
+    assert probed(nn.ReLU(), X, half).verdict == "wrong"
+
+
+def test_operators_in_short() -> None:
+    assert in_short(("Mul", "Mul", "Add")) == "2 Mul + Add"
+    assert in_short(()) == "nothing"
+
+
+def test_functions_and_inputs_are_those_of_the_sites() -> None:
+    model = SmallNet().eval()
+    x = torch.randn(2, 3, 8, 8)
+    sites = surgery.find_sites(model, x)
+    entered = inputs_at(model, sites, sites[:1])
+    assert list(entered) == [sites[0].key]
+    function = function_at(model, sites[0])
+    assert surgery.activations.row_of(sites[0].activation).name == "relu" and isinstance(function, nn.ReLU)
+    assert not function.inplace and entered[sites[0].key].min() < 0
+
+
+def test_channels_that_are_alike_are_made_to_differ() -> None:
+    function = as_trained(surgery.activations.build("prelu", 4))
+    assert len(set(function.weight.tolist())) == 4
+    learned = nn.PReLU(2)
+    learned.weight.data = torch.tensor([0.1, 0.7])
+    assert as_trained(learned).weight.tolist() == pytest.approx([0.1, 0.7])
+
+
+def test_nothing_measured_is_not_wrong() -> None:
+    assert Probed(("relu",), None).verdict == "one operator"
+    assert Probed(("relu",), float("nan")).verdict == "wrong"
