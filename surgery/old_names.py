@@ -20,7 +20,7 @@ MOVED = {
     "surgery.activations.slopes": "surgery.activations.functions.prelu",
     "surgery.activations.smooth": "surgery.activations.functions.smelu",
     "surgery.activations.swish": "surgery.activations.functions.swish",
-    "surgery.edits": "surgery.edit.write",
+    "surgery.edits": "surgery.edit.change",
     "surgery.report": "surgery.plan.report",
     "surgery.rewrite": "surgery.code.subclass",
     "surgery.rules": "surgery.plan.rules",

@@ -9,22 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.edit.change import Change, catch_up, check_ours
 from surgery.edit.idle_modules import exchanged_modules, idle_slots
 from surgery.edit.prove import Proved, prove_effect, prove_rewrites
 from surgery.edit.replacement import fits, new_activation
+from surgery.edit.rollback import all_or_nothing
 from surgery.edit.same_traces import only_these_changed
 from surgery.edit.strategy import children_of, decide
-from surgery.edit.write import (
-    Change,
-    all_or_nothing,
-    carry_out,
-    catch_up,
-    check_ours,
-    empty_slots,
-    keep_history,
-    rest_weights,
-    take_back,
-)
+from surgery.edit.write import carry_out, empty_slots, keep_history, take_back
 from surgery.errors import CannotEdit, CannotLook, NotEdited, SurgeryError, about
 from surgery.history.history import History, Step, steps_of
 from surgery.history.plan_data import asked_of, ended, fingerprint, plan_to_data
@@ -37,6 +29,7 @@ from surgery.model import M, check_plain, dtype_of, home_of
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
 from surgery.plan.rules import Rule
+from surgery.schedule.frozen_weights import rest_weights
 from surgery.schedule.progress import move, progress_of
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,64 +13,19 @@ from torch.ao.nn.quantized import FloatFunctional
 
 from surgery import activations
 from surgery.code.subclass import base_of, rewritten, splices_of
+from surgery.edit.change import Change
+from surgery.edit.graphs import graphs_of, with_call
 from surgery.edit.strategy import Decision, OwnCall, Slot
 from surgery.errors import CannotEdit, about
 from surgery.history.history import History, Step, histories_of
+from surgery.history.settled import mark_settled
 from surgery.isolation.meta_copy import shallow
-from surgery.isolation.snapshot import Snapshot, snapshot
+from surgery.isolation.snapshot import Snapshot
 from surgery.model import HISTORY, HOOKS
 from surgery.plan.plan import Edit
-from surgery.schedule.param_groups import is_activation
 from surgery.tensors import overwrite
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_CHANGING = ("pwlu", "frelu")  # functions that change during training
-_MODES = ("train", "eval")
 _KEPT_BY_GRAPHS = "_user_preserved_attributes"  # torch's name for it
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Change:
-    """One write, with the previous value: a child, the class, an attribute or a graph of `module`.
-
-    `put` is the new child.
-    """
-
-    what: str
-    module: nn.Module
-    name: str
-    before: Any
-    put: nn.Module | None = None
-
-
-def all_or_nothing(
-    written: Callable[..., Iterable[Tensor]] | None = None, *, progress_only: bool = False
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function that changes its first argument, a model: if it raises, the model is rolled back.
-
-    `written` returns, for the same arguments, the tensors that are overwritten. See `snapshot` for `progress_only`.
-    """
-
-    def decorate(verb: Callable[P, R]) -> Callable[P, R]:
-        @wraps(verb)
-        def verb_or_nothing(*args: P.args, **kwargs: P.kwargs) -> R:
-            model = args[0] if args else kwargs.get("model")
-            before = None
-            if isinstance(model, nn.Module):
-                tensors = written(*args, **kwargs) if written is not None else ()
-                before = snapshot(model, tensors, progress_only=progress_only)
-            try:
-                return verb(*args, **kwargs)
-            except BaseException:
-                if before is not None:
-                    put_back(before)
-                raise
-
-        return verb_or_nothing
-
-    return decorate
 
 
 @torch.no_grad()
@@ -159,40 +113,6 @@ def take_back(changes: Iterable[Change]) -> None:
             setattr(module, name, before)
 
 
-def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
-    """Check that the modules put in by changes, oldest first, are still there, so that undo loses nothing.
-
-    Raises:
-        CannotEdit: one was replaced since, or this is a copy that does not contain these modules.
-    """
-    changes, here = list(changes), {id(module) for module in model.modules()}
-    rebuilt = any(_graphs_of(module, _MODES) != ["graph"] for module in model.modules())
-    if rebuilt and any(id(change.module) not in here for change in changes):
-        raise CannotEdit(
-            "A copy of a graph module with one graph per mode is rebuilt, and cannot be undone.",
-            asked=type(model).__name__, try_="the model it was copied from, or a fresh one",
-        )  # fmt: skip
-    last = {(id(change.module), change.name): change for change in changes if change.what == "child"}
-    paths = {id(module): path for path, module in model.named_modules()}
-    for change in last.values():
-        now = change.module._modules.get(change.name)
-        if now is not change.put:
-            path = f"{paths.get(id(change.module), '')}.{change.name}".lstrip(".")
-            raise CannotEdit(
-                f"{path} is not the module that the edit put there.",
-                asked=type(now).__name__, there=type(change.put).__name__,
-                try_="put that module back, or use a copy made before",
-            )  # fmt: skip
-
-
-def catch_up(changes: Iterable[Change], home: torch.device, dtype: torch.dtype | None) -> None:
-    """Move modules to be restored to the model's current device and dtype; None: the dtype is unchanged."""
-    for change in changes:
-        if change.what == "child" and change.before is not None:
-            around = next(change.module.parameters(), next(change.module.buffers(), None))
-            change.before.to(device=around.device if around is not None else home, dtype=dtype)
-
-
 def keep_history(model: nn.Module, history: History | None) -> None:
     """Store the history of a model in the model itself, so that copies and pickles have it; None removes it."""
     if history is None:
@@ -213,31 +133,6 @@ def keep_progress(model: nn.Module, progress: float, step: int) -> None:
         history.progress = (progress, step)
 
 
-def rest_weights(model: nn.Module, rest: bool) -> None:
-    """Freeze every trainable weight outside the activations, or unfreeze the weights that were frozen this way.
-
-    Which ones are frozen is recorded in the edited models, and for weights outside these in the model itself.
-    """
-    homes = [module for module in model.modules() if module.__dict__.get(HISTORY) is not None]
-    for home in [*homes, *([model] if rest and model not in homes else [])]:
-        history: History = home.__dict__.get(HISTORY) or History()
-        named = dict(home.named_parameters())
-        if rest:
-            slopes = {id(p) for module in home.modules() if is_activation(module) for p in module.parameters()}
-            asleep = [name for name, p in named.items() if p.requires_grad and id(p) not in slopes]
-            history.resting += asleep
-        else:
-            asleep, history.resting = history.resting, []
-        for name in asleep:
-            if name in named:
-                named[name].requires_grad_(not rest)
-                named[name].grad = None if rest else named[name].grad
-        if history.resting or history.steps:
-            keep_history(home, history)
-        elif not rest:
-            keep_history(home, None)
-
-
 def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
     """Replace every fading child by its final form, and update the histories in the model."""
     changes: list[Change] = []
@@ -251,25 +146,10 @@ def settle_children(model: nn.Module, kind: type[activations.Fade]) -> None:
     steps = [step for history in reversed(histories) for step in history.steps]  # edited parts first: they are older
     for change in changes if steps else ():
         # Undoing a later step must not restore the module that fades.
-        homes = [step for step in steps if any(_same_slot(change, made) for made in step.changes)]
+        homes = [step for step in steps if any(change.same_slot(made) for made in step.changes)]
         (homes or steps)[-1].changes.append(change)
     for history in histories:
-        _say_settled(history)
-
-
-def _say_settled(history: History) -> None:
-    for number, step in enumerate(history.steps):
-        later = history.steps[number + 1 :]
-        replaced = {tuple(edit["site"]) for overriding in later for edit in overriding.data.get("edits", ())}
-        for edit in step.data.get("edits", ()):
-            if edit["make"] in _CHANGING:
-                for name in ("warmup", "alternate", "every"):
-                    edit["params"].pop(name, None)
-            if edit["fade"] and tuple(edit["site"]) not in replaced:
-                edit["fade"] = False
-                # The model before the later steps never existed in settled form: no fingerprint to compare with.
-                for overriding in later:
-                    overriding.fingerprint = None
+        mark_settled(history)
 
 
 def _fill_slots(
@@ -332,30 +212,14 @@ def _put_child(changes: list[Change], parent: nn.Module, name: str, child: nn.Mo
     parent._modules[name] = child
 
 
-def _same_slot(change: Change, other: Change) -> bool:
-    return other.what == "child" and change.module is other.module and change.name == other.name
-
-
 def _edit_graphs(changes: list[Change], owner: fx.GraphModule, decision: OwnCall) -> None:
-    """Route the node named like the call's result to the new child, in every graph for a mode of the call."""
-    for name in _graphs_of(owner, decision.edit.site.modes):
+    for name in graphs_of(owner, decision.edit.site.modes):
         before = getattr(owner, name)
-        graph = copy.deepcopy(before)
-        node = next((node for node in graph.nodes if node.name == decision.splice.callee), None)
-        if node is None:
+        after = with_call(before, decision.splice.callee, decision.splice.child)
+        if after is None:
             raise CannotEdit(f"{decision.edit.site} has no node {decision.splice.callee} in its {name}.")
-        with graph.inserting_after(node):
-            call = graph.call_module(decision.splice.child, (node.args[0],))
-        node.replace_all_uses_with(call)
-        graph.erase_node(node)
         changes.append(Change("graph", owner, name, before))
-        _put_graph(owner, name, graph)
-
-
-def _graphs_of(owner: nn.Module, modes: Iterable[str]) -> list[str]:
-    """The attributes that hold the graphs for these modes: torchvision's feature extractors have one per mode."""
-    own = [f"{mode}_graph" for mode in modes]
-    return own if all(isinstance(owner.__dict__.get(name), fx.Graph) for name in own) else ["graph"]
+        _put_graph(owner, name, after)
 
 
 def _put_graph(owner: Any, name: str, graph: fx.Graph) -> None:

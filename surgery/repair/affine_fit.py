@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.activations.functions.affine import Affine, evaluated
-from surgery.edit.write import all_or_nothing
+from surgery.edit.rollback import all_or_nothing
 from surgery.errors import BadValue, NothingPicked
 from surgery.model import M, check_plain, in_eval
 from surgery.repair.batches import check_repeatable, run_through

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgery.activations.functions.affine import Affine
 from surgery.dataflow.trace import Op, Trace
-from surgery.edit.write import all_or_nothing, fold_children, keep_history
+from surgery.edit.rollback import all_or_nothing
+from surgery.edit.write import fold_children, keep_history
 from surgery.errors import CannotEdit, NothingPicked, WrongModel
 from surgery.history.history import Step, histories_of, steps_of
 from surgery.history.plan_data import ended, fingerprint, forget_where_changed, register_step

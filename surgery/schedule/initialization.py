@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from surgery.activations import build
 from surgery.activations.functions.rectified_scores import RectifiedScores
 from surgery.dataflow.operations import SQUASHING
-from surgery.edit.write import all_or_nothing
+from surgery.edit.rollback import all_or_nothing
 from surgery.errors import BadValue
 from surgery.isolation.meta_copy import twin
 from surgery.look.finder import find_sites

@@ -9,10 +9,12 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from surgery.activations import Fade
-from surgery.edit.write import all_or_nothing, keep_progress, rest_weights, settle_children
+from surgery.edit.rollback import all_or_nothing
+from surgery.edit.write import keep_progress, settle_children
 from surgery.errors import BadValue
 from surgery.history.history import histories_of
 from surgery.model import M
+from surgery.schedule.frozen_weights import rest_weights
 
 
 @runtime_checkable

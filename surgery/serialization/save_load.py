@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.edit.write import add_buffers, all_or_nothing, set_numbers
+from surgery.edit.rollback import all_or_nothing
+from surgery.edit.write import add_buffers, set_numbers
 from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel, cause_of
 from surgery.history.history import histories_of, steps_of
 from surgery.history.manual_numbers import SET_BY_HAND, check_numbers

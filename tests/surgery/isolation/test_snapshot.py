@@ -28,7 +28,12 @@ TRANSACTION = {
     str(Path(surgery.__file__).parent / f"{name}.py")
     for name in (
         "transforms",
+        "edit/change",
+        "edit/graphs",
+        "edit/rollback",
         "edit/write",
+        "history/settled",
+        "schedule/frozen_weights",
         "schedule/progress",
         "schedule/initialization",
         "repair/affine_fold",
