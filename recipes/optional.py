@@ -19,7 +19,7 @@ def check_torchvision() -> None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "torchvision"
         says = (str(error).splitlines() or [repr(error)])[0]
-        # The cause is told in one line; its traceback through torchvision's files would bury it.
+        # One line names the cause; a traceback through torchvision's files would bury it.
         raise SurgeryError(
             "torchvision is not installed." if missing else f"torchvision does not work with this torch: {says}.",
             asked=f"torch {_installed('torch')}, torchvision {_installed('torchvision')}",
@@ -28,7 +28,7 @@ def check_torchvision() -> None:
 
 
 def missing(what: str, package: str, extra: str) -> SurgeryError:
-    """The error to raise where `package`, which the extra brings, cannot be imported."""
+    """The error to raise if `package`, which the extra installs, cannot be imported."""
     return SurgeryError(f"{what} {package}, which is not installed.", try_=f'pip install "activation-surgery[{extra}]"')
 
 

@@ -1,4 +1,4 @@
-"""Preflight: what a run checks before it reads its first image, so that no hours are lost."""
+"""Preflight: what a run checks before it reads its first image, so that it does not fail after hours."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from surgery.rng import random_state_kept
 
 
 def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Module, data: Data, world: int) -> None:
-    """Refuse what the stages of a run could not do with this network, data and number of processes.
+    """Check that every stage of a run can work with this network, data and number of processes.
 
-    Nothing is changed, and no image is read: a twin of the network is run on images of the size and number that it
-    would be trained on, without numbers where that works.
+    Nothing is changed, and no image is read: a copy of the network is run on an empty batch of the right size, on the
+    meta device if possible.
 
     Raises:
-        SurgeryError: what is wrong, such as one class, no images, a rule that picks nothing, batches too small for a
-            norm, options that do not go together.
+        SurgeryError: the run would fail, for example with a single class, no images, a rule that picks nothing, batches
+            too small for a norm, or incompatible options.
     """
     options = recipe.finetune or Finetune()
     trains = options.epochs > 0 and (recipe.finetune is not None or recipe.pruning is not None)
@@ -58,10 +58,10 @@ def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Modu
 
 
 def check_options(options: Finetune) -> None:
-    """Refuse options of a training that do not go together.
+    """Check that the options of a training are compatible with each other.
 
     Raises:
-        BadValue: with what to try.
+        BadValue: they are not.
     """
     if mixes(options) and options.batch_size % 2:
         raise BadValue(
@@ -72,9 +72,9 @@ def check_options(options: Finetune) -> None:
 
 
 def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
-    """Run a twin on so many images; where values decide something in the network, on numbers.
+    """Run a copy on `count` images, on the meta device or, if its control flow depends on values, on its own device.
 
-    A network that cannot be copied is skipped: it must not itself run before the training.
+    A network that cannot be copied is skipped: it must not run itself before the training.
     """
     reason: Exception | None = None
     for device in dict.fromkeys((torch.device("meta"), home_of(network))):
@@ -82,12 +82,12 @@ def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
             try:
                 tried = in_mode(twin(network, meta=device.type == "meta"), mode)
             except CannotLook:
-                reason = None  # what a copy without numbers said before does not count
+                reason = None  # the error on the meta device does not count
                 continue
             try:
                 tried(torch.zeros(count, 3, size, size))
                 return
-            except Exception as error:  # whatever a forward may raise, refusals of this library among it
+            except Exception as error:  # whatever a forward may raise
                 reason = error
     if reason is None:
         return

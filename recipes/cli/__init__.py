@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from recipes.cli import deploy, train
-from recipes.cli import recipes as shelf
-from recipes.cli import sites as look
+from recipes.cli import deploy, recipes, sites, train
 from recipes.cli.flags import Parser
 
 # Everything heavy is imported inside the commands: `surgery --help` must answer at once.
@@ -31,22 +29,22 @@ _FLAGS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 after one line about what was wrong on stderr."""
+    """Run a command and return its exit code: 0, or 2 after a one-line error message on stderr."""
     options = _parser().parse_args(arguments)
     try:
         code = _run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone (`surgery sites ... | head`). Python would flush once more at exit, and complain.
+        # The reader is gone (`surgery sites ... | head`). Python would flush again at exit, and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a command ends that SIGPIPE stopped
+        return 141  # the exit code of a command that SIGPIPE stopped
     except KeyboardInterrupt:
-        return 130  # as one that SIGINT stopped
+        return 130  # the exit code of a command that SIGINT stopped
     return code
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line: its sentence, then its facts, the hint in the words of the command line."""
+    """An error as one line: its sentence, then its facts, with flags in the hint."""
     sentence, *facts = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [repr(error)]
     facts = [_in_flags(fact) if fact.startswith("hint:") else fact for fact in facts]
     return "; ".join([sentence.rstrip(".") if facts else sentence, *facts]).replace(":; ", ": ")
@@ -85,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (look, train, deploy, shelf):
+    for group in (sites, train, deploy, recipes):
         group.add_commands(commands)
     return parser
 
 
 def _version() -> str:
-    """What `surgery.__version__` says; that package imports torch, which takes its time."""
+    """The same as `surgery.__version__`, without importing torch."""
     try:
         return version("activation-surgery")
     except PackageNotFoundError:

@@ -57,12 +57,12 @@ NUMBERS = COLUMNS[2:]
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A CSV file with a line for every epoch, whole after each: a last line that was cut off is as if never written."""
+    """A CSV file with a line per epoch, which survives a kill: an incomplete last line is ignored."""
 
     path: Path
 
     def rows(self) -> tuple[Row, ...]:
-        """The rows, in the order they were written; none if there is no file yet.
+        """The rows, in the order they were written; empty without a file.
 
         Raises:
             BadFile: it is not a log of this library, or damaged.
@@ -75,7 +75,7 @@ class Log:
             ) from error
 
     def begin(self, phase: str, epoch: int = 0) -> int:
-        """Drop the rows of this phase from `epoch` on, which will come again; returns how many rows stay in all.
+        """Drop the rows of this phase from `epoch` on, which will be written again; return the number of rows left.
 
         Raises:
             BadFile: as `rows`; the file stays as it is.
@@ -90,20 +90,20 @@ class Log:
         return len(kept)
 
     def append(self, row: Row) -> None:
-        """Write one more row; it is in the file when this returns."""
+        """Append a row; it is on disk when this returns."""
         with self.path.open("ab") as file:
             file.write(_text([astuple(row)]).encode())
 
 
 def _text(rows: Iterable[tuple[object, ...]]) -> str:
-    """Lines of CSV; floats are written so that they are read back as they were."""
+    """The rows as lines of CSV, which are read back exactly."""
     made = io.StringIO()
     csv.writer(made, lineterminator="\n").writerows(rows)
     return made.getvalue()
 
 
 def _rows(data: bytes) -> tuple[Row, ...]:
-    """The rows of all lines that were written to their end.
+    """The rows of all complete lines.
 
     Raises:
         ValueError, csv.Error: with what is wrong.

@@ -44,7 +44,7 @@ class Journal:
         self._epoch = self._epochs = self._number = 0
 
     def begin(self, phase: str, epochs: int, steps: int, *, epoch: int = 0, step: int = 0) -> None:
-        """A training begins, or goes on: `phase` is its name, `steps` how many optimiser steps an epoch has.
+        """A training begins or resumes: `phase` is its name, `steps` the number of optimiser steps in an epoch.
 
         `epoch` is the one it stands in, from 0, and `step` how many steps of that are made. Rows of this phase from
         that epoch on are dropped from the log.
@@ -65,7 +65,7 @@ class Journal:
         self._speed.restart()
 
     def step(self, loss: float | None, images: int) -> None:
-        """An optimiser step was made, on so many images of all processes together; its loss where it has been read.
+        """An optimiser step was made on `images` images of all processes together; `loss` is None if it was not read.
 
         Raises:
             BadValue: no training has begun.
@@ -76,7 +76,7 @@ class Journal:
             self._bar.step(loss, self._speed.images_s)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch is over: `loss`, `top1` (a fraction), `lr` and `living` (the density), as far as known.
+        """An epoch is over: `loss`, `top1` (a fraction), `lr` and `living` (the density), if known.
 
         Raises:
             BadValue: a number of another name, or no training has begun.

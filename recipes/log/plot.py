@@ -17,7 +17,7 @@ CURVES = "curves.png"
 
 _PANELS = (("loss", "loss"), ("top1", "top-1 accuracy"), ("living", "density"))
 _ENDINGS = (".png", ".pdf", ".svg")
-_LETTERS = 100  # of the names of phases, about, that fit side by side
+_LETTERS = 100  # of the names of phases that fit side by side, about
 
 
 def plot(folder: str | Path, file: str | Path | None = None) -> Path:
@@ -44,7 +44,7 @@ def plot(folder: str | Path, file: str | Path | None = None) -> Path:
 
 
 def drawn(rows: tuple[Row, ...]) -> Figure:
-    """The figure of these rows: one panel for each number that was taken, the epochs side by side.
+    """The figure of these rows: a panel for each measured number, over the epochs of all phases.
 
     Raises:
         SurgeryError: matplotlib is not installed.

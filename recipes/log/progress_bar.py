@@ -18,13 +18,13 @@ class Speed:
         self._images = 0
 
     def count(self, images: int) -> None:
-        """So many more images have been trained on."""
+        """`images` more images have been trained on."""
         self._images += images
         self._last = time.perf_counter()
 
     @property
     def images_s(self) -> float | None:
-        """Images in a second; None before any."""
+        """Images per second; None before the first."""
         took = self._last - self._began
         return self._images / took if self._images and took > 0 else None
 
@@ -44,14 +44,14 @@ class Bar:
         )  # fmt: skip
 
     def step(self, loss: float | None, images_s: float | None) -> None:
-        """One step more; the loss where it is known."""
+        """A step was made; `loss` is None if unknown."""
         self._loss = self._loss if loss is None else f"loss {loss:.3f}"
         self._speed = "" if images_s is None else f"{images_s:.0f} images/s"
         self._tell()
         self._bar.update()
 
     def epoch(self, epoch: int, top1: float | None) -> None:
-        """Epoch number `epoch`, from 0, begins, after one with this accuracy."""
+        """An epoch begins, counted from 0; `top1` is the accuracy after the previous one."""
         self._top1 = self._top1 if top1 is None else f"top-1 {top1:.1%}"
         self._tell()
         self._bar.set_description_str(self._counted(epoch))

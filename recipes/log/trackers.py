@@ -46,7 +46,7 @@ class TensorBoard:
         self._next = 0
 
     def begin(self, number: int) -> None:
-        """Rows from this number on are taken back: TensorBoard no longer shows them."""
+        """Remove the rows from this number on: TensorBoard no longer shows them."""
         if self._writer is not None and number == self._next:
             return
         self.close()
@@ -83,7 +83,7 @@ class WandB:
         self._run: Any = None
 
     def begin(self, number: int) -> None:
-        """Start a run, or go on with that of the folder."""
+        """Start a run, or resume that of the folder."""
         if self._run is not None:
             return
         known = self._folder / _ID
@@ -99,7 +99,7 @@ class WandB:
         self._run.log({f"{phase}/{name}": value for name, value in numbers.items()}, step=number)
 
     def close(self) -> None:
-        """Send what is left, and end the run."""
+        """Send the remaining rows, and end the run."""
         if self._run is not None:
             self._run.finish()
             self._run = None

@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
         return joined
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Every second pixel of `x`, with channels of zeros on both sides where the block widens."""
+        """`x`, subsampled by the stride, and padded with channels of zeros on both sides."""
         if self.stride == 1 and self.padded == 0:
             return x
         before = self.padded // 2
@@ -50,7 +50,7 @@ class CifarResNet(nn.Module):
             raise BadValue(
                 f"a CIFAR ResNet of depth {depth} does not exist.", try_=f"6 n + 2: {', '.join(map(str, DEPTHS))}"
             )
-        self.image_size = 32  # what it is made for; any other size runs, too
+        self.image_size = 32  # its usual size; others work as well
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

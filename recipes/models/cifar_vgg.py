@@ -12,8 +12,8 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 class CifarVGG(nn.Module):
     """VGG-16 with batch norm for small images; its `features` are called as those of torchvision's `vgg16_bn`.
 
-    Five stages, each ended by a pool, take 32 x 32 pixels down to one; one linear layer of 512 inputs stands for the
-    three of the original.
+    Five stages, each with a pooling layer at its end, reduce 32 x 32 pixels to one; a single linear layer with 512
+    inputs replaces the three of the original.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
     configuration D; with norms and one linear layer as in Liu et al., "Rethinking the Value of Network Pruning", 2019.
@@ -21,7 +21,7 @@ class CifarVGG(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3) -> None:
         super().__init__()
-        self.image_size = 32  # what it is made for; any larger size runs, too
+        self.image_size = 32  # its usual size; larger ones work as well
         layers: list[nn.Module] = []
         channels = in_chans
         for stage in STAGES:

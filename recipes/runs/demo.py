@@ -31,13 +31,14 @@ def demo(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train `model` on scikit-learn's digits, run `resnet-erase-ap` on it, shortened, and draw its curves.
+    """Train `model` on scikit-learn's digits, run a shortened `resnet-erase-ap` on it, and plot its curves.
 
-    `output` is a new folder, by default `surgery-demo` or, where that exists, the next free name. `epochs` are those
-    before the surgery, `finetune_epochs` those of each training after it; the 8 x 8 images are enlarged to `img_size`.
+    `output` is a new folder, by default `surgery-demo` or, if that exists, the next free name. The network is trained
+    for `epochs` before the surgery, and for `finetune_epochs` each time after it. The 8 x 8 images are enlarged to
+    `img_size` pixels.
 
     Raises:
-        SurgeryError: scikit-learn or matplotlib is not installed, or `output` holds something.
+        SurgeryError: scikit-learn or matplotlib is not installed, or `output` is not empty.
     """
     folder = Path(output) if output else _free("surgery-demo")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

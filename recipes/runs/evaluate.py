@@ -23,7 +23,7 @@ from surgery.repair.batches import batches_of, check_repeatable
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Accuracy and cost of a network on test images; fractions are 0 to 1, None where there is nothing to count.
+    """Accuracy and cost of a network on test images; fractions are in [0, 1], None if there is nothing to count.
 
     `living` is the density of the prunable weights. `flops` are those of the convolutions and matrix products of one
     image, including pruned weights, a multiply-add as two. `dead_dynamic` and `dead_static` are fractions of channels,
@@ -66,10 +66,10 @@ def measure(
     with in_eval(model):
         flops, speed = _flops(model, images[0][:1]), _images_s(model, images)
     parameters = sum(param.numel() for param in model.parameters())
-    return Measured(right, parameters, _living(model, masks), flops, dynamic, static, speed)
+    return Measured(right, parameters, _density(model, masks), flops, dynamic, static, speed)
 
 
-def _living(model: nn.Module, masks: Mapping[str, Tensor] | None) -> float | None:
+def _density(model: nn.Module, masks: Mapping[str, Tensor] | None) -> float | None:
     try:
         return (masks_in_force(model) if masks is None else pruning.Masks(masks)).share
     except (NothingPicked, BadValue):

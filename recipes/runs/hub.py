@@ -20,7 +20,7 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = True, token: s
     Nothing else in the folder is uploaded. `token` needs write access; by default it is that of `hf auth login`.
 
     Raises:
-        BadFile: not a folder written by `surgery.save`, or one without the name of its model.
+        BadFile: `folder` was not written by `surgery.save`, or does not contain the name of its model.
         BadValue: the repository exists and is public, although `private` is True; or an invalid name.
         SurgeryError: the hub cannot be reached, or rejects the request.
     """
@@ -101,7 +101,7 @@ def _card(folder: Path) -> str:
 
     file = folder / CARD
     there = file.read_text(encoding="utf-8") if file.is_file() else ""
-    # Somebody may have added to the card; but a README that is no card is not ours to publish.
+    # A card may have been edited; a README that is not a card is not published.
     return there if MARK in there else card(folder)
 
 

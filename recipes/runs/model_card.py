@@ -20,19 +20,19 @@ tags:
 ---
 """
 TRAP = """\
-**Load it no other way.** An edited network has the names and shapes of weights of the network it was made from.
-`timm.create_model` or torchvision's builders with these weights work without an error, and compute something else:
-every activation that was erased or exchanged is back. The edits are in `surgery.json`, not in the weights."""
+**Do not load it in any other way.** An edited network has the same weight names and shapes as the original one, so
+`timm.create_model` and torchvision's builders load these weights without an error, but compute something else: every
+activation that was erased or swapped is back. The edits are in `surgery.json`, not in the weights."""
 
 
 def card(folder: str | Path) -> str:
     """The model card, in Markdown, of a folder that `surgery.save` or a run wrote.
 
-    It says what was done, with which versions, what was measured (`result.json`, if present), and how to load
-    the network. It is built from the files in the folder alone, without paths, users or machines.
+    It lists the edits, the versions, the measurements (from `result.json`, if present), and how to load the network.
+    It is built from the files in the folder alone, and does not mention paths, users or machines.
 
     Raises:
-        BadFile: no folder written by `surgery.save`, or a `result.json` that is damaged.
+        BadFile: `folder` was not written by `surgery.save`, or its `result.json` is damaged.
     """
     source = Path(folder)
     saved = read_steps(source)
@@ -42,13 +42,13 @@ def card(folder: str | Path) -> str:
     if outcome:
         parts += ["## Measured", f"On the test images of {outcome.data}:", outcome.to_markdown()]
     if outcome and outcome.preprocessing:
-        parts += ["## Input", f"Pictures as it was fed: {Preprocessing().changed(outcome.preprocessing)}."]
+        parts += ["## Input", f"Preprocessing of its images: {Preprocessing().changed(outcome.preprocessing)}."]
     parts += ["## Load", _how_to_load(saved)]
     if saved["steps"]:
         parts += [TRAP]
     if recipe := _text(source / "recipe.toml"):
         parts += ["## Recipe", _fenced(recipe, "toml")]
-    versions = {**(outcome.versions if outcome else {}), **saved["versions"]}  # these tell torch's build, too
+    versions = {**(outcome.versions if outcome else {}), **saved["versions"]}  # the latter include torch's build
     versions.pop("format", None)
     parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in versions.items())]
     return "\n\n".join(parts) + "\n"
@@ -57,7 +57,7 @@ def card(folder: str | Path) -> str:
 def _done(saved: dict[str, Any], outcome: Outcome | None) -> Iterator[str]:
     """What was done, as a list: rule by rule, or step by step without rules."""
     if not saved["steps"]:
-        yield "No activation was exchanged; the weights are those of the network as its library builds it."
+        yield "No activation was edited: the network is the one that its library builds."
     for step in saved["steps"]:
         if step["kind"] != "surgery":
             yield f"- a step of the kind `{step['kind']}`"

@@ -56,27 +56,29 @@ def run(
     trackers: Sequence[TrackerName] = (),
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Edit, prune and fine-tune a model by a recipe, and report the outcome; everything is written to `output`.
+    """Apply a recipe to a model: edit, prune and fine-tune it, and write the result to the folder `output`.
 
-    The order is fixed: surgery; a training, during which gradual changes come to their end; the rounds of pruning, each
-    with its training, and one before the first cut; a last training with the masks held. A recipe without pruning has
-    the first training only, one without rules not the first.
+    The order is fixed: surgery; a training in which gradual changes complete; rounds of pruning, with a training before
+    the first cut and one after each; a last training with the masks held. A recipe without pruning has only the first
+    training, one without rules all but the first.
 
-    `model` and `pretrained` are those of `recipes.build`, `data` and what follows `pretrained` those of
-    `recipes.data.open_data`; the classes of the data decide the classifier. Pictures are preprocessed as the model asks
-    for, see `recipes.preprocessing_of`; `preprocessing` is a table of what is to be otherwise, or takes its place as a
-    whole. The model is made for the size that `img_size` or the table asks for. With `skip_uneditable`, or a recipe
-    that says so, calls that cannot be edited are left alone and told. `output` is a new folder; with `resume` a run
-    that was killed goes on there (on the CPU, with the data in memory, it ends bit for bit as it would have), and a
-    finished one tells its outcome again. `recovery_interval` adds a checkpoint every so many steps to those at the ends
-    of epochs. Under torchrun every process makes the same call; the first one writes and tells.
+    `model` and `pretrained` are as for `recipes.build`; `data`, `data_dir` and the numbers of samples and workers as
+    for `recipes.data.open_data`; the data determine the number of classes. Images are preprocessed as the model
+    expects (see `recipes.preprocessing_of`), except for the settings in `preprocessing`. The model is built for images
+    of `img_size` pixels, if given here or in `preprocessing`. With `skip_uneditable`, here or in the recipe, calls
+    that cannot be edited are left alone and reported.
 
-    Written: `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the card `README.md`, and
-    `masks.safetensors` if it was ever pruned. `recipes.load_model(output)` gives the model back. A saved folder as the
-    `model` stays pruned by its masks; weights that merely are zero learn, and a line says so.
+    `output` must be a new folder. With `resume`, a killed run continues there (on the CPU with data in memory, its
+    result is bit-identical), and a finished one returns its outcome again. Checkpoints are written after every epoch,
+    and every `recovery_interval` steps if that is above 0. Under torchrun, every process makes the same call, and the
+    first one writes and reports.
+
+    It writes `model.safetensors` and `surgery.json`, `recipe.toml`, `result.json`, `log.csv`, the model card
+    `README.md`, and `masks.safetensors` if anything was pruned. `recipes.load_model(output)` loads the model. A saved
+    folder as `model` stays pruned by its masks; weights that are zero without a mask learn, with a warning.
 
     Raises:
-        SurgeryError: whatever is wrong with what was asked; nothing has been trained then.
+        SurgeryError: an argument is invalid. Nothing has been trained.
     """
     started = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else load(str(recipe))
@@ -135,7 +137,7 @@ def run(
 
 
 def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings that a caller gives, checked, as plain data.
+    """The checked preprocessing settings of the caller, as plain data.
 
     Raises:
         UnknownName, BadValue: as `Preprocessing.changed`.
@@ -149,7 +151,7 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
     try:
         weights = prunable(network).values()
     except SurgeryError:
-        return  # who prunes it is told so
+        return  # pruning raises the same error
     zeros, size = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
     if zeros:
         tell(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
@@ -158,7 +160,7 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
 def _built(
     named: ModelName, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with a classifier for the data, and what its builder was given for that."""
+    """The model with a classifier for the data, and the arguments for its builder."""
     name, kwargs = named.full, {"num_classes": len(data.classes)}
     if named.folder is not None:
         return models.build(named, pretrained, **kwargs), dict(named.kwargs)
@@ -167,7 +169,7 @@ def _built(
             raise BadValue(f"{name} supports only one image size.", asked=f"{img_size} pixels", there=f"{own} pixels")
         kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
     if name in ("torchvision/googlenet", "torchvision/inception_v3"):
-        kwargs["aux_logits"] = False  # their second classifiers would be a second loss
+        kwargs["aux_logits"] = False  # auxiliary classifiers would need a loss of their own
     with warnings.catch_warnings(record=True) as caught:
         network = models.build(named, pretrained, **kwargs)
     for warning in caught:
@@ -187,11 +189,11 @@ def _check(recipe: Recipe, trained: bool) -> None:
 
 
 def _seed(seed: int) -> None:
-    """The same fresh weights in every process; the stages seed again for themselves."""
+    """Initialise weights alike in every process; the stages set seeds of their own."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def _silent(text: str) -> None:
-    """What is told in all processes but the first."""
+    """Print nothing, in all processes but the first."""

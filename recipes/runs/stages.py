@@ -96,15 +96,15 @@ class Stages:
     ) -> pruning.Masks:
         """The rounds; their trainings are named by the number of unpruned weights, so that a killed run can resume."""
         masks = pruning.Masks.full(self.network) & (self.masks or {})
-        living = [masks.alive]
+        counts = [masks.alive]
         for _ in range(asked.rounds):
-            living.append(living[-1] - count_of(asked.share, living[-1]))
+            counts.append(counts[-1] - count_of(asked.share, counts[-1]))
         short = replace(options, epochs=options.epochs if asked.epochs is None else asked.epochs)
         pruner = self._pruner(asked, options)
         resumes = "movement" not in wants_of(pruner)  # which is gathered in one process
 
         def train(model: nn.Module, held: Held) -> None:
-            self._train(model, held, _name_of(held.masks.alive, living), short, teacher, resumes)
+            self._train(model, held, _name_of(held.masks.alive, counts), short, teacher, resumes)
 
         def after(number: int, masks: pruning.Masks) -> None:
             self.tell(f"round {number} of {asked.rounds}: density {masks.share:.1%}")
@@ -133,7 +133,7 @@ class Stages:
         feed = self.data.training(
             options, seed=seed, device=self.place.device, rank=self.place.rank, world=self.place.world
         )
-        # The trainings of the rounds share a folder, one after the other: what they came to is kept by the rounds.
+        # The trainings of the rounds use one folder in turn: their results are saved by `run_rounds`.
         kind = stage.split()[0]
         folder = self.folder / TRAINING / kind if resumes else None
         finetune(
@@ -156,11 +156,11 @@ class Stages:
 
 
 def _settled_state(network: nn.Module) -> dict[str, Tensor]:
-    """The weights before any training, under their names after all gradual changes."""
+    """The weights before any training, by the names they have after all gradual changes."""
     return finish(deepcopy(network)).state_dict()
 
 
-def _name_of(alive: int, living: list[int]) -> str:
-    """The training of a network with `alive` unpruned weights; `living` are their numbers after each round."""
-    number = next((k for k, count in enumerate(living) if count <= alive), len(living) - 1)
-    return f"round {number}" + ("" if living[number] == alive else ", after its first cut")
+def _name_of(alive: int, counts: list[int]) -> str:
+    """The name of the training of a network with `alive` unpruned weights; `counts` are those after each round."""
+    number = next((k for k, count in enumerate(counts) if count <= alive), len(counts) - 1)
+    return f"round {number}" + ("" if counts[number] == alive else ", after its first cut")

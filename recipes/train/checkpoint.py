@@ -214,7 +214,7 @@ def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], tensors: 
         if place.startswith("group "):
             continue
         param = params[int(place)]
-        # In the memory layout of the weight, as the optimiser made it: sums over it are then the same.
+        # In the memory layout of the weight, as the optimiser made it, so that sums over it stay the same.
         like = torch.empty_like(param, dtype=value.dtype) if value.shape == param.shape else None
         state.setdefault(int(place), {})[key] = value.clone() if like is None else like.detach().copy_(value)
     for place, key, value in saved["state"]:

@@ -34,7 +34,7 @@ def place_of(device: str | None = None) -> Place:
     """
     try:
         asked = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros((), device=asked).item()  # the device "meta" would give no number
+        torch.zeros((), device=asked).item()  # rejects the device "meta", too
     except (RuntimeError, AssertionError) as error:
         there = f"cpu, cuda: {torch.cuda.device_count()}"
         raise BadValue(f"no device {device!r} to train on.", there=there, try_="--device cpu") from error

@@ -222,13 +222,13 @@ _SMALLER = "a lower lr, clip_grad, warmup_epochs; where amp_dtype is float16, bf
 
 
 def _summed(start: float, numbers: Iterable[float]) -> float:
-    for number in numbers:  # one by one, so that the sum does not depend on how many are read at once
+    for number in numbers:  # separately, so that the sum does not depend on how many are read at once
         start += number
     return start
 
 
 def _check_weights(model: nn.Module, now: Moment) -> None:
-    """Check that weights are finite; a checkpoint of others would be useless."""
+    """Check that the weights are finite; otherwise a checkpoint would be useless."""
     whole = [value.isfinite().all() for value in model.parameters()]
     if whole and not bool(torch.stack([value.to(whole[0].device) for value in whole]).all()):
         name = next(name for name, param in model.named_parameters() if not bool(param.isfinite().all()))

@@ -1,4 +1,4 @@
-"""Layer rates: layers further from the head learn more slowly, and activations as fast as the layer in front."""
+"""Layer rates: learning rates decay with the distance from the head; activations have that of the layer in front."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import surgery
 from recipes.optional import check_torchvision
 from surgery.schedule.layer_in_front import layers_in_front
 
-_NO_NAME = "\0"  # of no parameter; what a model's patterns say of it, they say of every name they do not know
+_NO_NAME = "\0"  # not the name of a parameter: a model's patterns put it where they put every unknown name
 
 
 def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """The groups of `surgery.parameter_groups`, split by layer: each with its "lr_scale", which timm's schedules heed.
+    """The groups of `surgery.parameter_groups`, split by layer, each with the "lr_scale" that timm's schedules use.
 
-    Layers are those of timm: what a model's `group_matcher` names, else a dozen parameters each, in order. Parameters
-    of activations belong to the layer that the matcher puts them in together with others, else to the layer in front
-    of them. So what surgery adds leaves the rates of all other parameters as they were.
+    Layers are those of timm: from the model's `group_matcher`, else a dozen consecutive parameters each. Parameters of
+    activations belong to the layer in which the matcher puts them together with others, else to the layer in front of
+    them; so surgery does not change the rates of any other parameter.
 
     Source: Clark et al. 2020, arXiv 2003.10555, appendix; timm's `param_groups_layer_decay`.
     """
@@ -36,7 +36,7 @@ def layer_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> l
 
 
 def layers_of(model: nn.Module) -> dict[str, int]:
-    """The number of the layer that each parameter belongs to, by name, counted from the input."""
+    """The index of the layer of each parameter, by name, counted from the input."""
     check_torchvision()
     from timm.models import group_parameters
     from timm.optim._param_groups import auto_group_layers
@@ -49,12 +49,12 @@ def layers_of(model: nn.Module) -> dict[str, int]:
         return layers | {name: layers[layer] for name, layer in in_front.items()}
     matcher = model.group_matcher(coarse=False)  # type: ignore[operator]
     layers = group_parameters(_with_names(model, kept), matcher, reverse=True)
-    beside = group_parameters(_with_names(model, [*named, _NO_NAME]), matcher, reverse=True)
-    peers = {beside[name]: name for name in kept if beside[name] != beside[_NO_NAME]}
-    return layers | {name: layers[peers.get(beside[name], layer)] for name, layer in in_front.items()}
+    matched = group_parameters(_with_names(model, [*named, _NO_NAME]), matcher, reverse=True)
+    peers = {matched[name]: name for name in kept if matched[name] != matched[_NO_NAME]}
+    return layers | {name: layers[peers.get(matched[name], layer)] for name, layer in in_front.items()}
 
 
 def _with_names(model: nn.Module, names: list[str]) -> Any:
-    """What timm's grouping looks at in a model, with other names of parameters."""
+    """A stand-in with the attributes that timm's grouping reads from a model, with these parameter names."""
     settings = getattr(model, "pretrained_cfg", None) or {}
     return SimpleNamespace(named_parameters=lambda: [(name, None) for name in names], pretrained_cfg=settings)

@@ -163,14 +163,14 @@ class _Student(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # no part of what is computed
+        self.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # no normalisation
 
     def forward(self, input: Tensor) -> Any:
         return self.model(input)
 
 
 def _teacher_of(model: nn.Module) -> nn.Module:
-    """A network as timm's distillation takes one; its own class builds networks by name only, up to timm 1.0.23."""
+    """A teacher for timm's distillation, whose own class, up to timm 1.0.23, only builds networks by name."""
     from timm.task import DistillationTeacher
 
     class Teacher(DistillationTeacher):
@@ -179,7 +179,7 @@ def _teacher_of(model: nn.Module) -> nn.Module:
             self.model = model
 
         def normalize_input(self, input: Tensor, *_: object) -> Tensor:
-            return input  # the student's images are the teacher's
+            return input  # student and teacher get the same images
 
         def forward(self, input: Tensor, return_features: bool = False) -> Any:
             return self.model(input)

@@ -29,7 +29,7 @@ from surgery.schedule.progress import move
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Training:
-    """Everything that takes part in the steps of one training. `body` runs: the model, or a copy with its weights."""
+    """Everything that takes part in the steps of a training. `body` is the module that runs, see `body_of`."""
 
     model: nn.Module
     body: nn.Module
@@ -83,7 +83,7 @@ class Training:
         return moment
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], count: int, update: int) -> tuple[Tensor, int]:
-        """One step of the optimiser on `count` batches: their mean loss, and their number of images."""
+        """Make an optimiser step on `count` batches; return their mean loss and their number of images."""
         options, optimizer, scaler = self.options, self.optimizer, self.scaler
         self.progress(update / self.total, update)
         self.schedule.step_update(update)
@@ -127,7 +127,7 @@ class Training:
 def training_of(
     model: nn.Module, options: Finetune, steps: int, images: Tensor | None, teacher: nn.Module | None
 ) -> Training:
-    """Everything a training needs, in the order that torch wants: layout, average, optimiser, compiled, distributed.
+    """Set up a training in the order that torch requires: layout, average, optimiser, compilation, distribution.
 
     `steps` are those of an epoch; `images` a batch to count the classes on, where labels are mixed.
     """
@@ -162,7 +162,7 @@ def optimizer_of(model: nn.Module, options: Finetune) -> Optimizer:
     groups: Any = partial(surgery.parameter_groups, weight_decay=options.weight_decay, biases_and_norms=True)
     if options.layer_decay is not None:
         groups = partial(layer_groups, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
-    still = options.opt == "sgd" and options.momentum == 0  # timm's sgd is Nesterov's, which torch refuses without any
+    still = options.opt == "sgd" and options.momentum == 0  # timm's sgd is Nesterov's, which needs momentum
     made: Optimizer = create_optimizer_v2(
         model, opt="momentum" if still else options.opt, lr=options.lr, weight_decay=options.weight_decay,
         momentum=options.momentum, param_group_fn=groups,
@@ -171,11 +171,11 @@ def optimizer_of(model: nn.Module, options: Finetune) -> Optimizer:
 
 
 def schedule_of(optimizer: Optimizer, options: Finetune, steps: int) -> Any:
-    """timm's schedule of the learning rate, a function of the number of steps made; `steps` are those of an epoch."""
+    """timm's learning rate schedule, a function of the number of steps made; an epoch has `steps`."""
     check_torchvision()
     from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
-    same = options.sched == "none"  # timm's "none" would know no warm-up, nor factors of layers
+    same = options.sched == "none"  # timm's "none" has neither a warm-up nor factors per layer
     schedule, _ = create_scheduler_v2(
         optimizer, sched="step" if same else options.sched, num_epochs=options.epochs,
         decay_epochs=1.0 if same else options.decay_epochs, decay_rate=1.0 if same else options.decay_rate,

@@ -13,19 +13,19 @@ from recipes.optional import check_torchvision
 from surgery.errors import CannotEdit, NotProved
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_DIMS = (4, 2, 5)  # of what a batch norm takes
+_DIMS = (4, 2, 5)  # of the inputs of batch norms
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """Turn the batch norms of a model into norms over all processes, on the same weights; the model is used up.
+    """Convert the batch norms of a model to synchronised ones with the same weights; the model itself is consumed.
 
-    timm does the conversion: torch's own makes plain norms of those that are followed by an activation of their own.
-    Each norm is then compared with what it was, on random numbers, in eval mode.
+    timm does the conversion, because torch's drops the activation that some norms contain. Each norm is then compared
+    with the original one, on random numbers, in eval mode.
 
     Raises:
-        CannotEdit: a norm that no such norm can stand in for, by name.
-        NotProved: a norm that computes something else afterwards, by name.
+        CannotEdit: a norm cannot be converted; the message names it.
+        NotProved: a norm computes something else afterwards; the message names it.
     """
     check_synchronisable(model)
     from timm.layers.norm_act import convert_sync_batchnorm
@@ -43,10 +43,10 @@ def synchronised(model: nn.Module) -> nn.Module:
 
 
 def check_synchronisable(model: nn.Module) -> None:
-    """Refuse a model with a batch norm whose forward, or whose hooks, a norm over all processes would not have.
+    """Check that no batch norm has hooks or a forward of its own, which a synchronised norm would not have.
 
     Raises:
-        CannotEdit: the norm, by name.
+        CannotEdit: one does; the message names it.
     """
     check_torchvision()
     from timm.layers.norm_act import BatchNormAct2d
@@ -73,7 +73,7 @@ def _norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
 
 @torch.no_grad()
 def _same(before: nn.Module, after: nn.Module) -> bool:
-    """Whether copies of both put out the same where they only normalise: trained scales may hide an activation."""
+    """Whether the outputs of both are equal, with default scales: trained ones may hide an activation."""
     first, second = _normalising(before), _normalising(after)
     images = _images(first)
     return torch.equal(first(images.clone()), second(images.clone()))
@@ -88,7 +88,7 @@ def _normalising(norm: nn.Module) -> nn.Module:
 
 
 def _images(norm: nn.Module) -> Tensor:
-    """Random numbers with as many axes as the norm takes."""
+    """Random numbers with as many axes as the norm accepts."""
     like = next(iter(norm.state_dict().values()), torch.zeros(()))
     draws = torch.Generator().manual_seed(0)
     for dims in _DIMS:

@@ -48,7 +48,7 @@ def test_a_card_says_what_was_done_and_how_to_load_it(tmp_path: Path) -> None:
         "5 times relu to identity",
         "| accuracy | 91.71% | 92.05% |",
         "recipes.load_model(FOLDER)",
-        "Load it no other way",
+        "Do not load it in any other way",
         RECIPE,
         f"torch {torch.__version__}",
         "timm ",
@@ -65,7 +65,7 @@ def test_a_card_names_no_path_no_user_and_no_machine(tmp_path: Path) -> None:
 def test_a_card_is_made_of_what_is_there(tmp_path: Path) -> None:
     surgery.save(build("cifar/resnet20"), tmp_path, name="cifar/resnet20")
     text = card(tmp_path)
-    assert "No activation was exchanged" in text and "Load it no other way" not in text
+    assert "No activation was edited" in text and "Do not load it in any other way" not in text
     assert "## Measured" not in text and "## Recipe" not in text
     fill(tmp_path, name=None)
     assert "surgery.load(FOLDER, fresh)" in card(tmp_path) and "load_model" not in card(tmp_path)
