@@ -41,12 +41,12 @@ def read_index(path: Path, format: int) -> dict[str, Any]:
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-        told = data.pop("digest")
+        digest = data.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise BadFile(f"{path} cannot be read.", asked=f"{type(error).__name__}: {error}", try_=_ANEW) from error
     if data.get("format") != format:
         raise BadFile(f"{path} has an unknown format.", asked=str(data.get("format")), there=str(format))
-    if told != _digest(data):
+    if digest != _digest(data):
         raise BadFile(f"{path} was modified.", try_=_ANEW)
     return data
 
@@ -85,7 +85,7 @@ def check_same(folder: Path, what: str, asked: Mapping[str, Any], there: Mapping
             continue
         if isinstance(ours, dict) and isinstance(theirs, dict):
             tensor = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
-            ours, theirs = (f"{tensor} {told.get(tensor, 'missing')}" for told in (ours, theirs))
+            ours, theirs = (f"{tensor} {table.get(tensor, 'missing')}" for table in (ours, theirs))
         raise WrongModel(
             f"{folder} contains another {what}: {name} differs.", asked=_short(ours), there=_short(theirs),
             try_="another folder, or the same call as before",
@@ -105,8 +105,8 @@ def checked(path: Path, digest: str, index: str) -> Path:
     return path
 
 
-def _short(told: object) -> str:
-    text = json.dumps(told)
+def _short(value: object) -> str:
+    text = json.dumps(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

@@ -1,4 +1,4 @@
-"""Model: what every part asks of one: whether it can be edited, where it lives, its dtype, its mode."""
+"""Model: whether a model can be edited, its device, its dtype, its mode, the paths in it."""
 
 from __future__ import annotations
 

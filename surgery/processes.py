@@ -1,4 +1,4 @@
-"""Processes: how many take part in a training, which of them writes, and what each of them tells the others."""
+"""Processes: how many take part in a training, which of them writes, and how they exchange objects."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def gathered_or_raised(mine: Any, failure: Exception | None = None, doing: str =
     Raises:
         Exception: the failure of this process; in the other processes BadValue.
     """
-    told = gathered((None if failure is None else _first_line(failure), mine))
+    reports = gathered((None if failure is None else _first_line(failure), mine))
     if failure is not None:
         raise failure
-    for number, (problem, _) in enumerate(told):
+    for number, (problem, _) in enumerate(reports):
         if problem is not None:
             raise BadValue(f"Process {number} could not {doing}.", asked=problem)
-    return [value for _, value in told]
+    return [value for _, value in reports]
 
 
 def _first_line(failure: Exception) -> str:

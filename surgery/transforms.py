@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery.edit.change import Change, catch_up, check_ours
-from surgery.edit.idle_modules import exchanged_modules, idle_slots
+from surgery.edit.idle_modules import idle_slots, replaced_modules
 from surgery.edit.prove import Proved, prove_effect, prove_rewrites
 from surgery.edit.replacement import fits, new_activation
 from surgery.edit.rollback import all_or_nothing
@@ -123,12 +123,12 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     def new(model: nn.Module, edit: Edit) -> nn.Module:
         return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
 
-    exchanged = exchanged_modules(model, plan)
+    replaced = replaced_modules(model, plan)
     children = children_of(decisions, plan.edits)
 
     def write() -> list[Change]:
         changes = carry_out(model, decisions, new)
-        return changes + empty_slots(model, idle_slots(model, exchanged))
+        return changes + empty_slots(model, idle_slots(model, replaced))
 
     changes = write()
     after = _looked_at(model, sample)
@@ -145,7 +145,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     now = dict(model.named_parameters())
     added = tuple(name for name in now if now[name] is not weights.get(name))
     removed = tuple(name for name in weights if weights[name] is not now.get(name))
-    unused = {id(param) for module in exchanged for param in module.parameters()}
+    unused = {id(param) for module in replaced for param in module.parameters()}
     idle = tuple(name for name, param in now.items() if id(param) in unused)
     return Report(plan, plan.sites, after, added, removed, far, idle)
 

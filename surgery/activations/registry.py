@@ -89,13 +89,13 @@ def describe(name: str | None = None) -> str:
     >>> print(surgery.activations.describe("pwlu"))
     """
     if name is not None:
-        return _told(row_of(name))
+        return _described(row_of(name))
     rows = sorted({row.name: row for row in _BY_NAME.values()}.values(), key=lambda row: (not row.learns, row.name))
     cells = [(row.name, row.formula, ", ".join(row.learns) or "-", ", ".join(row.begins) or "-") for row in rows]
     return "\n".join(table(("name", "computes", "learns", "begins exactly as"), cells))
 
 
-def _told(row: Activation) -> str:
+def _described(row: Activation) -> str:
     taken = inspect.signature(row.build).parameters
     given = [
         f"{key}={parameter.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")

@@ -66,10 +66,10 @@ class Activation:
         """How it is run, by device type."""
         if not self.kernel:
             return {"everywhere": "torch's own operations"}
-        told = {"cpu": "numba", "cuda": "Triton"}
+        libraries = {"cpu": "numba", "cuda": "Triton"}
         return {
             device: f"one kernel ({library})" if kernel_of(self.kernel, device) else "the closed form"
-            for device, library in told.items()
+            for device, library in libraries.items()
         }
 
 

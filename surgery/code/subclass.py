@@ -267,13 +267,13 @@ def _restored(
 
 def _digest(base: type[nn.Module], splices: tuple[Splice, ...]) -> str:
     """A digest of the edited methods that ignores line numbers."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted({place.method for place in splices}):
         function = inspect.getattr_static(base, name, None)
-        told.update(name.encode())
+        digest.update(name.encode())
         if isinstance(function, FunctionType):
-            told.update(_said(inspect.unwrap(function).__code__).encode())
-    return told.hexdigest()[:16]
+            digest.update(_said(inspect.unwrap(function).__code__).encode())
+    return digest.hexdigest()[:16]
 
 
 def _said(value: object) -> str:

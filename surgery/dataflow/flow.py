@@ -171,7 +171,7 @@ class Flow:
         axis = channel_axis(kind, name, call.args, call.kwargs, before, first.axis, after) if first else None
         op = Op(len(ops), kind, name, tuple(inputs), tuple(weights), bool(data), after, axis)
         op.traced = any(ops[source].traced for source in data)
-        # Constants that a model holds outside of its buffers have no names to tell them apart by.
+        # Constants that a model holds outside of its buffers have no names that could distinguish them.
         op.spelling = object() if unnamed else spelt((call.args, call.kwargs))
         op.extents = extents_after(kind, name, call.args, call.kwargs, operands, axis, after) if data else None
         if kind in ("add", "concat", "attention", "softmax"):

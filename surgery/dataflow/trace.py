@@ -20,9 +20,9 @@ class Op:
     """One operation. `inputs` are the operations that computed its inputs, `weights` the parameters it reads directly.
 
     `place` is the path of the module whose code ran it (joins and attention only). `data` says whether the result is
-    more than a constant: it depends on the model's input, or on what nobody knows. `traced`: on the input for certain.
-    `extents` tell which sizes of the result the example decides, None where that is not known. `spelling` is what is
-    equal for calls whose arguments are equal but for the numbers in tensors.
+    more than a constant: it depends on the model's input, or on something unknown. `traced`: on the input for certain.
+    `extents` say which sizes of the result depend on the example, None if unknown. `spelling` is equal for calls whose
+    arguments are equal except for the values of tensors.
     """
 
     index: int

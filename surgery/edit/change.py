@@ -33,7 +33,7 @@ class Change:
 
 
 def check_ours(model: nn.Module, changes: Iterable[Change]) -> None:
-    """Check that the modules put in by changes, oldest first, are still there, so that undo loses nothing.
+    """Check that the modules inserted by changes, oldest first, are still there, so that undo loses nothing.
 
     Raises:
         CannotEdit: one was replaced since, or this is a copy that does not contain these modules.

@@ -17,7 +17,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LIBRARIES = ("torch.nn.", "surgery.")
 
 
-def exchanged_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
+def replaced_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
     """The modules with parameters all of whose calls a plan edits; to be computed before the plan is applied."""
     places = {edit.site.key[:-1] for edit in plan.edits}
     all_of: dict[nn.Module, bool] = {}
@@ -28,13 +28,13 @@ def exchanged_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
     return [module for module, every in all_of.items() if every and any(True for _ in module.parameters())]
 
 
-def idle_slots(model: nn.Module, exchanged: Iterable[nn.Module]) -> list[str]:
+def idle_slots(model: nn.Module, replaced: Iterable[nn.Module]) -> list[str]:
     """The paths of modules whose calls were all replaced and that no code reads.
 
     A check for None does not count as a read. Where the code uses such a module otherwise (its weight, its class, a
     call that did not happen), the module stays.
     """
-    slots = {id(module): list[str]() for module in exchanged}
+    slots = {id(module): list[str]() for module in replaced}
     for path, module in model.named_modules(remove_duplicate=False):
         if id(module) in slots:
             slots[id(module)].append(path)

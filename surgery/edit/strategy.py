@@ -77,7 +77,7 @@ def decide(model: nn.Module, plan: Plan) -> tuple[Decision, ...]:
 
 
 def children_of(decisions: Iterable[Decision], edits: Iterable[Edit]) -> dict[Key, str]:
-    """The paths of the new modules once all is carried out, by the keys of the calls that they are put in for."""
+    """The paths that the new modules will have, by the keys of the calls they replace."""
     own = {
         (
             owner,
@@ -126,14 +126,14 @@ def _slot(
         return None  # the module stays in place, because code refers to it otherwise
     by_this_name = {place for place, caller in callers.items() if caller.module == site.module}
 
-    def one_will_do(places: set[Place]) -> bool:
+    def can_share(places: set[Place]) -> bool:
         """Callers may share the new module if all of them get it, and it is one call or has no state."""
         agree = all(place in chosen and chosen[place].same == edit.same for place in places)
         return agree and (len(places) == 1 or (edit.make == "identity" and not edit.fade))
 
-    if one_will_do(set(callers)):
+    if can_share(set(callers)):
         return Slot(edit, names, alone=False), set(callers)
-    if len(names) > 1 and one_will_do(by_this_name):
+    if len(names) > 1 and can_share(by_this_name):
         return Slot(edit, (site.module,), alone=True), by_this_name
     return None
 
@@ -141,8 +141,8 @@ def _slot(
 def _own_call(model: nn.Module, edit: Edit, plan: Plan, chosen: dict[Place, Edit]) -> tuple[Decision, set[Place]]:
     site = edit.site
     owner = _part(model, site.owner)
-    twins = [s for s in plan.sites.places if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
-    group = {_place(twin) for twin in twins}
+    sharing = [s for s in plan.sites.places if s.key[1:5] == site.key[1:5] and _part(model, s.owner) is owner]
+    group = {_place(same) for same in sharing}
     agree = all(place in chosen and chosen[place].same == edit.same for place in group)
     splice = Splice(site.method, site.callee, site.ordinal, site.iteration or 0, "", site.activation == NO_CALL)
     if agree:

@@ -41,16 +41,16 @@ def put_back(before: Snapshot) -> None:
         vars(module).update(saved.attributes)
         for name, held in saved.held.items():
             _refill(vars(module)[name], held)
-    for told in before.tensors:
-        tensor = told.tensor
+    for recorded in before.tensors:
+        tensor = recorded.tensor
         if tensor.is_leaf:
             if (
-                tensor.requires_grad is not told.learns
+                tensor.requires_grad is not recorded.learns
             ):  # torch raises for tensors made in inference mode, even if nothing changes
-                tensor.requires_grad_(told.learns)
-            tensor.grad = told.grad
-        if told.numbers is not None and (tensor.is_inference() or tensor._version != told.version):
-            overwrite(tensor, told.numbers)
+                tensor.requires_grad_(recorded.learns)
+            tensor.grad = recorded.grad
+        if recorded.numbers is not None and (tensor.is_inference() or tensor._version != recorded.version):
+            overwrite(tensor, recorded.numbers)
     for history, then in before.histories:
         _become(history, then)
     for step, then_step in before.steps:

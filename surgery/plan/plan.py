@@ -204,8 +204,8 @@ def _check_count(rule: Rule, number: int, picked: list[Site], reasons: dict[Site
                 f"{sites.model_kind} does not return the output of one linear layer or convolution unchanged.",
                 asked=str(rule), try_="surgery.activations.RectifiedScores in your own code, or optional=True",
             )  # fmt: skip
-        told = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
-        because = counted(told)[:2]
+        relevant = [reason for site, reason in reasons.items() if site.role in ("nonlinearity", "unknown")]
+        because = counted(relevant)[:2]
         hint = nearest(dict(rule.pick).get("activation") or "", {site.activation for site in sites})
         raise NothingPicked(
             f"Rule {number} picks no site"

@@ -70,7 +70,7 @@ def _in_order(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any]
     """The paths of the stand-ins, in order of execution."""
     path_of = {id(line): path for path, line in lines.items()}
     reached: dict[str, None] = {}
-    with _hearing(list(lines.values()), lambda line, _: reached.setdefault(path_of[id(line)])):
+    with _observing_inputs(list(lines.values()), lambda line, _: reached.setdefault(path_of[id(line)])):
         next(run_through(model, batches))
     if not reached:
         raise NothingPicked("No affine stand-in is called in eval mode.", there=", ".join(list(lines)[:3]))
@@ -80,7 +80,7 @@ def _in_order(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any]
 def _fit(model: nn.Module, path: str, line: Affine, batches: Iterable[Any], limit: int | None) -> None:
     assert line.replaced is not None
     sums, images = _Sums(line), 0
-    with _hearing([line], lambda _, x: sums.add(x)):
+    with _observing_inputs([line], lambda _, x: sums.add(x)):
         for batch in run_through(model, batches):
             images += len(batch.images)
             if limit is not None and images >= limit:
@@ -92,12 +92,12 @@ def _fit(model: nn.Module, path: str, line: Affine, batches: Iterable[Any], limi
 
 
 @contextmanager
-def _hearing(lines: list[Affine], tell: Any) -> Iterator[None]:
-    """Inside, `tell(line, x)` is called with the input of each of the stand-ins."""
+def _observing_inputs(lines: list[Affine], observe: Any) -> Iterator[None]:
+    """Inside, `observe(line, x)` is called with the input of each of the stand-ins."""
     handles = []
     try:
         for line in lines:
-            handles.append(line.register_forward_pre_hook(lambda module, args: tell(module, args[0]) and None))
+            handles.append(line.register_forward_pre_hook(lambda module, args: observe(module, args[0]) and None))
         yield
     finally:
         for handle in handles:

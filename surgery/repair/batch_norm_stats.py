@@ -138,7 +138,7 @@ def _keep_or_refuse(
 def _refuse_sorted(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any]) -> None:
     """Check that the order of the images is plausible for a random order."""
     spread, labels = _Spread(), []
-    handles = [norm.register_forward_pre_hook(lambda _, args: spread.hear(args[0])) for norm in norms]
+    handles = [norm.register_forward_pre_hook(lambda _, args: spread.add(args[0])) for norm in norms]
     try:
         for batch in run_through(model, batches):
             spread.end_batch()
@@ -188,7 +188,7 @@ class _Spread:
         self.means: list[Tensor] = []
         self.squares: list[Tensor] = []
 
-    def hear(self, x: Tensor) -> None:
+    def add(self, x: Tensor) -> None:
         """Keep the mean of every image and channel (N, C); the last norm of a forward overwrites the others."""
         self.rows = x.detach().double().flatten(2).mean(2) if x.dim() > 2 else x.detach().double()
 

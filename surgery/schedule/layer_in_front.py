@@ -90,10 +90,10 @@ def _run(
         if current:
             found.setdefault(path, current[0])
 
-    told: list[tuple[list[str], Callable[..., None]]] = [(layers, enter), (activations, call)]
-    for paths, tell in told:
+    hooks: list[tuple[list[str], Callable[..., None]]] = [(layers, enter), (activations, call)]
+    for paths, hook in hooks:
         for path in paths:
-            other.get_submodule(path).register_forward_pre_hook(partial(tell, path))
+            other.get_submodule(path).register_forward_pre_hook(partial(hook, path))
     with device:
         other(*example.args, **example.kwargs)
     return found

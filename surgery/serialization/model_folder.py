@@ -84,9 +84,9 @@ def read_steps(folder: str | Path) -> dict[str, Any]:
     return data
 
 
-def _is_progress(told: list[Any]) -> bool:
-    kinds = [type(part) for part in told]
-    return kinds in ([float, int], [int, int]) and 0 <= told[0] <= 1 and told[1] >= 0
+def _is_progress(value: list[Any]) -> bool:
+    kinds = [type(part) for part in value]
+    return kinds in ([float, int], [int, int]) and 0 <= value[0] <= 1 and value[1] >= 0
 
 
 def _belong(steps: Path, weights: Path) -> bool:

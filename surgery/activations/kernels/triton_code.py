@@ -1,6 +1,6 @@
 """Triton code for the GPU: one program per group of channels and part of the tensor; each pass reads x once.
 
-A tensor is, in the order of its memory, (outer, channels, inner). Two cases are told apart when compiling:
+A tensor is, in the order of its memory, (outer, channels, inner). There are two cases at compile time:
 `PLANES`, where inner numbers in a row belong to one channel, so that its parameters are scalars; and rows, where inner
 is 1 and neighbours belong to neighbouring channels. Either way a program works on tiles of (R, L) numbers, L of them
 neighbours in memory, and whatever is summed stays in registers until its last tile. `V` divides the number of
