@@ -1,4 +1,4 @@
-"""Run every benchmark once, as small as it goes: that the commands work. The figures mean nothing and are not kept.
+"""Run every benchmark once, as small as possible, to check that the commands work; the figures are discarded.
 
 SURGERY_DATA=FOLDER python -m benchmarks
 """

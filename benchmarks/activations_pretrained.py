@@ -1,4 +1,4 @@
-"""Exchange and erase the ReLUs of trained CIFAR-10 ResNets: what is lost without training, and after a short fine-tune.
+"""Swap and erase the ReLUs of trained CIFAR-10 ResNets: accuracy lost without training, and after a short fine-tune.
 
 Needs the folder that SURGERY_DATA names. From the root of the repository:
 
@@ -32,9 +32,9 @@ FINETUNES = ("untouched (control)", "identity at once", "affine at once", "fadin
 
 @dataclass(frozen=True)
 class Images:
-    """What is looked at where: nothing is chosen or fitted on test images."""
+    """The images of each purpose: nothing is chosen or fitted on test images."""
 
-    fit: list[Tensor]  # as the network takes them, not augmented
+    fit: list[Tensor]  # preprocessed, not augmented
     augmented: list[Tensor]
     holdout: Pictures
     test: Pictures
@@ -43,7 +43,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, as it stands in the CSV. `lost` is in points of accuracy, `kl` in nats per image."""
+    """One measurement, a row of the CSV. `lost` is in points of accuracy, `kl` in nats per image."""
 
     part: str
     what: str
@@ -81,7 +81,7 @@ def repaired(model: nn.Module, sites: list[Site], images: Images) -> Iterator[tu
     example, where = images.fit[0][:2], [str(site.module) for site in sites]
     bare, _ = surgery.transform(model, surgery.erase(module=where), example)
     yield COLUMNS[0], bare
-    # The images are shuffled and augmented here: no need to look at them every time.
+    # The images are shuffled here, so the check for that is not needed.
     yield COLUMNS[1], surgery.recalibrate(bare, images.augmented, force=True)
     lines, _ = surgery.transform(model, surgery.erase(module=where, stand_in="affine"), example)
     if all(site.norm for site in sites):
@@ -91,7 +91,7 @@ def repaired(model: nn.Module, sites: list[Site], images: Images) -> Iterator[tu
 
 
 def same(model: nn.Module, images: Images, options: argparse.Namespace) -> list[Row]:
-    """Swap all ReLUs for learnable functions that begin as they are: how many predictions change?"""
+    """Swap all ReLUs for learnable functions that are initialised as ReLU: how many predictions change?"""
     before, rows = logits(model, images.test), []
     right = (before.argmax(1) == images.test.labels).float().mean().item()
     for name in ("prelu", "frelu", "pwlu"):
@@ -124,7 +124,7 @@ def scan(model: nn.Module, sites: list[Site], images: Images, columns: tuple[str
 
 
 def recalibrated_alone(model: nn.Module, images: Images) -> Row:
-    """The control: the untouched network with new statistics."""
+    """The control: the unedited network with new statistics."""
     right = accuracy(model, images.holdout, prepare=normalise)
     again = surgery.recalibrate(copy.deepcopy(model), images.augmented, force=True)
     share = accuracy(again, images.holdout, prepare=normalise)
@@ -179,7 +179,7 @@ def finetuned(model: nn.Module, images: Images, options: argparse.Namespace) -> 
 
 
 def progressing(model: nn.Module, steps: int) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """The usual augmentation, which is asked for once a step and tells the model how far training has come."""
+    """The usual augmentation, called once per step, which also sets the progress of the model."""
     step = 0
 
     def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -222,7 +222,7 @@ def tables(rows: list[Row], part: str) -> list[str]:
 
 
 def write(rows: list[Row], part: str, options: argparse.Namespace, command: str) -> Path:
-    """Write one part as Markdown and as CSV; the path of the first."""
+    """Write one part as Markdown and as CSV; return the path of the former."""
     tested = f"{options.test_images:,} random test images" if options.test_images else "the 10,000 test images"
     about = {
         "same": f"Accuracy on {tested} after all ReLUs are swapped, untrained; largest change of a logit.",
@@ -254,7 +254,7 @@ def write(rows: list[Row], part: str, options: argparse.Namespace, command: str)
 
 
 def study(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
-    """The parts that were asked for, one after the other, each from the same trained weights."""
+    """Measure the requested parts in turn, each from the same trained weights."""
     images = images_of(options)
     weights = shared_folder() / "weights" / f"cifar10_resnet{options.depth}.safetensors"
     model = build(f"cifar/resnet{options.depth}", pretrained=weights).to(options.device).eval()

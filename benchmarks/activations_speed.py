@@ -1,4 +1,4 @@
-"""What every activation costs beside nn.ReLU, forward and backward, in each of its forms. From the root:
+"""The time of every activation relative to nn.ReLU, forward and backward, in each of its forms. From the root:
 
 OMP_NUM_THREADS=2 python -m benchmarks.activations_speed
 python -m benchmarks.activations_speed --device cuda --name activations_speed_cuda
@@ -31,13 +31,13 @@ from surgery.activations.functions.pwlu import PWLU
 from surgery.activations.functions.smelu import GSmeLU, SmeLU
 from surgery.activations.functions.swish import Swish
 
-APART = 1.25  # a round counts only if the ReLU before it and the one after it are no further apart,
-BUSY = 2  # and no slower than the fastest by more than this
+APART = 1.25  # a round counts only if the times of the ReLUs before and after it differ by at most this factor,
+BUSY = 2  # and exceed the fastest by at most this factor
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REPEATS = {"cpu": 1, "cuda": 20}  # of a step, timed together
 
-# What the form that is chosen by itself should cost at most, over nn.ReLU at this shape; on the CPU in float32.
+# The most that the default form should cost relative to nn.ReLU at this shape; on the CPU in float32.
 SHAPE = [64, 64, 56, 56]
 TARGETS = {
     "cpu": {"PReLU": 1.2, "FReLU": 1.2, "SmeLU": 1.2, "HeLU": 1.1, "Swish": 1.4, "PWLU": 2.3},
@@ -54,7 +54,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One row to be: an activation in one form ("" where it has but one)."""
+    """What a row measures: an activation in one form ("" if it has only one)."""
 
     name: str
     form: str
@@ -67,14 +67,14 @@ class Entry:
 
     @contextlib.contextmanager
     def chosen(self) -> Iterator[None]:
-        """Inside, this form is what runs."""
+        """Inside, this form is used."""
         with forms.only(self.form) if self.form else contextlib.nullcontext():
             yield
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of an entry."""
+    """The measurements of an entry."""
 
     entry: Entry
     layout: str
@@ -91,10 +91,10 @@ class Row:
 
 
 def entries(channels: int, device: str) -> list[Entry]:
-    """All functions in all forms that there are here."""
+    """All functions in all forms that are available on the device."""
     found = [
-        Entry(f"nn.{type(one).__name__}", "", one, "torch's")
-        for one in (nn.ReLU(), nn.LeakyReLU(), nn.PReLU(channels), nn.SiLU(), nn.GELU(), nn.Hardswish())
+        Entry(f"nn.{type(module).__name__}", "", module, "torch's")
+        for module in (nn.ReLU(), nn.LeakyReLU(), nn.PReLU(channels), nn.SiLU(), nn.GELU(), nn.Hardswish())
     ]
     ours: dict[str, tuple[str, nn.Module]] = {
         "PReLU": ("prelu", PReLU(channels)), "FReLU": ("frelu", FReLU(channels)), "SmeLU": ("smelu", SmeLU(channels)),
@@ -112,7 +112,7 @@ def entries(channels: int, device: str) -> list[Entry]:
 
 
 def clock(device: str) -> Callable[[], float]:
-    """Milliseconds, when everything asked for is done."""
+    """A clock in milliseconds that waits for all pending work on the device."""
 
     def now() -> float:
         if device.startswith("cuda"):
@@ -124,13 +124,13 @@ def clock(device: str) -> Callable[[], float]:
 
 def step(module: nn.Module, x: Tensor, grad: Tensor, now: Callable[[], float], repeats: int) -> float:
     """Milliseconds of one forward and backward pass, parameters included."""
-    for one in (x, *module.parameters()):
-        one.grad = None
+    for tensor in (x, *module.parameters()):
+        tensor.grad = None
     started = now()
     for _ in range(repeats):
         module(x).backward(grad)
-        for one in (x, *module.parameters()):
-            one.grad = None
+        for tensor in (x, *module.parameters()):
+            tensor.grad = None
     return (now() - started) / repeats
 
 
@@ -146,7 +146,7 @@ def bandwidth_of_copy(x: Tensor, now: Callable[[], float]) -> float:
 
 
 def measure(entry: Entry, x: Tensor, grad: Tensor, fastest: float, options: argparse.Namespace) -> dict[str, float]:
-    """The entry between two ReLUs, round after round; rounds in which the machine was busy elsewhere are dropped."""
+    """Time the entry between two ReLUs in every round; rounds in which the machine was busy otherwise are dropped."""
     relu, now, repeats = nn.ReLU(), clock(options.device), REPEATS[options.device.partition(":")[0]]
     wanted = options.slow_rounds if entry.slow else options.rounds
     times, relus, ratios = [], [], []
@@ -165,21 +165,21 @@ def measure(entry: Entry, x: Tensor, grad: Tensor, fastest: float, options: argp
             before = after
             if len(ratios) == wanted:
                 break
-    middle = [statistics.median(one or [math.nan]) for one in (times, relus, ratios)]
+    middle = [statistics.median(values or [math.nan]) for values in (times, relus, ratios)]
     return dict(zip(("milliseconds", "relu", "ratio"), middle, strict=True)) | {
         "kept": kept, "rounds": len(ratios), "low": min(ratios, default=math.nan), "high": max(ratios, default=math.nan)
     }  # fmt: skip
 
 
 def target_of(entry: Entry, dtype: str, kind: str) -> float | None:
-    """What the entry should cost at most, if that was ever said."""
+    """The most that the entry should cost relative to ReLU; None without a target."""
     if entry.whose != "ours" or entry.form not in ("", "fused"):
         return None
     return (TARGETS if dtype == "float32" else HALF_TARGETS).get(kind, {}).get(entry.name)
 
 
 def measure_all(options: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
-    """Rows of all that was asked for, and the bandwidth of a copy per type."""
+    """All requested rows, and the bandwidth of a copy per dtype."""
     rows, copies = [], {}
     for dtype in options.dtypes:
         for layout in options.layouts:
@@ -201,7 +201,7 @@ def measure_all(options: argparse.Namespace) -> tuple[list[Row], dict[str, float
                 moved = 5 * x.nbytes / found["milliseconds"] / 1e6 if dtype in copies else None
                 target = target_of(entry, dtype, kind) if options.shape == SHAPE else None
                 if kind == "cpu" and not regime(kind).startswith("the default"):
-                    target = None  # it was meant for that one
+                    target = None  # it applies to that entry only
                 rows.append(Row(entry, layout, dtype, target=target, bandwidth=moved, **found))  # type: ignore[arg-type]
                 print("  ".join(cells(rows[-1], copies)), flush=True)
                 gc.collect()
@@ -225,7 +225,7 @@ def cells(row: Row, copies: dict[str, float]) -> tuple[str, ...]:
 
 
 def regime(device: str) -> str:
-    """Where the memory of a new tensor comes from, which on the CPU matters more than the kernel."""
+    """Where the memory of a new tensor comes from, which matters more than the kernel on the CPU."""
     if device.startswith("cuda"):
         return "torch's caching allocator"
     for name in ("LD_PRELOAD", "GLIBC_TUNABLES"):
@@ -271,7 +271,7 @@ def write(rows: list[Row], copies: dict[str, float], command: str, options: argp
         for row in rows:
             writer.writerow(
                 (row.entry.name, row.entry.whose, row.entry.form, row.layout, row.dtype,
-                 *(f"{one:.4f}" for one in (row.milliseconds, row.relu, row.ratio, row.low, row.high)), row.rounds,
+                 *(f"{value:.4f}" for value in (row.milliseconds, row.relu, row.ratio, row.low, row.high)), row.rounds,
                  row.target or "", f"{row.kept:.3f}", f"{row.bandwidth:.1f}" if row.bandwidth else "")
             )  # fmt: skip
     print("\n".join(text))

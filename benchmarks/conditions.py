@@ -1,4 +1,4 @@
-"""What a table of figures was measured with: command, date, versions, processor, seed; nothing else of the machine."""
+"""The conditions of a measurement: command, date, versions, processor, seed; nothing else about the machine."""
 
 import argparse
 import csv
@@ -19,7 +19,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def command_line(parser: argparse.ArgumentParser, options: argparse.Namespace, benchmark: str) -> str:
-    """The command that was given, but for its folder of results: tables name no place on a machine."""
+    """The command that was given, without its results folder: tables do not contain local paths."""
     words = ["python", "-m", f"benchmarks.{benchmark}"]
     for name, value in vars(options).items():
         if name != "results" and value != parser.get_default(name):
@@ -44,20 +44,20 @@ def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:
 
 
 def write_results(folder: str | Path, name: str, text: Sequence[str], rows: Sequence[Any]) -> Path:
-    """Write lines as NAME.md and rows, objects of one dataclass, as NAME.csv; the path of the first."""
+    """Write lines as NAME.md and rows, objects of one dataclass, as NAME.csv; return the path of the former."""
     file = Path(folder) / f"{name}.md"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(text), encoding="utf-8")
     with file.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        heads = [one.name for one in fields(rows[0])]
+        heads = [field.name for field in fields(rows[0])]
         writer.writerow(heads)
         writer.writerows([getattr(row, head) for head in heads] for row in rows)
     return file
 
 
 def device_name(device: str = "cpu") -> str:
-    """The model name of what runs: the processor, or a GPU."""
+    """The model name of the processor or the GPU that is used."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
 
 

@@ -19,14 +19,14 @@ from benchmarks.plain_loop import accuracy, train
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise, shared_folder
 from recipes.models.build import build
 
-# What the shared weights score on test.tar; anything else is a fault of the model or of the data path.
+# The accuracy of the shared weights on test.tar; any other result means a wrong model or wrong data.
 KNOWN = {20: 0.9173, 32: 0.9263, 44: 0.9310, 56: 0.9339}
 SHARES = (0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network: which share of its blocks lost the last ReLU, and its accuracies on the test set, as shares."""
+    """One network: the fraction of its blocks without their last ReLU, and its test accuracies, in [0, 1]."""
 
     share: float
     erased_count: int
@@ -40,14 +40,14 @@ class Row:
 def measure(
     share: float, model: nn.Module, before: float, shard: Pictures, test: Pictures, options: argparse.Namespace
 ) -> Row:
-    """Erase, measure, fine-tune, measure. `share` 0 is the control: the untouched network, fine-tuned as the others."""
+    """Erase, measure, fine-tune, measure. `share` 0 is the control: the unedited network, fine-tuned alike."""
     started = time.perf_counter()
     example = normalise(test.images[:2])
     edited = model
     if share:
         edited, report = surgery.transform(model, surgery.erase_relu(share=share), example=example)
         print(report, flush=True)
-    calls_before, calls_after = (len(surgery.find_sites(one, example)) for one in (model, edited))
+    calls_before, calls_after = (len(surgery.find_sites(network, example)) for network in (model, edited))
     erased = accuracy(edited, test, prepare=normalise) if share else before
     print(f"share {share:g}: {erased:.2%} before the fine-tune", flush=True)
     train(
@@ -69,10 +69,10 @@ def measure(
 
 
 def study(options: argparse.Namespace) -> list[Row]:
-    """All shares of one network, each from the same trained weights."""
+    """All fractions for one network, each from the same trained weights."""
     data = cifar10(shards=(options.shard,)).to(options.device)
     assert data.train is not None and data.test is not None
-    # The test pictures are sorted by class: the first of them, as they are, would all be airplanes.
+    # The test images are sorted by class: the first ones are all airplanes.
     shard, test = data.train.first(options.images or len(data.train)), data.test.shuffled()
     test = test.first(options.test_images or len(test))
     weights = shared_folder() / "weights" / f"cifar10_resnet{options.depth}.safetensors"
@@ -88,7 +88,7 @@ def study(options: argparse.Namespace) -> list[Row]:
 
 
 def write(rows: list[Row], options: argparse.Namespace, command: str) -> Path:
-    """Write the table as Markdown and as CSV; the path of the first."""
+    """Write the table as Markdown and as CSV; return the path of the former."""
     head = ("blocks without last ReLU", "ReLU calls erased", "left", "trained", "erased", "fine-tuned", "minutes")
     cells = [
         (

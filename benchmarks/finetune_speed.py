@@ -1,4 +1,4 @@
-"""Images a second of `recipes.train.finetune` against a bare PyTorch loop of the same network. From the root:
+"""Images per second of `recipes.train.finetune` and of a bare PyTorch loop with the same network. From the root:
 
 python -m benchmarks.finetune_speed
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.bootstrap import told
+from benchmarks.bootstrap import with_interval
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph
 from recipes.data import DEVIATION, MEAN, MemoryFeed, Pictures
 from recipes.data.feed import ImageTransform
@@ -29,7 +29,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class OneByOne(Dataset[tuple[Tensor, int]]):
-    """The same pictures, one at a time through torchvision's transforms, as most loops read them."""
+    """The same images, one by one through torchvision's transforms, as most loops read them."""
 
     def __init__(self, pictures: Pictures) -> None:
         self.images, self.labels = pictures.images.cpu(), pictures.labels.tolist()
@@ -46,7 +46,7 @@ class OneByOne(Dataset[tuple[Tensor, int]]):
 
 
 def bare(model: nn.Module, options: Finetune, steps: int, batches: Batches) -> None:
-    """The training that `finetune` does under these options, as one would write it down."""
+    """The same training as `finetune` with these options, as a plain loop."""
     optimizer = torch.optim.SGD(
         model.parameters(), options.lr, momentum=options.momentum, nesterov=True, weight_decay=options.weight_decay
     )
@@ -60,7 +60,7 @@ def bare(model: nn.Module, options: Finetune, steps: int, batches: Batches) -> N
 
 
 def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], object]]:
-    """One epoch each way, from the same weights; the first is what the others are compared with."""
+    """An epoch in each way, from the same weights; the first is the reference."""
     torch.manual_seed(0)
     pictures = Pictures(
         torch.randint(256, (images, 3, SIDE, SIDE), dtype=torch.uint8), torch.randint(CLASSES, (images,))
@@ -73,7 +73,7 @@ def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], 
 
     def laid(batches: Batches) -> Batches:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        return ((one.to(device, memory_format=layout), labels.to(device)) for one, labels in batches)
+        return ((images.to(device, memory_format=layout), labels.to(device)) for images, labels in batches)
 
     return {
         "bare loop, same batches": lambda: bare(deepcopy(fresh), options, feed.steps, laid(feed.epoch(0))),
@@ -85,8 +85,8 @@ def ways(options: Finetune, images: int, device: str) -> dict[str, Callable[[], 
 
 
 def measure(listed: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of an epoch, a figure each round: the ways take turns, each first as often."""
-    # On the processor its own time, which others on the machine do not lengthen.
+    """Seconds of an epoch in each round; the ways alternate, each first equally often."""
+    # On the CPU this is process time, which other processes do not lengthen.
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times: dict[str, list[float]] = {name: [] for name in listed}
     names = list(listed)
@@ -96,7 +96,7 @@ def measure(listed: dict[str, Callable[[], object]], rounds: int, device: str) -
             listed[name]()
             if device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if turn >= 0:  # the round before is to warm up
+            if turn >= 0:  # the round before is a warm-up
                 times[name].append(clock() - started)
         print(f"round {turn + 1}", flush=True)
     return times
@@ -116,7 +116,7 @@ def main() -> None:
     first = next(iter(times.values()))
     rows = [
         (name, f"{options.images / statistics.median(found):.0f}",
-         "1" if found is first else told([theirs / ours for theirs, ours in zip(first, found, strict=True)]))
+         "1" if found is first else with_interval([theirs / ours for theirs, ours in zip(first, found, strict=True)]))
         for name, found in times.items()
     ]  # fmt: skip
     kind = options.device.partition(":")[0]

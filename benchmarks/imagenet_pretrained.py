@@ -1,4 +1,4 @@
-"""Exchange and erase the ReLU6 of a trained ImageNet network: what is lost without any training.
+"""Swap and erase the ReLU6 of a trained ImageNet network: the accuracy lost without any training.
 
 Needs the folder that SURGERY_DATA names, with `weights/tf_efficientnet_lite0.safetensors` and 1,000 pictures, one of
 each class, in `data/imagenet1k/val.tar`. From the root of the repository:
@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy
@@ -29,16 +30,16 @@ from recipes.models.build import build
 from surgery import Site
 
 NAME = "tf_efficientnet_lite0"
-SHORT = 256  # pixels of the short side: 224 over timm's crop fraction of 0.875
-KNOWN = 438  # of the 500 pictures of even rank; anything else is a fault of the model or of the data path
-SAME = 1e-6  # of the largest score: what rounding leaves of an exact exchange
+SHORT = 256  # pixels of the shorter side: 224 over timm's crop fraction of 0.875
+KNOWN = 438  # correct of the 500 images of even rank; any other result means a wrong model or wrong data
+SAME = 1e-6  # of the largest score: the rounding error of an exact swap
 COUNTS = (1, 2, 4)
 UNTOUCHED = "untouched"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Half of the classes, one picture of each: to calibrate and choose on, or to report on."""
+    """Half of the classes, one image each: for calibration and selection, or for reporting."""
 
     images: Tensor
     labels: Tensor
@@ -49,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Row:
-    """One network: how many pictures it names rightly, the points lost to the untouched one, and how sure that is."""
+    """One network: its correct images, the points lost against the unedited one, and their confidence interval."""
 
     what: str
     repair: str
@@ -62,14 +63,14 @@ class Row:
 
 
 class Reported:
-    """Measures networks on the pictures to report on, beside the untouched one."""
+    """Measures networks on the images for reporting, against the unedited one."""
 
     def __init__(self, model: nn.Module, pictures: Pictures) -> None:
         self.pictures = pictures
         self.untouched = scores(model, pictures)
 
     def row(self, what: str, repair: str, model: nn.Module) -> Row:
-        """The row of one network, and what it is told from by: the pictures that only one of the two names rightly."""
+        """The row of one network; the interval is that of the paired difference to the unedited one."""
         found, labels = scores(model, self.pictures), self.pictures.labels
         right, before = found.argmax(1) == labels, self.untouched.argmax(1) == labels
         each = 100 * (before.double() - right.double())
@@ -88,13 +89,14 @@ def scores(model: nn.Module, pictures: Pictures) -> Tensor:
 
 
 def halves(model: nn.Module, limit: int | None) -> tuple[Pictures, Pictures]:
-    """The pictures of odd and of even rank, as the model takes them; a class is the rank of a file's name."""
+    """The preprocessed images of odd and of even rank; the class is the rank of the file's name."""
     config = resolve_data_config(model=model)
     side, mean, deviation = config["input_size"][-1], *(torch.tensor(config[key]) for key in ("mean", "std"))
     with tarfile.open(shared_folder() / "data" / "imagenet1k" / "val.tar") as tar:
-        members = sorted((one for one in tar.getmembers() if one.isfile()), key=lambda one: one.name)[:limit]
-        pictures = [central(Image.open(tar.extractfile(one)).convert("RGB"), side) for one in members]  # type: ignore[arg-type]
-    pixels = torch.stack([torch.from_numpy(numpy.array(one)) for one in pictures]) / 255
+        members = sorted((member for member in tar.getmembers() if member.isfile()), key=attrgetter("name"))[:limit]
+        files = map(tar.extractfile, members)
+        pictures = [central(Image.open(file).convert("RGB"), side) for file in files]  # type: ignore[arg-type]
+    pixels = torch.stack([torch.from_numpy(numpy.array(picture)) for picture in pictures]) / 255
     images = ((pixels - mean) / deviation).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(len(members))
     odd, even = (Pictures(images[start::2], labels[start::2]) for start in (1, 0))
@@ -102,26 +104,26 @@ def halves(model: nn.Module, limit: int | None) -> tuple[Pictures, Pictures]:
 
 
 def central(picture: Image.Image, side: int) -> Image.Image:
-    """The central square of a picture that has the size it is cropped from, its corner rounded down."""
+    """The central square of an image, its corner rounded down."""
     assert min(picture.size) == SHORT, f"the short side is {min(picture.size)} pixels"
     left, top = ((length - side) // 2 for length in picture.size)
     return picture.crop((left, top, left + side, top + side))
 
 
 def mirrored(pictures: Pictures, seed: int) -> list[Tensor]:
-    """The pictures and their mirror images, shuffled: what the statistics of norms are estimated on."""
+    """The images and their mirror images, shuffled, for estimating the statistics of norms."""
     both = torch.cat([pictures.images, pictures.images.flip(3)])
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
     return list(both[order].contiguous(memory_format=torch.channels_last).split(100))
 
 
 def recalibrated(model: nn.Module, batches: list[Tensor]) -> nn.Module:
-    """A copy with new statistics; the batches are shuffled, so they need no look beforehand."""
+    """A copy with new statistics; the batches are shuffled, so that is not checked."""
     return surgery.recalibrate(copy.deepcopy(model), batches, force=True)
 
 
 def exchanged(model: nn.Module, odd: Pictures, batches: list[Tensor], reported: Reported) -> Iterator[Row]:
-    """All ReLU6 for learnable functions that begin as they are, or as near as they can."""
+    """All ReLU6 swapped for learnable functions, initialised to match it as closely as possible."""
     for name in ("pwlu", "prelu", "frelu"):
         edited, _ = surgery.transform(model, surgery.swap(name), odd.images[:8])
         row = reported.row(f"all {len(surgery.find_sites(edited, odd.images[:2]))} ReLU6 to {name}", "-", edited)
@@ -136,7 +138,7 @@ def exchanged(model: nn.Module, odd: Pictures, batches: list[Tensor], reported: 
 def erased(
     model: nn.Module, chosen: list[Site], odd: Pictures, batches: list[Tensor], reported: Reported
 ) -> Iterator[Row]:
-    """The first sites of a ranking, without their activation, and what repairs it."""
+    """The first sites of a ranking, without their activation, with and without repair."""
     for count in COUNTS:
         where, what = [str(site.module) for site in chosen[:count]], f"{count} erased"
         bare, _ = surgery.transform(model, surgery.erase(module=where), odd.images[:8])
@@ -154,7 +156,7 @@ def fitted(model: nn.Module, where: list[str], odd: Pictures) -> nn.Module:
 
 
 def ranking(model: nn.Module, odd: Pictures, limit: int) -> list[tuple[Site, float]]:
-    """All sites by how far the predictions move (KL, nats) where a fitted line stands for one, least first."""
+    """All sites, ranked by how much a fitted line there changes the predictions (KL, nats), lowest first."""
     part = Pictures(odd.images[:limit], odd.labels[:limit])
     before, found = scores(model, part).log_softmax(1), []
     for site in surgery.find_sites(model, odd.images[:2]):
@@ -165,7 +167,7 @@ def ranking(model: nn.Module, odd: Pictures, limit: int) -> list[tuple[Site, flo
 
 
 def assert_kept(model: nn.Module, edited: nn.Module, reported: Reported) -> None:
-    """What was saved and loaded into a fresh network gives the same scores, bit for bit."""
+    """Whether a saved network, loaded into a fresh one, gives bit-identical scores."""
     fresh = build(f"timm/{NAME}").eval().to(memory_format=torch.channels_last)
     part = Pictures(reported.pictures.images[:50], reported.pictures.labels[:50])
     with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +192,7 @@ def study(options: argparse.Namespace) -> tuple[list[Row], list[tuple[Site, floa
 
 
 def write(rows: list[Row], ranked: list[tuple[Site, float]], options: argparse.Namespace, command: str) -> Path:
-    """Write the table as Markdown and as CSV; the path of the first."""
+    """Write the table as Markdown and as CSV; return the path of the former."""
     pictures = (options.images or 1000) // 2
     cells = [
         (row.what, row.repair, f"{row.accuracy:.1%}", f"{row.lost:+.1f} ({row.low:+.1f} to {row.high:+.1f})",

@@ -1,9 +1,9 @@
-"""What held masks add to a training step of ResNet-50, and what the published way adds. From the root:
+"""The time that held masks add to a training step of ResNet-50, and that of the published way. From the root:
 
 GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295 python -m benchmarks.mask_overhead
 
-With the allocator's own settings a step on the processor gives memory back and asks for it again; how much depends on
-what lives beside it, here the masks, and is larger than what is measured.
+With the default settings of the allocator, a step on the CPU returns memory and requests it again; how much depends on
+other live tensors, here the masks, and takes longer than what is measured.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LIMITS = {"cpu": 1.03, "cuda": 1.01}  # of the ratio to the step without masks
 
 
 class Training:
-    """ResNet-50, SGD with momentum, one batch of random pictures: a step as somebody's loop makes it."""
+    """A typical training step: ResNet-50, SGD with momentum, a batch of random images."""
 
     def __init__(self, device: str, batch: int, side: int, seed: int) -> None:
         torch.manual_seed(seed)
@@ -51,9 +51,9 @@ class Training:
         self.optimizer.step()
 
     def seconds(self, steps: int, before_update: Callable[[nn.Module], None] = lambda model: None) -> float:
-        # Other processes take time from the clock on the wall, not from that of this process.
+        # Process time, which other processes do not lengthen.
         clock = time.perf_counter if self.fast else time.process_time
-        self.step(before_update)  # the way in takes memory and empties caches: one step to settle
+        self.step(before_update)  # entering allocates memory and empties caches: a step to warm up
         self._wait()
         started = clock()
         for _ in range(steps):
@@ -81,18 +81,18 @@ def freeze_through_numpy(model: nn.Module) -> None:
 
 
 def measure(training: Training, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of a step, one figure for each round: plain, held and published take turns, each first as often."""
+    """Seconds of a step in each round; plain, held and published alternate, each first equally often."""
     times: dict[str, list[float]] = {"plain": [], "held": [], "published": []}
 
     def timed(way: str) -> float:
         if way == "published":
             return training.seconds(steps, freeze_through_numpy)
-        # The way in and out is once in a training, not once in a step: it is outside the clock.
+        # Entering and leaving happens once per training, not per step, so it is not timed.
         with training.masks.held(training.model, training.optimizer) if way == "held" else nullcontext():
             return training.seconds(steps)
 
     for way in times:
-        timed(way)  # warm
+        timed(way)  # warm-up
     with training.masks.held(training.model, training.optimizer):
         training.step()
     _check_zeros(training)
@@ -111,12 +111,12 @@ def _check_zeros(training: Training) -> None:
 
 
 def write(times: dict[str, list[float]], options: argparse.Namespace, command: str) -> Path:
-    """Write the table as Markdown; its path."""
+    """Write the table as Markdown; return its path."""
     kind = options.device.partition(":")[0]
     names = {"plain": "no masks", "held": "`masks.held`", "published": "published: gradients through numpy"}
     rows = []
     for way, found in times.items():
-        ratio, low, high = interval([one / plain for one, plain in zip(found, times["plain"], strict=True)])
+        ratio, low, high = interval([seconds / plain for seconds, plain in zip(found, times["plain"], strict=True)])
         cells = ("1", "") if way == "plain" else (f"{ratio:.4f}", f"{low:.4f} to {high:.4f}")
         limit = f"{LIMITS[kind]:.2f}" if way == "held" else ""
         rows.append((names[way], f"{statistics.median(found) * 1e3:.2f}", *cells, limit))

@@ -1,11 +1,11 @@
-"""Memory: what a forward pass keeps for the backward pass."""
+"""Memory: the tensors that a forward pass saves for the backward pass."""
 
 import torch
 from torch import Tensor, nn
 
 
 def bytes_kept(module: nn.Module, x: Tensor) -> int:
-    """Bytes that the forward pass of `x` keeps for the backward pass, each tensor once, parameters left out."""
+    """Bytes that the forward pass of `x` saves for the backward pass, each tensor once, without parameters."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -14,5 +14,5 @@ def bytes_kept(module: nn.Module, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module(x)
-    own = {one.untyped_storage().data_ptr() for one in module.parameters()}
-    return sum(one.untyped_storage().nbytes() for at, one in kept.items() if at not in own)
+    own = {param.untyped_storage().data_ptr() for param in module.parameters()}
+    return sum(storage.untyped_storage().nbytes() for at, storage in kept.items() if at not in own)

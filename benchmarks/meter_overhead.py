@@ -1,4 +1,4 @@
-"""What a dead-neuron meter costs in the training of torchvision's ResNet-50. From the root:
+"""The time that a dead-neuron meter adds to a training step of torchvision's ResNet-50. From the root:
 
 python -m benchmarks.meter_overhead
 """
@@ -13,18 +13,18 @@ import torch
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
-from benchmarks.bootstrap import told
+from benchmarks.bootstrap import with_interval
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 from pruning.dead.meter import DeadNeuronMeter
 
 EVERY = 50
-MOST = 1.05  # what a step with the meter may cost, of one without
+MOST = 1.05  # the largest acceptable ratio of a step with the meter to one without
 
-Rounds = list[tuple[float, float, float]]  # seconds of a bare step, a metered one, and one that is looked into
+Rounds = list[tuple[float, float, float]]  # seconds of a step without meter, with it, and with a measurement
 
 
 def measured(batch: int, pixels: int, rounds: int, device: str) -> tuple[Rounds, float]:
-    """Seconds of the three kinds of steps, one after the other round by round, and of finding the calls once."""
+    """Seconds of the three kinds of steps in every round, and of finding the calls once."""
     torch.manual_seed(0)
     model = resnet50(weights=None).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -36,7 +36,7 @@ def measured(batch: int, pixels: int, rounds: int, device: str) -> tuple[Rounds,
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    # On the processor its own time, which others on the machine do not lengthen.
+    # On the CPU this is process time, which other processes do not lengthen.
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
 
     def seconds(call: Callable[[], None]) -> float:
@@ -46,7 +46,7 @@ def measured(batch: int, pixels: int, rounds: int, device: str) -> tuple[Rounds,
             torch.cuda.synchronize()
         return clock() - started
 
-    meter = DeadNeuronMeter(model, every=2)  # looked into and not, in turns
+    meter = DeadNeuronMeter(model, every=2)  # measured and not, alternately
     for _ in range(2):
         step()
     with meter:
@@ -66,7 +66,7 @@ def measured(batch: int, pixels: int, rounds: int, device: str) -> tuple[Rounds,
 
 
 def ratio(times: Rounds, every: int = EVERY) -> float:
-    """A training step with the meter over one without, by medians; `every`-th steps are looked into."""
+    """The ratio of a training step with the meter to one without, by medians; every `every`-th step is measured."""
     bare, passed, looked = (statistics.median(column) for column in zip(*times, strict=True))
     return ((every - 1) * passed + looked) / (every * bare)
 
@@ -83,11 +83,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     times, first = measured(options.batch_size, options.pixels, options.rounds, options.device)
     rows: list[tuple[str, ...]] = [
-        ("a step that is not looked into", told(times, lambda some: ratio(some, 10**9))),
-        ("a step that is looked into", told(times, lambda some: ratio(some, 1))),
-        (f"the mean step, every {EVERY}th looked into", told(times, ratio)),
+        ("a step that is not looked into", with_interval(times, lambda some: ratio(some, 10**9))),
+        ("a step that is looked into", with_interval(times, lambda some: ratio(some, 1))),
+        (f"the mean step, every {EVERY}th looked into", with_interval(times, ratio)),
     ]
-    bare = statistics.median(one for one, *_ in times)
+    bare = statistics.median(step for step, *_ in times)
     clock = "Time" if options.device.startswith("cuda") else "Processor time"
     command = command_line(parser, options, "meter_overhead")
     text = [

@@ -1,9 +1,9 @@
-"""The page: fills the tables of benchmarks/README.md from the files that the benchmarks wrote.
+"""The page: fill the tables of benchmarks/README.md from the files that the benchmarks wrote.
 
 python -m benchmarks.page
 
-What is filled stands between `<!-- table: FILE -->` and `<!-- end -->`. `<!-- table: FILE 2 -->` takes the second table
-of the file, and words behind the number only the rows that have them all: `<!-- table: FILE 1 fused NCHW -->`.
+Tables go between `<!-- table: FILE -->` and `<!-- end -->`. `<!-- table: FILE 2 -->` takes the second table of the
+file, and words after the number select the rows that contain all of them: `<!-- table: FILE 1 fused NCHW -->`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TABLE = re.compile(r"(?:^\|.*\n)+", flags=re.MULTILINE)
 
 
 def filled(text: str, folder: Path) -> str:
-    """The text, with the tables of the files in `folder` as they are now.
+    """The text with the current tables of the files in `folder`.
 
     Raises:
         ValueError: a file has no such table, or no such row.

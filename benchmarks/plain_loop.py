@@ -1,6 +1,6 @@
-"""The bare PyTorch loop that benchmarks train with, and the accuracy it is for.
+"""The bare PyTorch loop that benchmarks train with, and the accuracy of its results.
 
-It stays as it is: the recorded results were made with it. Trainings of recipes go through recipes/train/finetune.py.
+It is frozen, because the recorded results were made with it. Recipes train with recipes/train/finetune.py.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def train(
     SGD with momentum 0.9; the learning rate rises to `lr` over the first `warmup_share` of the steps and falls to 0 as
     a cosine. `augment` changes a batch of images as they are stored, `prepare` then makes the floats the model
     takes. Order and augmentation depend on `seed` alone. Every batch is full: what is left of an epoch is left out.
-    `held` keeps pruned weights zero, as `pruning.run_rounds` hands it on. `after_epoch` is told the epoch, from 1, and
-    its mean loss.
+    `held` keeps pruned weights zero, as `pruning.run_rounds` passes it. `after_epoch` is called with the epoch, from 1,
+    and its mean loss.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
@@ -71,7 +71,7 @@ def train(
 
 
 def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
-    """Which share of its peak the learning rate has at `step`: a linear rise, then half a cosine down to 0."""
+    """The learning rate at `step` as a fraction of its peak: a linear rise, then half a cosine down to 0."""
     warmup = round(warmup_share * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -80,7 +80,7 @@ def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, pictures: Pictures, *, prepare: Prepare | None = None, batch_size: int = 250) -> float:
-    """The share of `pictures` that `model` names rightly in eval mode; its mode is put back afterwards."""
+    """The accuracy of `model` on `pictures` in eval mode; its mode is restored afterwards."""
     was_training = model.training
     model.eval()
     right = 0

@@ -1,6 +1,6 @@
-"""The piecewise linear unit as public code has it: the published formula in plain operations, autograd behind it.
+"""The piecewise linear unit as in public code: the published formula in plain operations, with autograd.
 
-Source: Zhou, Zhu and Zhong 2021, arXiv 2104.03693, section 3. Written anew, to be timed beside ours.
+Source: Zhou, Zhu and Zhong 2021, arXiv 2104.03693, section 3. Reimplemented to be timed against ours.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""How long looking at and editing ResNet-50 takes, and what the edited network costs to run. From the root:
+"""The time to analyse and edit a ResNet-50, and the time to run the edited network. From the root:
 
 python -m benchmarks.surgery_speed
 """
@@ -21,14 +21,14 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from torchvision.models.resnet import Bottleneck
 
 import surgery
-from benchmarks.bootstrap import told
+from benchmarks.bootstrap import with_interval
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 
-READ = {"layer1.0.relu_2": "first block", "fc": "logits"}  # what the feature extractor is asked to return
+READ = {"layer1.0.relu_2": "first block", "fc": "logits"}  # what the feature extractor returns
 
 Network = Callable[[Tensor], Tensor]
 
-# What one `transform_` spends its time on. The rest of it is the edit.
+# The parts of a `transform_` that are timed; the rest is the edit itself.
 PARTS = {
     "looking": ("find_sites",),
     "planning": ("make_plan",),
@@ -37,7 +37,7 @@ PARTS = {
 
 
 class BottleneckWithoutLast(Bottleneck):  # type: ignore[misc]
-    """torchvision's bottleneck, written anew by hand without the ReLU after the sum."""
+    """torchvision's bottleneck, rewritten by hand without the ReLU after the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -55,8 +55,8 @@ def edited_and_written() -> tuple[nn.Module, nn.Module, nn.Module]:
     edited, report = surgery.transform(model, surgery.erase_relu())
     assert len(report.before) - len(report.after) == 16
     written, again = (ResNet(BottleneckWithoutLast, [3, 4, 6, 3]).eval() for _ in range(2))
-    for one in (written, again):
-        one.load_state_dict(model.state_dict())
+    for network in (written, again):
+        network.load_state_dict(model.state_dict())
     return edited, written, again
 
 
@@ -94,7 +94,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def worker() -> dict[str, float]:
-    """Times of one fresh process: every proof is made once per process."""
+    """Times of one new process: every proof is made once per process."""
     first, second, other = (resnet50(weights=None) for _ in range(3))
     times = {
         "look": seconds(lambda: surgery.find_sites(first)),
@@ -122,17 +122,17 @@ def erased_in_graph(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def ratios(one: Network, other: Network, images: Tensor, pairs: int) -> list[float]:
-    """Time of `one` over time of `other`, run after run; who goes first alternates."""
+def ratios(network: Network, other: Network, images: Tensor, pairs: int) -> list[float]:
+    """Ratios of the times of `network` and `other`, run by run; the order alternates."""
     found = []
     with torch.inference_mode():
         for _ in range(3):
-            one(images), other(images)
+            network(images), other(images)
         for pair in range(pairs):
             if pair % 2:
-                below, above = seconds(lambda: other(images)), seconds(lambda: one(images))
+                below, above = seconds(lambda: other(images)), seconds(lambda: network(images))
             else:
-                above, below = seconds(lambda: one(images)), seconds(lambda: other(images))
+                above, below = seconds(lambda: network(images)), seconds(lambda: other(images))
             found.append(above / below)
     return found
 
@@ -172,25 +172,25 @@ def measure_ratios(images: Tensor, pairs: int) -> list[tuple[str, ...]]:
     graph = erased_in_graph(resnet50(weights=None).eval())
     graph.load_state_dict(written.state_dict())
     with torch.inference_mode():
-        for one in (edited, again, graph):
-            assert torch.equal(one(images), written(images)), "not the same network"
+        for network in (edited, again, graph):
+            assert torch.equal(network(images), written(images)), "not the same network"
     rows: list[tuple[str, ...]] = []
-    for name, one in (
+    for name, network in (
         ("edited", edited),
         ("graph of the whole model, edited", graph),
         ("control: its own copy", again),
     ):
-        rows.append((f"{name}, eager", told(ratios(one, written, images, pairs))))
+        rows.append((f"{name}, eager", with_interval(ratios(network, written, images, pairs))))
         print(rows[-1], flush=True)
-    ours, by_hand, copied = (torch.compile(one, fullgraph=True) for one in (edited, written, again))
+    ours, by_hand, copied = (torch.compile(network, fullgraph=True) for network in (edited, written, again))
     for name, fast in (("edited", ours), ("control: its own copy", copied)):
-        rows.append((f"{name}, compiled", told(ratios(fast, by_hand, images, pairs))))
+        rows.append((f"{name}, compiled", with_interval(ratios(fast, by_hand, images, pairs))))
         print(rows[-1], flush=True)
     return rows
 
 
 def can_do() -> list[tuple[str, ...]]:
-    """Rows of what the three ways give back, found by trying them."""
+    """Rows with what each of the three ways returns, found by trying them."""
     model = resnet50(weights=None)
     edited, _ = surgery.transform(model, surgery.erase_relu())
     sites = surgery.find_sites(model)
@@ -202,7 +202,7 @@ def can_do() -> list[tuple[str, ...]]:
     reader = create_feature_extractor(model, READ)
 
     def row(name: str, calls: int, result: nn.Module, erases: str) -> tuple[str, ...]:
-        # fx names its class after the model's: it prints as ResNet and is none.
+        # fx names its class after that of the model: it prints as ResNet, but is not a ResNet.
         kept = "yes" if isinstance(result, ResNet) else "no, a GraphModule"
         weights = "yes" if list(result.state_dict()) == list(model.state_dict()) else "no"
         return name, str(calls), kept, weights, erases
@@ -246,9 +246,7 @@ def main() -> None:
         "",
         *markdown_table(("network", "ratio"), against),
         "",
-        *markdown_table(
-            ("way", "ReLU calls told apart", "class kept", "weight names kept", "erases one call"), can_do()
-        ),
+        *markdown_table(("way", "ReLU calls found", "class kept", "weight names kept", "erases one call"), can_do()),
         "",
         *conditions(command, seed=0),
         "",

@@ -1,4 +1,4 @@
-"""Which activation? Every function of the catalogue in ResNet-20 on CIFAR-10, into trained weights and from scratch.
+"""Which activation? Every function of the catalogue in ResNet-20 on CIFAR-10, from trained weights and from scratch.
 
 Needs the folder that SURGERY_DATA names. From the root of the repository:
 
@@ -15,7 +15,7 @@ from surgery import activations, swap
 
 # The functions of the literature first, then torch's own.
 FIRST = ("pwlu", "swish", "prelu", "frelu", "gelu", "smelu", "helu", "silu", "gsmelu", "npwlu", "mish")
-LEFT_OUT = ("relu", "identity", "affine", "rectified_scores")  # what is there, what is none, what is no function of x
+LEFT_OUT = ("relu", "identity", "affine", "rectified_scores")  # the original, and what is not a pointwise nonlinearity
 NAMES = (*FIRST, *(name for name in activations.names() if name not in (*FIRST, *LEFT_OUT)))
 
 ARMS = (

@@ -12,7 +12,7 @@ from benchmarks.studies.networks import resnet
 from benchmarks.studies.rounds import Arm, draw, measure, tables
 from benchmarks.studies.study import Study
 
-# The most telling first: what is compared, AP as published, its choice and its sign; then rewinding, hosts, repairs.
+# In order of importance: the comparison, AP as published, its choice and its sign; then rewinding, hosts, repairs.
 # 18 % by magnitude and then 2 % by magnitude is `none`, weight for weight: tests/pruning/test_ap.py.
 ARMS = {
     "none": Arm("global magnitude, 20 % a round"),

@@ -1,4 +1,4 @@
-"""Cost: time and memory of a training step of an edited network, against the network before surgery."""
+"""Cost: time and memory of a training step of an edited network, relative to the network before surgery."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from benchmarks.memory import bytes_kept
 
 PAIRS = 9
-IMAGES = 32  # on the processor; a GPU needs the whole batch to be busy
+IMAGES = 32  # on the CPU; a GPU needs the whole batch to be busy
 
 
 def step_ratio(edited: nn.Module, plain: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Time of forward and backward of `edited` over that of `plain`: the median of pairs, each first in turns.
+    """The time of forward and backward of `edited` relative to `plain`: the median of pairs in alternating order.
 
     On the processor its own time, which others on the machine do not lengthen. The networks are left as they are.
     """
-    ours, theirs = (deepcopy(one).train() for one in (edited, plain))
+    ours, theirs = (deepcopy(model).train() for model in (edited, plain))
     if not images.is_cuda:
         images, labels = images[:IMAGES], labels[:IMAGES]
     ratios = []
@@ -29,12 +29,12 @@ def step_ratio(edited: nn.Module, plain: nn.Module, images: Tensor, labels: Tens
         first, second = (ours, theirs) if turn % 2 else (theirs, ours)
         times = _seconds(first, images, labels), _seconds(second, images, labels)
         ratios.append(times[0] / times[1] if turn % 2 else times[1] / times[0])
-    return statistics.median(ratios[1:])  # the first pair is to warm up
+    return statistics.median(ratios[1:])  # the first pair is a warm-up
 
 
 def kept_ratio(edited: nn.Module, plain: nn.Module, images: Tensor) -> float:
-    """Bytes that the forward pass of `edited` keeps for the backward pass over those that `plain` keeps."""
-    ours, theirs = (bytes_kept(deepcopy(one).train(), images[:IMAGES]) for one in (edited, plain))
+    """The bytes that the forward pass of `edited` saves for the backward pass, relative to `plain`."""
+    ours, theirs = (bytes_kept(deepcopy(model).train(), images[:IMAGES]) for model in (edited, plain))
     return ours / theirs
 
 

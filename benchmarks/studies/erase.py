@@ -1,4 +1,4 @@
-"""What does erasing ReLUs cost or bring? ResNets on CIFAR-10, from trained weights and from scratch.
+"""Does erasing ReLUs help or hurt? ResNets on CIFAR-10, from trained weights and from scratch.
 
 Needs the folder that SURGERY_DATA names. From the root of the repository, ResNet-20, or another by `--depth`:
 
@@ -16,7 +16,7 @@ from surgery import erase_relu
 
 FADE = (0.0, 0.7)
 
-# The most telling first. The blocks of these networks have two ReLUs: the middle one is the first.
+# In order of importance. The blocks of these networks have two ReLUs: the middle one is the first.
 TRAINED = {
     "control": Arm("trained on as it is"),
     "abrupt": Arm("the last ReLU of every block erased at once", erase_relu(), control="control"),

@@ -1,4 +1,4 @@
-"""Jobs of a study: every arm with every seed, one after the other or several at once; what is done is kept."""
+"""Jobs of a study: every arm with every seed, sequentially or in parallel; finished jobs are kept."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BEFORE, _BEHIND = ("arm", "seed"), ("processor", "torch", "date")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How much a study does. `smoke` shows that the commands run; its figures mean nothing.
+    """The size of a study. `smoke` only shows that the commands run; its figures are meaningless.
 
-    Arms see the same `images`. A training passes over them `epochs` times, one of fresh weights `fresh_epochs` times.
+    All arms train on the same `images`, for `epochs` from trained and for `fresh_epochs` from random weights.
     """
 
     name: str
@@ -40,22 +40,24 @@ class Protocol:
     rounds: int = 0
 
     def trainings(self, fresh: Collection[bool]) -> str:
-        """How long trainings are, in words; `fresh` says from which weights there are any."""
-        told = ((False, self.epochs, "trained"), (True, self.fresh_epochs, "fresh"))
+        """The lengths of the trainings, in words; `fresh` says which of the two kinds occur."""
+        lengths = ((False, self.epochs, "trained"), (True, self.fresh_epochs, "fresh"))
         parts = [
-            f"{epochs} epoch{'s' * (epochs > 1)} from {kind} weights" for one, epochs, kind in told if one in fresh
+            f"{epochs} epoch{'s' * (epochs > 1)} from {kind} weights"
+            for start, epochs, kind in lengths
+            if start in fresh
         ]
         return f"{' or '.join(parts)}, on {self.images:,} training images"
 
 
 def by_name(*protocols: Protocol) -> dict[str, Protocol]:
-    """Protocols, as the command line names them."""
-    return {one.name: one for one in protocols}
+    """Protocols by their names on the command line."""
+    return {protocol.name: protocol for protocol in protocols}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a job: its figures, and what they were measured on when."""
+    """A row of a job: its figures, and where and when they were measured."""
 
     figures: Figures
     processor: str
@@ -65,12 +67,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Jobs:
-    """The rows of all jobs that are done, in one CSV file; a job is an arm with a seed."""
+    """The rows of all finished jobs, in one CSV file; a job is an arm with a seed."""
 
     file: Path
 
     def carry_out(self, arms: Sequence[str], seeds: Sequence[int], do: Do, device: str, at_once: int = 1) -> None:
-        """Do every job that is not done; `do(arm, seed, write)` hands its rows to `write`.
+        """Run every unfinished job: `do(arm, seed, write)` passes its rows to `write`.
 
         All seeds of the first arm come first: the arms are in the order of what they tell, so that a study that is
         stopped has answered most. A job that is cut short is done again. With `at_once`, so many processes share the
@@ -90,7 +92,7 @@ class Jobs:
             raise ExceptionGroup(f"{len(failed)} of {len(todo)} jobs failed", failed)
 
     def rows(self) -> dict[str, dict[int, list[Row]]]:
-        """The rows of every arm and seed that are done."""
+        """The rows of every finished arm and seed."""
         found: dict[str, dict[int, list[Row]]] = {}
         if self.file.is_file():
             with self.file.open(newline="", encoding="utf-8") as stream:
@@ -101,7 +103,7 @@ class Jobs:
         return found
 
     def _append(self, arm: str, seed: int, rows: Sequence[Figures], device: str) -> None:
-        """Add the rows of a job, with one write: all of them or none.
+        """Append the rows of a job in a single write: all of them or none.
 
         Raises:
             ValueError: the file has rows with other figures.
@@ -123,7 +125,7 @@ class Jobs:
             stream.write(text.getvalue().encode())
 
 
-Waiting = tuple[str, int, Callable[[], Sequence[Figures]]]  # the rows of a job, or what it failed with
+Waiting = tuple[str, int, Callable[[], Sequence[Figures]]]  # returns the rows of a job, or raises its error
 
 
 def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Iterator[Waiting]:
@@ -131,10 +133,10 @@ def _in_turn(todo: Iterable[tuple[str, int]], do: Do) -> Iterator[Waiting]:
 
 
 def _at_once(todo: Iterable[tuple[str, int]], do: Do, processes: int) -> Iterator[Waiting]:
-    """The jobs as they end."""
+    """The jobs in the order they finish."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {pool.submit(_done, do, arm, seed): (arm, seed) for arm, seed in todo}
-        yield from ((*jobs[one], one.result) for one in as_completed(jobs))
+        yield from ((*jobs[job], job.result) for job in as_completed(jobs))
 
 
 def _done(do: Do, arm: str, seed: int) -> list[Figures]:

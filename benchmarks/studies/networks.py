@@ -1,4 +1,4 @@
-"""Networks that studies are made of: how each is built, and how it is trained."""
+"""The networks of the studies: how each is built, and how it is trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Network:
     kwargs: Mapping[str, int] | None = None
 
     def build(self, seed: int, *, fresh: bool) -> nn.Module:
-        """The model, with trained weights or with fresh ones that the seed decides on."""
+        """The model, with trained weights or with random ones that depend on the seed."""
         torch.manual_seed(seed)
         return build(self.name, pretrained=False if fresh else self._weights, **self.kwargs or {})
 
@@ -37,7 +37,7 @@ class Network:
         return shared_folder() / "weights" / f"cifar10_{self.name.partition('/')[2]}.safetensors"
 
     def options(self, protocol: Protocol, *, fresh: bool) -> Finetune:
-        """How it is trained under a protocol."""
+        """The settings of its training under a protocol."""
         options = self.fresh if fresh else self.trained
         epochs = protocol.fresh_epochs if fresh else protocol.epochs
         return replace(options, epochs=epochs, warmup_epochs=min(options.warmup_epochs, epochs - 1))

@@ -1,4 +1,4 @@
-"""Plots of studies: curves of arms beside how far each is from its control."""
+"""Plots of studies: the curves of the arms, and the difference of each to its control."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matplotlib.ticker import PercentFormatter
 from benchmarks.studies.spread import Difference
 
 MARKS = "osv^D<>Pp*"
-MOST = len(MARKS)  # curves that can be told apart: the first ones are drawn
+MOST = len(MARKS)  # distinguishable curves; further ones are not drawn
 
 
 @dataclass(frozen=True)
 class Curve:
-    """An arm along x: the values of every seed, as shares."""
+    """An arm along x: the values of every seed, in [0, 1]."""
 
     x: Sequence[float]
     seeds: Sequence[Sequence[float]]
@@ -43,12 +43,14 @@ def drawn(curves: Mapping[str, Curve], x_label: str, against: Mapping[str, Diffe
 
 
 def _curve(axes: Axes, name: str, curve: Curve, colour: str, mark: str) -> None:
-    points = list(zip(*curve.seeds, strict=False))  # as far as all seeds go: one may have diverged
+    points = list(zip(*curve.seeds, strict=False))  # up to the shortest seed, which may have diverged
     x, means = curve.x[: len(points)], [fmean(values) for values in points]
     axes.plot(x, means, marker=mark, markersize=4, color=colour, label=name, linewidth=1.2)
     if len(curve.seeds) > 1:
         spread = [stdev(values) for values in points]
-        low, high = ([mean + sign * one for mean, one in zip(means, spread, strict=True)] for sign in (-1, 1))
+        low, high = (
+            [mean + sign * deviation for mean, deviation in zip(means, spread, strict=True)] for sign in (-1, 1)
+        )
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -56,9 +58,9 @@ def _forest(axes: Axes, against: Mapping[str, Difference]) -> None:
     """A dot per arm, and its confidence interval."""
     names = list(against)[::-1]
     for place, name in enumerate(names):
-        one = against[name]
-        half = 0.0 if math.isnan(one.half) else 100 * one.half
-        axes.errorbar(100 * one.mean, place, xerr=half, fmt="o", color="C0", capsize=3, markersize=4)
+        difference = against[name]
+        half = 0.0 if math.isnan(difference.half) else 100 * difference.half
+        axes.errorbar(100 * difference.mean, place, xerr=half, fmt="o", color="C0", capsize=3, markersize=4)
     axes.axvline(0.0, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)

@@ -1,4 +1,4 @@
-"""Results: the rows of a study by arm and seed, and questions to them."""
+"""Results: the rows of a study by arm and seed, and statistics of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol
 from benchmarks.studies.jobs import Row
 from benchmarks.studies.spread import Difference, difference
 
-Question = Callable[[Sequence[Row]], float]  # to the rows of a job
+Question = Callable[[Sequence[Row]], float]  # a statistic of the rows of a job
 
 
 class AnyArm(Protocol):
-    """What every arm says of itself: what is done in it, whether from fresh weights, and what it is compared with."""
+    """What all arms have in common: a description, whether they start from random weights, and their control."""
 
     @property
     def about(self) -> str: ...
@@ -23,13 +23,13 @@ class AnyArm(Protocol):
 
     @property
     def control(self) -> str:
-        """Another arm; "" for one that is a control itself."""
+        """The name of another arm; "" for a control."""
         ...
 
 
 @dataclass(frozen=True)
 class Results:
-    """What is done of a study: for every arm, in the order of the study, the rows of every seed."""
+    """The finished part of a study: the rows of every seed of every arm, in the order of the study."""
 
     rows: Mapping[str, Mapping[int, Sequence[Row]]]
     arms: Mapping[str, AnyArm]
@@ -41,32 +41,32 @@ class Results:
         return arm in self.rows
 
     def seeds(self, arm: str) -> int:
-        """With how many seeds an arm was done."""
+        """The number of finished seeds of an arm."""
         return len(self.rows[arm])
 
     def all(self) -> Iterator[Row]:
-        """Every row."""
+        """All rows."""
         return (row for seeds in self.rows.values() for rows in seeds.values() for row in rows)
 
     def starts(self) -> set[bool]:
-        """Whether arms begin with fresh weights."""
+        """Whether arms start from random weights: the values that occur."""
         return {self.arms[arm].fresh for arm in self}
 
     def of(self, arm: str, question: Question) -> dict[int, float]:
-        """The answers of an arm, by seed."""
+        """The statistic of an arm, by seed."""
         return {seed: question(rows) for seed, rows in self.rows[arm].items()}
 
     def compared(self, arm: str, question: Question) -> Difference | None:
-        """The answers of an arm against those of its control; None if that was not done, or there is none."""
+        """The difference of an arm to its control; None if there is none, or it is not finished."""
         control = self.arms[arm].control
         return difference(self.of(arm, question), self.of(control, question)) if control in self else None
 
     def differences(self, question: Question) -> dict[str, Difference]:
-        """The same for every arm that has a control, under the names of both."""
+        """The differences of all arms that have a control, by the names of both."""
         found = {f"{arm} - {self.arms[arm].control}": self.compared(arm, question) for arm in self}
-        return {names: one for names, one in found.items() if one is not None}
+        return {names: value for names, value in found.items() if value is not None}
 
 
 def at(place: int, name: str) -> Question:
-    """What is the figure `name` of row `place`, negative from the end?"""
+    """The statistic that reads the figure `name` of row `place`, negative from the end."""
     return lambda rows: rows[place].figures[name]

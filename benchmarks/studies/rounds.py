@@ -1,4 +1,4 @@
-"""Studies of rounds: a network, pruned again and again by the pruner of each arm, and trained in between."""
+"""Studies of rounds: a network is pruned repeatedly by the pruner of each arm, and trained in between."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from pruning.rounds.round import Pruner, Round, snapshot
 from recipes.data import open_data
 from recipes.train.finetune import accuracy, finetune
 
-SHARE, AP_SHARE = 0.2, 0.02  # of the living weights, a round
+SHARE, AP_SHARE = 0.2, 0.02  # of the unpruned weights, per round
 LOOKED_AT = 8  # training batches: for dead neurons, for AP by dead units, for the statistics of norms
 
-CHANNELS = 0.14  # that Torch-Pruning removes a round: of ResNet-20, about 18 % of the weights
+CHANNELS = 0.14  # fraction that Torch-Pruning removes per round: about 18 % of the weights of ResNet-20
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Who cuts, and the arm it is compared with ("": it is a control itself).
+    """A pruner, and the arm it is compared with ("": it is a control itself).
 
-    `host` is a pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP, which
-    then cuts a tenth of the host's share; None: no AP. `fresh`: from fresh weights, to which every round goes back.
+    `host` is a base pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP,
+    which then cuts a tenth of the fraction; None: no AP. `fresh`: from random weights, to which every round rewinds.
     `recalibrate`: batch norms get new statistics after every training.
     """
 
@@ -52,10 +52,10 @@ class Arm:
 
 
 def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: str, write: Write) -> None:
-    """One arm with one seed: a row after the training before the first cut, and one after that of every round.
+    """Run an arm with a seed: a row after the training before the first cut, and one after that of every round.
 
-    All arms with trained weights begin with the same ones; the seed decides on the order of the images and on their
-    augmentation, and on fresh weights.
+    All arms from trained weights start with the same ones; the seed determines the order of the images, their
+    augmentation, and random weights.
     """
     data = open_data("cifar10", train_num_samples=protocol.images, val_num_samples=protocol.test_images)
     model = network.build(seed, fresh=arm.fresh).to(device)
@@ -88,7 +88,7 @@ def _pruner(arm: Arm, batches: Sequence[Tensor], seed: int) -> Pruner:
     host: Pruner = getattr(pruning, arm.host)()
     if arm.ap is None:
         return host
-    # Where too few weights hold dead units down, the host cuts the rest.
+    # If too few weights keep dead units dead, the base pruner cuts the rest.
     return pruning.with_ap(host, AP_SHARE, **arm.ap, batches=batches, seed=seed, shortfall="host")
 
 
@@ -102,7 +102,7 @@ def _structural_rounds(
 ) -> None:
     """Torch-Pruning removes channels, then AP cuts its share; in an arm without AP, global magnitude cuts that."""
     example = batches[0][:2]
-    heads = [one for one in model.modules() if isinstance(one, nn.Linear)]
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
     host = torch_pruning.pruner.BasePruner(
         model, example, torch_pruning.importance.GroupMagnitudeImportance(), ignored_layers=heads,
         pruning_ratio=_channels_cut(rounds), iterative_steps=rounds,
@@ -114,7 +114,7 @@ def _structural_rounds(
         train(model, Held(model, masks))
         if number < rounds:
             survivors = structural_step(host, example=example)
-            left = {name: survivors.of(name, one) for name, one in before.items()}
+            left = {name: survivors.of(name, weight) for name, weight in before.items()}
             round_ = Round.of(model, left, survivors.masks(masks))
             if arm.ap is None:
                 masks = pruning.global_magnitude()(round_, AP_SHARE)
@@ -126,18 +126,18 @@ def _structural_rounds(
 
 
 def _channels_cut(rounds: int) -> float:
-    """The share of channels that is gone after so many rounds."""
+    """The fraction of the channels that is removed after this number of rounds."""
     return 1 - (1 - CHANNELS) ** rounds
 
 
 def tables(protocol: Protocol, results: Results) -> list[str]:
-    """Accuracies by living share with the difference of each arm to its control, and dead units."""
+    """Accuracies by density with the difference of each arm to its control, and dead units."""
     return [
         paragraph(
-            f"{protocol.rounds} rounds, each of which cuts 20 % of the living weights and then trains:"
+            f"{protocol.rounds} rounds, each of which cuts 20 % of the unpruned weights and then trains:"
             f" {protocol.trainings(results.starts())}."
             f"{' With fresh weights every round goes back to them.' if True in results.starts() else ''} Accuracy on"
-            f" {protocol.test_images:,} test images after that, by the share of living weights, in percent: mean and"
+            f" {protocol.test_images:,} test images after that, by the density of the weights, in percent: mean and"
             " standard deviation over seeds, which decide on the order of the images, their augmentation, and fresh"
             " weights. Differences to the control in points, paired by seed, with 95 % confidence intervals, for each"
             " arm alone: at the end, and of the mean accuracy over all rounds."
@@ -145,9 +145,9 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
         "",
         *_accuracy_tables(protocol, results),
         paragraph(
-            f"Dead units on {LOOKED_AT} training batches, in percent: channels that never speak though they have living"
-            " weights (dynamic), or have none (static); the same of single elements. Counted after the training before"
-            " the first cut, after the first round, and at the end."
+            f"Dead units on {LOOKED_AT} training batches, in percent: channels that are never active, although they"
+            " have unpruned weights (dynamic), or have none (static); also of elements. Counted after the training"
+            " before the first cut, after the first round, and at the end."
         ),
         "",
         *_dead_table(results),
@@ -155,16 +155,23 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
 
 
 def _accuracy_tables(protocol: Protocol, results: Results) -> list[str]:
-    """A table for all arms with the same shares of living weights; structural hosts have others."""
+    """A table for all arms with the same densities; those of structural pruning differ."""
     shown = sorted({0, *range(protocol.rounds, 0, -2)})
     tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for arm in results:
-        living = (fmean(results.of(arm, at(k, "living")).values()) for k in shown)
-        head = ("arm", *(f"{one:.0%}" for one in living), "control", "at the end", "mean over rounds", "seeds")
-        told = [spread(results.of(arm, at(k, "accuracy")).values()) for k in shown]
+        densities = (fmean(results.of(arm, at(k, "living")).values()) for k in shown)
+        head = (
+            "arm",
+            *(f"{density:.0%}" for density in densities),
+            "control",
+            "at the end",
+            "mean over rounds",
+            "seeds",
+        )
+        accuracies = [spread(results.of(arm, at(k, "accuracy")).values()) for k in shown]
         apart = [results.compared(arm, question) for question in (at(-1, "accuracy"), mean_accuracy)]
-        compared = ["" if one is None else str(one) for one in apart]
-        cells = (arm, *told, results.arms[arm].control, *compared, str(results.seeds(arm)))
+        compared = ["" if difference is None else str(difference) for difference in apart]
+        cells = (arm, *accuracies, results.arms[arm].control, *compared, str(results.seeds(arm)))
         tables.setdefault(head, []).append(cells)
     return [line for head, rows in tables.items() for line in (*markdown_table(head, rows), "")]
 
@@ -175,7 +182,7 @@ _DEAD = {
     "at the end": at(-1, "dynamic"),
     "elements, at the end": at(-1, "dynamic_elements"),
     "static, at the end": at(-1, "static"),
-    "living weights": at(-1, "living"),
+    "density": at(-1, "living"),
 }
 
 
@@ -185,7 +192,7 @@ def _dead_table(results: Results) -> list[str]:
 
 
 def draw(results: Results) -> Figure:
-    """Accuracy by living share, and the differences of the mean over all rounds."""
+    """Accuracy by density, and the differences of the mean over all rounds."""
     curves = {
         arm: Curve(
             [100 * row.figures["living"] for row in next(iter(seeds.values()))],
@@ -194,7 +201,7 @@ def draw(results: Results) -> Figure:
         for arm, seeds in results.rows.items()
     }
     apart = results.differences(mean_accuracy)
-    figure = drawn(curves, "living weights, %", apart, "points of accuracy, mean over all rounds")
+    figure = drawn(curves, "density, %", apart, "points of accuracy, mean over all rounds")
     left = figure.axes[0]
     left.set_xscale("log")
     left.invert_xaxis()

@@ -1,4 +1,4 @@
-"""Spread: means over seeds, and how sure the difference of two arms is."""
+"""Spread: means over seeds, and confidence intervals of differences between arms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Difference:
     half: float
 
     def __str__(self) -> str:
-        """In points, as of shares."""
+        """In percentage points."""
         mean, half = 100 * self.mean, 100 * self.half
         if math.isnan(half):
             return f"{mean:+.2f} (one seed)"
@@ -29,7 +29,7 @@ class Difference:
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """How far apart two arms are, by the seeds that both have; None if they share none."""
+    """The difference of two arms, over the seeds that both have; None if they share none."""
     pairs = [ours[seed] - theirs[seed] for seed in sorted({*ours} & {*theirs})]
     if not pairs:
         return None
@@ -40,7 +40,7 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
 
 
 def spread(values: Iterable[float], scale: float = 100, digits: int = 2) -> str:
-    """The mean, in percent unless told otherwise, with the standard deviation over seeds if there are several."""
+    """The mean, by default in percent, with the standard deviation over seeds if there are several."""
     listed = [scale * value for value in values]
     mean = f"{statistics.fmean(listed):.{digits}f}"
     return mean if len(listed) < 2 else f"{mean} ± {statistics.stdev(listed):.{digits}f}"

@@ -1,4 +1,4 @@
-"""A study: arms that are measured under a protocol, and the page that tells what came of them."""
+"""A study: arms that are measured under a protocol, and the page with their results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ A = TypeVar("A", bound=AnyArm)
 
 @dataclass(frozen=True)
 class Study(Generic[A]):
-    """Arms, the most telling first; how one of them is measured, and how results become tables and a plot.
+    """Arms in order of importance, how one of them is measured, and how results become tables and a plot.
 
-    `command` is what follows `python -m`.
+    `command` is the module to run with `python -m`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Study(Generic[A]):
     draw: Callable[[Results], Figure]
 
     def main(self, about: str | None, words: Sequence[str] | None = None) -> None:
-        """Carry out what the command line asks for, and write what came of it."""
+        """Run the study as the command line requests, and write its results."""
         options = self._options(about, words)
         protocol = self.protocols[options.protocol]
         kind = options.device.partition(":")[0]
@@ -46,17 +46,17 @@ class Study(Generic[A]):
         if not options.draw_only:
             seeds = range(protocol.seeds) if options.seeds is None else options.seeds
             do = partial(self._do, protocol, options.device)
-            shared_folder()  # where it is missing, told once and not by every job
+            shared_folder()  # fails here if it is missing, instead of in every job
             try:
                 jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
-            finally:  # what is done is told, whatever failed
+            finally:  # write the results of finished jobs, even if others failed
                 if jobs.file.is_file():
                     self.write_page(protocol, jobs)
         else:
             self.write_page(protocol, jobs)
 
     def write_page(self, protocol: Protocol, jobs: Jobs) -> None:
-        """Write tables and plot, beside the rows.
+        """Write tables and plot into the folder of the rows.
 
         Raises:
             ValueError: there are no rows.
@@ -93,7 +93,7 @@ class Study(Generic[A]):
         self.measure(self.arms[arm], seed, protocol, device, write)
 
     def _options(self, about: str | None, words: Sequence[str] | None) -> argparse.Namespace:
-        """What the command line asks for."""
+        """The options of the command line."""
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--protocol", choices=list(self.protocols), default="reduced")
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""Studies of one training: what is done to a network in each arm, and how well it does while it is trained then."""
+"""Studies of one training: how a network is edited in each arm, and its accuracy in the training that follows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FITTED_ON = 8  # batches, for affine stand-ins
 
 @dataclass(frozen=True)
 class Arm:
-    """What is done to a network, and the arm it is compared with ("": it is a control itself).
+    """An edit of a network, and the arm it is compared with ("": it is a control itself).
 
     `fresh`: from fresh weights. `distill`: it learns from the network as it was before surgery, too.
     """
@@ -45,11 +45,11 @@ class Arm:
 
 
 def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: str, write: Write) -> None:
-    """One arm with one seed: a row after the surgery, and one after every epoch.
+    """Run an arm with a seed: a row after the surgery, and one after every epoch.
 
-    The seed decides on the order of the images, on their augmentation, and on fresh weights. The first row tells what
-    a training step takes, in time and in memory, over one of the network before surgery. A training that diverges ends
-    with a row of what the network is worth then.
+    The seed determines the order of the images, their augmentation, and random weights. The first row has the time and
+    the memory of a training step, relative to the network before surgery. If a training diverges, its last row
+    measures the network at that point.
     """
     data = open_data("cifar10", train_num_samples=protocol.images, val_num_samples=protocol.test_images)
     plain = network.build(seed, fresh=arm.fresh).to(device)
@@ -64,8 +64,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
             surgery.fit_affine(model, batches)
     images, labels = next(feed.epoch(0))
     images = images.to(memory_format=layout)
-    for one in (model, plain):
-        one.to(memory_format=layout)
+    for net in (model, plain):
+        net.to(memory_format=layout)
     time, memory = step_ratio(model, plain, images, labels), kept_ratio(model, plain, images)
     epochs = _Epochs(write, model, data.testing(device=device))
     epochs.write(math.nan, time, memory)
@@ -74,11 +74,11 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     except SurgeryError:
         if model.train()(images).isfinite().all():
             raise
-        epochs.epoch({"loss": math.nan})  # it diverged, which is what came of the arm
+        epochs.epoch({"loss": math.nan})  # it diverged: that is the result of the arm
 
 
 class _Epochs:
-    """A journal that looks after every epoch how well the model does."""
+    """A journal that tests the model after every epoch."""
 
     def __init__(self, write: Write, model: nn.Module, test: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._write, self._model, self._test, self._epoch = write, model, test, 0
@@ -95,7 +95,7 @@ class _Epochs:
         self.write(row["loss"])
 
     def write(self, loss: float, time: float = math.nan, memory: float = math.nan) -> None:
-        """Look at the model now, and write down what is seen."""
+        """Test the model, and write a row."""
         test_loss, accuracy = _test(self._model, self._test)
         self._write({
             "epoch": self._epoch, "accuracy": accuracy, "test_loss": test_loss, "loss": loss, "step_time": time,
@@ -104,7 +104,7 @@ class _Epochs:
 
 
 def _test(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy and share of right answers in eval mode."""
+    """Mean cross-entropy and accuracy in eval mode."""
     losses, right = list[Tensor](), list[Tensor]()
     with in_eval(model):
         for images, labels in batches:
@@ -121,12 +121,12 @@ def tables(protocol: Protocol, results: Results) -> list[str]:
     )  # fmt: skip
     cells = []
     for arm in results:
-        told = [spread(results.of(arm, at(k, "accuracy")).values()) for k in (0, -1)]
+        accuracies = [spread(results.of(arm, at(k, "accuracy")).values()) for k in (0, -1)]
         loss = spread(results.of(arm, at(-1, "test_loss")).values(), scale=1, digits=3)
         apart = results.compared(arm, at(-1, "accuracy"))
         compared = "" if apart is None else str(apart)
         cost = [f"{fmean(results.of(arm, at(0, name)).values()):.2f}" for name in ("step_time", "step_memory")]
-        cells.append((arm, *told, loss, results.arms[arm].control, compared, *cost, str(results.seeds(arm))))
+        cells.append((arm, *accuracies, loss, results.arms[arm].control, compared, *cost, str(results.seeds(arm))))
     return [
         paragraph(
             f"Training: {protocol.trainings(results.starts())}; {protocol.test_images:,} test images. Accuracy in"
