@@ -14,6 +14,7 @@ from recipes.models.names import ModelName, in_folder, resolve, saved_folder, ti
 from recipes.models.weights import NewHead as NewHead
 from recipes.models.weights import classes_of, first_line, load_body, load_weights, misfit, read_weights, weights_only
 from surgery.errors import BadFile, BadValue, SurgeryError
+from surgery.serialization.save_load import edit_like, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ def build(name: str | Path | ModelName, pretrained: bool | str | Path = False, *
     Raises:
         UnknownName: there is no such model, or no such tag.
         BadValue: a name without prefix is ambiguous, the weights do not exist, or a saved folder is given other
-            arguments than it was saved with.
+            arguments than it was saved with, `num_classes` excepted.
         BadFile, WrongModel: a file cannot be read, or contains the weights of another model.
     """
     named = resolve(name)
@@ -117,7 +118,8 @@ def _load_file(model: nn.Module, named: ModelName, file: Path, kwargs: dict[str,
 
 def _build_saved(named: ModelName, pretrained: bool | str | Path, kwargs: dict[str, Any]) -> nn.Module:
     saved = named.kwargs
-    other = {key: value for key, value in kwargs.items() if key not in saved or saved[key] != value}
+    same = {key for key, value in kwargs.items() if key == "num_classes" or (key in saved and saved[key] == value)}
+    other = [key for key in kwargs if key not in same]
     if other or not isinstance(pretrained, bool):
         raise BadValue(
             f"{named.folder} is loaded with the arguments it was saved with.",
@@ -125,15 +127,34 @@ def _build_saved(named: ModelName, pretrained: bool | str | Path, kwargs: dict[s
             there=", ".join(f"{key}={value!r}" for key, value in saved.items()) or "no arguments",
             try_="the folder alone, or the name of its model",
         )
-    return _loaded(named)
+    if kwargs.get("num_classes", saved.get("num_classes")) == saved.get("num_classes"):
+        return _loaded(named)
+    return _with_other_classes(named, kwargs["num_classes"])
+
+
+def _with_other_classes(named: ModelName, classes: int) -> nn.Module:
+    """The model in a saved folder with a new classifier, unless it has this many classes."""
+    assert named.folder is not None
+    plain, model = _of_catalogue(named), _of_catalogue(named, kwargs={**named.kwargs, "num_classes": classes})
+    was, now = ({name: value.shape for name, value in one.state_dict().items()} for one in (plain, model))
+    saved = load(named.folder, plain)
+    if was == now:
+        return saved
+    if was.keys() != now.keys():
+        raise BadValue(
+            f"{named.folder} cannot be loaded with another classifier.", asked=f"{classes} classes",
+            there=f"other weights in {named.full} then", try_="the number of classes it was saved with",
+        )  # fmt: skip
+    load_body(edit_like(model, named.folder), saved.state_dict())
+    head = next(shape for name, shape in was.items() if shape != now[name])
+    warn(NewHead(str(named.folder), classes, head[0]), stacklevel=4)
+    return model
 
 
 def _loaded(named: ModelName, example: Any = None) -> nn.Module:
     """The model in a saved folder, with its edits and weights."""
-    import surgery
-
     assert named.folder is not None
-    return surgery.load(named.folder, _of_catalogue(named), example)
+    return load(named.folder, _of_catalogue(named), example)
 
 
 def _own_size(model: nn.Module) -> int | None:

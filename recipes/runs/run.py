@@ -15,6 +15,7 @@ import numpy
 import torch
 from torch import nn
 
+from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
 from recipes.check.preflight import check_before
 from recipes.data import Data, Preprocessing, open_data
@@ -109,7 +110,7 @@ def run(
     _seed(seed)
     network, kwargs = _built(named, pretrained, source, size, tell)
     network.to(place.device)
-    masks = None if named.folder is None else masks_in(named.folder)
+    masks = None if named.folder is None else _masks_for(network, named.folder, kwargs != named.kwargs)
     check_before(recipe, recipe.rules_for(name), network, source, place.world)
     before = measure(network, source.testing(device=place.device), masks)
     tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
@@ -134,6 +135,16 @@ def run(
     if place.first:
         finish(folder, network, masks, recipe, outcome, name, kwargs)
     return outcome
+
+
+def _masks_for(network: nn.Module, folder: Path, new_head: bool) -> Masks | None:
+    """The masks in a saved folder; a new classifier is unpruned."""
+    masks = masks_in(folder)
+    if masks is None or not new_head:
+        return masks
+    whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in network.named_parameters()}
+    fits = {name for name, mask in masks.items() if name not in whole or mask.shape == whole[name].shape}
+    return Masks({name: mask if name in fits else whole[name] for name, mask in masks.items()})
 
 
 def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -163,14 +174,15 @@ def _built(
     """The model with a classifier for the data, and the arguments for its builder."""
     name, kwargs = named.full, {"num_classes": len(data.classes)}
     if named.folder is not None:
-        return models.build(named, pretrained, **kwargs), dict(named.kwargs)
-    if img_size and (own := models.input_size(named)) and own != img_size:
+        kwargs = {**named.kwargs, **kwargs}
+    elif img_size and (own := models.input_size(named)) and own != img_size:
         if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
             raise BadValue(f"{name} supports only one image size.", asked=f"{img_size} pixels", there=f"{own} pixels")
         kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
-    if name in ("torchvision/googlenet", "torchvision/inception_v3"):
+    if named.folder is None and name in ("torchvision/googlenet", "torchvision/inception_v3"):
         kwargs["aux_logits"] = False  # auxiliary classifiers would need a loss of their own
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", models.NewHead)
         network = models.build(named, pretrained, **kwargs)
     for warning in caught:
         if issubclass(warning.category, models.NewHead):

@@ -119,7 +119,7 @@ def load(folder: str | Path, model: M, example: Any = None) -> M:
             f"This {type(model).__name__} is already edited.", asked=f"{len(steps_of(model))} edits",
             try_="a fresh model, or surgery.undo(model) first",
         )  # fmt: skip
-    replays = [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
+    replays = _replays_of(data)
     sample = None if example is None else Example.of(example, model)
     weights = Weights.of(Path(folder) / WEIGHTS)
     if all(step["kind"] == "surgery" for step in data["steps"]):
@@ -135,14 +135,29 @@ def load(folder: str | Path, model: M, example: Any = None) -> M:
         raise WrongModel(f"This {type(model).__name__} cannot become the saved one.", asked=cause_of(error)) from error
 
 
+def edit_like(model: M, folder: str | Path) -> M:
+    """Make the edits of a saved model on a fresh one with another classifier, in place, and load no weights.
+
+    Fingerprints are not compared, since the classifier is part of them: `load` the folder into a model with the
+    classifier that was saved, before.
+
+    Raises:
+        BadFile, WrongModel: as `load`.
+    """
+    data = read_steps(folder)
+    steps = [{**step, "fingerprint": None} for step in data["steps"]]
+    _replay(model, _replays_of(data), {**data, "steps": steps})
+    return model
+
+
+def _replays_of(data: dict[str, Any]) -> list[Replay]:
+    return [replay_of(step["kind"], step["data"].get("package", "")) for step in data["steps"]]
+
+
 def _restore(
     model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
 ) -> None:
-    for step, replay in zip(data["steps"], replays, strict=True):
-        replay(model, {**step, "example": example})
-        set_numbers(model, check_numbers(model, step["data"].get(SET_BY_HAND, {})))
-    if data["progress"] is not None:
-        move(model, *data["progress"])
+    _replay(model, replays, data, example)
     if data.get("fingerprint") is not None:
         last = next(step["data"]["example"] for step in reversed(data["steps"]) if "example" in step["data"])
         if fingerprint(model, find_sites(model, example or Example.from_data(last))) != data["fingerprint"]:
@@ -150,6 +165,14 @@ def _restore(
     added = [name for name in data.get("buffers", []) if weights.shape_of(name) is not None and _is_free(model, name)]
     add_buffers(model, weights.read(added))
     put_weights(model, weights)
+
+
+def _replay(model: nn.Module, replays: list[Replay], data: dict[str, Any], example: Example | None = None) -> None:
+    for step, replay in zip(data["steps"], replays, strict=True):
+        replay(model, {**step, "example": example})
+        set_numbers(model, check_numbers(model, step["data"].get(SET_BY_HAND, {})))
+    if data["progress"] is not None:
+        move(model, *data["progress"])
 
 
 @all_or_nothing(lambda model, *_: tensors_of(model).values())

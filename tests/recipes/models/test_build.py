@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,8 +363,33 @@ def test_a_model_without_edits_is_a_name_too(tmp_path: Path) -> None:
 
 def test_a_saved_folder_stays_as_it_is(saved: tuple[Path, nn.Module], tmp_path: Path) -> None:
     folder, _ = saved
-    assert_raises(BadValue, lambda: build(folder, num_classes=5), "num_classes", "num_classes=4")
+    assert_raises(BadValue, lambda: build(folder, in_chans=1), "in_chans", "num_classes=4")
     assert_raises(BadValue, lambda: build(folder, pretrained=tmp_path / "a.safetensors"), "pretrained")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["classes told", "default classes"])
+def test_a_saved_folder_gets_a_new_classifier_for_other_classes(told: bool, tmp_path: Path) -> None:
+    kwargs = {"num_classes": 4} if told else {}
+    model, _ = surgery.transform(build("cifar/resnet20", **kwargs), surgery.swap("prelu", block="*1*"))
+    surgery.save(model, tmp_path, name="cifar/resnet20", kwargs=kwargs)
+    with pytest.warns(NewHead, match=f"5 classes, where the weights have {4 if told else 10}"):
+        other = build(tmp_path, num_classes=5)
+    assert other.linear.weight.shape == (5, 64)  # type: ignore[union-attr]
+    weights, kept = other.state_dict(), model.state_dict()
+    assert weights.keys() == kept.keys()
+    assert all(torch.equal(weights[name], kept[name]) for name in kept if not name.startswith("linear."))
+    assert [str(site) for site in surgery.find_sites(other)] == [str(site) for site in surgery.find_sites(model)]
+    surgery.save(other, tmp_path / "other", name="cifar/resnet20", kwargs={"num_classes": 5})
+    again = recipes.load_model(tmp_path / "other").eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(images), other.eval()(images))
+
+
+def test_the_same_classes_need_no_argument(tmp_path: Path) -> None:
+    surgery.save(build("cifar/resnet20"), tmp_path, name="cifar/resnet20")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build(tmp_path, num_classes=10)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_what_is_a_model_and_a_folder_shows_both(

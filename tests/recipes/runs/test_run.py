@@ -255,6 +255,22 @@ def test_a_head_that_begins_at_zero_learns_while_the_network_is_pruned(tmp_path:
     assert "will learn" in told[0]
 
 
+def test_a_pruned_network_gets_a_new_classifier_for_other_data(tmp_path: Path) -> None:
+    model = recipes.build(MODEL, num_classes=4)
+    masks = pruning.global_magnitude()(pruning.Round.of(model, pruning.snapshot(model)), 0.5)
+    masks.lay_over(model)
+    surgery.save(model, tmp_path / "four", name=MODEL, kwargs={"num_classes": 4})
+    masks.save(tmp_path / "four" / "masks.safetensors")
+    said: list[str] = []
+    options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": said.append}
+    recipes.run(Recipe("tune", (), finetune=SHORT), str(tmp_path / "four"), "digits", tmp_path / "ten", **options)
+    assert any("10 classes, where the weights have 4" in line for line in said)
+    tuned, now = recipes.load_model(tmp_path / "ten"), pruning.Masks.load(tmp_path / "ten" / "masks.safetensors")
+    assert now["fc.weight"].shape == tuned.fc.weight.shape == (10, model.fc.in_features) and now["fc.weight"].all()
+    assert all(torch.equal(now[name], masks[name]) for name in masks if name != "fc.weight")
+    now.check_zero(tuned)
+
+
 def test_a_size_that_a_model_does_not_take_is_refused(tmp_path: Path) -> None:
     recipe = Recipe("none", (), finetune=replace(SHORT, epochs=0))
     options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "img_size": 16}
