@@ -2,183 +2,165 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+import pruning
 from pruning import processes as module
 from pruning.masks.masks import Masks
 from pruning.processes import agreed, averaged
 from pruning.pruners.pruners import snip
 from pruning.rounds.round import Round, snapshot
+from pruning.rounds.rounds import Held
 from surgery.errors import BadValue
+from surgery.processes import gathered
 from tests.asserts import assert_raises
-from tests.pruning.tiny import tiny_net
-
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch import nn
-import pruning
-from pruning.processes import averaged
-from surgery import BadValue
-from tests.asserts import assert_raises
-from tests.pruning.test_processes import gradients_on, data_of
-from tests.pruning.tiny import tiny_net
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-x = data_of(rank)
-
-def train(model, held):
-    parallel = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with held(optimizer):
-        for _ in range(2):
-            optimizer.zero_grad()
-            (parallel(x) - 1).square().mean().backward()
-            optimizer.step()
-
-def alone(model, held):  # nobody averages: the movements differ, and the weights
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    with held(optimizer):
-        optimizer.zero_grad()
-        (model(x) - 1).square().mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        for one, start in zip(model.parameters(), tiny_net().parameters()):
-            one.copy_(start * one.bool())
-
-def rounds(pruner, train=train, **more):
-    masks = pruning.run_rounds(
-        tiny_net(), train, pruner, 0.3, 2, gradients=lambda model: gradients_on(model, x), **{"rewind": None, **more}
-    )
-    told = [None, None]
-    dist.all_gather_object(told, {name: mask.clone() for name, mask in masks.items()})
-    assert all(torch.equal(one, told[1][name]) for name, one in told[0].items()), pruner
-    return masks
-
-# By gradients, by movement, by units that are dead on the data, and by the weights alone.
-found = rounds(pruning.snip(), train_first=False, rewind="init")
-torch.save(dict(found), f"{folder}/{rank}.pt")
-rounds(pruning.snip())
-rounds(pruning.in_stages(pruning.global_gradient(), 0.1, "any"))
-rounds(pruning.accumulated_movement(), alone)
-rounds(pruning.with_ap(pruning.global_magnitude(), 0.01, "any", "dead", batches=[x], shortfall="host"))
-rounds(pruning.random_weights())
-
-# What differs is refused in both, and so is what fails in one.
-own = pruning.random_weights(seed=rank)
-assert_raises(BadValue, lambda: rounds(own, train_first=False), "different weights", "2 different masks in 2 processes")
-start = pruning.Masks({"0.weight": torch.ones(4, 2, 3, 3) > rank})
-assert_raises(BadValue, lambda: rounds(pruning.lamp(), masks=start), "different weights")
-
-def broken(model):
-    if rank == 0:
-        raise TypeError("no such images")
-    gradients_on(model, x)
-
-assert_raises(
-    BadValue, lambda: pruning.run_rounds(tiny_net(), train, pruning.snip(), 0.3, 1, gradients=broken),
-    *(["`gradients` fails on Sequential", "no such images"] if rank == 0 else ["Process 0", "`gradients` fails"]),
-)
-assert_raises(BadValue, lambda: averaged(lambda: {"a" if rank else "b": torch.ones(1)}), "different weights")
-# Folders of two moments: the first process has ended, the second one begins.
-pruning.run_rounds(tiny_net(), train, pruning.lamp(), 0.3, 1, folder=f"{folder}/rounds-{rank}")
-place = f"{folder}/rounds-0" if rank == 0 else f"{folder}/new"
-assert_raises(
-    BadValue, lambda: pruning.run_rounds(tiny_net(), train, pruning.lamp(), 0.3, 1, folder=place), "different", "done"
-)
-dist.destroy_process_group()
-"""
-
-FAILURES = """
-import datetime, sys, torch
-import torch.distributed as dist
-import pruning
-from pruning.processes import agreed, averaged
-from surgery import BadValue
-from tests.asserts import assert_raises
+from tests.processes import in_two
 from tests.pruning.tiny import batch, tiny_net
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2,
-                        timeout=datetime.timedelta(seconds=20))
 
-def refused(own, *words, of):  # the second process fails by itself, and the first is told so
-    if rank == 1:
-        assert_raises(own, of, *words)
-    else:
-        assert_raises(BadValue, of, "Process 1 could not", words[0])
-    dist.barrier()  # nobody is left waiting for the other
 
-@torch.no_grad()
-def spoil(model, held=None):
-    if rank == 1:
-        model[4].weight[0, 0] = float("nan")
+def two_cut(rank: int, folder: Path) -> None:
+    """Masks by gradients, by movement, by units that are dead on the data, and by the weights alone."""
+    x = data_of(rank)
 
-def foreign(*_):
-    if rank == 1:
-        raise ZeroDivisionError("a stranger's failure")
-    return {}
+    def train(model: nn.Module, held: Held) -> None:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        with held(optimizer):
+            for _ in range(2):
+                optimizer.zero_grad()
+                (parallel(x) - 1).square().mean().backward()
+                optimizer.step()
 
-def rounds(train=lambda model, held: None, pruner=pruning.lamp(), **more):
-    return pruning.run_rounds(tiny_net(), train, pruner, 0.3, 1, rewind=None, **more)
+    def alone(model: nn.Module, held: Held) -> None:
+        """Nobody averages: the movements differ, and the weights."""
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        with held(optimizer):
+            optimizer.zero_grad()
+            (model(x) - 1).square().mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            for parameter, start in zip(model.parameters(), tiny_net().parameters(), strict=True):
+                parameter.copy_(start * parameter.bool())
 
-def revive(model, held):
-    if rank == 1 and held.masks.alive < held.masks.size:
-        torch.nn.init.ones_(model[0].weight)
+    def rounds(pruner: Any, train: Any = train, **more: Any) -> Masks:
+        options = {"rewind": None, "gradients": partial(gradients_on, x=x), **more}
+        masks = pruning.run_rounds(tiny_net(), train, pruner, 0.3, 2, **options)
+        first, second = gathered({name: mask.clone() for name, mask in masks.items()})
+        assert all(torch.equal(mask, second[name]) for name, mask in first.items()), pruner
+        return masks
 
-def failing(round, share):
-    foreign()
-    return round.masks
+    found = rounds(pruning.snip(), train_first=False, rewind="init")
+    torch.save(dict(found), folder / f"{rank}.pt")
+    rounds(pruning.snip())
+    rounds(pruning.in_stages(pruning.global_gradient(), 0.1, "any"))
+    rounds(pruning.accumulated_movement(), alone)
+    rounds(pruning.with_ap(pruning.global_magnitude(), 0.01, "any", "dead", batches=[x], shortfall="host"))
+    rounds(pruning.random_weights())
 
-# In rounds: numbers that are none, weights that live again, and errors of others.
-refused(BadValue, "4.weight", "not finite", of=lambda: rounds(spoil))
-refused(BadValue, "are not zero any more", of=lambda: rounds(revive))
-refused(ZeroDivisionError, "stranger", of=lambda: rounds(pruner=failing))
-broken = tiny_net()
-spoil(broken)
-refused(BadValue, "4.weight", of=lambda: pruning.run_rounds(broken, lambda model, held: None, pruning.lamp(), 0.3, 1))
-refused(ZeroDivisionError, "stranger", of=lambda: averaged(foreign))
-refused(ZeroDivisionError, "stranger", of=lambda: agreed(foreign))
+    # What differs is refused in both, and so is what fails in one.
+    own = pruning.random_weights(seed=rank)
+    differs = ("different weights", "2 different masks in 2 processes")
+    assert_raises(BadValue, lambda: rounds(own, train_first=False), *differs)
+    start = Masks({"0.weight": torch.ones(4, 2, 3, 3) > rank})
+    assert_raises(BadValue, lambda: rounds(pruning.lamp(), masks=start), "different weights")
 
-# Batches that fail in one.
-def batches():
-    yield batch(0)
-    foreign()
+    def broken(model: nn.Module) -> None:
+        if rank == 0:
+            raise TypeError("no such images")
+        gradients_on(model, x)
 
-refused(ZeroDivisionError, "stranger", of=lambda: pruning.dead_neurons(tiny_net(), batches()))
+    assert_raises(
+        BadValue,
+        lambda: pruning.run_rounds(tiny_net(), train, pruning.snip(), 0.3, 1, gradients=broken),
+        *(["`gradients` fails on Sequential", "no such images"] if rank == 0 else ["Process 0", "`gradients` fails"]),
+    )
+    assert_raises(BadValue, lambda: averaged(lambda: {"a" if rank else "b": torch.ones(1)}), "different weights")
+    # Folders of two moments: the first process has ended, the second one begins.
+    pruning.run_rounds(tiny_net(), train, pruning.lamp(), 0.3, 1, folder=folder / f"rounds-{rank}")
+    place = folder / ("rounds-0" if rank == 0 else "new")
+    assert_raises(
+        BadValue,
+        lambda: pruning.run_rounds(tiny_net(), train, pruning.lamp(), 0.3, 1, folder=place),
+        "different",
+        "done",
+    )
 
-# In a loop of one's own.
-def loop(change, **options):
-    model = tiny_net()
-    ap = pruning.ActivateWhilePruning(model, 0.1, "any", "magnitude", **options)
-    ap.begin_round()
-    change(model)
-    return ap.step()
 
-def nothing(model):
-    pass
+def one_of_two_fails(rank: int, folder: Path) -> None:
+    def refused(own: type[BaseException], *words: str, of: Callable[[], object]) -> None:
+        """The second process fails by itself, and the first is told so; nobody is left waiting for the other."""
+        if rank == 1:
+            assert_raises(own, of, *words)
+        else:
+            assert_raises(BadValue, of, "Process 1 could not", words[0])
+        distributed.barrier()
 
-def other(model):
-    with torch.no_grad():
-        model[0].weight.mul_(1 + 100 * rank)
+    @torch.no_grad()
+    def spoil(model: nn.Module, held: object = None) -> None:
+        if rank == 1:
+            model.get_parameter("4.weight")[0, 0] = float("nan")
 
-told = [None, None]
-dist.all_gather_object(told, {name: mask.tolist() for name, mask in loop(nothing).items()})
-assert told[0] == told[1]
-assert_raises(BadValue, lambda: loop(other), "different weights", "2 different masks in 2 processes")
-dist.barrier()
-refused(BadValue, "4.weight", of=lambda: loop(spoil))
-asked = [pruning.Masks.full, pruning.Masks.full, foreign]  # as it is made, as a round begins, as it ends
-refused(ZeroDivisionError, "stranger", of=lambda: loop(nothing, masks=lambda model: asked.pop(0)(model) or None))
-dist.destroy_process_group()
-"""
+    def foreign(*_: object) -> dict[str, Tensor]:
+        if rank == 1:
+            raise ZeroDivisionError("a stranger's failure")
+        return {}
+
+    def rounds(train: Any = lambda model, held: None, pruner: Any = None) -> Masks:
+        return pruning.run_rounds(tiny_net(), train, pruner or pruning.lamp(), 0.3, 1, rewind=None)
+
+    def revive(model: nn.Module, held: Any) -> None:
+        if rank == 1 and held.masks.alive < held.masks.size:
+            nn.init.ones_(model.get_parameter("0.weight"))
+
+    def failing(round: Round, share: float) -> Masks:
+        foreign()
+        return round.masks
+
+    # In rounds: numbers that are none, weights that live again, and errors of others.
+    refused(BadValue, "4.weight", "not finite", of=lambda: rounds(spoil))
+    refused(BadValue, "are not zero any more", of=lambda: rounds(revive))
+    refused(ZeroDivisionError, "stranger", of=lambda: rounds(pruner=failing))
+    broken = tiny_net()
+    spoil(broken)
+    refused(BadValue, "4.weight", of=lambda: pruning.run_rounds(broken, lambda *_: None, pruning.lamp(), 0.3, 1))
+    refused(ZeroDivisionError, "stranger", of=lambda: averaged(foreign))
+    refused(ZeroDivisionError, "stranger", of=lambda: agreed(foreign))  # type: ignore[type-var]
+
+    def batches() -> Iterator[Tensor]:
+        yield batch(0)
+        foreign()
+
+    refused(ZeroDivisionError, "stranger", of=lambda: pruning.dead_neurons(tiny_net(), batches()))
+
+    # In a loop of one's own.
+    def loop(change: Callable[[nn.Module], object], **options: Any) -> Masks:
+        model = tiny_net()
+        ap = pruning.ActivateWhilePruning(model, 0.1, "any", "magnitude", **options)
+        ap.begin_round()
+        change(model)
+        return ap.step()
+
+    def nothing(model: nn.Module) -> None:
+        pass
+
+    def other(model: nn.Module) -> None:
+        with torch.no_grad():
+            model.get_parameter("0.weight").mul_(1 + 100 * rank)
+
+    first, second = gathered({name: mask.tolist() for name, mask in loop(nothing).items()})
+    assert first == second
+    assert_raises(BadValue, lambda: loop(other), "different weights", "2 different masks in 2 processes")
+    distributed.barrier()
+    refused(BadValue, "4.weight", of=lambda: loop(spoil))
+    asked: list[Any] = [Masks.full, Masks.full, foreign]  # as it is made, as a round begins, as it ends
+    refused(ZeroDivisionError, "stranger", of=lambda: loop(nothing, masks=lambda model: asked.pop(0)(model) or None))
 
 
 def data_of(rank: int) -> Tensor:
@@ -201,29 +183,12 @@ def mean_gradients() -> dict[str, Tensor]:
     return {name: (one + found[1][name]) / 2 for name, one in found[0].items()}
 
 
-def run_two(code: str, folder: Path) -> None:
-    """The same code in two processes, which are told their rank and a folder."""
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    try:
-        for one in ranks:
-            _, problems = one.communicate(timeout=300)
-            assert one.returncode == 0, problems
-    finally:
-        for one in ranks:
-            one.kill()
-
-
-@pytest.mark.slow
 def test_what_fails_in_one_process_leaves_no_other_waiting(tmp_path: Path) -> None:
-    run_two(FAILURES, tmp_path)
+    in_two(one_of_two_fails, tmp_path)
 
 
-@pytest.mark.slow
 def test_two_processes_cut_the_same_weights(tmp_path: Path) -> None:
-    run_two(PROCESS, tmp_path)
+    in_two(two_cut, tmp_path)
     model = tiny_net()
     first = snip()(Round.of(model, snapshot(model), gradients=mean_gradients()), 0.3)
     for rank in (0, 1):

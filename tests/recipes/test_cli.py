@@ -20,6 +20,7 @@ from recipes.models.build import build
 from recipes.runs.outcome import Measured, Outcome
 from surgery.deploy.runtimes import TARGETS
 from surgery.errors import BadValue
+from tests.processes import run_python
 from tests.surgery.deploy.memory import MEMORY, lacking, wrong
 
 SMALL = ("timm/test_resnet", "--shape", "2,3,32,32")
@@ -31,6 +32,12 @@ MEASURED = Measured(0.5, 10, 1.0, 100, 0.0, 0.0, 9.0)
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run([sys.executable, "-m", "recipes.cli", *words], capture_output=True, text=True, check=False)
+
+
+def run_warm(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own that need not import torch any more."""
+    code = "import runpy; runpy.run_module('recipes.cli', run_name='__main__', alter_sys=True)"
+    return run_python(code, *words)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -230,7 +237,7 @@ def test_what_is_wrong_is_one_line(words: list[str], says: str, capsys: pytest.C
 
 
 def test_a_failed_command_has_no_stack_trace() -> None:
-    done = run("sites", "cifar/resnet21")
+    done = run_warm("sites", "cifar/resnet21")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("surgery: unknown model 'cifar/resnet21'") and done.stderr.count("\n") == 1
 
@@ -336,5 +343,5 @@ def test_flags_change_what_a_recipe_says(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:
-    done = run("sites", "cifar/resnet21", "--debug")
+    done = run_warm("sites", "cifar/resnet21", "--debug")
     assert done.returncode == 1 and "Traceback" in done.stderr and "UnknownName" in done.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ import surgery
 from tests.asserts import assert_bit_equal, assert_raises, assert_same_frame, assert_same_function, assert_untouched
 from tests.models import picture as small_picture
 from tests.models import randomise
+from tests.processes import in_two, run_python
 from tests.surgery.small_net import SmallNet
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -257,7 +256,7 @@ def assert_comes_back_in_a_fresh_process(model: nn.Module, images: Tensor, folde
     (folder / "whole.pickle").write_bytes(pickle.dumps(model))
     known = {"input": images, "output": output(model, images), "plain": output(surgery.undo(model), images)}
     torch.save(known, folder / "known.pt")
-    ran = subprocess.run([sys.executable, "-c", UNPICKLE, str(folder)], capture_output=True, text=True)
+    ran = run_python(UNPICKLE, folder)
     assert ran.stdout == "well\n", ran.stderr
 
 
@@ -530,42 +529,21 @@ def test_other_precisions_before_and_after(name: str, dtype: torch.dtype) -> Non
     assert all(one.grad is not None and one.grad.dtype == dtype for one in before.parameters())
 
 
-PROCESS = """
-import sys, torch, surgery
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from tests.surgery.small_net import SmallNet
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-model = surgery.load(folder, SmallNet()).eval()
-parallel = DistributedDataParallel(model)
-images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-parallel(images[2 * rank : 2 * rank + 2]).square().mean().backward()
-torch.save({name: one.grad for name, one in model.named_parameters()}, f"{folder}/{rank}.pt")
-try:
-    surgery.transform_(parallel, surgery.erase_relu())
-except surgery.CannotLook as error:
-    assert "model.module" in str(error), error
-else:
-    raise AssertionError("a wrapped model was edited")
-dist.destroy_process_group()
-"""
+def average_gradients(rank: int, folder: Path) -> None:
+    model = surgery.load(folder, SmallNet()).eval()
+    parallel = nn.parallel.DistributedDataParallel(model)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    parallel(images[2 * rank : 2 * rank + 2]).square().mean().backward()
+    torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, folder / f"{rank}.pt")
+    assert_raises(surgery.CannotLook, lambda: surgery.transform_(parallel, surgery.erase_relu()), "model.module")
 
 
-@pytest.mark.slow
 def test_two_processes_average_all_gradients(tmp_path: Path) -> None:
     model = randomise(SmallNet()).eval()
     surgery.transform_(model, [surgery.erase(owner="blocks.*", ordinal=1), surgery.swap("prelu", callee="torch.relu")],
                        small_picture())  # fmt: skip
     surgery.save(model, tmp_path)
-    command = [sys.executable, "-c", PROCESS]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
-    ]
-    for one in ranks:
-        _, problems = one.communicate(timeout=300)
-        assert one.returncode == 0, problems
+    in_two(average_gradients, tmp_path)
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     model(images).square().mean().backward()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from surgery.plan.rules import Rule
 from tests import models
 from tests.asserts import HOOKS, assert_raises, assert_same_function, assert_untouched
 from tests.models import picture, randomise
+from tests.processes import run_python
 
 RULES: tuple[tuple[type[models.Stated], Rule], ...] = (
     (models.ResidualNet, surgery.erase_relu()),
@@ -115,7 +114,7 @@ def test_a_pickled_model_can_be_undone_in_another_process(tmp_path: Path) -> Non
         "    assert torch.equal(model(picture()), edited)\n"
         "    assert torch.equal(surgery.undo(model)(picture()), plain)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False)
+    done = run_python(code, file)
     assert done.returncode == 0, done.stderr
 
 

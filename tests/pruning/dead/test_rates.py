@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from surgery import BadValue, CannotLook, NothingPicked, SurgeryError, WrongMode
 from tests import models
 from tests.asserts import assert_raises, assert_untouched
 from tests.models import picture, randomise
+from tests.processes import in_two
 from tests.pruning.dead.two_layers import ONES, Two
 from tests.surgery.small_net import SmallNet
 
@@ -447,48 +447,31 @@ def test_pairs_and_dicts_are_batches() -> None:
     assert dead_neurons(model, [{"image": ONES[0], "label": labels}]) == wanted
 
 
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from pruning.dead.measure import measure
-from pruning.dead.rates import dead_neurons
-from surgery import BadValue
-from tests.surgery.small_net import SmallNet
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-torch.manual_seed(0)
-model = SmallNet()
-with torch.no_grad():
-    model.stem.bias[0] = -9
-images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-mine = [images[:2], images[2:3]] if rank == 0 else [images[3:]]
-open(f"{folder}/{rank}.json", "w").write(dead_neurons(model, mine).to_json())
-torch.save(measure(model, mine, 0.0, "nonlinearity", ["fc.weight"]).inputs, f"{folder}/{rank}.pt")
-try:
-    dead_neurons(model, [] if rank == 0 else mine)
-except BadValue as error:
-    assert ("No batches" if rank == 0 else "Process 0") in str(error), error
-else:
-    raise AssertionError("a failure was not told")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    for one in ranks:
-        _, problems = one.communicate(timeout=300)
-        assert one.returncode == 0, problems
+def distributed_net() -> nn.Module:
     torch.manual_seed(0)
     model = SmallNet()
     with torch.no_grad():
         model.stem.bias[0] = -9  # type: ignore[index]
-    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    return model
+
+
+def distributed_images() -> Tensor:
+    return torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def measure_a_part(rank: int, folder: Path) -> None:
+    model, images = distributed_net(), distributed_images()
+    mine = [images[:2], images[2:3]] if rank == 0 else [images[3:]]
+    (folder / f"{rank}.json").write_text(dead_neurons(model, mine).to_json())
+    torch.save(measure(model, mine, 0.0, "nonlinearity", ["fc.weight"]).inputs, folder / f"{rank}.pt")
+    assert_raises(
+        BadValue, lambda: dead_neurons(model, [] if rank == 0 else mine), "No batches" if rank == 0 else "Process 0"
+    )
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
+    in_two(measure_a_part, tmp_path)
+    model, images = distributed_net(), distributed_images()
     wanted = json.loads(dead_neurons(model, [images]).to_json())
     assert wanted["totals"]["dynamic_share"] > 0
     for rank in (0, 1):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from pruning import hosts
+from tests.processes import run_python
 
 LATE = """
 import sys
@@ -21,7 +19,7 @@ assert "torch_pruning" in sys.modules
 
 
 def test_torch_pruning_is_imported_when_it_is_asked_for() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LATE], capture_output=True, text=True, check=False)
+    done = run_python(LATE)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from pruning.masks.hold import is_held
 from pruning.masks.masks import Masks
 from surgery.errors import BadValue, CannotLook, WrongModel
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
+from tests.processes import in_two
 from tests.pruning.tiny import (
     assert_held,
     loss_of,
@@ -366,33 +365,26 @@ def test_a_step_compiled_before_is_held_from_then_on() -> None:
     assert zero_counts(model, masks) != pruned_counts(masks), "held for ever"
 
 
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from tests.pruning.tiny import assert_held, loss_of, pruned_counts, random_masks, tiny_net, zero_counts
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-parallel = DistributedDataParallel(tiny_net())
-model = parallel.module
-optimizer = torch.optim.SGD(parallel.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
-def steps(first, count):
-    for step in range(first, first + count):
-        optimizer.zero_grad()
-        loss_of(parallel, 2 * step + rank).backward()
-        optimizer.step()
-steps(0, 5)
-masks = random_masks(model)
-with masks.held(model, optimizer):
-    steps(5, 1)
-    assert zero_counts(model, masks) == pruned_counts(masks)
-    steps(6, 99)
-    assert zero_counts(model, masks) == pruned_counts(masks)
-    assert_held(model, masks)
-torch.save(dict(model.named_parameters()), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+def train_in_parallel(rank: int, folder: Path) -> None:
+    parallel = nn.parallel.DistributedDataParallel(tiny_net())
+    model = parallel.module
+    optimizer = optim.SGD(parallel.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+
+    def steps(first: int, count: int) -> None:
+        for step in range(first, first + count):
+            optimizer.zero_grad()
+            loss_of(parallel, 2 * step + rank).backward()
+            optimizer.step()
+
+    steps(0, 5)
+    masks = random_masks(model)
+    with masks.held(model, optimizer):
+        steps(5, 1)
+        assert zero_counts(model, masks) == pruned_counts(masks)
+        steps(6, 99)
+        assert zero_counts(model, masks) == pruned_counts(masks)
+        assert_held(model, masks)
+    torch.save(dict(model.named_parameters()), folder / f"{rank}.pt")
 
 
 def test_one_process_of_several(tmp_path: Path) -> None:
@@ -410,15 +402,8 @@ def test_one_process_of_several(tmp_path: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    for one in ranks:
-        _, problems = one.communicate(timeout=300)
-        assert one.returncode == 0, problems
+    in_two(train_in_parallel, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     assert_bit_equal(first.values(), second.values(), "weights of two processes")
     assert any((first[name] != one).any() for name, one in tiny_net().named_parameters())

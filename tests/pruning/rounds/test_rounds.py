@@ -5,11 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,7 +16,6 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -31,9 +27,10 @@ from pruning.pruners.pruners import global_magnitude, lowest, movement, random_w
 from pruning.rounds import checkpoint
 from pruning.rounds.round import Round
 from pruning.rounds.rounds import run_rounds
-from surgery import files
 from surgery.errors import BadFile, BadValue, CannotLook, NothingPicked, WrongModel
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
+from tests.killing import Clock, Killed, halt, kill
+from tests.processes import called, forked
 
 Held = Callable[..., AbstractContextManager[None]]
 
@@ -621,31 +618,6 @@ def test_a_pruner_may_refuse_the_share_in_advance() -> None:
 # Killed, and gone on
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-class Clock:
-    """Counts what happens, and stops everything at one moment."""
-
-    def __init__(self, end: int | None, stop: Callable[[], None]) -> None:
-        self.end, self.stop, self.now = end, stop, 0
-
-    def tick(self, *_: object) -> None:
-        self.now += 1
-        if self.now == self.end:
-            self.stop()
-
-    def before(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            self.tick()
-            result = function(*args, **kwargs)
-            self.tick()
-            return result
-
-        return called
-
-
 def run(model: nn.Module, folder: Path | None, clock: Clock, pruner: Any, rewind: Any) -> Masks:
     """A run whose every part draws from the global generators, and which may end at any moment."""
 
@@ -659,18 +631,11 @@ def run(model: nn.Module, folder: Path | None, clock: Clock, pruner: Any, rewind
         torch.randn(number)
         model.eval()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "replace", clock.before(os.replace))
-        patch.setattr(checkpoint, "save_file", clock.before(checkpoint.save_file))
-        patch.setattr(Path, "unlink", clock.before(Path.unlink))
+    with clock.around_files(checkpoint):
         return run_rounds(
             model, partial(train, steps=2, tick=clock.tick), pruner, 0.3, 2, rewind=rewind, gradients=drawing,
             folder=folder, after=after,
         )  # fmt: skip
-
-
-def halt() -> None:
-    raise Killed
 
 
 def result(model: nn.Module, masks: Masks) -> list[Tensor]:
@@ -722,39 +687,33 @@ def stopped_at_every(step: int, case: str, home: Path) -> None:
         assert len(list(folder.iterdir())) == (4 if rewind else 3), "old files stay behind"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_a_killed_process_is_gone_on_with_in_another(tmp_path: Path) -> None:
     pruner, rewind = STOPPED["stages, init"]
     seeded()
     clock = Clock(None, halt)
     whole = result(model := net(), run(model, None, clock, pruner, rewind))
-    call = f"from tests.pruning.rounds.test_rounds import kill_and_go_on; kill_and_go_on({str(tmp_path)!r})"
-    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    done = called(kill_and_go_on, tmp_path)
     assert done.returncode == 0, done.stderr
-    ends = sorted(tmp_path.glob("*/end.safetensors"))
-    assert len(ends) == len(KILLED)
-    for end in ends:
-        assert_bit_equal([one for _, one in sorted(load_file(end).items())], whole)
+    for moment in KILLED:
+        assert_bit_equal(torch.load(tmp_path / str(moment) / "end.pt"), whole)
 
 
 KILLED = random.Random(4).sample(range(1, 150), 4)
 
 
-def kill_and_go_on(home: str) -> None:
+def kill_and_go_on(home: Path) -> None:
     """Kill a run at some moments, each time in a process of its own, and let another one end it."""
     pruner, rewind = STOPPED["stages, init"]
+
+    def until(moment: int | None, folder: Path) -> None:
+        seeded()
+        ended = result(model := net(), run(model, folder, Clock(moment, kill), pruner, rewind))
+        torch.save(ended, folder / "end.pt")
+
     for moment in KILLED:
-        folder = Path(home) / str(moment)
-        for end in (moment, None):
-            if (child := os.fork()) == 0:
-                torch.set_num_threads(1)
-                seeded()
-                clock = Clock(end, lambda: os.kill(os.getpid(), signal.SIGKILL))
-                ended = result(model := net(), run(model, folder, clock, pruner, rewind))
-                save_file({f"{place:03}": one for place, one in enumerate(ended)}, folder / "end.safetensors")
-                os._exit(0)
-            status = os.waitpid(child, 0)[1]
-            assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if end else 0), (moment, status)
+        folder = home / str(moment)
+        assert forked(partial(until, moment, folder)) == -signal.SIGKILL, moment
+        assert forked(partial(until, None, folder)) == 0, moment
 
 
 @pytest.mark.gpu

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from recipes.log.csv_log import COLUMNS, LOG, NUMBERS, Log, Row
 from surgery import BadFile, BadValue
 from tests.asserts import assert_raises
+from tests.processes import run_python
 
 PHASES = ("fit", "round 1", 'round 2, after its "first" cut', "phase é")
 SOME = (
@@ -108,7 +107,7 @@ def test_a_process_killed_after_a_row_has_written_it(tmp_path: Path) -> None:
         "log = Log(Path(sys.argv[1])); log.begin('fit'); log.append(Row('fit', 0, 0.5))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / LOG)], timeout=120)
+    ended = run_python(code, tmp_path / LOG)
     assert ended.returncode == -signal.SIGKILL
     assert Log(tmp_path / LOG).rows() == (Row("fit", 0, 0.5),)
 

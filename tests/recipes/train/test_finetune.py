@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, distributed, nn
 
 import pruning
@@ -31,13 +25,12 @@ from recipes.format.settings import OPTIMIZERS, Finetune
 from recipes.train import checkpoint
 from recipes.train.finetune import accuracy, finetune
 from recipes.train.loss import body_of
-from surgery import files
 from surgery.activations import Fade
 from surgery.errors import BadValue, SurgeryError, WrongModel
 from surgery.schedule.progress import progress_of
 from tests.asserts import assert_bit_equal, assert_raises
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+from tests.killing import Clock, kill
+from tests.processes import called, forked, in_two
 
 
 @dataclass(frozen=True)
@@ -408,27 +401,6 @@ def test_accuracy_leaves_modes_and_generators_also_after_an_exception(batches: s
 # Killed, and gone on
 
 
-class Clock:
-    """Counts what happens, and ends the process at one moment."""
-
-    def __init__(self, end: int | None = None) -> None:
-        self.end, self.now = end, 0
-
-    def tick(self) -> None:
-        self.now += 1
-        if self.now == self.end:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            self.tick()
-            result = function(*args, **kwargs)
-            self.tick()
-            return result
-
-        return called
-
-
 @dataclass(frozen=True)
 class Ticking(Random):
     """A feed whose every batch is a moment."""
@@ -478,13 +450,10 @@ BUSY = {
 
 def run(folder: Path | None, end: int | None = None, opt: str = "lamb") -> list[Tensor]:
     """Train until the end, or until the process is killed: weights, random numbers, losses and rates."""
-    clock, log, model = Clock(end), Log(), busy()
+    clock, log, model = Clock(end, kill), Log(), busy()
     masks = Masks.of(model)
     torch.randn(end or 1)  # what the process drew before does not matter
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "replace", clock.around(os.replace))
-        patch.setattr(checkpoint, "save_file", clock.around(save_file))
-        patch.setattr(Path, "unlink", clock.around(Path.unlink))
+    with clock.around_files(checkpoint):
         finetune(
             model, Ticking(steps=5, clock=clock), Finetune(opt=opt, lr=0.02, **BUSY), held=partial(masks.held, model),
             folder=folder, every=1 if folder is None else 2, journal=log, test=list(Random().epoch(99)), seed=5,
@@ -496,67 +465,17 @@ def run(folder: Path | None, end: int | None = None, opt: str = "lamb") -> list[
             torch.tensor(drawn[3])]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Callable[..., None]]:
-    """Calls a function of this module in another process, which may fork: here, autograd may have threads by now."""
-    code = "from tests.recipes.train.test_finetune import serve; serve()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        talk, answers = process.stdin, process.stdout
-
-        def call(name: str, home: Path, *more: Any) -> None:
-            print(json.dumps([name, str(home), *more]), file=talk, flush=True)
-            answer = json.loads(answers.readline())
-            assert answer == "", answer
-
-        yield call
-        talk.close()
-
-
-def serve() -> None:
-    """Carry out what `elsewhere` asks for."""
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        name, home, *more = json.loads(line)
-        try:
-            globals()[name](Path(home), *more)
-            answer = ""
-        except BaseException:
-            answer = traceback.format_exc()
-        print(json.dumps(answer), flush=True)
-
-
-def forked(call: Callable[[], object]) -> int:
-    """Start a call in a process of its own: its number."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks among threads: none of them is ours
-        child = os.fork()
-    if child:
-        return child
-    try:
-        torch.set_num_threads(1)
-        call()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def end_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def assert_passes_elsewhere(check: Callable[..., object], *args: Any) -> None:
+    """In a process that may fork: here, autograd may have threads by now."""
+    done = called(check, *args)
+    assert done.returncode == 0, done.stderr
 
 
 def killed_at(moment: int, again: int, home: Path, opt: str) -> None:
-    folder, out = home / str(moment), home / f"{moment}.end"
-
-    def ending() -> None:
-        save_file({f"{place:03}": one.contiguous() for place, one in enumerate(run(folder, opt=opt))}, out)
-
-    assert end_of(forked(lambda: run(folder, moment, opt))) == -signal.SIGKILL, moment
-    assert end_of(forked(lambda: run(folder, again, opt))) == -signal.SIGKILL, (moment, again)
-    assert end_of(forked(ending)) == 0, moment
+    folder = home / str(moment)
+    assert forked(lambda: run(folder, moment, opt)) == -signal.SIGKILL, moment
+    assert forked(lambda: run(folder, again, opt)) == -signal.SIGKILL, (moment, again)
+    assert forked(lambda: torch.save(run(folder, opt=opt), home / f"{moment}.end")) == 0, moment
     assert len(list(folder.iterdir())) == 4, "old files stay behind"
 
 
@@ -564,8 +483,7 @@ def ends_as_the_uninterrupted(moments: list[int], home: Path, opt: str) -> None:
     expected = run(None, opt=opt)
     for moment in moments:
         killed_at(moment, 7 + moment % 5, home, opt)
-        found = [one for _, one in sorted(load_file(home / f"{moment}.end").items())]
-        assert_bit_equal(found[:-1], expected[:-1], f"killed at {moment}")
+        assert_bit_equal(torch.load(home / f"{moment}.end")[:-1], expected[:-1], f"killed at {moment}")
 
 
 def moments_of(folder: Path) -> int:
@@ -573,9 +491,8 @@ def moments_of(folder: Path) -> int:
     return int(run(folder)[-1])
 
 
-@forks
-def test_a_training_killed_at_some_moments_ends_as_if_it_was_not(elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("some_moments", tmp_path)
+def test_a_training_killed_at_some_moments_ends_as_if_it_was_not(tmp_path: Path) -> None:
+    assert_passes_elsewhere(some_moments, tmp_path)
 
 
 def some_moments(tmp_path: Path) -> None:
@@ -586,11 +503,10 @@ def some_moments(tmp_path: Path) -> None:
     ends_as_the_uninterrupted(moments, tmp_path, "lamb")
 
 
-@forks
 @pytest.mark.slow
 @pytest.mark.parametrize("opt", OPTIMIZERS)
-def test_a_training_killed_at_any_moment_ends_as_if_it_was_not(opt: str, elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("any_moment", tmp_path, opt)
+def test_a_training_killed_at_any_moment_ends_as_if_it_was_not(opt: str, tmp_path: Path) -> None:
+    assert_passes_elsewhere(any_moment, tmp_path, opt)
 
 
 def any_moment(tmp_path: Path, opt: str) -> None:
@@ -678,41 +594,21 @@ def test_the_trainings_of_rounds_share_a_folder(tmp_path: Path) -> None:
 # Two processes
 
 
-def in_two(call: Callable[[int], None], home: Path) -> None:
-    """The call in two processes that talk through Gloo, told their number."""
-
-    def child(rank: int) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            distributed.init_process_group("gloo", f"file://{home}/store", rank=rank, world_size=2)
-        call(rank)
-        distributed.destroy_process_group()
-
-    children = [forked(partial(child, rank)) for rank in range(2)]
-    assert [end_of(one) for one in children] == [0, 0]
-
-
 def two_of(model: Callable[[], nn.Module], home: Path, **options: Any) -> list[list[Tensor]]:
     """The weights in both processes, and the losses of the epochs."""
-
-    def call(rank: int) -> None:
-        log = Log()
-        made = trained(model(), Random(size=4, rank=rank, world=2), log, **options)
-        rows = torch.tensor([row["loss"] for row in log.rows], dtype=torch.float64)
-        ended = {f"{place:03}": one.contiguous() for place, one in enumerate([*state(made), rows])}
-        save_file(ended, home / f"{rank}.out")
-
-    in_two(call, home)
-    return [[one for _, one in sorted(load_file(home / f"{rank}.out").items())] for rank in range(2)]
+    in_two(train_one_of_two, home, model, options)
+    return [torch.load(home / f"{rank}.out") for rank in range(2)]
 
 
-@forks
+def train_one_of_two(rank: int, home: Path, model: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+    log = Log()
+    made = trained(model(), Random(size=4, rank=rank, world=2), log, **options)
+    rows = torch.tensor([row["loss"] for row in log.rows], dtype=torch.float64)
+    torch.save([*state(made), rows], home / f"{rank}.out")
+
+
 @pytest.mark.parametrize("more", [{}, {"grad_accum_steps": 2, "model_ema": True, "model_ema_decay": 0.5}])
-def test_two_processes_learn_as_one_with_twice_the_batch(more: dict[str, Any], elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("two_learn_as_one", tmp_path, more)
-
-
-def two_learn_as_one(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_two_processes_learn_as_one_with_twice_the_batch(more: dict[str, Any], tmp_path: Path) -> None:
     log = Log()
     one = trained(log=log, **more)
     first, second = two_of(net, tmp_path, **more)
@@ -731,49 +627,43 @@ def alternating() -> nn.Module:
     return other
 
 
-@forks
-def test_two_processes_end_with_equal_weights_whatever_changes_over_time(elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("two_end_equal", tmp_path)
-
-
-def two_end_equal(tmp_path: Path) -> None:
+def test_two_processes_end_with_equal_weights_whatever_changes_over_time(tmp_path: Path) -> None:
     first, second = two_of(alternating, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, folder=tmp_path / "f")
     assert_bit_equal(first, second)
 
 
-@forks
-def test_two_processes_go_on_from_one_folder(elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("two_go_on", tmp_path)
+class Stop(Exception):
+    pass
 
 
-def two_go_on(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
+@dataclass(frozen=True)
+class Stopping(Random):
+    """A feed that fails in the second epoch."""
 
-    @dataclass(frozen=True)
-    class Stopping(Random):
-        def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-            if number == 1:
-                raise Stop
-            return super().epoch(number, start)
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        if number == 1:
+            raise Stop
+        return super().epoch(number, start)
 
+
+def test_two_processes_go_on_from_one_folder(tmp_path: Path) -> None:
+    in_two(go_on_together, tmp_path)
+
+
+def go_on_together(rank: int, home: Path) -> None:
     def make() -> nn.Module:
         return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 2)))
 
-    def call(rank: int) -> None:
-        feed = Random(size=4, rank=rank, world=2)
-        expected = state(trained(make(), feed))
-        assert_raises(Stop, lambda: trained(make(), Stopping(4, 4, rank, 2), folder=tmp_path / "kept"))
-        distributed.barrier()
-        assert_bit_equal(state(trained(make(), feed, folder=tmp_path / "kept")), expected)
-
-    in_two(call, tmp_path)
+    feed = Random(size=4, rank=rank, world=2)
+    expected = state(trained(make(), feed))
+    assert_raises(Stop, lambda: trained(make(), Stopping(4, 4, rank, 2), folder=home / "kept"))
+    distributed.barrier()
+    assert_bit_equal(state(trained(make(), feed, folder=home / "kept")), expected)
 
 
-@forks
-def test_norms_over_processes_need_cuda(elsewhere: Any, tmp_path: Path) -> None:
-    elsewhere("norms_need_cuda", tmp_path)
+def test_norms_over_processes_need_cuda(tmp_path: Path) -> None:
+    in_two(ask_for_joint_norms, tmp_path)
 
 
-def norms_need_cuda(tmp_path: Path) -> None:
-    in_two(lambda rank: assert_raises(BadValue, lambda: trained(net(True), sync_bn=True), "CUDA"), tmp_path)
+def ask_for_joint_norms(rank: int, home: Path) -> None:
+    assert_raises(BadValue, lambda: trained(net(True), sync_bn=True), "CUDA")

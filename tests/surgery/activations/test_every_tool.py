@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from surgery import activations
 from surgery.activations.functions.pwlu import PWLU
 from surgery.dataflow.operations import activation_of_module
+from tests.processes import in_two
 from tests.surgery.activations.every import LEARNED, PLAIN, SWEPT, SideBySide, by_formula, made, numbers
 
 X = numbers(2, 3, 4, 5, dtype=torch.float32)
@@ -122,35 +121,20 @@ def test_copies_pickles_and_states(name: str) -> None:
 
 # -- processes --------------------------------------------------------------------------------------------------------
 
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from tests.surgery.activations.every import LEARNED, SideBySide
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-model = SideBySide(LEARNED)
-parallel = DistributedDataParallel(model)
-torch.stack(parallel(torch.load(f"{folder}/images.pt")[2 * rank : 2 * rank + 2])).square().mean().backward()
-torch.save([one.grad for one in model.parameters()], f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+
+def learn_from_a_part(rank: int, folder: Path) -> None:
+    model = SideBySide(LEARNED)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    torch.stack(parallel(torch.load(folder / "images.pt")[2 * rank : 2 * rank + 2])).square().mean().backward()
+    torch.save([parameter.grad for parameter in model.parameters()], folder / f"{rank}.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_would(tmp_path: Path) -> None:
     images = numbers(4, 3, 4, 4, dtype=torch.float32)
     torch.save(images, tmp_path / "images.pt")
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
+    in_two(learn_from_a_part, tmp_path)
     model = SideBySide(LEARNED)
     torch.stack(model(images)).square().mean().backward()
-    for one in ranks:
-        _, problems = one.communicate(timeout=120)
-        assert one.returncode == 0, problems
     for rank in (0, 1):
         for found, one in zip(torch.load(tmp_path / f"{rank}.pt"), model.parameters(), strict=True):
             torch.testing.assert_close(found, one.grad, atol=1e-5, rtol=1e-4)

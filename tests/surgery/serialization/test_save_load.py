@@ -9,8 +9,6 @@ import pickle
 import random
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +55,7 @@ from tests.models import (
     picture,
     randomise,
 )
+from tests.processes import run_python
 from tests.surgery.small_net import SmallNet
 
 PRELU = ("prelu", {"activation": "relu"})
@@ -449,7 +448,7 @@ def test_a_fresh_process_replays_the_steps(tmp_path: Path) -> None:
     surgery.save(model, tmp_path)
     with torch.no_grad():
         save_file({"input": image, "output": model.eval()(image)}, tmp_path / "known.safetensors")
-    ran = subprocess.run([sys.executable, "-c", REPLAY, str(tmp_path)], capture_output=True, text=True)
+    ran = run_python(REPLAY, tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == ["2 17", "['Conv2d', 'BatchNorm2d', 'Conv2d', 'ReLU'] 16"]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import surgery
 from surgery.activations import dispatch as forms
 from surgery.activations.functions import piecewise
 from surgery.activations.functions.pwlu import LIKE, MOST_INTERVALS, PWLU, Folded
 from surgery.activations.input_stats import Seen, Starting, start
 from surgery.errors import BadValue, UnknownName
+from tests.processes import in_two
 
 PARAMS = ["heights", "left", "right", "low_slope", "high_slope"]
 
@@ -457,46 +457,29 @@ def test_copies_and_saved_states_across_phases() -> None:
     assert "warmup=0.5" in repr(fresh) and "intervals=16" in repr(PWLU(3))
 
 
-PROCESS = """
-import sys, torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from surgery.activations.functions.pwlu import PWLU
-torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-torch.manual_seed(0)
-model = nn.Sequential(nn.Conv2d(3, 4, 1), PWLU(4, warmup=0.5), nn.Conv2d(4, 2, 1), PWLU(warmup=0.5))
-parallel = DistributedDataParallel(model, find_unused_parameters=True)
-for images in torch.load(f"{folder}/images.pt"):
-    parallel(images[:1] if rank == 0 else images[1:]).square().mean().backward()
-for one in (model[1], model[3]):
-    one.set_progress(0.5)
-parallel(images).square().mean().backward()
-torch.save(model.state_dict() | {"grad": model[1].heights.grad}, f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
+def two_warming_up() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), PWLU(4, warmup=0.5), nn.Conv2d(4, 2, 1), PWLU(warmup=0.5))
 
 
-@pytest.mark.slow
+def gather_statistics(rank: int, folder: Path) -> None:
+    model, batches = two_warming_up(), torch.load(folder / "images.pt")
+    parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    for images in batches:
+        parallel(images[:1] if rank == 0 else images[1:]).square().mean().backward()
+    surgery.set_progress(model, 0.5)
+    parallel(batches[-1]).square().mean().backward()
+    torch.save(model.state_dict() | {"grad": model[1].heights.grad}, folder / f"{rank}.pt")
+
+
 def test_two_processes_gather_what_one_would(tmp_path: Path) -> None:
     images = [torch.randn(4, 3, 5, 5) * (i + 1) + i for i in range(3)]
     torch.save(images, tmp_path / "images.pt")
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), PWLU(4, warmup=0.5), nn.Conv2d(4, 2, 1), PWLU(warmup=0.5))
+    in_two(gather_statistics, tmp_path)
+    model = two_warming_up()
     for x in images:
         model(x)
-    assert isinstance(model[1], PWLU) and isinstance(model[3], PWLU)
-    for one in (model[1], model[3]):
-        one.set_progress(0.5)
-    for one in ranks:
-        _, problems = one.communicate(timeout=120)
-        assert one.returncode == 0, problems
+    surgery.set_progress(model, 0.5)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first.pop("grad").abs().sum() > 0 and second.pop("grad") is not None
     for name, value in model.state_dict().items():
