@@ -40,7 +40,7 @@ def new_activation(
     """
     site = edit.site
     calls = same_code(site, sites)
-    layout = Layout.of(calls)
+    layout = Layout.of(calls, edit.per_channel)
     if layout.channels is None and dict(edit.params).get("per") == "channel":
         raise CannotEdit(
             f"{site.path} is called at {widths_in_words(calls)} by the same code: no parameters per channel fit all.",

@@ -146,6 +146,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
         {
             "site": list(edit.site.key), "turn": edit.site.turn, "was": edit.site.activation,
             "make": edit.make, "params": dict(edit.params), "fade": edit.fade, "start": edit.start,
+            **({"per_channel": True} if edit.per_channel else {}),
         }
         for edit in plan.edits
     ]  # fmt: skip
@@ -175,6 +176,7 @@ def plan_from_data(data: dict[str, Any], sites: Sites) -> Plan:
                 try_=nearest(str(key[0]), {site.owner for site in sites}) or "the model the edits were made on",
             )
         fade = tuple(saved["fade"]) if isinstance(saved["fade"], list) else saved["fade"]
-        edits.append(Edit(site, saved["make"], tuple(sorted(saved["params"].items())), fade, 1, saved["start"]))
+        params, own = tuple(sorted(saved["params"].items())), bool(saved.get("per_channel", False))
+        edits.append(Edit(site, saved["make"], params, fade, 1, saved["start"], own))
     kept = tuple((site, "not in the saved edits") for site in sites if site not in {edit.site for edit in edits})
     return Plan(sites, (), tuple(edits), kept)

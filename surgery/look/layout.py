@@ -20,14 +20,14 @@ class Layout:
     axis: int
 
     @classmethod
-    def of(cls, sites: Sequence[Site]) -> Layout:
-        """The layout that fits all these calls."""
+    def of(cls, sites: Sequence[Site], per_channel: bool = False) -> Layout:
+        """The layout that fits all these calls; with `per_channel`, only those on the example."""
         widths = {width for site in sites for width in (site.channels, *site.other_channels)}
         common = set.intersection(*({site.channel_axis, site.channel_axis - len(site.shape)} for site in sites))
         first = sites[0].channel_axis
         last = -1 in common or (not common and first == len(sites[0].shape) - 1)
         axis = -1 if last else first if first in common or not common else max(common)
-        one = len(widths) == 1 and common and not any(site.channels_vary for site in sites)
+        one = len(widths) == 1 and common and (per_channel or not any(site.channels_vary for site in sites))
         return cls(widths.pop() if one else None, axis)
 
 

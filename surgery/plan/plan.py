@@ -29,7 +29,10 @@ EDIT_COLUMNS = ("site", "block", "before", "", "after")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Edit:
-    """Replace the activation called at `site` by `make`, because of rule number `because`."""
+    """Replace the activation called at `site` by `make`, because of rule number `because`.
+
+    `per_channel` is for models of earlier versions: parameters per channel though their number varies with the input.
+    """
 
     site: Site
     make: str
@@ -37,11 +40,12 @@ class Edit:
     fade: Fading = False
     because: int = 1
     start: Start = "same"
+    per_channel: bool = False
 
     @property
-    def same(self) -> tuple[str, Options, Fading, str]:
+    def same(self) -> tuple[str, Options, Fading, str, bool]:
         """What replaces the activation; edits that agree on it may share one module."""
-        return (self.make, self.params, self.fade, self.start)
+        return (self.make, self.params, self.fade, self.start, self.per_channel)
 
     @property
     def erases(self) -> bool:

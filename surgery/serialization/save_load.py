@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.activations import row_of
 from surgery.edit.rollback import all_or_nothing
+from surgery.edit.strategy import children_of, decide
 from surgery.edit.write import add_buffers, set_numbers
 from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel, cause_of
 from surgery.history.history import histories_of, steps_of
@@ -21,6 +24,7 @@ from surgery.history.plan_data import Replay, fingerprint, plan_from_data, regis
 from surgery.look.example import Example, unwritten
 from surgery.look.finder import find_sites
 from surgery.model import M, check_plain
+from surgery.plan.plan import Plan
 from surgery.schedule.progress import move, named, not_driven, progress_of
 from surgery.serialization.model_folder import FORMAT, WEIGHTS, read_steps, write_folder
 from surgery.serialization.rehearsal import added_buffers, rehearse, steps_to_write
@@ -146,7 +150,7 @@ def edit_like(model: M, folder: str | Path) -> M:
     """
     data = read_steps(folder)
     steps = [{**step, "fingerprint": None} for step in data["steps"]]
-    _replay(model, _replays_of(data), {**data, "steps": steps})
+    _replay(model, _replays_of(data), {**data, "steps": steps}, Weights.of(Path(folder) / WEIGHTS))
     return model
 
 
@@ -157,7 +161,7 @@ def _replays_of(data: dict[str, Any]) -> list[Replay]:
 def _restore(
     model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None
 ) -> None:
-    _replay(model, replays, data, example)
+    _replay(model, replays, data, weights, example)
     if data.get("fingerprint") is not None:
         last = next(step["data"]["example"] for step in reversed(data["steps"]) if "example" in step["data"])
         if fingerprint(model, find_sites(model, example or Example.from_data(last))) != data["fingerprint"]:
@@ -167,9 +171,11 @@ def _restore(
     put_weights(model, weights)
 
 
-def _replay(model: nn.Module, replays: list[Replay], data: dict[str, Any], example: Example | None = None) -> None:
+def _replay(
+    model: nn.Module, replays: list[Replay], data: dict[str, Any], weights: Weights, example: Example | None = None
+) -> None:
     for step, replay in zip(data["steps"], replays, strict=True):
-        replay(model, {**step, "example": example})
+        replay(model, {**step, "example": example, "weights": weights})
         set_numbers(model, check_numbers(model, step["data"].get(SET_BY_HAND, {})))
     if data["progress"] is not None:
         move(model, *data["progress"])
@@ -207,8 +213,21 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
     moved = [edit.site.turn for edit in plan.edits] != [edit["turn"] for edit in step["data"]["edits"]]
     if step["fingerprint"] is not None and (now != step["fingerprint"] or moved):
         raise _not_it(model, "the edits were made on")
-    apply_plan(model, plan, look=False)
+    apply_plan(model, _with_saved_widths(model, plan, step.get("weights")), look=False)
     steps_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
+
+
+def _with_saved_widths(model: nn.Module, plan: Plan, weights: Weights | None) -> Plan:
+    """The plan, with parameters per channel where an earlier version saved some though their number varies."""
+    varying = [edit for edit in plan.edits if edit.site.channels_vary and row_of(edit.make).learns]
+    if weights is None or not varying:
+        return plan
+    paths = children_of(decide(model, plan), varying)
+    saved = {
+        edit for edit in varying
+        if any(shape[-1:] == (edit.site.channels,) for shape in weights.below(paths[edit.site.key]))
+    }  # fmt: skip
+    return replace(plan, edits=tuple(replace(edit, per_channel=edit in saved) for edit in plan.edits))
 
 
 def _versions() -> dict[str, str]:

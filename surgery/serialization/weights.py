@@ -51,6 +51,11 @@ class Weights:
         """The shape of a tensor; None if it is not in the file."""
         return self.shapes.get(self.same.get(name, name))
 
+    def below(self, path: str) -> list[Shape]:
+        """The shapes of the tensors of the module at this path."""
+        names = [name for name in (*self.shapes, *self.same) if name.startswith(f"{path}.")]
+        return [self.shapes[self.same.get(name, name)] for name in names]
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Read these tensors, by name.
 
