@@ -39,9 +39,9 @@ def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
-        return [one for part in value.values() for one in tensors(part)]
+        return [tensor for part in value.values() for tensor in tensors(part)]
     if isinstance(value, (list, tuple)):
-        return [one for part in value for one in tensors(part)]
+        return [tensor for part in value for tensor in tensors(part)]
     return []
 
 
@@ -49,11 +49,13 @@ def assert_bit_equal(a: Iterable[Tensor], b: Iterable[Tensor], what: str = "outp
     """The same tensors, bit for bit; equal NaNs are equal."""
     first, second = list(a), list(b)
     assert len(first) == len(second), f"{what}: {len(first)} tensors against {len(second)}"
-    for place, (one, other) in enumerate(zip(first, second, strict=True)):
-        assert one.shape == other.shape, f"{what} {place}: {tuple(one.shape)} against {tuple(other.shape)}"
-        assert one.dtype == other.dtype, f"{what} {place}: {one.dtype} against {other.dtype}"
-        if not torch.equal(one.nan_to_num(0.5), other.nan_to_num(0.5)) or not torch.equal(one.isnan(), other.isnan()):
-            apart = (one.double() - other.double()).abs().max().item()
+    for place, (tensor, other) in enumerate(zip(first, second, strict=True)):
+        assert tensor.shape == other.shape, f"{what} {place}: {tuple(tensor.shape)} against {tuple(other.shape)}"
+        assert tensor.dtype == other.dtype, f"{what} {place}: {tensor.dtype} against {other.dtype}"
+        if not torch.equal(tensor.nan_to_num(0.5), other.nan_to_num(0.5)) or not torch.equal(
+            tensor.isnan(), other.isnan()
+        ):
+            apart = (tensor.double() - other.double()).abs().max().item()
             raise AssertionError(f"{what} {place} differs by up to {apart:g}")
 
 
@@ -72,7 +74,7 @@ def assert_only_changed(before: Iterable[Any], after: Iterable[Any], edited: Ite
 
 
 def _facts(site: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
-    assert set(names) <= {one.name for one in fields(site)}
+    assert set(names) <= {field.name for field in fields(site)}
     return tuple(getattr(site, name) for name in names)
 
 
@@ -99,12 +101,12 @@ def _train_once(model: nn.Module, example: Any, seed: int) -> dict[str, dict[str
     model.zero_grad()
     torch.manual_seed(seed)
     output = tensors(call(model, copy.deepcopy(example)))
-    losses = [one.float().pow(2).sum() for one in output if one.requires_grad]
+    losses = [tensor.float().pow(2).sum() for tensor in output if tensor.requires_grad]
     if losses:
         torch.stack(losses).sum().backward()
-    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    gradients = {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
     return {
-        "output in train mode": {str(place): one.detach() for place, one in enumerate(output)},
+        "output in train mode": {str(place): tensor.detach() for place, tensor in enumerate(output)},
         "gradient": gradients,
         "buffer": dict(model.named_buffers()),
     }
@@ -120,32 +122,34 @@ def assert_same_frame(old: nn.Module, new: nn.Module) -> None:
     assert list(olds) == [name for name in news if name in olds], "parameter names or their order"
     old_buffers, new_buffers = dict(old.named_buffers()), dict(new.named_buffers())
     assert set(old_buffers) <= set(new_buffers), "buffer names"
-    for name, one in olds.items():
+    for name, tensor in olds.items():
         other = news[name]
-        assert one.device == other.device, f"device of {name}"
-        assert one.dtype == other.dtype, f"dtype of {name}"
-        assert one.shape == other.shape, f"shape of {name}"
-        assert one.requires_grad == other.requires_grad, f"requires_grad of {name}"
+        assert tensor.device == other.device, f"device of {name}"
+        assert tensor.dtype == other.dtype, f"dtype of {name}"
+        assert tensor.shape == other.shape, f"shape of {name}"
+        assert tensor.requires_grad == other.requires_grad, f"requires_grad of {name}"
     modules = dict(new.named_modules(remove_duplicate=False))
-    for path, one in list(modules.items()):
-        if isinstance(one, Arithmetic):  # what it took the place of is its child
-            modules |= {f"{path}.{name}": child for name, child in one.functional.named_children()}
+    for path, value in list(modules.items()):
+        if isinstance(value, Arithmetic):  # what it took the place of is its child
+            modules |= {f"{path}.{name}": child for name, child in value.functional.named_children()}
     for path, module in old.named_modules(remove_duplicate=False):
         assert path in modules, f"module {path!r} is gone"
         assert module.training == modules[path].training, f"training flag of {path!r}"
         for kind in HOOKS:
             ours, theirs = getattr(module, kind), getattr(modules[path], kind)
             assert len(ours) == len(theirs), f"{kind} of {path!r}"
-    devices = {one.device for one in olds.values()}
-    for name, one in news.items():
-        assert one.device in devices or not devices, f"device of the new {name}"
+    devices = {old.device for old in olds.values()}
+    for name, value in news.items():
+        assert value.device in devices or not devices, f"device of the new {name}"
     training = {module.training for module in new.modules()}
     assert training <= {module.training for module in old.modules()}, "training flag of a new child"
 
 
 def _base(kind: type) -> type:
     """The class as its author wrote it: a run-time subclass keeps module and qualified name."""
-    named = [one for one in kind.__mro__ if (one.__module__, one.__qualname__) == (kind.__module__, kind.__qualname__)]
+    named = [
+        base for base in kind.__mro__ if (base.__module__, base.__qualname__) == (kind.__module__, kind.__qualname__)
+    ]
     return named[-1]
 
 
@@ -166,11 +170,11 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
         "attributes": {path: list(vars(module)) for path, module in modules},
         "plain attributes": {path: _plain(module) for path, module in modules},
         "hooks": {path: [list(getattr(module, kind).items()) for kind in HOOKS] for path, module in modules},
-        "tensor objects": [(name, id(one)) for name, one in named],
-        "versions": [(name, one._version) for name, one in named],
-        "gradient flags": {name: one.requires_grad for name, one in named},
-        "gradients": {name: one.grad is None for name, one in named if one.is_leaf},
-        "devices": {name: (one.device, one.dtype) for name, one in named},
+        "tensor objects": [(name, id(tensor)) for name, tensor in named],
+        "versions": [(name, tensor._version) for name, tensor in named],
+        "gradient flags": {name: tensor.requires_grad for name, tensor in named},
+        "gradients": {name: tensor.grad is None for name, tensor in named if tensor.is_leaf},
+        "devices": {name: (tensor.device, tensor.dtype) for name, tensor in named},
         **_process(),
     }
 
@@ -224,7 +228,7 @@ def assert_process_untouched() -> Iterator[None]:
 def assert_untouched(model: nn.Module) -> Iterator[None]:
     """Whatever happens inside (an exception too) leaves no trace on the model, nor on the process."""
     before = _snapshot(model)
-    numbers = [(name, one.detach().clone()) for name, one in model.state_dict().items()]
+    numbers = [(name, tensor.detach().clone()) for name, tensor in model.state_dict().items()]
     try:
         yield
     finally:
@@ -238,9 +242,9 @@ def assert_untouched(model: nn.Module) -> Iterator[None]:
         assert not parameters & set(changed), f"parameters were written to: {sorted(parameters & set(changed))}"
         states = model.state_dict()
         assert list(states) == [name for name, _ in numbers], "names of the state"
-        for name, one in numbers:
-            if one.device.type != "meta":
-                assert torch.equal(states[name].nan_to_num(0.5), one.nan_to_num(0.5)), f"{name} changed"
+        for name, tensor in numbers:
+            if tensor.device.type != "meta":
+                assert torch.equal(states[name].nan_to_num(0.5), tensor.nan_to_num(0.5)), f"{name} changed"
 
 
 def assert_raises(error: type[BaseException], function: Callable[[], Any], *words: str) -> BaseException:

@@ -62,7 +62,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 PACKAGES = [surgery, surgery.activations, surgery.deploy, pruning, recipes]
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda case: case.__name__)
 def test_the_reference_holds_every_public_name(package: object) -> None:
     reference = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").iterdir())
     documented = set(re.findall(r"^\.\. auto(?:function|class|exception):: ([\w.]+)$", reference, flags=re.MULTILINE))

@@ -121,7 +121,7 @@ def test_surgery_imports_at_the_top(module: str) -> None:
 def test_every_runtime_has_its_own_file() -> None:
     files = {name for name in SOURCES if name.startswith("surgery.deploy.runtimes.")}
     assert files == set(RUNTIMES)
-    names = [name for one in RUNTIMES.values() for name in one]
+    names = [name for runtime in RUNTIMES.values() for name in runtime]
     assert len(names) == len(set(names)), "two files import the same runtime"
 
 
@@ -181,25 +181,25 @@ def tree(module: str) -> ast.Module:
 
 def imports(node: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and full name of everything imported below `node`, also by `import_module("...")`."""
-    for one in ast.walk(node):
-        match one:
+    for inner in ast.walk(node):
+        match inner:
             case ast.Import(names=names):
-                yield from ((one.lineno, alias.name) for alias in names)
+                yield from ((inner.lineno, alias.name) for alias in names)
             case ast.ImportFrom(module=str(module), names=names, level=0):
                 for alias in names:
                     full = f"{module}.{alias.name}"
-                    yield one.lineno, full if full in SOURCES else module
+                    yield inner.lineno, full if full in SOURCES else module
             case ast.ImportFrom():
-                raise AssertionError(f"line {one.lineno}: imports here are absolute")
+                raise AssertionError(f"line {inner.lineno}: imports here are absolute")
             case ast.Call(
                 func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
                 args=[ast.Constant(value=str(name)), *_],
             ):
-                yield one.lineno, name
+                yield inner.lineno, name
 
 
 def functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (one for one in ast.walk(node) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def at_import(node: ast.Module) -> ast.Module:
@@ -220,7 +220,7 @@ def at_import(node: ast.Module) -> ast.Module:
 
 def writes(node: ast.AST) -> list[str]:
     """Every statement below `node` that sets, replaces or removes an attribute of something other than `self`."""
-    return [f"line {one.lineno}: {ast.unparse(one)}" for one in ast.walk(node) if _is_write(one)]
+    return [f"line {inner.lineno}: {ast.unparse(inner)}" for inner in ast.walk(node) if _is_write(inner)]
 
 
 def _is_write(node: ast.AST) -> bool:

@@ -15,7 +15,7 @@ PACKAGES = [surgery, surgery.activations, surgery.deploy, pruning, pruning.hosts
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda case: case.__name__)
 def test_the_names_listed_are_those_of_the_package(package: ModuleType) -> None:
     assert dir(package) == sorted(package.__all__)
     assert len(set(package.__all__)) == len(package.__all__)

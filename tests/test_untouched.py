@@ -190,8 +190,8 @@ def test_two_threads_look_and_cut_at_once(one_model: bool) -> None:
 
 def test_looks_that_overlap_leave_every_switch_as_it_was() -> None:
     first, second = (listening(nn.Sequential(nn.Linear(4, 4), nn.ReLU())) for _ in range(2))
-    with assert_process_untouched(), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-        one.submit(first.__enter__).result()
+    with assert_process_untouched(), ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as other:
+        pool.submit(first.__enter__).result()
         other.submit(second.__enter__).result()
-        one.submit(first.__exit__, None, None, None).result()
+        pool.submit(first.__exit__, None, None, None).result()
         other.submit(second.__exit__, None, None, None).result()

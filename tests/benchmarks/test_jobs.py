@@ -39,7 +39,7 @@ def test_rows_come_back_with_what_they_were_measured_on(tmp_path: Path, at_once:
         {"epoch": 0, "accuracy": 0.09},
         {"epoch": 1, "accuracy": 0.16},
     ]
-    assert {row.processor for seeds in rows.values() for one in seeds.values() for row in one} == {processor()}
+    assert {row.processor for seeds in rows.values() for seed in seeds.values() for row in seed} == {processor()}
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_a_job_that_fails_leaves_no_rows_and_keeps_those_of_others(tmp_path: Pat
     with pytest.raises(ExceptionGroup, match="2 of 4 jobs failed") as raised:
         jobs.carry_out(["edited", "control"], [0, 1], broken, "cpu", at_once)
     assert {arm: sorted(seeds) for arm, seeds in jobs.rows().items()} == {"control": [0, 1]}
-    assert sorted(one.__notes__[-1] for one in raised.value.exceptions) == [
+    assert sorted(exception.__notes__[-1] for exception in raised.value.exceptions) == [
         "in the job edited, seed 0",
         "in the job edited, seed 1",
     ]

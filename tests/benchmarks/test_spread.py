@@ -24,8 +24,8 @@ def test_a_difference_is_paired_by_seed() -> None:
 
 
 def test_one_pair_has_no_interval_and_none_no_difference() -> None:
-    one = difference({0: 0.5}, {0: 0.75, 1: 0.9})
-    assert one is not None and str(one) == "-25.00 (one seed)"
+    single = difference({0: 0.5}, {0: 0.75, 1: 0.9})
+    assert single is not None and str(single) == "-25.00 (one seed)"
     assert difference({0: 0.5}, {1: 0.5}) is None
 
 

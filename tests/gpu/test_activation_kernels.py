@@ -63,22 +63,22 @@ def check(function: Function, x: Tensor, params: list[Tensor]) -> None:
     grad = torch.randn(x.shape, device=x.device).to(x.dtype)
     found = []
     for _ in range(2):
-        leaf, *leaves = (one.detach().requires_grad_() for one in (x, *params))
+        leaf, *leaves = (tensor.detach().requires_grad_() for tensor in (x, *params))
         y = apply(function, leaf, 1, *leaves)
         assert y.dtype == x.dtype and y.stride() == torch.empty_like(x).stride()
         found.append([y.detach(), *torch.autograd.grad(y, (leaf, *leaves), grad)])
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True)), "not the same twice"
+    assert all(torch.equal(got, other) for got, other in zip(*found, strict=True)), "not the same twice"
 
-    exact = [one.double() for one in params]
+    exact = [param.double() for param in params]
     wanted = [value_of(function, 1, x.double(), exact), *gradients_of(function, 1, grad.double(), x.double(), exact)]
     # Parameters get sums of up to as many terms as x has numbers.
     close = [(STEP[x.dtype], 1e-5)] * 2 + [(1e-4, 1e-4 * x.numel() ** 0.5)] * len(params)
-    for one, other, (rtol, atol) in zip(found[0], wanted, close, strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=1.01 * rtol, atol=atol)
+    for tensor, other, (rtol, atol) in zip(found[0], wanted, close, strict=True):
+        torch.testing.assert_close(tensor.double(), other, rtol=1.01 * rtol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda item: item.name)
 def test_values_and_gradients(function: Function, dtype: torch.dtype, device: torch.device) -> None:
     for x in ways(device, dtype):
         check(function, x, parameters(function.name, x.shape[1], device))
@@ -88,11 +88,11 @@ def test_values_and_gradients(function: Function, dtype: torch.dtype, device: to
 @pytest.mark.parametrize("intervals", [1, 3, 6, 32, 64, 65])
 def test_any_number_of_intervals(intervals: int, device: torch.device) -> None:
     x = 1.5 * torch.randn(8, 40, 14, 14, device=device)
-    for one in (x, x.to(memory_format=torch.channels_last)):
-        check(PWLU, one, parameters("pwlu", 40, device, intervals))
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        check(PWLU, given, parameters("pwlu", 40, device, intervals))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda item: item.name)
 def test_infinities_and_what_is_no_number(function: Function, device: torch.device) -> None:
     x = torch.tensor([float("inf"), float("-inf"), float("nan"), 0.0, 1.0], device=device).expand(3, 5).contiguous()
     params = parameters(function.name, 5, device)
@@ -102,13 +102,13 @@ def test_infinities_and_what_is_no_number(function: Function, device: torch.devi
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # the compiler's own
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda item: item.name)
 def test_compiled_without_a_break(function: Function, layout: torch.memory_format, device: torch.device) -> None:
     torch.compiler.reset()
     assert kernel_of(function.name, "cuda")
     operator = getattr(torch.ops.surgery, function.name)
     x = torch.randn(4, 24, 14, 14, device=device).to(memory_format=layout).requires_grad_()
-    params = [one.requires_grad_() for one in parameters(function.name, 24, device)]
+    params = [param.requires_grad_() for param in parameters(function.name, 24, device)]
     grad = torch.randn_like(x)
     wanted = torch.autograd.grad(apply(function, x, 1, *params), (x, *params), grad)
     for computed in (
@@ -131,7 +131,7 @@ def test_autocast(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("function", [FRELU, PWLU], ids=lambda one: one.name)
+@pytest.mark.parametrize("function", [FRELU, PWLU], ids=lambda item: item.name)
 def test_more_numbers_than_32_bits_count(function: Function, layout: torch.memory_format, device: torch.device) -> None:
     shape = (3, 2, 2**15, 11_000)
     size = 2 * torch.Size(shape).numel()
@@ -140,7 +140,7 @@ def test_more_numbers_than_32_bits_count(function: Function, layout: torch.memor
         pytest.skip(f"{6 * size / 2**30:.0f} GiB are not free")
     x = torch.zeros(shape, dtype=torch.float16, device=device).to(memory_format=layout)
     x[-1, -1, -1, -9:] = torch.linspace(-4, 4, 9)
-    params = [one.requires_grad_() for one in parameters(function.name, 2, device)]
+    params = [param.requires_grad_() for param in parameters(function.name, 2, device)]
     x.requires_grad_()
     y = apply(function, x, 1, *params)
     grad = torch.zeros_like(x)

@@ -71,7 +71,7 @@ def test_an_edit_carries_the_device(device: torch.device, images: Tensor) -> Non
     report = surgery.transform_(on_gpu, RULES, images[:2])
     surgery.transform_(plain, RULES, images[:2].cpu())
     assert report.added
-    assert {one.device for one in (*on_gpu.parameters(), *on_gpu.buffers())} == {device}
+    assert {param.device for param in (*on_gpu.parameters(), *on_gpu.buffers())} == {device}
     torch.testing.assert_close(output(on_gpu, images).cpu(), output(plain, images.cpu()), rtol=1e-3, atol=1e-3)
 
 
@@ -87,11 +87,11 @@ def test_a_model_moves_after_the_edit(device: torch.device, images: Tensor) -> N
     surgery.transform_(model, surgery.swap("prelu", block="layer2.*", position=1), images[:2].cpu())
     model.to(device)
     surgery.set_progress(model, 0.5)
-    assert {one.device for one in (*model.parameters(), *model.buffers())} == {device}
+    assert {param.device for param in (*model.parameters(), *model.buffers())} == {device}
     assert output(model, images).isfinite().all()
     surgery.settle(model)
     assert output(model, images).isfinite().all()
-    assert {one.device for one in (*model.parameters(), *model.buffers())} == {device}
+    assert {param.device for param in (*model.parameters(), *model.buffers())} == {device}
 
 
 @pytest.mark.usefixtures("exact")
@@ -121,18 +121,18 @@ def test_saving_and_loading(device: torch.device, images: Tensor, tmp_path: Path
     surgery.transform_(model, RULES, images[:2])
     surgery.save(model, tmp_path)
     there = surgery.load(tmp_path, resnet().eval().to(device))
-    assert {one.device for one in there.parameters()} == {device}
+    assert {param.device for param in there.parameters()} == {device}
     assert_bit_equal([output(there, images)], [output(model, images)])
     here = surgery.load(tmp_path, resnet().eval())
-    assert {one.device.type for one in here.parameters()} == {"cpu"}
-    assert_bit_equal(here.state_dict().values(), [one.cpu() for one in model.state_dict().values()], "weights")
+    assert {param.device.type for param in here.parameters()} == {"cpu"}
+    assert_bit_equal(here.state_dict().values(), [value.cpu() for value in model.state_dict().values()], "weights")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype, device: torch.device, images: Tensor) -> None:
     model = resnet().to(device, dtype).eval()
     surgery.transform_(model, RULES, images[:2].to(dtype))
-    assert {one.dtype for one in model.parameters()} == {dtype}
+    assert {param.dtype for param in model.parameters()} == {dtype}
     assert output(model, images.to(dtype)).dtype == dtype
 
 
@@ -149,7 +149,7 @@ def test_autocast(dtype: torch.dtype, device: torch.device, images: Tensor) -> N
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
+    assert all(param.grad is not None and param.grad.isfinite().all() for param in model.parameters())
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
@@ -168,8 +168,10 @@ def test_compiled_without_a_break(mode: str, device: torch.device, images: Tenso
 def test_channels_last_stays(device: torch.device, images: Tensor) -> None:
     model = resnet().eval().to(device, memory_format=torch.channels_last)
     surgery.transform_(model, RULES, images[:2].to(memory_format=torch.channels_last))
-    layers = [one.weight for one in model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size != (1, 1)]
-    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in layers)
+    layers = [
+        module.weight for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+    ]
+    assert all(layer.is_contiguous(memory_format=torch.channels_last) for layer in layers)
     features = nn.Sequential(*list(model.children())[:6])
     found = output(features, images.to(memory_format=torch.channels_last))
     assert found.is_contiguous(memory_format=torch.channels_last)

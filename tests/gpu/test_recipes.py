@@ -27,7 +27,7 @@ def test_a_run_is_kept(change: dict[str, object], tmp_path: Path) -> None:
     outcome = recipes.run(recipe, "timm/test_resnet", "digits", tmp_path, device="cuda", train_num_samples=256)
     model = recipes.load_model(tmp_path)
     assert pruning.Masks.of(model).share == outcome.after.living == pytest.approx(0.8, abs=1e-3)
-    assert all(bool(one.isfinite().all()) for one in model.parameters())
+    assert all(bool(param.isfinite().all()) for param in model.parameters())
 
 
 def test_a_run_that_is_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,8 +179,8 @@ def mean_gradients() -> dict[str, Tensor]:
     for rank in (0, 1):
         model = tiny_net()
         gradients_on(model, data_of(rank))
-        found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})
-    return {name: (one + found[1][name]) / 2 for name, one in found[0].items()}
+        found.append({name: param.grad.clone() for name, param in model.named_parameters() if param.grad is not None})
+    return {name: (value + found[1][name]) / 2 for name, value in found[0].items()}
 
 
 def test_what_fails_in_one_process_leaves_no_other_waiting(tmp_path: Path) -> None:

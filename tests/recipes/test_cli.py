@@ -143,7 +143,7 @@ def test_transform_saves_what_it_reports(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_folder_in_use_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert "is not empty" in refused(capsys, "transform", *SMALL, *ERASE, "--save", str(tmp_path))
-    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_transform_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +197,7 @@ def test_deploy_fails_where_the_target_lacks_a_function(
 
 
 def test_the_targets_are_those_of_the_library() -> None:
-    assert [one.name for one in surgery.deploy.targets()] == list(cli.deploy.TARGETS)
+    assert [target.name for target in surgery.deploy.targets()] == list(cli.deploy.TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_hint_is_in_words_of_the_command_line(python: str, typed: str) -> None
 def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["recipes", "ls", "vgg-*", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in listed] == recipes.names("vgg-*") and all(one["about"] for one in listed)
+    assert [entry["name"] for entry in listed] == recipes.names("vgg-*") and all(entry["about"] for entry in listed)
     assert cli.main(["recipes", "show", "vgg-erase-pairs"]) == 0
     shown = capsys.readouterr().out
     mine = tmp_path / "mine.toml"

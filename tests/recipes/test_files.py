@@ -98,14 +98,14 @@ def test_a_recipe_transforms_the_first_model_it_names(name: str) -> None:
 def assert_holds(recipe: Recipe, model: str, sites: Sites) -> None:
     done = check(recipe, model, sites)
     assert done.holds, str(done)
-    for one, expected in zip(done.picked, recipe.expects, strict=True):
-        assert len(one.sites) == expected[model]
+    for pick, expected in zip(done.picked, recipe.expects, strict=True):
+        assert len(pick.sites) == expected[model]
 
 
 @pytest.mark.parametrize("name", [name for name in names() if (load_once(name).finetune or Finetune()).recalibrate])
 def test_statistics_are_estimated_only_where_every_model_keeps_some(name: str) -> None:
     (small,) = SMALL & set(load_once(name).models)
-    assert any(isinstance(one, nn.BatchNorm2d) for one in without_weights(small).modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in without_weights(small).modules())
     assert not name.startswith("vgg")  # half of them have no norm
 
 

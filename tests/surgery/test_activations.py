@@ -43,9 +43,9 @@ def test_every_function_is_out_of_place_copies_and_is_found_again(name: str) -> 
     module, x = activations.build(name, 41), X.clone()
     module(x)
     assert torch.equal(x, X)
-    for one in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert activation_of_module(one) == (name if name != "identity" else None)
-        assert torch.equal(one(X), module(X))
+    for network in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert activation_of_module(network) == (name if name != "identity" else None)
+        assert torch.equal(network(X), module(X))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -118,7 +118,7 @@ def test_functions_of_ones_own(own_catalogue: None) -> None:
     assert edited.get_parameter("3.weight").shape == (4,)
     assert [site.activation for site in report.after] == ["mine", "mine"]
     again, _ = surgery.transform(edited, surgery.swap("gelu", activation="mine"), picture())
-    assert [type(one) for one in again][1::2] == [nn.GELU, nn.GELU]
+    assert [type(act) for act in again][1::2] == [nn.GELU, nn.GELU]
 
 
 def test_a_taken_name_is_refused(own_catalogue: None) -> None:

@@ -54,11 +54,11 @@ def alternating(what: str, every: int = 1) -> nn.Module:
 
 def step(model: nn.Module, optimiser: torch.optim.Optimizer, set_to_none: bool = True) -> set[str]:
     """Train one step, and return the names of the parameters that moved."""
-    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    before = {name: param.detach().clone() for name, param in model.named_parameters()}
     optimiser.zero_grad(set_to_none=set_to_none)
     (model(X).square().sum() - model(X).sum()).backward()
     optimiser.step()
-    return {name for name, one in model.named_parameters() if not torch.equal(one, before[name])}
+    return {name for name, param in model.named_parameters() if not torch.equal(param, before[name])}
 
 
 def names(model: nn.Module) -> set[str]:
@@ -66,11 +66,11 @@ def names(model: nn.Module) -> set[str]:
 
 
 def learning(model: nn.Module) -> set[str]:
-    return {name for name, one in model.named_parameters() if one.requires_grad}
+    return {name for name, param in model.named_parameters() if param.requires_grad}
 
 
 def acts(model: nn.Module) -> list[FReLU]:
-    return [one for one in model.modules() if isinstance(one, FReLU)]
+    return [module for module in model.modules() if isinstance(module, FReLU)]
 
 
 # What moves
@@ -117,23 +117,25 @@ def test_a_gradient_of_before_does_not_move_what_is_frozen() -> None:
         opt = OPTIMISERS["adam"](model.parameters())
         model(X).square().sum().backward()
         frozen = SLOPES - POSITIVE if what == "slopes" else SLOPES
-        before = {name: one.detach().clone() for name, one in model.named_parameters() if name in frozen}
+        before = {name: param.detach().clone() for name, param in model.named_parameters() if name in frozen}
         surgery.set_progress(model, 0.0, step=0)
         opt.step()
-        assert all(torch.equal(dict(model.named_parameters())[name], one) for name, one in before.items())
+        assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in before.items())
         if what == "weights":
             model(X).square().sum().backward()
             surgery.set_progress(model, 0.0, step=1)
-            weights = {name: one.detach().clone() for name, one in model.named_parameters() if name not in ACTIVATIONS}
+            weights = {
+                name: param.detach().clone() for name, param in model.named_parameters() if name not in ACTIVATIONS
+            }
             opt.step()
-            assert all(torch.equal(dict(model.named_parameters())[name], one) for name, one in weights.items())
+            assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in weights.items())
 
 
 def test_what_is_frozen_has_no_gradient_at_all() -> None:
     model = alternating("slopes")
     surgery.set_progress(model, 0.5, step=1)
     model(X).sum().backward()
-    assert all(one.positive.grad is None and one.negative.grad is not None for one in acts(model))
+    assert all(act.positive.grad is None and act.negative.grad is not None for act in acts(model))
     assert learning(model) == names(model) - USERS  # frozen by the computation, not by a flag
 
 
@@ -155,7 +157,7 @@ def test_resting_weights_are_flagged_and_flagged_back() -> None:
     for number, resting in ((0, False), (1, False), (2, True), (3, True), (4, False), (6, True), (6, True), (5, False)):
         surgery.set_progress(model, 0.5, step=number)
         assert learning(model) == (ACTIVATIONS if resting else names(model) - USERS)
-        assert not (resting and [name for name, one in model.named_parameters() if one.grad is not None])
+        assert not (resting and [name for name, param in model.named_parameters() if param.grad is not None])
     assert not model.norm.bias.requires_grad  # type: ignore[union-attr]
 
 
@@ -213,7 +215,7 @@ def test_a_copy_made_in_a_phase_lives_on_by_itself(what: str) -> None:
     surgery.set_progress(model, 0.5, step=1)
     twin = copy.deepcopy(model)
     surgery.set_progress(model, 0.5, step=2)
-    assert [one.phase for one in acts(twin)] == [1, 1] and [one.phase for one in acts(model)] == [0, 0]
+    assert [act.phase for act in acts(twin)] == [1, 1] and [act.phase for act in acts(model)] == [0, 0]
     assert learning(twin) == (ACTIVATIONS if what == "weights" else names(twin) - USERS)
     surgery.set_progress(twin, 0.5, step=4)
     assert learning(twin) == learning(model) == names(model) - USERS
@@ -229,19 +231,19 @@ def test_a_phase_is_saved_and_loaded(what: str, tmp_path: Path) -> None:
     surgery.save(model, tmp_path)
     loaded = surgery.load(tmp_path, Net().train())
     assert progress_of(loaded) == (0.25, 3)
-    assert [one.phase for one in acts(loaded)] == [1, 1]
+    assert [act.phase for act in acts(loaded)] == [1, 1]
     assert learning(loaded) == learning(model)
     assert_same_function(loaded, model, X)
-    for one in (model, loaded):
-        surgery.set_progress(one, 0.3, step=4)
-        assert learning(one) == names(one) - USERS
+    for network in (model, loaded):
+        surgery.set_progress(network, 0.3, step=4)
+        assert learning(network) == names(network) - USERS
 
 
 def test_the_phase_is_no_part_of_the_state() -> None:
     model, other = alternating("slopes"), alternating("slopes")
     surgery.set_progress(model, 0.5, step=1)
     other.load_state_dict(model.state_dict())
-    assert [one.phase for one in acts(other)] == [None, None]
+    assert [act.phase for act in acts(other)] == [None, None]
     assert list(model.state_dict()) == list(other.state_dict())
 
 

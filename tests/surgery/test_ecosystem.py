@@ -84,7 +84,7 @@ def net(request: pytest.FixtureRequest) -> Net:
 @pytest.fixture
 def model(request: pytest.FixtureRequest, net: Net) -> nn.Module:
     """The edited model, in eval mode; a copy for every test."""
-    name = next(key for key, one in NETS.items() if one is net)
+    name = next(key for key, value in NETS.items() if value is net)
     if name not in _edited:
         _edited[name] = net.edited()
         rewritten = type(_edited[name].get_submodule(net.owner)) is not type(net.build().get_submodule(net.owner))
@@ -106,8 +106,8 @@ def gradients(model: nn.Module, run: Callable[[Tensor], Tensor] | None = None) -
     model.zero_grad()
     torch.manual_seed(1)
     (model if run is None else run)(IMAGES).square().sum().backward()
-    found = {name: one.grad for name, one in model.named_parameters()}
-    assert all(one is not None for one in found.values()), "a parameter has no gradient"
+    found = {name: param.grad for name, param in model.named_parameters()}
+    assert all(value is not None for value in found.values()), "a parameter has no gradient"
     model.zero_grad()
     return found
 
@@ -144,11 +144,11 @@ def test_class_checks_and_text_stay(net: Net, model: nn.Module) -> None:
 def test_a_copy_lives_its_own_life(net: Net, model: nn.Module) -> None:
     twin = copy.deepcopy(model)
     assert_same_function(model, twin, IMAGES)
-    assert not {id(one) for one in model.modules()} & {id(one) for one in twin.modules()}
+    assert not {id(module) for module in model.modules()} & {id(module) for module in twin.modules()}
     known = output(model)
     with torch.no_grad():
-        for one in twin.parameters():
-            one.mul_(1.1)
+        for param in twin.parameters():
+            param.mul_(1.1)
     assert_bit_equal([output(model)], [known])
     assert not torch.equal(output(twin), known)
 
@@ -170,22 +170,22 @@ def test_a_shallow_copy_of_the_weights_is_enough_to_go_back(net: Net, model: nn.
     best = copy.deepcopy(model.state_dict())
     known = output(model)
     with torch.no_grad():
-        for one in model.parameters():
-            one.zero_()
+        for param in model.parameters():
+            param.zero_()
     model.load_state_dict(best)
     assert_bit_equal([output(model)], [known])
 
 
 def test_an_averaged_copy_follows(net: Net, model: nn.Module) -> None:
     averaged = ModelEmaV3(model, decay=0.5)
-    before = {name: one.clone() for name, one in averaged.module.named_parameters()}
+    before = {name: param.clone() for name, param in averaged.module.named_parameters()}
     with torch.no_grad():
-        for one in model.parameters():
-            one.add_(1.0)
+        for param in model.parameters():
+            param.add_(1.0)
     averaged.update(model)
     assert set(new_names(net, model)) <= set(before)
-    for name, one in averaged.module.named_parameters():
-        torch.testing.assert_close(one, before[name] + 0.5)
+    for name, param in averaged.module.named_parameters():
+        torch.testing.assert_close(param, before[name] + 0.5)
     surgery.undo(averaged.module)
     assert not surgery.history_of(averaged.module) and surgery.history_of(model)
 
@@ -193,20 +193,20 @@ def test_an_averaged_copy_follows(net: Net, model: nn.Module) -> None:
 def test_an_averaged_copy_fades_when_told(net: Net) -> None:
     model, _ = surgery.transform(net.build(), surgery.erase_relu(fade=True), IMAGES[:2])
     averaged = ModelEmaV3(model)
-    for one in (model, averaged.module):
-        surgery.set_progress(one, 0.5, step=1)
+    for network in (model, averaged.module):
+        surgery.set_progress(network, 0.5, step=1)
     assert_same_function(model, averaged.module, IMAGES)
     surgery.settle(averaged.module)
-    assert surgery.activations.Fade in {type(one) for one in model.modules()}
-    assert surgery.activations.Fade not in {type(one) for one in averaged.module.modules()}
+    assert surgery.activations.Fade in {type(module) for module in model.modules()}
+    assert surgery.activations.Fade not in {type(module) for module in averaged.module.modules()}
 
 
 def test_a_pickled_model_comes_back(net: Net, model: nn.Module) -> None:
-    for one in (pickle.loads(pickle.dumps(model)), _through_torch(model)):
-        assert type(one.get_submodule(net.owner)) is type(model.get_submodule(net.owner))
-        assert_same_function(model, one, IMAGES)
-        surgery.undo(one)
-        assert type(one.get_submodule(net.owner)) is type(net.build().get_submodule(net.owner))
+    for module in (pickle.loads(pickle.dumps(model)), _through_torch(model)):
+        assert type(module.get_submodule(net.owner)) is type(model.get_submodule(net.owner))
+        assert_same_function(model, module, IMAGES)
+        surgery.undo(module)
+        assert type(module.get_submodule(net.owner)) is type(net.build().get_submodule(net.owner))
 
 
 def _through_torch(model: nn.Module) -> nn.Module:
@@ -224,11 +224,11 @@ def test_a_model_rewritten_twice_can_be_pickled() -> None:
     twice = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=3)
     surgery.transform_(twice, surgery.erase(block="layer1.*", position=3), IMAGES[:2])
     surgery.transform_(twice, surgery.swap("prelu", block="layer1.*", position=2), IMAGES[:2])
-    for one, example in ((model, small_picture()), (twice, IMAGES)):
-        for again in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
-            assert_same_function(one, again, example)
+    for network, example in ((model, small_picture()), (twice, IMAGES)):
+        for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+            assert_same_function(network, again, example)
             surgery.undo(again, steps=1)
-            assert len(surgery.history_of(again)) == len(surgery.history_of(one)) - 1
+            assert len(surgery.history_of(again)) == len(surgery.history_of(network)) - 1
             surgery.undo(again)
 
 
@@ -376,9 +376,9 @@ SCRIPTED = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:Fu
 
 @SCRIPTED
 def test_an_edited_model_can_be_scripted_and_traced(model: nn.Module) -> None:
-    for one in (torch.jit.script(model), torch.jit.trace(model, IMAGES)):
-        torch.testing.assert_close(output(one), output(model))
-        assert_raises(surgery.CannotLook, lambda one=one: surgery.find_sites(one, IMAGES), "script or trace")
+    for network in (torch.jit.script(model), torch.jit.trace(model, IMAGES)):
+        torch.testing.assert_close(output(network), output(model))
+        assert_raises(surgery.CannotLook, lambda given=network: surgery.find_sites(given, IMAGES), "script or trace")
 
 
 class Loop(nn.Module):
@@ -441,7 +441,7 @@ def test_library_models_that_fuse_their_blocks_still_fuse() -> None:
     wanted = output(model.eval())
     assert not torch.equal(wanted, output(net.eval()))
     model.fuse_model()
-    assert not [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
+    assert not [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     torch.testing.assert_close(output(model), wanted, rtol=1e-3, atol=1e-3)
 
 
@@ -449,11 +449,11 @@ def test_library_models_that_fuse_their_blocks_still_fuse() -> None:
 
 
 def test_every_parameter_learns(net: Net, model: nn.Module) -> None:
-    before = {name: one.detach().clone() for name, one in model.train().named_parameters()}
+    before = {name: param.detach().clone() for name, param in model.train().named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     model(IMAGES).square().sum().backward()
     optimizer.step()
-    assert all(one.grad is not None for one in model.parameters())
+    assert all(param.grad is not None for param in model.parameters())
     assert new_names(net, model)
     for name in new_names(net, model):
         assert not torch.equal(model.get_parameter(name), before[name])
@@ -510,8 +510,8 @@ def test_autocast(net: Net, model: nn.Module) -> None:
     found.float().square().sum().backward()
     assert found.dtype == low.dtype == torch.bfloat16
     assert (low - wanted).abs().max() < 0.1 * wanted.abs().max()
-    for name, one in model.named_parameters():
-        assert one.grad is not None and one.grad.dtype == torch.float32 and one.grad.isfinite().all(), name
+    for name, param in model.named_parameters():
+        assert param.grad is not None and param.grad.dtype == torch.float32 and param.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize(
@@ -522,11 +522,11 @@ def test_other_precisions_before_and_after(name: str, dtype: torch.dtype) -> Non
     before, after = net.build().eval().to(dtype), net.edited().to(dtype)
     for rule in net.rules:
         surgery.transform_(before, rule, IMAGES[:2].to(dtype))
-    assert {one.dtype for one in before.parameters()} == {dtype}
+    assert {param.dtype for param in before.parameters()} == {dtype}
     before.load_state_dict(after.state_dict())
     assert_bit_equal([output(before, IMAGES.to(dtype))], [output(after, IMAGES.to(dtype))])
     before(IMAGES.to(dtype)).float().square().sum().backward()
-    assert all(one.grad is not None and one.grad.dtype == dtype for one in before.parameters())
+    assert all(param.grad is not None and param.grad.dtype == dtype for param in before.parameters())
 
 
 def average_gradients(rank: int, folder: Path) -> None:
@@ -548,10 +548,10 @@ def test_two_processes_average_all_gradients(tmp_path: Path) -> None:
     model(images).square().mean().backward()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert len(first) == len(list(SmallNet().parameters())) + 1
-    for name, one in model.named_parameters():
+    for name, param in model.named_parameters():
         assert torch.equal(first[name], second[name])
-        torch.testing.assert_close(first[name], one.grad)
-    assert any(one.abs().max() > 0 for name, one in first.items() if name not in SmallNet().state_dict())
+        torch.testing.assert_close(first[name], param.grad)
+    assert any(tensor.abs().max() > 0 for name, tensor in first.items() if name not in SmallNet().state_dict())
 
 
 # -- hooks and other ways to call -------------------------------------------------------------------------------------
@@ -593,23 +593,23 @@ def test_a_hook_that_changes_the_result_of_a_replaced_module_counts() -> None:
 
 
 def test_functional_call(model: nn.Module) -> None:
-    state = {name: one.detach().clone() for name, one in model.state_dict().items()}
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     assert_bit_equal([torch.func.functional_call(model, state, (IMAGES,)).detach()], [output(model)])
-    changed = {name: one * 1.5 if one.is_floating_point() else one for name, one in state.items()}
+    changed = {name: tensor * 1.5 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     assert not torch.equal(torch.func.functional_call(model, changed, (IMAGES,)), output(model))
     assert_bit_equal(model.state_dict().values(), state.values(), "weights")
 
 
 def test_gradients_per_sample(model: nn.Module) -> None:
-    parameters = {name: one.detach() for name, one in model.named_parameters()}
+    parameters = {name: param.detach() for name, param in model.named_parameters()}
     buffers = dict(model.named_buffers())
 
     def loss(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
         return torch.func.functional_call(model, (parameters, buffers), (image[None],)).square().sum()
 
     each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, IMAGES)
-    for name, one in gradients(model).items():
-        torch.testing.assert_close(each[name].sum(0), one, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+    for name, tensor in gradients(model).items():
+        torch.testing.assert_close(each[name].sum(0), tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()))
 
 
 # -- timm and torchvision ---------------------------------------------------------------------------------------------
@@ -654,7 +654,7 @@ def test_features_are_extracted_by_timm() -> None:
     extractor = timm_feature_extractor(model, {"layer1": "low", "layer2": "high"})
     found = extractor(IMAGES)
     middle = model.forward_intermediates(IMAGES, indices=[1, 2], intermediates_only=True)
-    assert_bit_equal([one.detach() for one in found.values()], [one.detach() for one in middle])
+    assert_bit_equal([tensor.detach() for tensor in found.values()], [tensor.detach() for tensor in middle])
 
 
 def test_timm_feature_nets_are_edited() -> None:
@@ -662,7 +662,7 @@ def test_timm_feature_nets_are_edited() -> None:
     plain = output(net)
     report = surgery.transform_(net, surgery.erase_relu(), IMAGES[:2])
     assert len(report.plan.edits) > 0
-    assert not any(torch.equal(one, other) for one, other in zip(plain, output(net), strict=True))
+    assert not any(torch.equal(got, other) for got, other in zip(plain, output(net), strict=True))
     surgery.undo(net)
     assert_bit_equal(plain, output(net))
 
@@ -678,14 +678,14 @@ def test_torch_pruning_halves_an_edited_model(to: str, net: Net) -> None:
         # Torch-Pruning cannot tell the channels of an `nn.PReLU(1)` that leads to a concat, as one at the stem does.
         rules.append(surgery.swap("prelu", block="*layer*", remaining=True))
     surgery.transform_(model, rules, IMAGES[:2])
-    count = sum(one.numel() for one in model.parameters())
+    count = sum(param.numel() for param in model.parameters())
     head = model.classifier if net.build is densenet else model.fc
     pruner = torch_pruning.pruner.MagnitudePruner(
         model, IMAGES[:1], importance=torch_pruning.importance.MagnitudeImportance(), pruning_ratio=0.5,
         ignored_layers=[head],
     )  # fmt: skip
     pruner.step()
-    left = sum(one.numel() for one in model.parameters())
+    left = sum(param.numel() for param in model.parameters())
     assert left < 0.4 * count
     assert output(model).shape == (3, 5)
     model.train()(IMAGES).square().sum().backward()
@@ -698,7 +698,7 @@ def test_torch_pruning_halves_an_edited_model(to: str, net: Net) -> None:
 
 def test_masks_elsewhere_stay(net: Net) -> None:
     model = net.build().eval()
-    path = next(path for path, one in model.named_modules() if isinstance(one, nn.Conv2d))
+    path = next(path for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
     prune.random_unstructured(model.get_submodule(path), "weight", 0.5)
     output(model)
     mask = model.get_submodule(path).weight_mask.clone()
@@ -717,7 +717,7 @@ def test_masks_elsewhere_stay(net: Net) -> None:
 @pytest.mark.parametrize("apply", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_parametrizations_elsewhere_stay(apply: Callable[..., nn.Module], net: Net) -> None:
     model = net.build().eval()
-    path = next(path for path, one in model.named_modules() if isinstance(one, nn.Conv2d))
+    path = next(path for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
     apply(model.get_submodule(path))
     plain = output(model)
     for rule in net.rules:
@@ -731,8 +731,8 @@ def test_a_graph_that_torch_traced_is_edited_and_lives_on() -> None:
     model = torch.fx.symbolic_trace(randomise(SmallNet()).eval())
     plain = output(model, small_picture())
     surgery.transform_(model, surgery.erase(callee="relu*"), small_picture())
-    for one in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert_bit_equal([output(one, small_picture())], [output(model, small_picture())])
-        assert surgery.history_of(one)
-        assert_bit_equal([output(surgery.undo(one), small_picture())], [plain])
+    for network in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_bit_equal([output(network, small_picture())], [output(model, small_picture())])
+        assert surgery.history_of(network)
+        assert_bit_equal([output(surgery.undo(network), small_picture())], [plain])
     assert not torch.equal(output(model, small_picture()), plain)

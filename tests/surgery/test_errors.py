@@ -20,7 +20,7 @@ def test_a_message_has_a_line_for_each_thing_that_is_known() -> None:
 def test_errors_are_of_the_kinds_that_callers_catch() -> None:
     assert issubclass(BadValue, ValueError) and issubclass(UnknownName, LookupError)
     public = [getattr(surgery, name) for name in surgery.__all__]
-    kinds = [one for one in public if isinstance(one, type) and issubclass(one, Exception)]
+    kinds = [kind for kind in public if isinstance(kind, type) and issubclass(kind, Exception)]
     assert len(kinds) == 12 and all(issubclass(kind, SurgeryError) for kind in kinds)
 
 

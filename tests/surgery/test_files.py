@@ -14,7 +14,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_text(path, "old")
     write_text(path, "new: ü")
     assert path.read_text(encoding="utf-8") == "new: ü"
-    assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, fail)
-    assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_what_is_written_is_not_there_until_it_is_put_in_place(tmp_path: Path) -> None:

@@ -138,10 +138,10 @@ def test_pruned_weights_are_what_is_used() -> None:
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_gradients_and_results_are_those_of_an_unobserved_forward(mode: str) -> None:
-    one, other = (randomise(Mixed()) for _ in range(2))
-    other.load_state_dict(one.state_dict())
+    value, other = (randomise(Mixed()) for _ in range(2))
+    other.load_state_dict(value.state_dict())
     results = []
-    for model, watched in ((one, True), (other, False)):
+    for model, watched in ((value, True), (other, False)):
         model.train(mode == "train")
         x = (picture() * 2 - 1).requires_grad_()
         noted: list[Any] = []
@@ -161,7 +161,7 @@ def test_nothing_is_left_behind() -> None:
     with assert_untouched(model):
         seen_by(model, lambda: model(x))
     assert vars(x) == {}
-    assert all(vars(one) == {} for one in (*model.parameters(), *model.buffers()))
+    assert all(vars(param) == {} for param in (*model.parameters(), *model.buffers()))
     assert torch.overrides._get_current_function_mode_stack() == []
 
 

@@ -19,7 +19,7 @@ PICKLES = Path(__file__).parent / "pickles_of_0_1"  # by commit 52d8988, on Pyth
 
 def test_every_old_name_is_a_module_of_that_name() -> None:
     for old, new in old_names.MOVED.items():
-        classes = {name for name, one in vars(import_module(new)).items() if isinstance(one, type)}
+        classes = {name for name, value in vars(import_module(new)).items() if isinstance(value, type)}
         assert classes and classes <= set(vars(import_module(old)))
         assert import_module(new).__name__ == new, "the new module keeps its own name"
 
@@ -28,9 +28,9 @@ def test_a_pickle_of_all_functions_loads_and_is_undone() -> None:
     kept = torch.load(PICKLES / "functions.pt", weights_only=False)
     model: nn.Module = kept["model"]
     torch.testing.assert_close(model(kept["example"]), kept["output"], rtol=1e-6, atol=1e-6)
-    assert len({type(one) for one in model}) == 12, "SmeLU and RESCU are one class"
+    assert len({type(kind) for kind in model}) == 12, "SmeLU and RESCU are one class"
     surgery.undo(model)
-    assert [type(one) for one in model] == [nn.ReLU] * 13
+    assert [type(kind) for kind in model] == [nn.ReLU] * 13
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the bytecode of its methods is of Python 3.11")

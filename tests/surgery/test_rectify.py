@@ -155,10 +155,10 @@ def test_a_convolution_can_be_the_classifier() -> None:
 def test_scores_may_be_wrapped_and_reshaped(end: Callable[[Tensor, Tensor], Any]) -> None:
     model = Ending(end)
     edited, _ = rectified(model, x=picture())
-    before, after = (one(picture()) for one in (model, edited))
-    for one, other in zip(before, after, strict=True):
-        one, other = (before[one], after[other]) if isinstance(one, str) else (one, other)
-        assert torch.equal(one.relu(), other)
+    before, after = (network(picture()) for network in (model, edited))
+    for got, other in zip(before, after, strict=True):
+        got, other = (before[got], after[other]) if isinstance(got, str) else (got, other)
+        assert torch.equal(got.relu(), other)
 
 
 def test_it_learns() -> None:
@@ -166,7 +166,7 @@ def test_it_learns() -> None:
     loss = F.cross_entropy(edited(picture()), torch.tensor([0, 2]))
     loss.backward()
     assert loss.item() > 0
-    assert all(one.grad is not None and bool(one.grad.isfinite().all()) for one in edited.parameters())
+    assert all(param.grad is not None and bool(param.grad.isfinite().all()) for param in edited.parameters())
 
 
 class Twofold(nn.Linear):
@@ -340,7 +340,7 @@ def test_it_is_saved_and_loaded(reading: str, tmp_path: Path) -> None:
     surgery.save(edited, tmp_path)
     loaded = surgery.load(tmp_path, SmallNet())
     assert_same_function(loaded, edited, picture())
-    (behind,) = [one for one in loaded.modules() if isinstance(one, RectifiedScores)]
+    (behind,) = [module for module in loaded.modules() if isinstance(module, RectifiedScores)]
     assert behind.reading == reading
 
 
@@ -365,7 +365,7 @@ def test_on_a_meta_model() -> None:
         model = SmallNet()
     edited, report = surgery.transform(model, surgery.rectify_scores(), picture())
     assert [site.activation for site in report.after][-1] == "rectified_scores"
-    assert {one.device.type for one in edited.parameters()} == {"meta"}
+    assert {param.device.type for param in edited.parameters()} == {"meta"}
 
 
 # What is printed

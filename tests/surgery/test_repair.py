@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from recipes.data import Pictures, cifar10, crop_and_flip, normalise
-from recipes.data.feed import Look, MemoryBatches
+from recipes.data.feed import ImageTransform, MemoryBatches
 from recipes.models.build import build
 from recipes.train.finetune import accuracy
 from surgery import SurgeryError, erase, erase_relu, transform
@@ -58,8 +58,8 @@ def few() -> Any:
 def least_squares(z: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """By torch's own solver, channel by channel, z and value (n, C)."""
     found = [
-        torch.linalg.lstsq(torch.stack([one, torch.ones_like(one)], 1), other.unsqueeze(1)).solution.flatten()
-        for one, other in zip(z.T, value.T, strict=True)
+        torch.linalg.lstsq(torch.stack([got, torch.ones_like(got)], 1), other.unsqueeze(1)).solution.flatten()
+        for got, other in zip(z.T, value.T, strict=True)
     ]
     return torch.stack(found).unbind(1)
 
@@ -89,15 +89,15 @@ def test_lines_are_fitted_by_least_squares_in_order_of_execution() -> None:
 def test_fitting_leaves_everything_else_as_it_was() -> None:
     model = Twice().train()
     model.drop.eval()
-    modes = [one.training for one in model.modules()]
+    modes = [module.training for module in model.modules()]
     before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     fit_affine(model, random_batches())
-    assert [one.training for one in model.modules()] == modes
+    assert [module.training for module in model.modules()] == modes
     assert torch.equal(drawn, torch.get_rng_state())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"before.weight", "before.bias", "after.weight", "after.bias"}
     assert all(param.requires_grad and param.grad is None for param in model.parameters())
-    assert not any(one._forward_pre_hooks for one in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_has_changed() -> None:
         with pytest.raises(SurgeryError, match=message):
             fit_affine(model, bad)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-        assert not any(one._forward_pre_hooks for one in model.modules())
+        assert not any(module._forward_pre_hooks for module in model.modules())
     with pytest.raises(BadValue, match="number of images"):
         fit_affine(model, batches, limit=0)
     with pytest.raises(NothingPicked, match="SmallNet has no affine stand-in"):
@@ -239,11 +239,11 @@ def test_statistics_become_the_mean_over_batches_with_dropout_off() -> None:
     torch.testing.assert_close(model.norm.running_var, variance)
     torch.testing.assert_close(model.last.running_var, last)
     assert model.norm.momentum == 0.1 and int(model.norm.num_batches_tracked) == 5
-    assert all(one.training for one in model.modules())
+    assert all(module.training for module in model.modules())
     assert torch.equal(drawn, torch.get_rng_state())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{norm}.running_{what}" for norm in ("norm", "last") for what in ("mean", "var")}
-    assert not any(one._forward_pre_hooks for one in model.modules())
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_small_last_batch_weighs_little() -> None:
@@ -283,7 +283,7 @@ def test_a_norm_that_averages_over_all_it_saw_goes_on_from_the_new_batches() -> 
     with few():
         recalibrate(model, random_batches())
     assert model.norm.momentum is None and int(model.norm.num_batches_tracked) == 3
-    assert not any(one.training for one in model.modules())
+    assert not any(module.training for module in model.modules())
 
 
 def labelled(order: str, labels: bool) -> list[Any]:
@@ -349,7 +349,9 @@ def test_images_without_augmentation_are_warned_of(transform: Any, warned: bool,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         recalibrate(Normed(), DataLoader(data, batch_size=100, shuffle=True))
-    assert [str(one.message).startswith("The images are not augmented (Compose") for one in caught] == [True] * warned
+    assert [str(warning.message).startswith("The images are not augmented (Compose") for warning in caught] == [
+        True
+    ] * warned
 
 
 def test_a_loader_that_reads_in_order_is_warned_of() -> None:
@@ -380,7 +382,7 @@ def test_what_cannot_be_recalibrated_is_refused_and_nothing_has_changed() -> Non
                 recalibrate(model, bad, force=force)
             assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
             assert model.training and model.norm.momentum == 0.1
-            assert not any(one._forward_pre_hooks for one in model.modules())
+            assert not any(module._forward_pre_hooks for module in model.modules())
     with pytest.raises(NothingPicked, match="does not have a batch norm with running statistics"):
         recalibrate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), batches)
 
@@ -402,7 +404,7 @@ def trained(surgery_data: Path) -> tuple[nn.Module, Pictures, Pictures]:
 def test_one_relu_of_a_trained_network_is_ruin_without_and_little_with_a_fitted_line(trained: Any) -> None:
     model, fit, later = trained
     example, site = normalise(fit.images[:2]), "layer2.0.act1"
-    batches = MemoryBatches(later, Look(32), 250)
+    batches = MemoryBatches(later, ImageTransform(32), 250)
     before = accuracy(model, batches)
     bare, _ = transform(model, erase(module=site), example)
     lines, _ = transform(model, erase(module=site, stand_in="affine"), example)

@@ -53,9 +53,9 @@ def test_what_is_drawn_inside_leaves_the_generators_as_they_were() -> None:
 
 
 def test_threads_inside_at_the_same_time_leave_what_the_first_found() -> None:
-    one, other = random_state_kept(alone=False), random_state_kept(alone=False)
+    first, other = random_state_kept(alone=False), random_state_kept(alone=False)
     with assert_process_untouched():
-        in_turn(one.__enter__, other.__enter__, lambda: one.__exit__(None, None, None), draw,
+        in_turn(first.__enter__, other.__enter__, lambda: first.__exit__(None, None, None), draw,
                 lambda: None, lambda: other.__exit__(None, None, None))  # fmt: skip
 
 

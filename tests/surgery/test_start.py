@@ -107,7 +107,7 @@ def test_without_it_a_relu_becomes_something_else() -> None:
     model = randomise(models.ResidualNet())
     edited, report = started(model, surgery.swap("prelu", start="own"), picture())
     assert apart(model, edited, picture()) > 1e-3
-    assert {one.weight[0].item() for one in edited.modules() if isinstance(one, nn.PReLU)} == {0.25}
+    assert {module.weight[0].item() for module in edited.modules() if isinstance(module, nn.PReLU)} == {0.25}
     assert "prelu initialised to match relu: maximum error" in str(report)
 
 
@@ -153,8 +153,8 @@ def test_learned_slopes_of_channels_that_stand_last(to: str) -> None:
 def test_the_slope_of_a_functional_call_is_met() -> None:
     model = Slanted()
     edited, report = started(model, surgery.swap("prelu"), picture())
-    slopes = {name: one.detach() for name, one in edited.named_parameters() if name in report.added}
-    assert [one.shape for one in slopes.values()] == [(4,), (6,)]
+    slopes = {name: param.detach() for name, param in edited.named_parameters() if name in report.added}
+    assert [slope.shape for slope in slopes.values()] == [(4,), (6,)]
     for slope, wanted in zip(slopes.values(), (0.3, 0.01), strict=True):
         assert torch.allclose(slope, torch.tensor(wanted))
     for to in BENT:
@@ -164,7 +164,7 @@ def test_the_slope_of_a_functional_call_is_met() -> None:
 def test_calls_of_one_module_each_begin_for_their_own_channels() -> None:
     model = randomise(models.TwiceUsed())
     edited, report = started(model, surgery.swap("pwlu"), picture())
-    shapes = {one.shape for name, one in edited.named_parameters() if name in report.added and one.dim() == 2}
+    shapes = {param.shape for name, param in edited.named_parameters() if name in report.added and param.dim() == 2}
     assert shapes == {(17, 4), (17, 5)}
     assert len(report.far) == 2
 
@@ -338,7 +338,7 @@ def test_on_a_meta_model_nothing_is_measured() -> None:
         edited, report = surgery.transform(model, surgery.swap(to))
         assert report.far == {}
         assert "initialised" not in str(report)
-        assert {one.device.type for one in edited.parameters()} == {"meta"}
+        assert {param.device.type for param in edited.parameters()} == {"meta"}
 
 
 KINDS = [(models.TwiceUsed, None), (models.Stateful, None), (models.Stateful, picture())]
@@ -371,10 +371,10 @@ def test_hooks_of_the_user_are_not_called_and_stay() -> None:
 
 def test_what_learns_afterwards_is_what_learned_before() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4))
-    assert all(one.requires_grad for one in started(model, surgery.swap("pwlu"), picture())[0].parameters())
+    assert all(param.requires_grad for param in started(model, surgery.swap("pwlu"), picture())[0].parameters())
     model[1].requires_grad_(False)
     edited, _ = started(model, surgery.swap("frelu"), picture())
-    assert {name: one.requires_grad for name, one in edited.named_parameters()} == {
+    assert {name: param.requires_grad for name, param in edited.named_parameters()} == {
         "0.weight": True, "0.bias": True, "1.positive": False, "1.negative": False,
     }  # fmt: skip
 
@@ -385,7 +385,7 @@ def test_other_precisions_are_met_exactly_too(to: str, dtype: torch.dtype) -> No
     model = randomise(models.ResidualNet()).to(dtype)
     example = (picture() * 4 - 2).to(dtype)
     edited, report = started(model, surgery.swap(to), example)
-    assert {one.dtype for one in edited.parameters()} == {dtype}
+    assert {param.dtype for param in edited.parameters()} == {dtype}
     assert max(report.far.values()) <= ROUNDING
     assert apart(model, edited, example) <= (1e-5 if dtype is torch.float64 else torch.finfo(dtype).eps)
 
@@ -455,8 +455,8 @@ def test_a_function_called_twice_begins_with_what_enters_both() -> None:
     entered: list[Tensor] = []
     model.block[1].register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     model(x)
-    for one in tuple(entered):
-        apart = (edited.block[1](one) - model.block[1](one)).abs().max()  # type: ignore[operator, index, union-attr]
+    for module in tuple(entered):
+        apart = (edited.block[1](module) - model.block[1](module)).abs().max()  # type: ignore[operator, index, union-attr]
         assert apart <= 1.001 * next(iter(report.far.values())) + 1e-6
     assert "own" not in str(report)
 

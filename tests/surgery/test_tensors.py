@@ -12,7 +12,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "equal"),
+    ("first", "second", "equal"),
     [
         (torch.tensor([1.0, NAN]), torch.tensor([1.0, NAN]), True),
         (torch.tensor([1.0, NAN]), torch.tensor([NAN, 1.0]), False),
@@ -23,8 +23,8 @@ NAN = float("nan")
         (torch.zeros(0), torch.zeros(0), True),
     ],
 )
-def test_the_same_shape_type_and_numbers(one: Tensor, two: Tensor, equal: bool) -> None:
-    assert identical(one, two) is equal
+def test_the_same_shape_type_and_numbers(first: Tensor, second: Tensor, equal: bool) -> None:
+    assert identical(first, second) is equal
 
 
 @pytest.mark.parametrize("inference", [True, False])

@@ -65,12 +65,12 @@ def test_erasing_one_call_agrees_with_bypassing_it(kind: type[models.Stated]) ->
     for site in sites:
         if site.locked:
             continue
-        runs = [place for place, one in enumerate(sites) if one.key[:-1] == site.key[:-1]]
+        runs = [place for place, other in enumerate(sites) if other.key[:-1] == site.key[:-1]]
         rule = surgery.erase(site=tuple(str(sites[place]) for place in runs), role=("nonlinearity", "gate", "head"))
         edited = transformed(model, rule, kind.example)
         wanted, left = output_without(model, kind.example, set(runs))
         assert_bit_equal(output(edited, kind.example), wanted, what=f"output without {site}")
-        assert [one.activation for one in count(edited, kind.example)] == [one.activation for one in left]
+        assert [other.activation for other in count(edited, kind.example)] == [other.activation for other in left]
         assert len(left) == len(events) - len(runs)
         undone = surgery.undo(edited)
         assert_bit_equal(output(undone, kind.example), output(model, kind.example))
@@ -111,8 +111,8 @@ def test_transform_then_undo_is_the_identity(kind: type[models.Stated], data: st
     assert len(report.after) == len(sites) - to.count("identity")
     surgery.undo(edited)
     assert_same_function(edited, model, kind.example)
-    assert {path: type(one) for path, one in edited.named_modules()} == {
-        path: type(one) for path, one in model.named_modules()
+    assert {path: type(module) for path, module in edited.named_modules()} == {
+        path: type(module) for path, module in model.named_modules()
     }  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def test_a_model_on_meta_can_be_transformed() -> None:
         model = models.ResidualNet()
     edited, report = surgery.transform(model, surgery.erase_relu(), picture())
     assert len(report.after) == 3
-    assert all(one.device.type == "meta" for one in edited.parameters())
+    assert all(param.device.type == "meta" for param in edited.parameters())
     loaded = edited.to_empty(device="cpu")
     loaded.load_state_dict(models.ResidualNet().state_dict())
     assert len(count(loaded, picture())) == 3
@@ -373,7 +373,7 @@ def test_every_function_goes_into_every_place(name: str) -> None:
 )
 def test_parameters_go_to_the_builder(rule: Rule, attribute: str, value: float) -> None:
     edited = transformed(models.BottleneckNet(), rule)
-    assert {getattr(one, attribute) for one in edited.modules() if hasattr(one, attribute)} == {value}
+    assert {getattr(module, attribute) for module in edited.modules() if hasattr(module, attribute)} == {value}
 
 
 def test_gates_are_left_alone_unless_asked_for() -> None:
@@ -579,7 +579,7 @@ def test_an_encoder_takes_padded_batches_after_an_edit(activation: Any, owner: s
     surgery.undo(edited)
     assert edited[0].use_nested_tensor is True
     with torch.no_grad():
-        padded = (one[0](rows, src_key_padding_mask=padding) for one in (edited, model))
+        padded = (network[0](rows, src_key_padding_mask=padding) for network in (edited, model))
         assert_bit_equal([next(padded)], [next(padded)])
 
 
@@ -608,12 +608,12 @@ def test_a_graph_is_edited_in_its_graph(rule: Rule, activations: list[str]) -> N
     assert [site.activation for site in surgery.find_sites(edited, picture())] == activations
     assert_bit_equal([edited(picture())], [surgery.transform(plain, rule, picture())[0](picture())])
     copied = copy.deepcopy(edited)
-    for one in (edited, copied):
-        surgery.undo(one)
-        assert one.code == code
-        assert set(vars(one)) == set(vars(graph))
-        assert one.meta == graph.meta
-        assert_same_function(one, graph, picture())
+    for network in (edited, copied):
+        surgery.undo(network)
+        assert network.code == code
+        assert set(vars(network)) == set(vars(graph))
+        assert network.meta == graph.meta
+        assert_same_function(network, graph, picture())
 
 
 def test_functions_and_methods_of_a_graph() -> None:
@@ -707,7 +707,7 @@ def test_a_function_under_another_name(alias: str, name: str) -> None:
     edited, report = surgery.transform(models.BottleneckNet(), surgery.swap(alias), picture())
     assert {edit.make for edit in report.plan.edits} == {name}
     straight, _ = surgery.transform(models.BottleneckNet(), surgery.swap(name), picture())
-    assert [type(one) for one in edited.modules()] == [type(one) for one in straight.modules()]
+    assert [type(module) for module in edited.modules()] == [type(module) for module in straight.modules()]
 
 
 def around(name: str) -> Any:
@@ -723,11 +723,11 @@ def test_what_is_put_in_does_not_depend_on_where_one_calls_from(mode: str) -> No
         copied, _ = surgery.transform(model, rule, picture())
         surgery.transform_(in_place, rule, picture())
         surgery.apply_plan(planned, plan)
-    for one in (copied, in_place, planned):
-        assert {weight.dtype for weight in one.parameters()} == {torch.float32}
-        assert not any(weight.is_inference() for weight in (*one.parameters(), *one.buffers()))
-        one(picture()).sum().backward()
-        assert all(weight.grad is not None for name, weight in one.named_parameters() if "act" in name)
+    for module in (copied, in_place, planned):
+        assert {weight.dtype for weight in module.parameters()} == {torch.float32}
+        assert not any(weight.is_inference() for weight in (*module.parameters(), *module.buffers()))
+        module(picture()).sum().backward()
+        assert all(weight.grad is not None for name, weight in module.named_parameters() if "act" in name)
 
 
 def test_new_parameters_have_the_dtype_of_the_weights_before_them() -> None:

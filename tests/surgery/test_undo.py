@@ -41,13 +41,13 @@ def frame(model: nn.Module) -> dict[str, object]:
     """Everything undoing has to bring back, objects by identity."""
     modules = list(model.named_modules(remove_duplicate=False))
     return {
-        "objects": [(path, id(one)) for path, one in modules],
-        "classes": [(path, type(one)) for path, one in modules],
-        "modes": [(path, one.training) for path, one in modules],
-        "attributes": [(path, sorted(vars(one))) for path, one in modules],
-        "hooks": [(path, name, dict(getattr(one, name))) for path, one in modules for name in HOOKS],
-        "parameters": [(name, id(one), one.requires_grad) for name, one in model.named_parameters()],
-        "buffers": [(name, id(one)) for name, one in model.named_buffers()],
+        "objects": [(path, id(module)) for path, module in modules],
+        "classes": [(path, type(module)) for path, module in modules],
+        "modes": [(path, module.training) for path, module in modules],
+        "attributes": [(path, sorted(vars(module))) for path, module in modules],
+        "hooks": [(path, name, dict(getattr(module, name))) for path, module in modules for name in HOOKS],
+        "parameters": [(name, id(param), param.requires_grad) for name, param in model.named_parameters()],
+        "buffers": [(name, id(buffer)) for name, buffer in model.named_buffers()],
         "keys": list(model.state_dict()),
     }
 
@@ -72,7 +72,7 @@ def test_a_copy_of_an_edited_model_can_be_undone_alone(kind: type[models.Stated]
     with assert_untouched(edited):
         surgery.undo(copied)
     assert_same_function(copied, model, kind.example)
-    assert [type(one) for one in copied.modules()] == [type(one) for one in model.modules()]
+    assert [type(module) for module in copied.modules()] == [type(module) for module in model.modules()]
     assert_same_function(surgery.undo(edited), model, kind.example)
 
 

@@ -140,7 +140,7 @@ def _writes_over(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[s
         return True
     if "inplace" in kwargs:
         return bool(kwargs["inplace"])
-    return any(one is True for one in args[1:])  # the only boolean any of them takes is `inplace`
+    return any(arg is True for arg in args[1:])  # the only boolean any of them takes is `inplace`
 
 
 class _Watch(TorchFunctionMode):

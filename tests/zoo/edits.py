@@ -69,7 +69,7 @@ def hard_among(model: nn.Module, seen: list[Site]) -> list[Site]:
     """The calls for which a new module in a slot is not enough: functional ones, and of modules called again."""
     called = [None if site.module is None else id(model.get_submodule(site.module)) for site in seen]
     times = Counter(called)
-    return [site for site, one in zip(seen, called, strict=True) if one is None or times[one] > 1]
+    return [site for site, path in zip(seen, called, strict=True) if path is None or times[path] > 1]
 
 
 def sample(name: str, model: nn.Module, sites: list[Site], every_owner: bool) -> list[Site]:
@@ -82,13 +82,13 @@ def sample(name: str, model: nn.Module, sites: list[Site], every_owner: bool) ->
 
 def same_place(seen: list[Site], site: Site) -> list[Site]:
     """The calls that the same code makes in all runs of the owner: they can only be edited together."""
-    return [one for one in seen if one.key[:-1] == site.key[:-1]]
+    return [other for other in seen if other.key[:-1] == site.key[:-1]]
 
 
 def frame_of(model: nn.Module) -> list[tuple[str, int, type[nn.Module], bool, list[str]]]:
     """Names, objects, classes, modes and attributes of all modules."""
     modules = model.named_modules(remove_duplicate=False)
-    return [(path, id(one), type(one), one.training, list(vars(one))) for path, one in modules]
+    return [(path, id(module), type(module), module.training, list(vars(module))) for path, module in modules]
 
 
 def facts_of(site: Site) -> tuple[str, tuple[int, ...], bool]:

@@ -94,7 +94,9 @@ _LARGER = """
 
 def names() -> list[str]:
     """All networks as "library/name", of the libraries that are installed."""
-    found = [name for name in catalogue.names() if name.startswith(tuple(f"torchvision/{one}" for one in _TORCHVISION))]
+    found = [
+        name for name in catalogue.names() if name.startswith(tuple(f"torchvision/{family}" for family in _TORCHVISION))
+    ]
     if importlib.util.find_spec("segmentation_models_pytorch"):
         from segmentation_models_pytorch import MODEL_ARCHITECTURES_MAPPING
 

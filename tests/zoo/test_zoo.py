@@ -73,7 +73,7 @@ def test_swaps(name: str, ledger: Path) -> None:
             after = oracle.output(model, example)
             if rule.make == "frelu":
                 assert_bit_equal(after, before, what="output with FReLUs for ReLUs")
-            assert [one.shape for one in after] == [one.shape for one in before]
+            assert [other.shape for other in after] == [other.shape for other in before]
             if edits:
                 surgery.undo(model)
         assert_bit_equal(oracle.output(model, example), before, what="output after undo")

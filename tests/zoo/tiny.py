@@ -106,7 +106,7 @@ def tiny(config: Any, **overrides: Any) -> Any:
             if small != getattr(plain, field.name, None) or isinstance(value, tuple):
                 settings[field.name] = small
     settings |= _of_layers(config, plain)
-    return type(config)(**settings | {name: one for name, one in overrides.items() if not isinstance(one, dict)})
+    return type(config)(**settings | {name: value for name, value in overrides.items() if not isinstance(value, dict)})
 
 
 def _of_layers(config: Any, plain: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _of_layers(config: Any, plain: Any) -> dict[str, Any]:
 def shrunk(name: str, value: Any) -> Any:
     """The same setting of a small network."""
     if isinstance(value, list | tuple):
-        return [shrunk(name, one) for one in value]
+        return [shrunk(name, part) for part in value]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     if _DEPTHS.fullmatch(name):

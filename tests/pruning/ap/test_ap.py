@@ -58,7 +58,7 @@ def slow_lite(
 ) -> dict[str, list[bool]]:
     """Masks after the host's cut by magnitude and AP's among living negative weights that moved least."""
     lists = {name: mask.flatten().tolist() for name, mask in masks.items()}
-    alive = sum(sum(one) for one in lists.values())
+    alive = sum(sum(row) for row in lists.values())
     total, ap = int(share * alive + 1e-6), int(ap_share * alive + 1e-6)
     sizes = {name: abs(weight.numpy()).ravel().tolist() for name, weight in now.items()}
     moved = {name: abs(now[name].numpy() - before[name].numpy()).ravel().tolist() for name in now}
@@ -66,15 +66,15 @@ def slow_lite(
     order = {name: place for place, name in enumerate(lists)}
     host = [
         (sizes[name][place], order[name], name, place)
-        for name, one in lists.items()
-        for place, lives in enumerate(one)
+        for name, value in lists.items()
+        for place, lives in enumerate(value)
         if lives
     ]
     slow_lowest(lists, host, total - ap)
     still = [
         (moved[name][place], order[name], name, place)
-        for name, one in lists.items()
-        for place, lives in enumerate(one)
+        for name, value in lists.items()
+        for place, lives in enumerate(value)
         if lives and sign[name][place] < 0
     ]
     slow_lowest(lists, still, ap)
@@ -120,7 +120,7 @@ def test_by_magnitude_in_two_steps_is_by_magnitude_in_one(weights: list[float], 
 @pytest.mark.parametrize("nested", [False, True], ids=["once", "twice"])
 def test_a_pattern_of_the_host_holds_with_ap(by, among, nested) -> None:
     model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 8))
-    before = {name: one + torch.randn_like(one) for name, one in snapshot(model).items()}
+    before = {name: value + torch.randn_like(value) for name, value in snapshot(model).items()}
     host = layer_magnitude(within=n_of_m(2, 4))
     host = with_ap(host, 0.02, by="magnitude") if nested else host
     share = 0.3
@@ -224,8 +224,8 @@ def test_the_stages_are_the_host_and_then_ap_with_training_between() -> None:
     assert first.alive - second.alive == count_of(0.05, alive)  # of those living when the round began
     cut = {name: first[name] & ~second[name] for name in first}
     now = Round.of(model, before, first).now
-    assert all(bool((now[name][one] < 0).all()) for name, one in cut.items())
-    moved = torch.cat([(now[name] - before[name]).abs()[one] for name, one in cut.items()])
+    assert all(bool((now[name][value] < 0).all()) for name, value in cut.items())
+    moved = torch.cat([(now[name] - before[name]).abs()[value] for name, value in cut.items()])
     left = torch.cat([(now[name] - before[name]).abs()[(now[name] < 0) & second[name]] for name in cut])
     assert moved.max() <= left.min()
 

@@ -27,7 +27,7 @@ def by_count(count_of):
     """A host that works out its own count."""
 
     def host(round: Round, share: float) -> Masks:
-        scores = {name: one.abs() for name, one in round.now.items()}
+        scores = {name: tensor.abs() for name, tensor in round.now.items()}
         return cut_lowest(round.masks, scores, count_of(share * round.masks.alive))
 
     return host

@@ -144,7 +144,7 @@ def test_dead_keeps_to_the_sign_and_to_living_weights() -> None:
         BadValue, lambda: with_ap(nothing, 1 / 14, "positive", "dead", batches=BATCHES)(round, 1 / 14), "0 of them"
     )
     # A positive weight holds a unit down where its input is negative.
-    below = [one * torch.tensor([-1.0, 1.0, 1.0]) for one in BATCHES]
+    below = [batch * torch.tensor([-1.0, 1.0, 1.0]) for batch in BATCHES]
     masks = with_ap(nothing, 1 / 14, "positive", "dead", batches=below)(round, 1 / 14)
     assert (round.masks["0.weight"] & ~masks["0.weight"]).nonzero().tolist() == [[1, 0]]
 

@@ -35,7 +35,7 @@ def test_signs_are_those_of_the_scales() -> None:
         model.other.weight.copy_(torch.tensor([3.0, -2.0, -1.0, -1.0]))
         model.norm.weight.copy_(torch.tensor([0.5, -0.5, 0.0, -0.0, 2.0]))
     signs = signs_behind_norms(model, find_sites(model, torch.zeros(2, 2, 4, 4)))
-    assert {name: one.tolist() for name, one in signs.items()} == {
+    assert {name: number.tolist() for name, number in signs.items()} == {
         "body.weight": [1, -1, 0, -1],
         "plain.weight": [1, 1, 1],
         "last.weight": [1, -1, 0, 0, 1],
@@ -57,7 +57,7 @@ def test_parts_of_a_concatenation_do_not_count() -> None:
     model = Joined()
     nn.init.constant_(model.norm.weight, -1)
     signs = signs_behind_norms(model, find_sites(model, torch.zeros(2, 2, 4, 4)))
-    assert {name: one.tolist() for name, one in signs.items()} == {"both.weight": [-1] * 7}
+    assert {name: number.tolist() for name, number in signs.items()} == {"both.weight": [-1] * 7}
 
 
 def test_values_are_shaped_for_the_weight() -> None:

@@ -73,9 +73,9 @@ def highest_of(model: nn.Module, xs: list[Tensor]) -> list[Tensor]:
 def test_the_numbers_are_those_of_the_forwards_looked_into(every: int) -> None:
     model, other = (randomise(models.ResidualNet()).train() for _ in range(2))
     other.load_state_dict(model.state_dict())
-    for one in (model, other):
+    for network in (model, other):
         with torch.no_grad():
-            one.bn1.bias[:2] -= 30  # type: ignore[index, union-attr, operator]
+            network.bn1.bias[:2] -= 30  # type: ignore[index, union-attr, operator]
     xs = [batch(seed) for seed in range(5)]
     with DeadNeuronMeter(model, every) as meter:
         for x in xs:
@@ -90,9 +90,9 @@ def test_the_numbers_are_those_of_the_forwards_looked_into(every: int) -> None:
 @pytest.mark.parametrize("every", [1, 3])
 def test_training_goes_as_it_would(every: int) -> None:
     torch.manual_seed(0)
-    one, other = (nn.Sequential(randomise(models.ResidualNet()), nn.Dropout()) for _ in range(2))
-    other.load_state_dict(one.state_dict())
-    for first, second in zip(trained(one, 4, every), trained(other, 4, None), strict=True):
+    model, other = (nn.Sequential(randomise(models.ResidualNet()), nn.Dropout()) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    for first, second in zip(trained(model, 4, every), trained(other, 4, None), strict=True):
         assert torch.equal(first, second)
 
 
@@ -102,7 +102,7 @@ def test_nothing_is_left_behind() -> None:
     with assert_untouched(model), DeadNeuronMeter(model) as meter:
         model.train()
         with torch.no_grad():
-            frozen = {name: one.clone() for name, one in model.named_buffers()}
+            frozen = {name: buffer.clone() for name, buffer in model.named_buffers()}
             model(x)
             for name, buffer in model.named_buffers():
                 buffer.copy_(frozen[name])

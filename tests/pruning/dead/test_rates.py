@@ -116,12 +116,12 @@ def counted(row: DeadRow) -> tuple[Any, ...]:
 def damaged(model: nn.Module, seed: int = 0) -> nn.Module:
     """Some filters of every third layer are cut, some biases pushed so far down that their units cannot speak."""
     generator = torch.Generator().manual_seed(seed)
-    layers = [one for one in model.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     with torch.no_grad():
         for layer in layers[::3]:
             cut = torch.rand(len(layer.weight), generator=generator) < 0.15
             layer.weight[cut] = 0
-        for shifted in [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)] or layers[1:-1]:
+        for shifted in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)] or layers[1:-1]:
             assert isinstance(shifted.bias, Tensor)
             shifted.bias += torch.randn(shifted.bias.shape, generator=generator) * 0.3
             shifted.bias[torch.rand(len(shifted.bias), generator=generator) < 0.1] -= 60
@@ -284,11 +284,11 @@ def test_transposed_convolutions_have_their_units_on_the_second_axis(groups: int
 def test_behind_a_concat_no_unit_is_static() -> None:
     model = models.DenseNet()
     with torch.no_grad():
-        for one in model.modules():
-            if isinstance(one, nn.Conv2d):
-                one.weight.zero_()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.zero_()
     rows = dead_neurons(model, [picture()], Masks.of(model)).rows
-    widths = {one.weight.shape[0] for one in model.modules() if isinstance(one, nn.Conv2d)}
+    widths = {module.weight.shape[0] for module in model.modules() if isinstance(module, nn.Conv2d)}
     assert any(row.static == 0 and row.channels not in widths for row in rows)
 
 
@@ -420,7 +420,7 @@ def test_a_model_of_one_batch_size_is_measured_without_elements() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
-    found = dead_neurons(Two().to(dtype), [one.to(dtype) for one in ONES])
+    found = dead_neurons(Two().to(dtype), [tensor.to(dtype) for tensor in ONES])
     assert [row.silent for row in found.rows] == [2, 1]
 
 
@@ -434,8 +434,8 @@ def test_any_batches_give_the_figures_of_one(sizes: list[int]) -> None:
     whole = torch.randn(sum(sizes), 3, 8, 8, generator=torch.Generator().manual_seed(2))
     at_once, streamed = dead_neurons(model, [whole]), dead_neurons(model, iter(whole.split(sizes)))
     assert at_once.samples == streamed.samples == sum(sizes)
-    for one, other in zip(at_once.rows, streamed.rows, strict=True):
-        assert counted(one) == counted(other)
+    for row, other in zip(at_once.rows, streamed.rows, strict=True):
+        assert counted(row) == counted(other)
     assert at_once == streamed
 
 
@@ -491,7 +491,7 @@ def test_nothing_is_left_behind() -> None:
     dead_neurons(model, [x])
     assert torch.equal(model.calls, calls) and torch.equal(model.bn.running_mean, mean)  # type: ignore[union-attr, arg-type]
     assert torch.equal(torch.get_rng_state(), random_before)
-    assert model.training and all(one.training for one in model.modules())
+    assert model.training and all(module.training for module in model.modules())
     assert vars(x) == {}
 
 

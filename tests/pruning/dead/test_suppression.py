@@ -16,7 +16,7 @@ from tests.pruning.dead.two_layers import ONES, Two
 def test_suppression_worked_by_hand() -> None:
     model = Two()
     masks = Masks.of(model)
-    weights = {name: one.detach() for name, one in prunable(model).items()}
+    weights = {name: tensor.detach() for name, tensor in prunable(model).items()}
     with assert_untouched(model):
         found = suppression(model, weights, masks, ONES)
     # Mean inputs: 3 / 4 of the images, and 3 / 4, 0, 1, 0 of what the convolution outputs.

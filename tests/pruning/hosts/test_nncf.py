@@ -72,7 +72,7 @@ def in_training(mode: Any = LOCAL) -> tuple[Net, dict[str, Tensor], torch.optim.
 def plain(model: Net, masks: Masks) -> Net:
     """The same weights in a model without NNCF, zero where they do not live."""
     twin = net()
-    twin.load_state_dict({name: one for name, one in model.state_dict().items() if "nncf" not in name})
+    twin.load_state_dict({name: value for name, value in model.state_dict().items() if "nncf" not in name})
     masks.lay_over(twin)
     return twin
 
@@ -87,7 +87,8 @@ def test_living_is_what_the_model_computes_with(mode: Any) -> None:
     assert list(masks) == NAMES and 0.6 < masks.share < 0.8
     assert torch.equal(plain(model, masks)(X), model(X))
     assert masks.size - masks.alive == sum(
-        round(one.pruned_ratio * masks[one.tensor_name].numel()) for one in nncf.pruning_statistic(model).pruned_tensors
+        round(pruned.pruned_ratio * masks[pruned.tensor_name].numel())
+        for pruned in nncf.pruning_statistic(model).pruned_tensors
     )
 
 
@@ -95,7 +96,7 @@ def test_living_is_what_the_model_computes_with(mode: Any) -> None:
 def test_exactly_so_many_of_what_nncf_holds(mode: Any) -> None:
     model, before, _ = in_training(mode)
     old = Masks.of(model)
-    weights = {name: one.detach().clone() for name, one in prunable(model).items()}
+    weights = {name: tensor.detach().clone() for name, tensor in prunable(model).items()}
     mine = host.cut(model, before, 12)
     new = Masks.of(model)
     assert new == old & mine and new.alive == old.alive - 12 == old.alive - (mine.size - mine.alive)
@@ -104,7 +105,7 @@ def test_exactly_so_many_of_what_nncf_holds(mode: Any) -> None:
     left = torch.cat([(weights[name] - before[name])[new[name] & (weights[name] < 0)].abs() for name in NAMES])
     assert cut.max() <= left.min()  # none of those left has moved less
     assert all(bool((weights[name][~mine[name]] < 0).all()) for name in NAMES)
-    assert all(torch.equal(one.detach(), weights[name]) for name, one in prunable(model).items())
+    assert all(torch.equal(tensor.detach(), weights[name]) for name, tensor in prunable(model).items())
 
 
 def test_a_scheduler_revives_what_is_not_committed_again() -> None:
@@ -199,14 +200,14 @@ def test_bad_input_changes_nothing() -> None:
 
 
 def test_two_lines_in_a_pipeline_cut_the_same() -> None:
-    (one, before, _), other = in_training(), under()
+    (first, before, _), other = in_training(), under()
     ap = ActivateWhilePruning(other, share=0.1)
     alive = Masks.of(other).alive
     ap.begin_round()
     train(other, sgd(other))
     ap.step()
-    mine = host.cut(one, before, int(0.1 * alive))
-    assert Masks.of(other) == Masks.of(one)
+    mine = host.cut(first, before, int(0.1 * alive))
+    assert Masks.of(other) == Masks.of(first)
     schedulers.MultiStepMagnitudePruningScheduler(other, mode=LOCAL, steps={0: 0.2}).step()
     ap.after_host_update()
     assert all(not (Masks.of(other)[name] & ~mine[name]).any() for name in NAMES)

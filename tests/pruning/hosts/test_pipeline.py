@@ -46,7 +46,7 @@ def zeros(model: nn.Module) -> dict[str, Tensor]:
 
 
 def count(tensors: Iterable[Tensor]) -> int:
-    return sum(int(one.sum()) for one in tensors)
+    return sum(int(tensor.sum()) for tensor in tensors)
 
 
 def slow_cut(before: dict[str, Tensor], now: dict[str, Tensor], many: int) -> set[tuple[str, int]]:
@@ -86,7 +86,7 @@ def test_two_lines_on_plain_weights() -> None:
         pruned = zeros(model)
         with ap.held(optimizer):
             train(model, optimizer)
-        assert all(torch.equal(pruned[name], one) for name, one in zeros(model).items())
+        assert all(torch.equal(pruned[name], value) for name, value in zeros(model).items())
 
 
 def test_two_lines_beside_torch_prune() -> None:
@@ -107,7 +107,7 @@ def test_two_lines_beside_torch_prune() -> None:
         pruned = zeros(model)
         train(model, optimizer, steps=1)
         model(torch.zeros(2, 3, 5, 5))
-        assert all(torch.equal(pruned[name], one) for name, one in zeros(model).items())
+        assert all(torch.equal(pruned[name], value) for name, value in zeros(model).items())
         assert all(len(list(layer._forward_pre_hooks)) == 1 for layer, _ in layers)
 
 
@@ -139,7 +139,7 @@ def test_what_comes_back_to_life_is_cut_again_on_demand() -> None:
     model = net()
     ap = ActivateWhilePruning(model, 0.1)
     ap.begin_round()
-    start = {name: one.clone() for name, one in model.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train(model, sgd(model))
     masks = ap.step()
     model.load_state_dict(start)  # a rewind, or a host that makes its masks anew
@@ -154,7 +154,7 @@ def test_what_comes_back_to_life_is_cut_again_on_demand() -> None:
 
 def test_only_aps_cuts_of_all_rounds_are_laid_again() -> None:
     model = net()
-    start = {name: one.clone() for name, one in model.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ap = ActivateWhilePruning(model, 0.1, "any", "magnitude", masks=Masks.of)
     ap.begin_round()
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_masks_name_only_what_is_kept_and_are_of_this_model() -> None:
     assert_raises(WrongModel, lambda: ActivateWhilePruning(net(), 0.1, masks=Masks.full(nn.Linear(2, 2))), "weight")
     for wrong in ({"4.weight": 1}, lambda model: list(model)):
         assert_raises(BadValue, lambda w=wrong: ActivateWhilePruning(net(), 0.1, masks=w), "must be Masks", "Masks.of")
-    for takes_none in (lambda: 3, lambda one, two: one):
+    for takes_none in (lambda: 3, lambda first, second: first):
         assert_raises(
             BadValue,
             lambda w=takes_none: ActivateWhilePruning(net(), 0.1, masks=w),
@@ -307,7 +307,7 @@ def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
     for look in (ap.begin_round, lambda: ap.held(sgd(model)).__enter__()):
         with pytest.warns(UserWarning, match=r"unpruned weights of 4.weight are zero.*Masks.of") as caught:
             look()
-        assert [one.filename for one in caught] == [__file__]
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 # Refusals

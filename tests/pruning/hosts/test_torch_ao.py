@@ -81,13 +81,13 @@ def living(model: nn.Module, name: str) -> Tensor:
 def test_exactly_so_many_of_what_the_sparsifier_holds() -> None:
     model, _, before, _ = in_training()
     old = Masks.of(model)
-    signs = {name: one.detach() < 0 for name, one in prunable(model).items()}
+    signs = {name: tensor.detach() < 0 for name, tensor in prunable(model).items()}
     mine = torch_ao.cut(model, before, 12)
     new = Masks.of(model)
     assert list(mine) == NAMES and new == old & mine
     assert new.alive == old.alive - 12 == old.alive - (mine.size - mine.alive)
     assert all(bool(signs[name][~mine[name]].all()) for name in NAMES)
-    moved = {name: (one.detach() - before[name]).abs() for name, one in prunable(model).items()}
+    moved = {name: (tensor.detach() - before[name]).abs() for name, tensor in prunable(model).items()}
     cut = torch.cat([moved[name][~mine[name]] for name in NAMES])
     left = torch.cat([moved[name][new[name] & signs[name]] for name in NAMES])
     assert cut.max() <= left.min()  # none of those left has moved less
@@ -154,15 +154,15 @@ def test_the_masks_are_the_same_objects() -> None:
     model, host, before, _ = in_training()
     old = [host.state[name]["mask"] for name in NAMES]
     torch_ao.cut(model, before, 12)
-    assert all(host.state[name]["mask"] is one for name, one in zip(NAMES, old, strict=True))
-    assert all(torch.equal(one != 0, Masks.of(model)[name]) for name, one in zip(NAMES, old, strict=True))
+    assert all(host.state[name]["mask"] is mask for name, mask in zip(NAMES, old, strict=True))
+    assert all(torch.equal(mask != 0, Masks.of(model)[name]) for name, mask in zip(NAMES, old, strict=True))
 
 
 def test_the_weights_underneath_are_untouched() -> None:
     model, _, before, _ = in_training()
-    old = {name: one.detach().clone() for name, one in prunable(model).items()}
+    old = {name: tensor.detach().clone() for name, tensor in prunable(model).items()}
     torch_ao.cut(model, before, 12)
-    assert all(torch.equal(one.detach(), old[name]) for name, one in prunable(model).items())
+    assert all(torch.equal(tensor.detach(), old[name]) for name, tensor in prunable(model).items())
 
 
 def test_a_copy_has_masks_of_its_own() -> None:
@@ -189,17 +189,17 @@ def test_masks_of_any_dtype_are_reached() -> None:
 
 
 def test_ap_beside_a_pipeline_cuts_the_same() -> None:
-    one, _ = prepared(kind="each")
+    first, _ = prepared(kind="each")
     other, host = prepared(kind="each")
     ap = ActivateWhilePruning(other, share=0.1, keep=lambda name, module: name in NAMES)
-    before = snapshot(one)
+    before = snapshot(first)
     ap.begin_round()
     alive = sum(int(living(other, name).sum()) for name in NAMES)
-    for model in (one, other):
+    for model in (first, other):
         train(model, sgd(model))
     ap.step()
-    mine = torch_ao.cut(one, before, int(0.1 * alive))
-    assert Masks.of(other) == Masks.of(one)
+    mine = torch_ao.cut(first, before, int(0.1 * alive))
+    assert Masks.of(other) == Masks.of(first)
     host.step()
     ap.after_host_update()
     assert not any((living(other, name) & ~mine[name]).any() for name in NAMES)
@@ -210,7 +210,7 @@ def test_both_hosts_in_one_model() -> None:
     prune.l1_unstructured(model[0], "weight", amount=10)
     old = Masks.of(model)
     numbers = torch.Generator().manual_seed(0)
-    masks = Masks({name: torch.rand(one.shape, generator=numbers) < 0.5 for name, one in old.items()})
+    masks = Masks({name: torch.rand(tensor.shape, generator=numbers) < 0.5 for name, tensor in old.items()})
     commit(model, masks)
     assert Masks.of(model) == old & masks
     assert torch_prune.is_under(model[0], "weight") and parametrize.is_parametrized(model[3])

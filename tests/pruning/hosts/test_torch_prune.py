@@ -70,8 +70,8 @@ def effective(model: nn.Module, name: str) -> Tensor:
 
 def methods(model: nn.Module) -> list[int]:
     """How many pruning methods each weight has."""
-    hooks = [[one for one in owner_of(model, name)[0]._forward_pre_hooks.values()] for name in NAMES]
-    return [sum(len(one) if isinstance(one, prune.PruningContainer) else 1 for one in some) for some in hooks]
+    hooks = [[hook for hook in owner_of(model, name)[0]._forward_pre_hooks.values()] for name in NAMES]
+    return [sum(len(hook) if isinstance(hook, prune.PruningContainer) else 1 for hook in some) for some in hooks]
 
 
 def still(model: nn.Module, before: dict[str, Tensor], living: Masks, count: int) -> set[tuple[str, int]]:
@@ -142,7 +142,7 @@ def test_dead_units_first_both_ways() -> None:
     batches = [torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(5))]
     old = Masks.of(model)
     scores = torch_prune.importance(model, before, by="dead", batches=batches)
-    assert all(bool((one >= 0).all()) for one in scores.values())
+    assert all(bool((score >= 0).all()) for score in scores.values())
     new = torch_prune.cut(copied(model), before, 3, by="dead", batches=batches)
     prune.global_unstructured(list(scores), prune.L1Unstructured, importance_scores=scores, amount=3)
     assert Masks.of(model) == new and {(name, place // 18) for name, place in gone(old, new)} == {("0.weight", 1)}
@@ -151,24 +151,24 @@ def test_dead_units_first_both_ways() -> None:
 def test_of_equals_the_first_go() -> None:
     model = net()
     with torch.no_grad():
-        for one in prunable(model).values():
-            one.copy_(one.sign() / 4)
-    before = {name: one - 1 for name, one in snapshot(model).items()}  # all have moved by 1, exactly
+        for value in prunable(model).values():
+            value.copy_(value.sign() / 4)
+    before = {name: value - 1 for name, value in snapshot(model).items()}  # all have moved by 1, exactly
     new = torch_prune.cut(model, before, 7)
-    negative = [(name, at) for name in NAMES for at, one in enumerate((before[name] + 1).flatten()) if one < 0]
+    negative = [(name, at) for name in NAMES for at, weight in enumerate((before[name] + 1).flatten()) if weight < 0]
     assert gone(Masks.full(model), new) == set(negative[:7])
 
 
 def test_ap_beside_a_pipeline_cuts_the_same() -> None:
-    one, other = net(), net()
+    first, other = net(), net()
     ap = ActivateWhilePruning(other, share=0.1)
     ap.begin_round()
-    before = snapshot(one)
-    for model in (one, other):
+    before = snapshot(first)
+    for model in (first, other):
         train(model, sgd(model))
         host_step(model)
-    assert ap.step() == torch_prune.cut(one, before, int(0.1 * SIZE))
-    assert Masks.of(one) == Masks.of(other)
+    assert ap.step() == torch_prune.cut(first, before, int(0.1 * SIZE))
+    assert Masks.of(first) == Masks.of(other)
 
 
 def test_zeros_hold_for_a_hundred_steps() -> None:
@@ -184,7 +184,7 @@ def test_the_snapshot_is_of_the_masked_weight() -> None:
     with torch.no_grad():
         model[0].weight_orig += 1.0  # it drifts where it is masked, too
     train(model, optimizer)
-    assert all(torch.equal(one, effective(model, name)) for name, one in snapshot(model).items())
+    assert all(torch.equal(value, effective(model, name)) for name, value in snapshot(model).items())
 
 
 def test_containers_do_not_grow() -> None:
@@ -202,11 +202,11 @@ def test_containers_do_not_grow() -> None:
 
 def test_the_parameters_stay_the_same_objects() -> None:
     model, before, optimizer = in_training()
-    old = {name: (one, one.detach().clone()) for name, one in prunable(model).items()}
+    old = {name: (tensor, tensor.detach().clone()) for name, tensor in prunable(model).items()}
     masks = torch_prune.cut(model, before, 20)
-    for name, one in prunable(model).items():
-        assert one is old[name][0] and one.requires_grad
-        assert torch.equal(one.detach()[masks[name]], old[name][1][masks[name]])
+    for name, tensor in prunable(model).items():
+        assert tensor is old[name][0] and tensor.requires_grad
+        assert torch.equal(tensor.detach()[masks[name]], old[name][1][masks[name]])
     first = model[0].weight_orig.detach().clone()
     train(model, optimizer)
     assert not torch.equal(model[0].weight_orig, first)  # the optimiser still moves it
@@ -268,7 +268,9 @@ def test_commit_is_an_and(share: float, again: float, seed: int, under: set[str]
     for name in under:
         prune.random_unstructured(*owner_of(model, name), amount=share)
     numbers = torch.Generator().manual_seed(seed)
-    masks = Masks({name: torch.rand(one.shape, generator=numbers) < again for name, one in Masks.full(model).items()})
+    masks = Masks(
+        {name: torch.rand(tensor.shape, generator=numbers) < again for name, tensor in Masks.full(model).items()}
+    )
     expected = Masks.of(model) & masks
     for _ in range(2):  # the second changes nothing
         commit(model, masks)
@@ -281,17 +283,17 @@ def test_frozen_weights_stay_frozen() -> None:
     model, before, _ = in_training()
     model.requires_grad_(False)
     torch_prune.cut(model, before, 20)
-    assert not any(one.requires_grad for one in model.parameters())
+    assert not any(param.requires_grad for param in model.parameters())
     torch_prune.finish(model)
-    assert not any(one.requires_grad for one in model.parameters())
+    assert not any(param.requires_grad for param in model.parameters())
 
 
 def test_half_precision() -> None:
     model = net().to(torch.bfloat16)
     before = snapshot(model)
     with torch.no_grad():
-        for one in prunable(model).values():
-            one.mul_(1.5)
+        for value in prunable(model).values():
+            value.mul_(1.5)
     masks = torch_prune.cut(model, before, 20)
     assert masks == Masks.of(model) and masks.alive == SIZE - 20
     assert model(torch.ones(1, 2, 6, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16
@@ -306,7 +308,7 @@ def test_masks_of_another_model_change_nothing(host: bool) -> None:
     with assert_untouched(model):
         assert_raises(WrongModel, lambda: commit(model, unknown), "7.weight")
         assert_raises(WrongModel, lambda: commit(model, other_shape), "5.weight", "(3, 15)")
-        short = {name: one for name, one in before.items() if name != "2.weight"}
+        short = {name: value for name, value in before.items() if name != "2.weight"}
         assert_raises(WrongModel, lambda: torch_prune.cut(model, short, 1), "2.weight")
         assert_raises(WrongModel, lambda: torch_prune.importance(model, short), "2.weight")
 
@@ -362,7 +364,7 @@ def test_bad_models_and_words_change_nothing() -> None:
 def test_attention_is_masked_where_it_reads() -> None:
     torch.manual_seed(0)
     model = nn.MultiheadAttention(4, 2, batch_first=True)
-    before = {name: one + 0.1 * torch.randn_like(one) for name, one in snapshot(model).items()}
+    before = {name: value + 0.1 * torch.randn_like(value) for name, value in snapshot(model).items()}
     x = torch.randn(2, 3, 4)
     masks = torch_prune.cut(model, before, 10, keep=lambda name, module: name == "in_proj_weight")
     got = model(x, x, x)[0]
@@ -413,8 +415,8 @@ OUT_OF_REACH = [
 @pytest.mark.parametrize(("kind", "name", "words"), OUT_OF_REACH, ids=[name for _, name, _ in OUT_OF_REACH])
 def test_weights_that_a_mask_does_not_reach_are_refused(kind: type[nn.Module], name: str, words: list[str]) -> None:
     model = kind()
-    before = {one: values - 1 for one, values in snapshot(model).items()}
-    alone = lambda one, module: one == name  # noqa: E731
+    before = {name: values - 1 for name, values in snapshot(model).items()}
+    alone = lambda weight, module: weight == name  # noqa: E731
     masks = Masks({name: torch.zeros_like(before[name], dtype=torch.bool)})
     with assert_untouched(model):
         assert_raises(BadValue, lambda: torch_prune.cut(model, before, 1, "any", keep=alone), name, "keep=", *words)
@@ -430,7 +432,7 @@ def test_weights_that_a_mask_does_not_reach_are_refused(kind: type[nn.Module], n
 
 def test_what_is_out_of_reach_can_be_kept() -> None:
     model = Windows()
-    before = {one: values - 1 for one, values in snapshot(model).items()}
+    before = {name: values - 1 for name, values in snapshot(model).items()}
     masks = torch_prune.cut(model, before, 2, "any", keep=lambda name, module: name == "head.weight")
     assert int((model.head.weight == 0).sum()) == 2 and list(masks) == ["head.weight"]
     bare = ShiftedWindowAttention(4, [2, 2], [0, 0], num_heads=2)

@@ -34,7 +34,7 @@ def slow_cut(masks: Masks, scores: dict[str, torch.Tensor], count: int, among: d
     places = [
         (float(scores[name][at]), order, at)
         for order, (name, mask) in enumerate(masks.items())
-        for at in [tuple(one) for one in mask.nonzero().tolist()]
+        for at in [tuple(place) for place in mask.nonzero().tolist()]
         if among[name][at]
     ]
     kept = [mask.clone() for mask in masks.values()]
@@ -79,7 +79,7 @@ def test_the_given_masks_stay_as_they_are() -> None:
 def test_ties_go_by_position_over_tensors() -> None:
     masks = Masks({name: torch.ones(1, 3, dtype=torch.bool) for name in ("b", "a")})
     found = cut_lowest(masks, {"a": torch.ones(1, 3), "b": torch.ones(1, 3)}, 4)
-    assert {name: one.tolist() for name, one in found.items()} == {"b": [[False] * 3], "a": [[False, True, True]]}
+    assert {name: number.tolist() for name, number in found.items()} == {"b": [[False] * 3], "a": [[False, True, True]]}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -99,7 +99,7 @@ def inner(optimizer: Optimizer) -> Optimizer:
 def kept(optimizer: Optimizer, param: nn.Parameter) -> list[Tensor]:
     """What an optimiser keeps that has the shape of a weight."""
     state = inner(optimizer).state.get(param, {})
-    return [one for one in state.values() if isinstance(one, Tensor) and one.shape == param.shape]
+    return [tensor for tensor in state.values() if isinstance(tensor, Tensor) and tensor.shape == param.shape]
 
 
 def warm(make: Make, steps: int = WARM) -> tuple[nn.Sequential, Optimizer]:
@@ -121,8 +121,8 @@ def pruned_by_hand(model: nn.Module, optimizer: Optimizer, masks: Masks) -> None
     """The weights and what the optimiser keeps about them, one tensor after the other."""
     masked_by_hand(model, masks)
     for name, param in model.named_parameters():
-        for one in kept(optimizer, param) if name in masks else []:
-            one.mul_(masks[name])
+        for tensor in kept(optimizer, param) if name in masks else []:
+            tensor.mul_(masks[name])
 
 
 def test_without_holding_they_come_back() -> None:
@@ -138,12 +138,12 @@ def test_without_holding_they_come_back() -> None:
 def test_zeros_after_one_step_and_after_a_hundred(name: str) -> None:
     model, optimizer = warm(OPTIMISERS[name])
     masks = random_masks(model)
-    before = {key: one.clone() for key, one in weights(model, masks).items()}
+    before = {key: tensor.clone() for key, tensor in weights(model, masks).items()}
     with masks.held(model, optimizer):
         assert_held(model, masks)
         for key, param in model.named_parameters():
-            for one in kept(optimizer, param) if key in masks else []:
-                assert not one[~masks[key]].any(), f"{name} remembers pruned weights of {key}"
+            for tensor in kept(optimizer, param) if key in masks else []:
+                assert not tensor[~masks[key]].any(), f"{name} remembers pruned weights of {key}"
         train(model, optimizer, 1, WARM)
         assert zero_counts(model, masks) == pruned_counts(masks)
         assert_held(model, masks)
@@ -167,9 +167,9 @@ def test_living_weights_train_as_in_a_loop_written_by_hand(name: str) -> None:
     train(slow, slow_optimizer, 20, WARM, after=lambda: masked_by_hand(slow, masks))
 
     assert_bit_equal(model.state_dict().values(), slow.state_dict().values(), "state")
-    for (key, one), other in zip(model.named_parameters(), slow.parameters(), strict=True):
+    for (key, param), other in zip(model.named_parameters(), slow.parameters(), strict=True):
         living = masks.get(key, ...)
-        ours, theirs = kept(optimizer, one), kept(slow_optimizer, other)
+        ours, theirs = kept(optimizer, param), kept(slow_optimizer, other)
         assert_bit_equal([state[living] for state in ours], [state[living] for state in theirs], "optimiser's state")
 
 
@@ -291,8 +291,8 @@ def compiled_whole(model: nn.Module, optimizer: Optimizer, seen: Callable[[], No
         optimizer.step()
 
     run = torch.compile(whole, backend="eager")
-    for one in images:
-        run(one)
+    for image in images:
+        run(image)
         seen()
 
 
@@ -326,7 +326,7 @@ def fresh_compiler() -> Iterator[None]:
 def test_ways_to_train(name: str, way: str) -> None:
     model, optimizer = warm(USED[name])
     masks = random_masks(model)
-    before = {key: one.clone() for key, one in weights(model, masks).items()}
+    before = {key: tensor.clone() for key, tensor in weights(model, masks).items()}
     steps = []
 
     def seen() -> None:
@@ -337,7 +337,7 @@ def test_ways_to_train(name: str, way: str) -> None:
         WAYS_TO_TRAIN[way](model, optimizer, seen)
     assert len(steps) == 100
     assert steps[0] == steps[-1] == pruned_counts(masks)
-    assert all((one != before[key])[masks[key]].any() for key, one in weights(model, masks).items())
+    assert all((value != before[key])[masks[key]].any() for key, value in weights(model, masks).items())
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -406,7 +406,7 @@ def test_two_processes(tmp_path: Path) -> None:
     in_two(train_in_parallel, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
     assert_bit_equal(first.values(), second.values(), "weights of two processes")
-    assert any((first[name] != one).any() for name, one in tiny_net().named_parameters())
+    assert any((first[name] != param).any() for name, param in tiny_net().named_parameters())
 
 
 def test_copies_follow() -> None:
@@ -419,8 +419,8 @@ def test_copies_follow() -> None:
     def both_held() -> None:
         average.update(model)
         swa.update_parameters(model)
-        for one in (model, average.module, swa.module):
-            assert_held(one, masks)
+        for network in (model, average.module, swa.module):
+            assert_held(network, masks)
 
     with masks.held(model, optimizer, also=[average.module, swa.module]):
         assert_held(average.module, masks)
@@ -450,9 +450,9 @@ def test_several_optimisers() -> None:
     def steps(count: int) -> None:
         for step in range(count):
             loss_of(model, step).backward()
-            for one in optimizers:
-                one.step()
-                one.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
 
     steps(5)
     with masks.held(model, optimizers):
@@ -490,7 +490,7 @@ def test_one_optimiser_for_each_weight() -> None:
 def test_frozen_weights_stay_zero_and_thaw() -> None:
     model = tiny_net()
     model[0].requires_grad_(False)
-    optimizer = SGD([one for one in model.parameters() if one.requires_grad])
+    optimizer = SGD([param for param in model.parameters() if param.requires_grad])
     masks = random_masks(model)
     with masks.held(model, optimizer):
         train(model, optimizer, 10)
@@ -517,10 +517,10 @@ def test_a_learning_rate_of_zero(name: str) -> None:
     masks = random_masks(model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    wanted = {key: one * masks[key] for key, one in weights(model, masks).items()}
+    wanted = {key: value * masks[key] for key, value in weights(model, masks).items()}
     with masks.held(model, optimizer):
         train(model, optimizer, 10, WARM)
-    assert all(torch.equal(one, wanted[key]) for key, one in weights(model, masks).items())
+    assert all(torch.equal(value, wanted[key]) for key, value in weights(model, masks).items())
 
 
 def test_masks_that_tighten_inside_and_afterwards() -> None:
@@ -531,16 +531,16 @@ def test_masks_that_tighten_inside_and_afterwards() -> None:
     with masks[0].held(model, optimizer):
         train(model, optimizer, 10)
         with masks[1].held(model, optimizer):
-            assert all(not one[~masks[1]["4.weight"]].any() for one in kept(optimizer, model[4].weight))
+            assert all(not tensor[~masks[1]["4.weight"]].any() for tensor in kept(optimizer, model[4].weight))
             train(model, optimizer, 10, after=lambda: assert_held(model, masks[1]))
         train(model, optimizer, 10)
         weight = model[4].weight.detach()
         assert not weight[~masks[0]["4.weight"]].any()
         assert weight[masks[0]["4.weight"]].count_nonzero() > masks[1]["4.weight"].sum(), "held for ever"
-    for one in masks[1:]:
-        with one.held(model, optimizer):
+    for mask in masks[1:]:
+        with mask.held(model, optimizer):
             train(model, optimizer, 10)
-            assert_held(model, one)
+            assert_held(model, mask)
 
 
 def hooks_of(optimizer: Optimizer) -> int:
@@ -552,10 +552,10 @@ def test_nothing_is_left_behind_after_an_exception() -> None:
     masks = random_masks(model)
     wrapper = Lookahead(SGD(model.parameters()))
     with pytest.raises(KeyboardInterrupt), masks.held(model, [optimizer, wrapper]):
-        assert [hooks_of(one) for one in (optimizer, wrapper, wrapper._base_optimizer)] == [1, 1, 1]
+        assert [hooks_of(each) for each in (optimizer, wrapper, wrapper._base_optimizer)] == [1, 1, 1]
         train(model, optimizer, 2)
         raise KeyboardInterrupt
-    assert [hooks_of(one) for one in (optimizer, wrapper, wrapper._base_optimizer)] == [0, 0, 0]
+    assert [hooks_of(each) for each in (optimizer, wrapper, wrapper._base_optimizer)] == [0, 0, 0]
     assert_held(model, masks)
     train(model, optimizer, 1)
     assert zero_counts(model, masks) != pruned_counts(masks)
@@ -603,7 +603,7 @@ def test_weights_that_are_exchanged_inside_are_told_at_the_end() -> None:
 
     def load() -> None:
         with masks.held(model, optimizer):
-            model.load_state_dict({name: one + 1 for name, one in model.state_dict().items()}, assign=True)
+            model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()}, assign=True)
 
     assert_raises(BadValue, load, "are not zero any more")
 
@@ -658,7 +658,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     masks = random_masks(model)
     with masks.held(model, optimizer):
         steps(100)
-        assert all(not one[~masks[name]].any() for name, one in weights(model, masks).items())
+        assert all(not value[~masks[name]].any() for name, value in weights(model, masks).items())
     assert model[4].weight.dtype == dtype
 
 
@@ -679,7 +679,7 @@ def test_weights_of_two_names() -> None:
 def test_refusals_change_nothing() -> None:
     model, optimizer = warm(SGD)
     masks, other = random_masks(model), ADAM(copy.deepcopy(model).parameters())
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     foreign = tiny_net()
     foreign[4] = nn.Linear(64, 5)
     compiled = torch.compile(model, backend="eager")
@@ -714,7 +714,7 @@ def test_whatever_is_pruned_and_whenever(
     start = nn.Sequential(nn.Conv1d(wide, high, kernel), nn.Tanh(), nn.Flatten(), nn.Linear(high * 3, 2))
     images = torch.randn(40, 3, wide, kernel + 2)
     model, slow = copy.deepcopy(start), copy.deepcopy(start)
-    optimizer, slow_optimizer = (OPTIMISERS[name](one.parameters()) for one in (model, slow))
+    optimizer, slow_optimizer = (OPTIMISERS[name](module.parameters()) for module in (model, slow))
 
     def run(which: nn.Module, stepper: Optimizer, first: int, count: int, masks: Masks | None = None) -> None:
         for step in range(first, first + count):
@@ -733,8 +733,8 @@ def test_whatever_is_pruned_and_whenever(
         context.__enter__()
         open_contexts.append(context)
         run(model, optimizer, done, count)
-        for key, one in weights(model, masks).items():
-            assert not one[~masks[key]].any(), f"{name}, {key}"
+        for key, value in weights(model, masks).items():
+            assert not value[~masks[key]].any(), f"{name}, {key}"
         if not nested:
             open_contexts.pop().__exit__(None, None, None)
         pruned_by_hand(slow, slow_optimizer, masks)

@@ -36,9 +36,9 @@ def test_movement_is_gathered_over_several_entries() -> None:
                 assert param.grad is not None
                 expected[name] -= param.detach() * param.grad
             optimizer.step()
-    for name, one in expected.items():
-        torch.testing.assert_close(movement[name], one)
-        assert one.any()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(movement[name], tensor)
+        assert tensor.any()
 
 
 def test_without_an_optimiser_nothing_is_held() -> None:

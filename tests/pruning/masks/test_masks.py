@@ -53,8 +53,8 @@ def test_and() -> None:
 
 
 def test_and_with_names_that_one_lacks() -> None:
-    one, other = Masks({"a": bits(1, 0), "b": bits(1, 0)}), {"c": bits(0, 1), "b": bits(0, 1)}
-    both = one & other
+    first, other = Masks({"a": bits(1, 0), "b": bits(1, 0)}), {"c": bits(0, 1), "b": bits(0, 1)}
+    both = first & other
     assert {name: mask.tolist() for name, mask in both.items()} == {
         "a": [True, False],
         "b": [False, False],
@@ -68,31 +68,31 @@ def test_and_refuses_what_does_not_fit() -> None:
 
 
 @settings(max_examples=50)
-@given(one=MASKS, share=st.floats(0, 1), seed=st.integers(0, 99))
-def test_laws_of_and(one: Masks, share: float, seed: int) -> None:
+@given(first=MASKS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_laws_of_and(first: Masks, share: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    other = Masks({name: torch.rand(mask.shape, generator=generator) < share for name, mask in one.items()})
-    both = one & other
-    assert both == other & one
-    assert both & one == both & other == both
-    assert one & one == one
-    assert one & Masks({}) == one == Masks({}) & one
-    assert both.alive <= min(one.alive, other.alive)
-    assert all(not (both[name] & ~one[name]).any() for name in one)
+    other = Masks({name: torch.rand(mask.shape, generator=generator) < share for name, mask in first.items()})
+    both = first & other
+    assert both == other & first
+    assert both & first == both & other == both
+    assert first & first == first
+    assert first & Masks({}) == first == Masks({}) & first
+    assert both.alive <= min(first.alive, other.alive)
+    assert all(not (both[name] & ~first[name]).any() for name in first)
 
 
 def test_equality() -> None:
-    one, less = Masks(dict(A)), Masks({"a": A["a"]})
-    assert one == Masks({name: mask.clone() for name, mask in A.items()})
-    assert one == dict(A), "any mapping will do"
-    assert one != B
-    assert one != less
-    assert less != one
-    assert one != Masks({"b": A["b"], "a": A["a"]}), "the order of names is that of the model"
-    assert one != Masks({"a": A["a"].reshape(2, 2), "b": A["b"]})
-    assert one != {"a": [True], "b": [True]}
-    assert one != "masks"
-    assert_raises(TypeError, lambda: hash(one), "unhashable")
+    first, less = Masks(dict(A)), Masks({"a": A["a"]})
+    assert first == Masks({name: mask.clone() for name, mask in A.items()})
+    assert first == dict(A), "any mapping will do"
+    assert first != B
+    assert first != less
+    assert less != first
+    assert first != Masks({"b": A["b"], "a": A["a"]}), "the order of names is that of the model"
+    assert first != Masks({"a": A["a"].reshape(2, 2), "b": A["b"]})
+    assert first != {"a": [True], "b": [True]}
+    assert first != "masks"
+    assert_raises(TypeError, lambda: hash(first), "unhashable")
 
 
 def test_mapping() -> None:
@@ -198,12 +198,12 @@ def test_laid_over_hosts_too() -> None:
 def test_lay_over() -> None:
     model = tiny_net()
     masks = random_masks(model)
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     masks.lay_over(model)
     assert_held(model, masks)
-    for name, one in model.state_dict().items():
-        assert torch.equal(one, before[name] * masks[name] if name in masks else before[name]), name
-    assert all(one.requires_grad and one.is_leaf for one in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] * masks[name] if name in masks else before[name]), name
+    assert all(param.requires_grad and param.is_leaf for param in model.parameters())
     assert Masks.of(model) == masks
 
 
@@ -226,11 +226,11 @@ def test_lay_over_what_is_not_finite() -> None:
 def test_precisions(dtype: torch.dtype) -> None:
     model = tiny_net().to(dtype)
     masks = random_masks(model)
-    assert {one.dtype for one in masks.values()} == {torch.bool}
+    assert {mask.dtype for mask in masks.values()} == {torch.bool}
     masks.lay_over(model)
     assert_held(model, masks)
     assert Masks.of(model) == masks
-    assert {one.dtype for one in model.parameters()} == {dtype}
+    assert {param.dtype for param in model.parameters()} == {dtype}
 
 
 def test_pairs_are_in_the_order_of_the_masks() -> None:
@@ -303,8 +303,8 @@ def test_models_on_the_meta_device() -> None:
     assert_raises(BadValue, lambda: Masks.of(model), "0.weight", "meta")
     real = model.to_empty(device="cpu")
     with torch.no_grad():
-        for one in real.parameters():
-            one.fill_(2)
+        for param in real.parameters():
+            param.fill_(2)
     masks = random_masks(real)
     masks.lay_over(real)
     assert_held(real, masks)
@@ -313,7 +313,7 @@ def test_models_on_the_meta_device() -> None:
 def test_beside() -> None:
     model = tiny_net()
     masks = random_masks(model)
-    moved = masks.beside({name: one.to("meta") for name, one in weights(model, masks).items()})
+    moved = masks.beside({name: value.to("meta") for name, value in weights(model, masks).items()})
     assert all(mask.is_meta for mask in moved.values())
 
 

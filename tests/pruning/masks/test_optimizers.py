@@ -52,12 +52,12 @@ class Stranger:
         self.optim = optimizers[0] if len(optimizers) == 1 else list(optimizers)
 
     def zero_grad(self) -> None:
-        for one in self.optim if isinstance(self.optim, list) else [self.optim]:
-            one.zero_grad()
+        for inner in self.optim if isinstance(self.optim, list) else [self.optim]:
+            inner.zero_grad()
 
     def step(self) -> None:
-        for one in self.optim if isinstance(self.optim, list) else [self.optim]:
-            one.step()
+        for inner in self.optim if isinstance(self.optim, list) else [self.optim]:
+            inner.step()
 
 
 class Own(Optimizer):
@@ -149,13 +149,13 @@ def test_masks_hold_through_wrappers(name: str) -> None:
 def test_movement_is_seen_through_wrappers_once(name: str) -> None:
     plain, model = tiny_net(), tiny_net()
     known: dict[str, Any] = {"several": [sgd(plain[0]), sgd(plain[4])]} | {
-        one: Lookahead(sgd(plain), k=2) for one in WRAPPERS if "lookahead" in one
+        wrapper: Lookahead(sgd(plain), k=2) for wrapper in WRAPPERS if "lookahead" in wrapper
     }
     optimizers = (known.get(name, sgd(plain)), WRAPPERS[name](model))
     found: list[dict[str, Any]] = [{}, {}]
-    for one, optimizer, movement in zip((plain, model), optimizers, found, strict=True):
-        with Held(one, random_masks(one), movement)(optimizer):
-            train(one, Stranger(*optimizer) if isinstance(optimizer, list) else optimizer)
+    for network, optimizer, movement in zip((plain, model), optimizers, found, strict=True):
+        with Held(network, random_masks(network), movement)(optimizer):
+            train(network, Stranger(*optimizer) if isinstance(optimizer, list) else optimizer)
     assert list(found[0]) == list(found[1]) == ["0.weight", "4.weight"]
     assert_bit_equal(found[1].values(), found[0].values())
 
@@ -174,7 +174,7 @@ def test_a_step_that_a_scaler_skips_leaves_the_weights_zero() -> None:
             assert_held(model, masks)
 
 
-@pytest.mark.parametrize("wrap", [lambda one: one, Prepared, Stranger], ids=["plain", "prepared", "stranger"])
+@pytest.mark.parametrize("wrap", [lambda given: given, Prepared, Stranger], ids=["plain", "prepared", "stranger"])
 def test_schedule_free_weights_stay_zero_where_one_validates(wrap: Callable[[Any], Any]) -> None:
     model, by_hand = tiny_net(), tiny_net()
     masks = random_masks(model)
@@ -182,9 +182,9 @@ def test_schedule_free_weights_stay_zero_where_one_validates(wrap: Callable[[Any
     inside, other = ScheduleFree(model.parameters()), ScheduleFree(by_hand.parameters())
     with masks.held(model, wrap(inside)):
         for _ in range(2):
-            for one, optimizer in ((model, inside), (by_hand, other)):
+            for network, optimizer in ((model, inside), (by_hand, other)):
                 optimizer.train()
-                train(one, optimizer, masks=masks)
+                train(network, optimizer, masks=masks)
             assert_held(model, masks)
             for optimizer in (inside, other):
                 optimizer.eval()
@@ -222,16 +222,18 @@ def test_what_nobody_can_follow_is_refused_as_it_begins() -> None:
         with assert_untouched(model):
             assert_raises(
                 BadValue,
-                lambda one=optimizer: masks.held(model, one).__enter__(),
+                lambda given=optimizer: masks.held(model, given).__enter__(),
                 "cannot be followed",
                 "__init__",  # type: ignore[misc]
             )
-            assert_raises(BadValue, lambda one=optimizer: Held(model, masks, {})(one).__enter__(), "cannot be followed")  # type: ignore[misc]
+            assert_raises(
+                BadValue, lambda given=optimizer: Held(model, masks, {})(given).__enter__(), "cannot be followed"
+            )  # type: ignore[misc]
 
 
 def test_what_is_no_optimiser_is_refused() -> None:
     for wrong in (None, [], "sgd", [1], nn.Linear(2, 2), Stranger(nn.Linear(2, 2))):
-        assert_raises(BadValue, lambda one=wrong: optimizers_in(one), "not an optimiser")  # type: ignore[misc]
+        assert_raises(BadValue, lambda given=wrong: optimizers_in(given), "not an optimiser")  # type: ignore[misc]
 
 
 def test_a_scheduler_is_no_optimiser_though_it_holds_one() -> None:
@@ -247,7 +249,7 @@ def test_a_scheduler_is_no_optimiser_though_it_holds_one() -> None:
 def test_none_are_enough_where_none_are_needed() -> None:
     assert optimizers_in([], at_least=0) == optimizers_in(iter(()), at_least=0) == []
     for wrong in ("", None, [1]):
-        assert_raises(BadValue, lambda one=wrong: optimizers_in(one, at_least=0), "not an optimiser")  # type: ignore[misc]
+        assert_raises(BadValue, lambda given=wrong: optimizers_in(given, at_least=0), "not an optimiser")  # type: ignore[misc]
 
 
 def test_which_are_inside_and_which_step() -> None:

@@ -36,10 +36,10 @@ def test_convolutions_and_linear_layers_of_resnet() -> None:
     model = torchvision.models.resnet18(weights=None)
     with assert_untouched(model):
         found = prunable(model)
-    layers = [name for name, one in model.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert list(found) == [f"{name}.weight" for name in layers]
     assert len(found) == 21
-    assert sum(one.numel() for one in found.values()) == 11_678_912
+    assert sum(tensor.numel() for tensor in found.values()) == 11_678_912
     parameters = dict(model.named_parameters())
     assert all(found[name] is parameters[name] for name in found)
     assert not [name for name in found if "bn" in name or "bias" in name or "downsample.1" in name]
@@ -265,4 +265,4 @@ def test_models_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3), Conv2dSame(3, 4, 3, stride=2), nn.Conv2d(3, 4, 3))
     assert list(prunable(model)) == ["0.weight", "1.weight", "2.weight"]
-    assert all(one.is_meta for one in model.parameters())
+    assert all(param.is_meta for param in model.parameters())

@@ -46,7 +46,7 @@ def alike(found: Tensor, *rows: list[float]) -> bool:
 
 def everything(model: nn.Module) -> Round:
     told = {name: torch.randn_like(mask, dtype=torch.float32) for name, mask in Masks.full(model).items()}
-    before = {name: one + told[name] for name, one in snapshot(model).items()}
+    before = {name: value + told[name] for name, value in snapshot(model).items()}
     return Round.of(model, before, gradients=told, movement=told)
 
 
@@ -114,18 +114,18 @@ def test_lamp_of_zeros_that_live() -> None:
 def slow_lamp(weight: list[float], living: list[bool]) -> list[float]:
     """Each against each: who is larger, or as large and at a later place."""
     found = []
-    for place, one in enumerate(weight):
+    for place, row in enumerate(weight):
         larger = [
             other for at, other in enumerate(weight)
-            if living[at] and (abs(other) > abs(one) or (abs(other) == abs(one) and at >= place))
+            if living[at] and (abs(other) > abs(row) or (abs(other) == abs(row) and at >= place))
         ]  # fmt: skip
-        found.append(one * one / sum(other * other for other in larger) if living[place] else 0.0)
+        found.append(row * row / sum(other * other for other in larger) if living[place] else 0.0)
     return found
 
 
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.25, 0.5, 1.0, 3.0]), st.booleans()), min_size=1, max_size=12))
 def test_lamp_is_the_slow_one(row: list[tuple[float, bool]]) -> None:
-    weight, living = [one for one, _ in row], [one for _, one in row]
+    weight, living = [number for number, _ in row], [kept for _, kept in row]
     found = scores.lamp(round_of(layers([weight]), Masks({"0.weight": torch.tensor([living])})))
     assert alike(found["0.weight"], slow_lamp(weight, living))
 
@@ -148,7 +148,7 @@ def test_lookahead_sees_masked_neighbours_as_zero() -> None:
 def test_lookahead_leaves_out_neighbours_that_do_not_match() -> None:
     model = nn.ModuleList([nn.Linear(2, 3), nn.Linear(2, 4)])
     found = scores.lookahead(round_of(model))
-    assert_bit_equal(found.values(), [one.double() for one in scores.magnitude(round_of(model)).values()])
+    assert_bit_equal(found.values(), [tensor.double() for tensor in scores.magnitude(round_of(model)).values()])
 
 
 def test_lookahead_asks_neighbours_that_may_not_be_pruned() -> None:
@@ -161,7 +161,9 @@ def test_lookahead_asks_neighbours_that_may_not_be_pruned() -> None:
 def slow_lookahead(model: nn.Sequential) -> list[Tensor]:
     """Every weight by itself: of a convolution (grouped, transposed or not), a batch norm behind each or None."""
     pairs = [
-        (one, model[place + 1]) for place, one in enumerate(model) if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)
+        (layer, model[place + 1])
+        for place, layer in enumerate(model)
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     ]
     edges = [list(edges_of(layer)) for layer, _ in pairs]
     found = []
@@ -182,7 +184,7 @@ def slow_lookahead(model: nn.Sequential) -> list[Tensor]:
 def edges_of(layer: nn.Module):  # type: ignore[no-untyped-def]
     """Position, input channel, output channel and value of each weight, found by running one channel at a time."""
     weight = layer.weight.detach().clone()
-    for at in [tuple(one) for one in torch.ones_like(weight).nonzero().tolist()]:
+    for at in [tuple(place) for place in torch.ones_like(weight).nonzero().tolist()]:
         with torch.no_grad():
             layer.weight.zero_()
             layer.weight[at] = 1.0
@@ -208,13 +210,13 @@ def test_lookahead_is_the_slow_one_with_groups_and_batch_norm() -> None:
         nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False), nn.BatchNorm2d(6, eps=0.1),
         nn.Conv2d(6, 2, 1, bias=False), nn.ReLU(),
     )  # fmt: skip
-    for norm in [one for one in model if isinstance(one, nn.BatchNorm2d)]:
+    for norm in [layer for layer in model if isinstance(layer, nn.BatchNorm2d)]:
         norm.weight.data.uniform_(-2, 2)
         norm.running_var.uniform_(0.1, 3)
     expected = slow_lookahead(model)
     found = scores.lookahead(round_of(model))
-    for one, other in zip(found.values(), expected, strict=True):
-        assert torch.allclose(one, other, rtol=1e-6, atol=0)
+    for value, other in zip(found.values(), expected, strict=True):
+        assert torch.allclose(value, other, rtol=1e-6, atol=0)
 
 
 def test_lookahead_through_a_flatten() -> None:
@@ -257,7 +259,7 @@ def test_movement_of_what_did_not_move_is_refused() -> None:
     pruned = Masks({**masks, "1.weight": torch.tensor([[True], [False]])})
     some["1.weight"] = torch.tensor([[3.0], [9.0]])
     assert_raises(BadValue, lambda: scores.movement(Round.of(model, some, pruned)), "1.weight has not moved")
-    nothing = Masks({name: torch.zeros_like(one) for name, one in masks.items()})
+    nothing = Masks({name: torch.zeros_like(value) for name, value in masks.items()})
     assert list(scores.movement(Round.of(model, still, nothing))) == list(masks)
 
 
@@ -298,8 +300,8 @@ def test_a_criterion_is_pure_and_scores_every_weight(name: str) -> None:
         found = CRITERIA[name](round)
         assert_bit_equal(found.values(), CRITERIA[name](round).values())
     assert list(found) == list(round.masks)
-    for one, score in found.items():
-        assert score.shape == round.masks[one].shape and score.is_floating_point() and not score.requires_grad
+    for key, score in found.items():
+        assert score.shape == round.masks[key].shape and score.is_floating_point() and not score.requires_grad
 
 
 @pytest.mark.parametrize("name", CRITERIA)
@@ -307,14 +309,14 @@ def test_half_precision_is_not_lost(name: str) -> None:
     """Squares and products of numbers that a half number holds, but not its square."""
     model = layers([[1e-4, 2e-4]], [[1e-4], [3e-4]]).half()
     told = {key: torch.full_like(mask, 1e-4, dtype=torch.half) for key, mask in Masks.full(model).items()}
-    round = Round.of(model, {key: 2 * one for key, one in snapshot(model).items()}, gradients=told, movement=told)
+    round = Round.of(model, {key: 2 * value for key, value in snapshot(model).items()}, gradients=told, movement=told)
     for score in CRITERIA[name](round).values():
         assert bool((score != 0).all())
 
 
 def test_wants() -> None:
-    wants = {name: sorted(wants_of(one)) for name, one in CRITERIA.items()}
-    assert {name: one for name, one in wants.items() if one} == {
+    wants = {name: sorted(wants_of(value)) for name, value in CRITERIA.items()}
+    assert {name: value for name, value in wants.items() if value} == {
         "gradient": ["gradients"],
         "snip": ["gradients"],
         "accumulated_movement": ["movement"],

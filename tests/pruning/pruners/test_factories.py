@@ -88,7 +88,9 @@ def test_what_takes_no_round_and_no_share_is_none(wrong: Any) -> None:
 
 def test_criteria_and_constraints_are_called_first_too() -> None:
     for criterion in (scores.Random, pruning.global_magnitude, pruning.n_of_m):
-        assert_raises(BadValue, lambda one=criterion: pruning.lowest(one), "criterion", "call it", criterion.__name__)  # type: ignore[misc]
+        assert_raises(
+            BadValue, lambda given=criterion: pruning.lowest(given), "criterion", "call it", criterion.__name__
+        )  # type: ignore[misc]
     assert_raises(BadValue, lambda: pruning.lowest(lambda: {}), "criterion", "()")  # type: ignore[arg-type, misc]
     assert_raises(BadValue, lambda: pruning.snip(within=pruning.n_of_m), "within", "call it: pruning.n_of_m()")  # type: ignore[arg-type]
     assert_raises(BadValue, lambda: pruning.snip(within=lambda found: found), "within", "(found)")  # type: ignore[arg-type, misc]

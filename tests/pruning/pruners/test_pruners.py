@@ -42,7 +42,7 @@ def convnet() -> nn.Sequential:
 def round_of(model: nn.Module, masks: Masks | None = None) -> Round:
     numbers = torch.Generator().manual_seed(1)
     told = {name: torch.randn(mask.shape, generator=numbers) for name, mask in Masks.full(model).items()}
-    before = {name: one + 0.1 * told[name] for name, one in snapshot(model).items()}
+    before = {name: value + 0.1 * told[name] for name, value in snapshot(model).items()}
     return Round.of(model, before, masks, gradients=told, movement=told)
 
 
@@ -90,12 +90,12 @@ def test_the_lowest_are_cut_round_after_round(name: str) -> None:
         round = round_of(model, masks)
         found, after = pruner.criterion(round), pruner(round, 0.3)
         assert sum(cut_of(masks, after)) == count_of(0.3, masks.alive)
-        kept = {one: found[one][after[one]] for one in masks}
-        lost = {one: found[one][masks[one] & ~after[one]] for one in masks}
+        kept = {mask: found[mask][after[mask]] for mask in masks}
+        lost = {mask: found[mask][masks[mask] & ~after[mask]] for mask in masks}
         if pruner.per == "model":
             assert torch.cat(list(lost.values())).max() <= torch.cat(list(kept.values())).min()
         else:
-            assert all(lost[one].max() <= kept[one].min() for one in masks)
+            assert all(lost[mask].max() <= kept[mask].min() for mask in masks)
         masks = after
         masks.lay_over(model)
 
@@ -111,10 +111,11 @@ def test_counts_over_the_model_are_exact_with_ties(model: nn.Sequential, share: 
 def test_counts_per_layer_are_exact_with_ties(model: nn.Sequential, share: float) -> None:
     round = round_of(model)
     masks = pruners.layer_magnitude()(round, share)
-    counts, alive = cut_of(round.masks, masks), [int(one.sum()) for one in round.masks.values()]
+    counts, alive = cut_of(round.masks, masks), [int(mask.sum()) for mask in round.masks.values()]
     assert sum(counts) == count_of(share, sum(alive))
     assert all(
-        math.floor(share * one) <= count <= math.ceil(share * one) for one, count in zip(alive, counts, strict=True)
+        math.floor(share * number) <= count <= math.ceil(share * number)
+        for number, count in zip(alive, counts, strict=True)
     )
 
 
@@ -150,11 +151,11 @@ def test_a_share_that_binary_numbers_miss() -> None:
 def test_by_hand_over_the_model_and_per_layer() -> None:
     model = linear(torch.tensor([[4.0, -1.0], [3.0, 5.0]]), torch.tensor([[0.5, -0.25]]))
     over_all, each = pruners.global_magnitude()(round_of(model), 0.5), pruners.layer_magnitude()(round_of(model), 0.5)
-    assert {name: one.tolist() for name, one in over_all.items()} == {
+    assert {name: number.tolist() for name, number in over_all.items()} == {
         "0.weight": [[True, False], [True, True]],
         "1.weight": [[False, False]],
     }
-    assert {name: one.tolist() for name, one in each.items()} == {
+    assert {name: number.tolist() for name, number in each.items()} == {
         "0.weight": [[True, False], [False, True]],
         "1.weight": [[True, False]],
     }
@@ -212,7 +213,7 @@ def test_two_of_four_by_hand() -> None:
     model = linear(torch.tensor([[0.1, 0.2, 0.3, 0.4, 9.0, 8.0, 7.0, 6.0], [5.0, 5.0, 5.0, 5.0, 1.0, 4.0, 2.0, 4.0]]))
     masks = pruners.global_magnitude(within=n_of_m(2, 4))(round_of(model), 0.5)
     expected = ["00111100", "00110101"]
-    assert masks["0.weight"].tolist() == [[one == "1" for one in row] for row in expected]
+    assert masks["0.weight"].tolist() == [[sign == "1" for sign in row] for row in expected]
 
 
 @st.composite
@@ -251,7 +252,7 @@ def test_every_group_keeps_its_highest_round_after_round(
         for name, mask in after.items():
             assert int(groups_of(mask, m).min()) >= n
             for kept, old, score in zip(
-                *[one.split(m, 1) for one in (mask, masks[name], model_weight(model, name))], strict=True
+                *[tensor.split(m, 1) for tensor in (mask, masks[name], model_weight(model, name))], strict=True
             ):
                 highest = score.abs().masked_fill(~old, -1).sort(dim=1, descending=True).values[:, :n]
                 left = score.abs().masked_fill(~kept, -1).sort(dim=1, descending=True).values[:, :n]
@@ -325,7 +326,7 @@ def test_what_is_named_where_too_few_may_be_cut_does_help(
         return lowest(scores.magnitude, per=per, within=n_of_m(2, 4, **options))(round, share)
 
     error = assert_raises(BadValue, cut, "too few weights to cut")
-    assert {one for one in (OTHER_PATTERN, LEFT_OUT, SMALLER, OVER_ALL) if one in str(error)} == helps
+    assert {hint for hint in (OTHER_PATTERN, LEFT_OUT, SMALLER, OVER_ALL) if hint in str(error)} == helps
     ways = {
         OTHER_PATTERN: lambda: cut(elsewhere="cut"),
         LEFT_OUT: lambda: cut(keep=True),

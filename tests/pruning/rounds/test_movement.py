@@ -18,7 +18,7 @@ def small() -> nn.Sequential:
 
 
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: one for name, one in model.named_parameters() if one.dim() > 1}
+    return {name: param for name, param in model.named_parameters() if param.dim() > 1}
 
 
 def loss(model: nn.Module, step: int) -> Tensor:
@@ -28,19 +28,21 @@ def loss(model: nn.Module, step: int) -> Tensor:
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) -> dict[str, Tensor]:
     """Train, and say what should have been gathered."""
-    expected = {name: torch.zeros_like(one) for name, one in weights(model).items()}
+    expected = {name: torch.zeros_like(value) for name, value in weights(model).items()}
     for step in range(steps):
         optimizer.zero_grad()
         loss(model, step).backward()
-        for name, one in weights(model).items():
-            expected[name] -= (one * one.grad).detach()
+        for name, tensor in weights(model).items():
+            expected[name] -= (tensor * tensor.grad).detach()
         optimizer.step()
     return expected
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> bool:
     assert list(found) == list(expected)
-    return all(torch.allclose(found[name].double(), one.double(), rtol=tolerance) for name, one in expected.items())
+    return all(
+        torch.allclose(found[name].double(), tensor.double(), rtol=tolerance) for name, tensor in expected.items()
+    )
 
 
 OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
@@ -89,7 +91,7 @@ def test_nothing_is_gathered_outside_and_it_goes_on_inside() -> None:
     with accumulating(weights(model), [optimizer], into):
         second = train(model, optimizer)
     assert into["0.weight"] is kept
-    assert close(into, {name: one + second[name] for name, one in first.items()}, 1e-5)
+    assert close(into, {name: value + second[name] for name, value in first.items()}, 1e-5)
 
 
 def test_the_hook_goes_with_an_exception() -> None:
@@ -103,7 +105,7 @@ def test_the_hook_goes_with_an_exception() -> None:
 
     assert_raises(KeyError, broken)
     train(model, optimizer)
-    assert not any(bool(one.any()) for one in into.values())
+    assert not any(bool(tensor.any()) for tensor in into.values())
 
 
 def test_a_weight_without_gradient_adds_nothing() -> None:
@@ -127,7 +129,7 @@ def test_two_optimisers_each_add_their_own() -> None:
         assert into["0.weight"].any() and not into["2.weight"].any()
         second.step()
         second.step()
-    own = {name: -(one * one.grad).detach() for name, one in weights(model).items()}
+    own = {name: -(tensor * tensor.grad).detach() for name, tensor in weights(model).items()}
     assert close(into, {"0.weight": own["0.weight"], "2.weight": 2 * own["2.weight"]})
 
 
@@ -139,7 +141,7 @@ def test_an_optimiser_that_is_given_a_layer_later_adds_it() -> None:
     with accumulating(weights(model), [optimizer, other], into):
         optimizer.add_param_group({"params": list(model[2].parameters())})
         optimizer.step()
-    assert close(into, {name: -(one * one.grad).detach() for name, one in weights(model).items()})
+    assert close(into, {name: -(tensor * tensor.grad).detach() for name, tensor in weights(model).items()})
 
 
 def test_clipped_gradients_count_as_clipped() -> None:
@@ -148,7 +150,7 @@ def test_clipped_gradients_count_as_clipped() -> None:
     into: dict[str, Tensor] = {}
     loss(model, 0).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 0.01)
-    expected = {name: -(one * one.grad).detach() for name, one in weights(model).items()}
+    expected = {name: -(tensor * tensor.grad).detach() for name, tensor in weights(model).items()}
     with accumulating(weights(model), [optimizer], into):
         optimizer.step()
     assert close(into, expected)
@@ -161,7 +163,7 @@ def test_the_scale_of_mixed_precision_is_taken_out(fused: bool, unscaled: bool) 
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     optimizer = torch.optim.AdamW(model.parameters(), 0.0, fused=fused)
     loss(model, 0).backward()
-    expected = {name: -(one * one.grad).detach() for name, one in weights(model).items()}
+    expected = {name: -(tensor * tensor.grad).detach() for name, tensor in weights(model).items()}
     optimizer.zero_grad()
     into: dict[str, Tensor] = {}
     with accumulating(weights(model), [optimizer], into):
@@ -183,7 +185,7 @@ def test_a_step_that_the_scaler_leaves_out_adds_nothing(fused: bool, broken: flo
         scaler.scale(loss(model, 0)).backward()
         model[0].weight.grad[0, 0] = broken  # type: ignore[index]
         scaler.step(optimizer)
-    assert all(torch.equal(one, torch.zeros_like(one)) for one in into.values())
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in into.values())
 
 
 def test_half_precision_is_gathered_in_single() -> None:
@@ -193,9 +195,9 @@ def test_half_precision_is_gathered_in_single() -> None:
     loss(model, 0).backward()
     with accumulating(weights(model), [optimizer], into):
         optimizer.step()
-    expected = {name: -(one.float() * one.grad.float()).detach() for name, one in weights(model).items()}
-    assert {one.dtype for one in into.values()} == {torch.float32}
-    assert all(torch.equal(into[name], one) for name, one in expected.items())
+    expected = {name: -(tensor.float() * tensor.grad.float()).detach() for name, tensor in weights(model).items()}
+    assert {tensor.dtype for tensor in into.values()} == {torch.float32}
+    assert all(torch.equal(into[name], value) for name, value in expected.items())
 
 
 def test_refusals_change_nothing() -> None:

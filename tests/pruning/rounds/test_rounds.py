@@ -109,12 +109,12 @@ class Stages(Spy):
 
 
 def _clones(*parts: Any) -> Iterator[dict[str, Tensor]]:
-    return ({name: one.clone() for name, one in part.items()} for part in parts)
+    return ({name: tensor.clone() for name, tensor in part.items()} for part in parts)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     named = (*model.named_parameters(), *model.named_buffers())
-    return {name: one.detach().clone() for name, one in named}
+    return {name: tensor.detach().clone() for name, tensor in named}
 
 
 def counts(rounds: int, alive: int, share: float = 0.2) -> list[int]:
@@ -144,7 +144,7 @@ def test_a_head_that_begins_at_zero_learns(rewind: str | None) -> None:
         assert torch.equal(model.conv2.weight != 0, held.masks["conv2.weight"]), "what lives has learned"
 
     masks = run_rounds(model, training, magnitude, 0.2, 2, rewind=rewind)
-    assert [one.alive for one in held_masks] == counts(2, 180) and held_masks[-1] == masks
+    assert [held.alive for held in held_masks] == counts(2, 180) and held_masks[-1] == masks
     assert masks["conv2.weight"].any()
 
 
@@ -160,7 +160,7 @@ def test_zeros_that_somebody_may_have_pruned_are_warned_of() -> None:
     masks = run_rounds(model := net(), train, magnitude, 0.5, 1)
     with pytest.warns(UserWarning, match="will learn: if they were pruned, pass their masks") as caught:
         again = run_rounds(model, train, magnitude, 0.2, 1)
-    assert [one.filename for one in caught] == [__file__]
+    assert [warning.filename for warning in caught] == [__file__]
     assert again.alive == 144, "all lived, as the warning says"
     assert masks.alive == 90
 
@@ -176,7 +176,9 @@ def test_the_order_of_calls_and_the_counts() -> None:
         living = Masks.of(model).alive
         calls.append(("train", living))
         if living < Masks.of(model).size:
-            rewound = {name: one * (Masks.of(model)[name] if one.dim() > 1 else 1) for name, one in start.items()}
+            rewound = {
+                name: tensor * (Masks.of(model)[name] if tensor.dim() > 1 else 1) for name, tensor in start.items()
+            }
             assert_bit_equal(state(model).values(), rewound.values())
         train(model, held)
 
@@ -259,7 +261,7 @@ def test_nothing_is_shared_with_what_is_rewound_to() -> None:
 
 def test_a_state_dict_is_rewound_to_and_stays() -> None:
     model, other = net(), net(seed=1).state_dict()
-    kept, seen = {name: one.clone() for name, one in other.items()}, []
+    kept, seen = {name: tensor.clone() for name, tensor in other.items()}, []
 
     def training(model: nn.Module, held: Held) -> None:
         seen.append(state(model))
@@ -267,10 +269,10 @@ def test_a_state_dict_is_rewound_to_and_stays() -> None:
 
     run_rounds(model, training, magnitude, 0.2, 2, rewind=other)
     assert_bit_equal(other.values(), kept.values())
-    for one in seen[1:]:
-        assert torch.equal(one["conv2.bias"], other["conv2.bias"])
-        alive = one["conv1.weight"] != 0
-        assert torch.equal(one["conv1.weight"], other["conv1.weight"] * alive)
+    for later in seen[1:]:
+        assert torch.equal(later["conv2.bias"], other["conv2.bias"])
+        alive = later["conv1.weight"] != 0
+        assert torch.equal(later["conv1.weight"], other["conv1.weight"] * alive)
     assert float(seen[1]["calls"]) == 3  # the state dict does not hold it
 
 
@@ -307,8 +309,8 @@ def test_stages_train_between_cuts_and_rewind_after_the_last() -> None:
     _, first, second = counts(2, 180)
     assert calls == [(180, True), (162, False), (first, True), 1, (130, False), (second, True), 2]
     assert masks.alive == second
-    for one, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
-        assert_bit_equal(spy.told[one].before.values(), spy.told[other].before.values())
+    for first, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
+        assert_bit_equal(spy.told[first].before.values(), spy.told[other].before.values())
     assert torch.equal(spy.told[0].before["conv1.weight"], start["conv1.weight"])
     rewound = start["conv1.weight"] * spy.told[2].masks["conv1.weight"]
     assert torch.equal(spy.told[2].before["conv1.weight"], rewound)
@@ -354,7 +356,7 @@ def test_movement_reaches_the_pruner(kind: type[Spy]) -> None:
 
     def training(model: nn.Module, held: Held) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        total = {name: torch.zeros_like(one) for name, one in model.named_parameters()}
+        total = {name: torch.zeros_like(param) for name, param in model.named_parameters()}
         with held(optimizer):
             for _ in range(2):
                 x, y = batch()
@@ -368,7 +370,7 @@ def test_movement_reaches_the_pruner(kind: type[Spy]) -> None:
     run_rounds(net(), training, spy, 0.2, 2)
     if kind is Stages:  # the movement of a round, over all its trainings: 0 and 1, then 2 and 3
         for place in (1, 3):
-            sums[place] = {name: one + sums[place - 1][name] for name, one in sums[place].items()}
+            sums[place] = {name: value + sums[place - 1][name] for name, value in sums[place].items()}
     for told, total in zip(spy.told, sums, strict=False):
         for name in told.masks:
             torch.testing.assert_close(told.movement[name], total[name])
@@ -495,11 +497,11 @@ def test_training_that_breaks_is_an_error() -> None:
         (lambda masks: None, BadValue),
         (lambda masks: dict(masks), BadValue),
         (lambda masks: Masks({"conv1.weight": masks["conv1.weight"]}), WrongModel),
-        (lambda masks: Masks({name: torch.ones_like(one) for name, one in masks.items()}), BadValue),
+        (lambda masks: Masks({name: torch.ones_like(value) for name, value in masks.items()}), BadValue),
     ],
 )
 def test_a_pruner_that_does_not_cut_is_an_error(returned: Callable[[Masks], Any], error: type[Exception]) -> None:
-    masks = Masks({name: torch.rand(one.shape) < 0.5 for name, one in Masks.full(net()).items()})
+    masks = Masks({name: torch.rand(tensor.shape) < 0.5 for name, tensor in Masks.full(net()).items()})
     assert_raises(error, lambda: run_rounds(net(), train, lambda r, _: returned(r.masks), 0.2, 1, masks=masks))
 
 
@@ -507,7 +509,7 @@ def test_a_pruner_that_does_not_cut_is_an_error(returned: Callable[[Masks], Any]
 
 
 def dropped(name: str) -> dict[str, Tensor]:
-    return {key: one for key, one in net().state_dict().items() if key != name}
+    return {key: value for key, value in net().state_dict().items() if key != name}
 
 
 def nan_in(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -738,8 +740,8 @@ def test_a_run_on_a_gpu_goes_on_with_its_random_numbers(tmp_path: Path) -> None:
     again, model = ended(None, tmp_path)
     assert again == masks
     assert all(mask.is_cuda for mask in again.values())
-    for one, other in zip(model.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+    for param, other in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(param, other)
 
 
 # Folders
@@ -765,7 +767,7 @@ def test_other_files_in_a_folder_stay(tmp_path: Path) -> None:
     for name in ("notes.txt", "model.safetensors", "state-final.safetensors"):
         (tmp_path / name).write_text("mine")
     finished(tmp_path)
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "masks-3.safetensors", "model.safetensors", "notes.txt", "rewind-0.safetensors", "rounds.json",
         "state-3.safetensors", "state-final.safetensors",
     ]  # fmt: skip
@@ -817,10 +819,10 @@ def test_a_damaged_folder_is_refused(case: str, tmp_path: Path) -> None:
     finished(tmp_path)
     (path,) = tmp_path.glob(pattern)
     change(path)
-    there = {one: one.read_bytes() for one in tmp_path.iterdir()}
+    there = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with assert_untouched(model := net(seed=3)):
         refused(BadFile, model, word, str(tmp_path), folder=tmp_path)
-    assert {one: one.read_bytes() for one in tmp_path.iterdir()} == there
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == there
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_a_model_is_looked_at_without_weights(sites: Sites) -> None:
 def test_what_holds_is_told(sites: Sites) -> None:
     last = {"use": "erase_relu", "expect": {MODEL: 9, "timm/resnet50": 16}}
     done = checked(sites, last, {"use": "swap", "to": "prelu", "remaining": True}, models=[MODEL])
-    assert done.holds and [len(one.sites) for one in done.picked] == [9, 10]
-    assert [one.expect for one in done.picked] == [9, None]
+    assert done.holds and [len(pick.sites) for pick in done.picked] == [9, 10]
+    assert [pick.expect for pick in done.picked] == [9, None]
     assert str(done).splitlines() == [
         "mine on cifar/resnet20 (named in the recipe): 19 activation calls",
         "  rule 1: erase_relu",
@@ -48,7 +48,7 @@ def test_what_holds_is_told(sites: Sites) -> None:
         "it can be applied",
     ]
     facts = done.facts()
-    assert facts["ok"] and facts["named"] and [len(one["picks"]) for one in facts["rules"]] == [9, 10]
+    assert facts["ok"] and facts["named"] and [len(fact["picks"]) for fact in facts["rules"]] == [9, 10]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_augmentation_differs_between_batches_epochs_and_seeds() -> None:
     alike = Pictures(numbered(1).images.expand(48, -1, -1, -1), torch.zeros(48, dtype=torch.int64))
     first, second = (MemoryFeed(alike, ImageTransform(6), ALL_ON, seed=seed) for seed in (0, 1))
     seen = [images for fed in (first, second) for number in (0, 1) for images, _ in islice(fed.epoch(number), 2)]
-    assert all(not torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
+    assert all(not torch.equal(batch, other) for index, batch in enumerate(seen) for other in seen[:index])
 
 
 @pytest.mark.parametrize("count", [48, 53])
@@ -69,8 +69,8 @@ def test_processes_together_see_what_one_sees(world: int, count: int, size: int)
     whole = feed(count, Finetune(batch_size=8 * world, crop=2, cutout=3), size=size, seed=5)
     share = Finetune(batch_size=8, crop=2, cutout=3)
     shares = [feed(count, share, size=size, seed=5, rank=rank, world=world) for rank in range(world)]
-    assert {one.steps for one in shares} == {whole.steps} and whole.steps == count // (8 * world)
-    for together, *parts in zip(whole.epoch(1), *(one.epoch(1) for one in shares), strict=True):
+    assert {share.steps for share in shares} == {whole.steps} and whole.steps == count // (8 * world)
+    for together, *parts in zip(whole.epoch(1), *(share.epoch(1) for share in shares), strict=True):
         images, which = (torch.cat(part) for part in zip(*parts, strict=True))
         assert same(together, (images, which))
 
@@ -99,8 +99,8 @@ def test_what_is_left_is_left_out_and_few_pictures_make_one_batch() -> None:
     assert fed.steps == 3 and len(labels(fed.epoch(0)).unique()) == 24
     assert [len(which) for _, which in feed(5).epoch(0)] == [5]
     parts = [feed(5, rank=rank, world=2) for rank in (0, 1)]
-    dealt = [labels(one.epoch(0)) for one in parts]
-    assert [len(one) for one in dealt] == [2, 2] and len(torch.cat(dealt).unique()) == 4
+    dealt = [labels(part.epoch(0)) for part in parts]
+    assert [len(own) for own in dealt] == [2, 2] and len(torch.cat(dealt).unique()) == 4
     assert_raises(BadValue, lambda: feed(2, rank=0, world=3), "2 images, 3 processes")
     assert_raises(BadValue, lambda: feed(9, rank=3, world=3), "process 3 of 3")
 

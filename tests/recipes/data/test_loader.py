@@ -85,7 +85,7 @@ def test_every_picture_is_trained_on_once_an_epoch(folder: Path) -> None:
     images, labels = (torch.cat(part) for part in zip(*fed.epoch(0), strict=True))
     assert images.shape == (6, 3, 16, 16) and len(labels) == 6
     order = [labels_of(opened(folder).training(Finetune(batch_size=1), seed=1), epoch) for epoch in (0, 1, 2)]
-    assert all(sorted(one) == [0] * 4 + [1] * 4 for one in order) and len({tuple(one) for one in order}) > 1
+    assert all(sorted(epoch) == [0] * 4 + [1] * 4 for epoch in order) and len({tuple(epoch) for epoch in order}) > 1
 
 
 def labels_of(fed: Feed, epoch: int) -> list[int]:

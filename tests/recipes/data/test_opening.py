@@ -222,7 +222,9 @@ def test_digits_are_enlarged_and_in_three_channels() -> None:
     assert source is not None
     large = nn.functional.interpolate(source.images, size=(32, 32), mode="bilinear", align_corners=False)
     for image, label in zip(images, labels, strict=True):
-        assert any(torch.equal(image[0], one[0]) and label == of for one, of in zip(large, source.labels, strict=True))
+        assert any(
+            torch.equal(image[0], stored[0]) and label == of for stored, of in zip(large, source.labels, strict=True)
+        )
     fed = data.training(Finetune(batch_size=10, hflip=1.0))
     assert fed.steps == 3 and open_data("digits", size=16).size == 16
     assert len(labels_of(open_data("digits"))) == 359
@@ -292,7 +294,7 @@ def test_processes_share_an_opened_set(tmp_path: Path) -> None:
     data = open_data(str(tree(tmp_path)))
     shares = [data.training(Finetune(batch_size=2), seed=3, rank=rank, world=2) for rank in (0, 1)]
     whole = data.training(Finetune(batch_size=4), seed=3)
-    for (images, labels), *parts in zip(whole.epoch(0), *(one.epoch(0) for one in shares), strict=True):
+    for (images, labels), *parts in zip(whole.epoch(0), *(share.epoch(0) for share in shares), strict=True):
         assert torch.equal(images, torch.cat([part[0] for part in parts]))
         assert torch.equal(labels, torch.cat([part[1] for part in parts]))
     assert_raises(BadValue, lambda: data.testing(0), "batch_size=0")

@@ -52,7 +52,7 @@ def test_names_in_capitals_and_pictures_of_one_bit(tmp_path: Path) -> None:
 def test_a_picture_is_its_own_bytes_alone(tmp_path: Path) -> None:
     members = {f"test/cat/{index}.png": png(picture(index)) for index in range(3)}
     write_tar(tmp_path / "ok.tar", members)
-    assert [one.content() for one in list_tar(tmp_path / "ok.tar")] == list(members.values())
+    assert [file.content() for file in list_tar(tmp_path / "ok.tar")] == list(members.values())
 
 
 def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:

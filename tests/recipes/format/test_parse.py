@@ -244,20 +244,20 @@ counts = st.dictionaries(st.sampled_from(["timm/resnet50", "cifar/resnet20", "to
 
 def settings_of(kind: type) -> st.SearchStrategy[Any]:
     """Every dataclass of options."""
-    return st.fixed_dictionaries({}, optional={name: value_of(one) for name, one in options_of(kind).items()}).map(
-        lambda given: kind(**given)
-    )
+    return st.fixed_dictionaries(
+        {}, optional={name: value_of(setting) for name, setting in options_of(kind).items()}
+    ).map(lambda given: kind(**given))
 
 
-def value_of(one: Option) -> st.SearchStrategy[Any]:
-    least, most = one.least or 0, one.most
+def value_of(setting: Option) -> st.SearchStrategy[Any]:
+    least, most = setting.least or 0, setting.most
     kinds: dict[type, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
         int: st.integers(int(least), 10**6 if most is None else int(most)),
         float: st.floats(least, 1e6 if most is None else most),
-        str: st.sampled_from(one.choices or ("",)),
+        str: st.sampled_from(setting.choices or ("",)),
     }
-    return st.none() | kinds[one.kind] if one.empty else kinds[one.kind]
+    return st.none() | kinds[setting.kind] if setting.empty else kinds[setting.kind]
 
 
 common = {"optional": st.booleans(), "remaining": st.booleans()}

@@ -84,7 +84,7 @@ def test_a_log_that_is_whole_is_left_as_it_is(tmp_path: Path) -> None:
     os.utime(log.path, (1, 1))
     assert log.begin("another") == len(SOME)
     assert log.path.stat().st_mtime == 1
-    assert [one.name for one in tmp_path.iterdir()] == [LOG]
+    assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 
 def test_rewriting_that_is_killed_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_rewriting_that_is_killed_leaves_the_old_file(tmp_path: Path, monkeypatc
         assert_raises(KeyboardInterrupt, lambda: log.begin("fit"))
     assert log.rows() == SOME
     assert log.begin("fit") == 2  # what the killed one left behind is in nobody's way
-    assert [one.name for one in tmp_path.iterdir()] == [LOG]
+    assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 
 def test_a_process_killed_after_a_row_has_written_it(tmp_path: Path) -> None:

@@ -226,9 +226,9 @@ def test_a_training_without_steps_has_no_bar(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
-    one = Taken()
-    monkeypatch.setattr(module, "tracker", lambda name, folder: one)
-    return one
+    entry = Taken()
+    monkeypatch.setattr(module, "tracker", lambda name, folder: entry)
+    return entry
 
 
 def test_trackers_get_the_rows_numbered_through_all_phases(tmp_path: Path, taken: Taken) -> None:
@@ -267,9 +267,9 @@ def test_another_process_writes_and_shows_nothing(
     place(monkeypatch, 1)
     journal = Journal(tmp_path, trackers=("tensorboard",), say=said.append)
     quiet = Journal(tmp_path, quiet=True, say=said.append)
-    for one in (journal, quiet):
-        trained(one, "fit", 2)
-        one.close()
+    for network in (journal, quiet):
+        trained(network, "fit", 2)
+        network.close()
     assert (list(tmp_path.iterdir()), shown.getvalue(), said, taken.told) == ([], "", [], [])
 
 

@@ -57,7 +57,7 @@ def test_what_was_never_taken_has_no_panel() -> None:
 def test_phases_are_named_and_every_other_one_is_shaded() -> None:
     first, *others = drawn(ROWS).axes
     assert [text.get_text() for text in first.texts] == ["fit", "round 1", "round 2"]
-    assert [(one.get_x(), one.get_width()) for one in first.patches] == [(2.5, 1.0)]
+    assert [(patch.get_x(), patch.get_width()) for patch in first.patches] == [(2.5, 1.0)]
     assert [len(axes.patches) for axes in others] == [1, 1]
     (alone, _) = drawn(ROWS[:2]).axes
     assert not alone.texts and not alone.patches

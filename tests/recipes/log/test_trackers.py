@@ -71,19 +71,19 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return made
 
 
-def told(one: Tracker, begin: int) -> None:
-    one.begin(begin)
-    one.row(begin, "fit", {"loss": 0.5, "top1": 0.25})
+def told(tracked: Tracker, begin: int) -> None:
+    tracked.begin(begin)
+    tracked.row(begin, "fit", {"loss": 0.5, "top1": 0.25})
 
 
 def test_tensorboard_gets_a_point_for_each_number(tmp_path: Path, writers: list[Writer]) -> None:
-    one = tracker("tensorboard", tmp_path)
+    tracked = tracker("tensorboard", tmp_path)
     assert writers == []  # nothing is written before the start
-    told(one, 0)
-    one.begin(1)
-    one.row(1, "round 1", {"loss": 0.75})
-    one.close()
-    one.close()
+    told(tracked, 0)
+    tracked.begin(1)
+    tracked.row(1, "round 1", {"loss": 0.75})
+    tracked.close()
+    tracked.close()
     (writer,) = writers
     assert writer.points == [("fit/loss", 0.5, 0), ("fit/top1", 0.25, 0), ("round 1/loss", 0.75, 1)]
     assert (writer.log_dir, writer.purge_step) == (str(tmp_path / "tensorboard"), 0)
@@ -100,13 +100,13 @@ def test_tensorboard_takes_back_what_comes_again(tmp_path: Path, writers: list[W
 
 
 def test_wandb_gets_the_rows_in_one_run(tmp_path: Path, runs: list[Run]) -> None:
-    one = tracker("wandb", tmp_path)
+    tracked = tracker("wandb", tmp_path)
     assert runs == []
-    told(one, 0)
-    one.begin(1)
-    one.row(1, "round 1", {"loss": 0.75})
-    one.close()
-    one.close()
+    told(tracked, 0)
+    tracked.begin(1)
+    tracked.row(1, "round 1", {"loss": 0.75})
+    tracked.close()
+    tracked.close()
     (run,) = runs
     assert run.points == [(0, {"fit/loss": 0.5, "fit/top1": 0.25}), (1, {"round 1/loss": 0.75})]
     assert run.finished == 1 and run.settings["project"] == "activation-surgery"

@@ -188,9 +188,9 @@ def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Pa
 # -- published weights, from the caches of the libraries ---------------------------------------------------------------
 
 
-def same(one: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
+def same(model: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
     """Whether all weights are equal, those named `but` excepted, which differ in shape."""
-    first, second = one.state_dict(), other.state_dict()
+    first, second = model.state_dict(), other.state_dict()
     return list(first) == list(second) and all(
         first[name].shape != second[name].shape if name in but else torch.equal(first[name], second[name])
         for name in first
@@ -278,7 +278,7 @@ def test_other_classes_get_a_new_head_beside_a_file(name: str, tmp_path: Path) -
     save_file(source.state_dict(), file := tmp_path / "weights.safetensors")
     with pytest.warns(NewHead, match=f"{name} is new: 3 classes, where the weights have 7"):
         model = build(name, pretrained=file, num_classes=3)
-    head = [key for key, one in source.state_dict().items() if len(one.shape) and one.shape[0] == 7]
+    head = [key for key, tensor in source.state_dict().items() if len(tensor.shape) and tensor.shape[0] == 7]
     assert len(head) == 2 and same(model, source, but=tuple(head))
     assert_raises(WrongModel, lambda: build(name, pretrained=file), head[0])  # nobody asked for other classes
     assert same(build(name, pretrained=file, num_classes=7), source)

@@ -31,7 +31,9 @@ def test_its_features_are_called_as_those_of_torchvision(vgg: nn.Module) -> None
     with torch.device("meta"):
         large = build("torchvision/vgg16_bn").get_submodule("features").state_dict()
     small = vgg.get_submodule("features").state_dict()
-    assert {name: one.shape for name, one in small.items()} == {name: one.shape for name, one in large.items()}
+    assert {name: tensor.shape for name, tensor in small.items()} == {
+        name: tensor.shape for name, tensor in large.items()
+    }
 
 
 def test_it_takes_small_images_and_larger_ones(vgg: nn.Module) -> None:

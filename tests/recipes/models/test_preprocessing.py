@@ -118,10 +118,10 @@ def test_training_uses_the_colours_of_the_model(large: Path) -> None:
     asked = preprocessing_of("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k")
     options = Finetune(batch_size=4, hflip=0.0)
     fed, plain = (
-        next(open_data(str(large), preprocessing=one, workers=0).training(options, seed=3).epoch(0))[0]
-        for one in (asked, None)
+        next(open_data(str(large), preprocessing=look, workers=0).training(options, seed=3).epoch(0))[0]
+        for look in (asked, None)
     )
-    mean, deviation = (torch.tensor(one).view(1, 3, 1, 1) for one in IMAGENET)
+    mean, deviation = (torch.tensor(channels).view(1, 3, 1, 1) for channels in IMAGENET)
     assert torch.allclose(fed * 0.5 + 0.5, plain * deviation + mean, atol=1e-5), "the same crops, in other colours"
 
 
@@ -146,7 +146,7 @@ def test_the_digits_are_normalised_for_a_model_that_asks_for_it() -> None:
     own = images_of(open_data("digits", val_num_samples=20))
     asked = preprocessing_of("timm/resnet18.a1_in1k")
     fed = images_of(open_data("digits", preprocessing=asked, val_num_samples=20))
-    mean, deviation = (torch.tensor(one).view(1, 3, 1, 1) for one in IMAGENET)
+    mean, deviation = (torch.tensor(channels).view(1, 3, 1, 1) for channels in IMAGENET)
     assert own.min() == 0 and own.max() <= 1 and torch.allclose(fed * deviation + mean, _resized(own), atol=1e-3)
 
 
@@ -229,7 +229,7 @@ def test_small_pictures_from_files_heed_a_size_in_a_table(tmp_path: Path) -> Non
         (tmp_path / part / "ant").mkdir(parents=True)
         Image.fromarray(numpy.zeros((8, 8, 3), dtype=numpy.uint8)).save(tmp_path / part / "ant" / "0.png")
     asked: tuple[Any, ...] = ({"size": 12}, Preprocessing(), {})
-    assert [open_data(str(tmp_path), preprocessing=one).size for one in asked] == [12, 8, 8]
+    assert [open_data(str(tmp_path), preprocessing=given).size for given in asked] == [12, 8, 8]
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path
     assert len(classes) == 1000 and asked is not None
     model = recipes.build("timm/tf_efficientnet_lite0", pretrained=weights)
     right = {}
-    for name, one in (("own", asked), ("usual", Preprocessing())):
+    for name, entry in (("own", asked), ("usual", Preprocessing())):
         pictures = Files(files, classes)
-        data = Data("imagenet", classes, one, Decoding(pictures, pictures, one, 0))
+        data = Data("imagenet", classes, entry, Decoding(pictures, pictures, entry, 0))
         right[name] = accuracy(model, data.testing(50))
     assert right["own"] == pytest.approx(0.873, abs=0.004)
     assert 0.08 < right["own"] - right["usual"] < 0.13

@@ -36,7 +36,7 @@ def test_it_draws_its_curves_and_keeps_both_networks(watched: tuple[Path, Outcom
     assert (folder / "edited" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert said[-1] == f"curves in {folder / 'edited' / 'curves.png'}"
     assert json.loads((folder / "edited" / "result.json").read_text())["after"]["accuracy"] == outcome.after.accuracy
-    trained, edited = (recipes.load_model(folder / one) for one in ("trained", "edited"))
+    trained, edited = (recipes.load_model(folder / place) for place in ("trained", "edited"))
     assert trained.state_dict().keys() == edited.state_dict().keys()
 
 

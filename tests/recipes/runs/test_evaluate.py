@@ -96,7 +96,7 @@ def test_measuring_leaves_no_trace() -> None:
     kept = [images.clone() for images, _ in some]
     with assert_untouched(model):
         measure(model, some)
-    assert all(torch.equal(images, one) for (images, _), one in zip(some, kept, strict=True))
+    assert all(torch.equal(images, tensor) for (images, _), tensor in zip(some, kept, strict=True))
 
 
 def test_images_are_not_overwritten_by_a_model_that_does() -> None:
@@ -111,9 +111,9 @@ def test_few_batches_are_enough_for_all_but_the_accuracy() -> None:
 
     class Batches:
         def __iter__(self):  # type: ignore[no-untyped-def]
-            for number, one in enumerate(batches(6)):
+            for number, batch in enumerate(batches(6)):
                 seen.append(number)
-                yield one
+                yield batch
 
     model = tiny_net().eval()
     assert measure(model, Batches(), few=2).accuracy == right(model, batches(6))

@@ -49,10 +49,10 @@ class FakeHub:
 
     def create_commit(self, repo_id: str, operations: list[Any], *, commit_message: str) -> None:
         self.calls.append("create_commit")
-        assert len({one.path_in_repo for one in operations}) == len(operations)
-        for one in operations:
-            with one.as_file() as file:
-                self.files[one.path_in_repo] = file.read()
+        assert len({operation.path_in_repo for operation in operations}) == len(operations)
+        for operation in operations:
+            with operation.as_file() as file:
+                self.files[operation.path_in_repo] = file.read()
 
 
 @pytest.fixture
@@ -150,8 +150,8 @@ def test_a_result_is_loaded_from_the_hub(folder: Path, tmp_path: Path, monkeypat
     expected = recipes.load_model(folder).eval()(x)
     assert torch.equal(recipes.load_model("hf-hub:somebody/net").eval()(x), expected)
     assert torch.equal(build("hf-hub:somebody/net@v1").eval()(x), expected)
-    assert {one[:2] for one in asked} == {("somebody/net", None), ("somebody/net", "v1")}
-    assert all(one[2] == list(FILES) for one in asked)
+    assert {request[:2] for request in asked} == {("somebody/net", None), ("somebody/net", "v1")}
+    assert all(request[2] == list(FILES) for request in asked)
 
 
 def test_a_snapshot_in_the_cache_needs_no_network(

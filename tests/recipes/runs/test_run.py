@@ -74,7 +74,7 @@ def test_what_is_kept_reloads_bit_equal(whole: tuple[Path, Outcome, list[str]]) 
     masks = pruning.Masks.load(folder / "masks.safetensors")
     assert masks.share == outcome.after.living
     masks.check_zero(model)
-    names = {one.name for one in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {"README.md", "log.csv", "masks.safetensors", "model.safetensors", "recipe.toml", "result.json",
             "run.json", "surgery.json"}  # fmt: skip
     kept = recipes.load(str(folder / "recipe.toml"))
@@ -83,10 +83,10 @@ def test_what_is_kept_reloads_bit_equal(whole: tuple[Path, Outcome, list[str]]) 
 
 def test_a_finished_run_tells_its_outcome_again(whole: tuple[Path, Outcome, list[str]]) -> None:
     folder, outcome, _ = whole
-    before = {one.name: one.stat().st_mtime_ns for one in folder.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     again, _ = small_run(WHOLE, folder, resume=True)
     assert again == outcome
-    assert {one.name: one.stat().st_mtime_ns for one in folder.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_a_run_without_resume_and_another_run_are_refused(whole: tuple[Path, Outcome, list[str]]) -> None:
@@ -207,7 +207,7 @@ def test_a_result_is_where_the_next_run_starts(whole: tuple[Path, Outcome, list[
     recipe = Recipe("more", (), finetune=replace(SHORT, epochs=0))
     again = recipes.run(recipe, str(folder), "digits", tmp_path / "out", val_num_samples=50, say=said.append)
     assert again.before.accuracy == again.after.accuracy == outcome.after.accuracy
-    first, second = (recipes.load_model(one).eval() for one in (folder, tmp_path / "out"))
+    first, second = (recipes.load_model(place).eval() for place in (folder, tmp_path / "out"))
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(first(x), second(x))
 
@@ -218,7 +218,7 @@ def test_a_pruned_network_stays_pruned(whole: tuple[Path, Outcome, list[str]], t
     options: dict[str, Any] = {"train_num_samples": 64, "val_num_samples": 50, "say": lambda _: None}
     again = recipes.run(recipe, str(folder), "digits", tmp_path / "out", **options)
     assert again.after.living == outcome.after.living
-    weights, learned = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "out"))
+    weights, learned = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "out"))
     assert not torch.equal(weights["conv1.0.weight"], learned["conv1.0.weight"]), "it was trained"
 
 
@@ -231,7 +231,7 @@ def test_a_pruned_network_is_pruned_further_from_where_it_was(
     further = recipes.run(recipe, str(folder), "digits", tmp_path / "pruned", **options)
     assert further.before.living == outcome.after.living
     assert further.after.living == pytest.approx(0.32, abs=1e-3)
-    former, masks = (pruning.Masks.load(one / "masks.safetensors") for one in (folder, tmp_path / "pruned"))
+    former, masks = (pruning.Masks.load(place / "masks.safetensors") for place in (folder, tmp_path / "pruned"))
     assert all(not (masks[name] & ~former[name]).any() for name in former), "what was pruned stays so"
     recipes.run(Recipe("more", (), finetune=SHORT), str(tmp_path / "pruned"), "digits", tmp_path / "tuned", **options)
     assert pruning.Masks.load(tmp_path / "tuned" / "masks.safetensors") == masks, "and is told on"
@@ -321,12 +321,12 @@ def test_a_run_that_is_cut_short_anywhere_ends_the_same(
     folder, uninterrupted, _ = whole
     assert same_weights(folder, tmp_path / "out")
     assert replace(outcome.after, images_s=0.0) == replace(uninterrupted.after, images_s=0.0)
-    logs = [(one / "log.csv").read_text().splitlines() for one in (folder, tmp_path / "out")]
+    logs = [(place / "log.csv").read_text().splitlines() for place in (folder, tmp_path / "out")]
     assert [line.split(",")[:4] for line in logs[0]] == [line.split(",")[:4] for line in logs[1]]
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+def same_weights(first: Path, other: Path) -> bool:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (first, other))
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
@@ -358,7 +358,7 @@ def killed_after(child: subprocess.Popen[bytes], folder: Path, saves: int, more:
     """Kill a process once it has written so many checkpoints and some more seconds are over; False if it ends first."""
     seen: set[int] = set()
     while child.poll() is None:
-        seen |= {one.stat().st_mtime_ns for one in folder.glob("training/*/training.json")}
+        seen |= {path.stat().st_mtime_ns for path in folder.glob("training/*/training.json")}
         if len(seen) >= saves:
             time.sleep(more)
             os.kill(child.pid, signal.SIGKILL)

@@ -52,7 +52,7 @@ def step(parts: Parts) -> None:
 
 def values(parts: Parts) -> list[Tensor]:
     modules = [parts.model, *([parts.average] if parts.average is not None else [])]
-    return [one.clone() for module in modules for one in tensors_of(module).values()]
+    return [tensor.clone() for module in modules for tensor in tensors_of(module).values()]
 
 
 def kept(folder: Path) -> Checkpoint:
@@ -76,7 +76,7 @@ def test_what_is_loaded_goes_on_as_what_was_saved(opt: str, tmp_path: Path) -> N
         step(parts)
         step(other)
     assert_bit_equal(values(other), values(parts))
-    groups = [one.optimizer.state_dict()["param_groups"] for one in (parts, other) if one.optimizer is not None]
+    groups = [side.optimizer.state_dict()["param_groups"] for side in (parts, other) if side.optimizer is not None]
     assert str(groups[0]) == str(groups[1])
 
 
@@ -98,7 +98,7 @@ def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "weights-0.safetensors").write_bytes(b"cut short")
     assert Checkpoint(tmp_path, START).load() is None
     kept(tmp_path).save(moved(), MOMENT)
-    names = sorted(one.name for one in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.iterdir())
     files = [f"{name}-1.safetensors" for name in ("optimizer", "random", "weights")]
     assert names == sorted(["mine.txt", *files, INDEX])
 
@@ -133,9 +133,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(part: str, harm: str, reuse: bo
     kept(tmp_path).save(moved(), MOMENT)
     path = path_of(tmp_path, part)
     HARMS[harm](path)
-    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert_raises(BadFile, Checkpoint(tmp_path, START, reuse).load, path.name)
-    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @given(st.data())
@@ -156,10 +156,10 @@ def test_no_flipped_bit_goes_unseen(tmp_path_factory: pytest.TempPathFactory, da
         path.write_bytes(content)
 
 
-def _means_the_same(one: bytes, other: bytes) -> bool:
+def _means_the_same(first: bytes, other: bytes) -> bool:
     """A space for a line's end, or an exponent in capitals, changes nothing in JSON."""
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return bool(json.loads(first) == json.loads(other))
     except ValueError:
         return False
 

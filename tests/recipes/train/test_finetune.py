@@ -98,11 +98,11 @@ def trained(model: nn.Module | None = None, feed: Any = None, log: Log | None = 
 
 
 def state(model: nn.Module) -> list[Tensor]:
-    return [one.clone() for one in tensors_of(model).values()]
+    return [tensor.clone() for tensor in tensors_of(model).values()]
 
 
-def apart(one: nn.Module, other: nn.Module) -> float:
-    pairs = zip(state(one), state(other), strict=True)
+def apart(first: nn.Module, other: nn.Module) -> float:
+    pairs = zip(state(first), state(other), strict=True)
     return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
 
 
@@ -120,7 +120,7 @@ def test_the_loss_falls_and_the_journal_hears_of_it() -> None:
     assert log.images == 6 * 6 * 32
     read = [number for number, loss in enumerate(log.losses, 1) if loss is not None]
     assert read == [6, 10, 12, 18, 20, 24, 30, 36]
-    assert not model.training and all(not one.training for one in model.modules())
+    assert not model.training and all(not module.training for module in model.modules())
 
 
 def test_the_rate_that_is_told_is_that_of_the_last_step() -> None:
@@ -159,12 +159,12 @@ def test_what_fades_is_settled_at_the_end_or_left(ema: bool) -> None:
 
 def test_the_same_call_gives_the_same_weights_and_another_seed_others() -> None:
     make = partial(seeded, lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 2)))
-    one, torch_state = trained(make(), seed=3), torch.get_rng_state()
+    first, torch_state = trained(make(), seed=3), torch.get_rng_state()
     torch.manual_seed(77)
     other = trained(make(), seed=3)
-    assert_bit_equal(state(one), state(other))
+    assert_bit_equal(state(first), state(other))
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert apart(trained(make(), seed=4), one) > 1e-4
+    assert apart(trained(make(), seed=4), first) > 1e-4
 
 
 # Every option does something. `crop`, `hflip`, `cutout`, `aa`, `reprob` are the feed's; `fit_affine`, `recalibrate`
@@ -237,7 +237,7 @@ def test_channels_last_is_the_layout_of_weights_and_images() -> None:
     model[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     trained(model, channels_last=True)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in seen) and len(seen) == 8
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen) and len(seen) == 8
     assert apart(model, trained()) < 1e-5
 
 
@@ -305,8 +305,8 @@ def test_a_body_of_its_own_trains_the_weights_of_the_model(monkeypatch: pytest.M
     surgery.transform_(model, surgery.swap("pwlu", warmup=0.5), torch.randn(2, 3, 6, 6))
     body = body_of(model, Finetune(torchcompile=True))
     assert compiled == [body] and body is not model and type(body) is type(model) and body[2] is not model[2]
-    assert [id(one) for one in body.parameters()] == [id(one) for one in model.parameters()]
-    assert [id(one) for one in body.buffers()] == [id(one) for one in model.buffers()]
+    assert [id(param) for param in body.parameters()] == [id(param) for param in model.parameters()]
+    assert [id(buffer) for buffer in body.buffers()] == [id(buffer) for buffer in model.buffers()]
     assert body_of(model, Finetune()) is body_of(model, Finetune(sync_bn=True)) is model  # one process: nothing to do
     plain = net(True)
     surgery.transform_(plain, surgery.swap("pwlu", warmup=0.5), torch.randn(2, 3, 6, 6))
@@ -359,7 +359,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_of_before_stays(ever
     call = partial(trained, feed=Poisoned(), epochs=3, sched="none", folder=tmp_path, every=every)
     assert_raises(SurgeryError, call, "step 7", "lr 0.05")
     kept = load_file(next(tmp_path.glob("weights-*")))
-    assert all(bool(one.isfinite().all()) for one in kept.values())
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
     index = (tmp_path / checkpoint.INDEX).read_text()
     assert ('"update": 6' if every else '"update": 4') in index
 
@@ -372,14 +372,14 @@ def test_accuracy_counts_and_leaves_modes() -> None:
     model.train()
     model[1].eval()
     assert accuracy(model, [(images[:3], right[:3]), (images[3:], 1 - right[3:])]) == 0.3
-    assert [one.training for one in model.modules()] == [True, True, False, True]
+    assert [module.training for module in model.modules()] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("batches", "error"), [("wrong", RuntimeError), ("none", BadValue)])
 def test_accuracy_leaves_modes_and_generators_also_after_an_exception(batches: str, error: type[Exception]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5)), nn.Linear(108, 2)).train()
     model[1][0].eval()
-    modes = [one.training for one in model.modules()]
+    modes = [module.training for module in model.modules()]
     images, labels = next(Random(size=4).epoch(0))
 
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
@@ -393,7 +393,7 @@ def test_accuracy_leaves_modes_and_generators_also_after_an_exception(batches: s
     before = torch.get_rng_state(), numpy.random.get_state()[1], random.getstate()
     with pytest.raises(error):
         accuracy(model, drawn())
-    assert [one.training for one in model.modules()] == modes == [True, True, True, False, True, True]
+    assert [module.training for module in model.modules()] == modes == [True, True, True, False, True, True]
     after = torch.get_rng_state(), numpy.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
 
@@ -610,11 +610,11 @@ def train_one_of_two(rank: int, home: Path, model: Callable[[], nn.Module], opti
 @pytest.mark.parametrize("more", [{}, {"grad_accum_steps": 2, "model_ema": True, "model_ema_decay": 0.5}])
 def test_two_processes_learn_as_one_with_twice_the_batch(more: dict[str, Any], tmp_path: Path) -> None:
     log = Log()
-    one = trained(log=log, **more)
+    alone = trained(log=log, **more)
     first, second = two_of(net, tmp_path, **more)
     assert_bit_equal(first, second)
     assert first[-1].tolist() == pytest.approx([row["loss"] for row in log.rows], abs=1e-6)
-    assert all(float((a - b).abs().max()) < 1e-6 for a, b in zip(first, state(one), strict=False))
+    assert all(float((a - b).abs().max()) < 1e-6 for a, b in zip(first, state(alone), strict=False))
 
 
 def alternating() -> nn.Module:

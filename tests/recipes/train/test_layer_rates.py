@@ -37,9 +37,9 @@ class Plain(nn.Module):
 
 def scales(model: nn.Module, groups: list[dict[str, Any]] | None = None) -> dict[str, float]:
     """The factor of every parameter, by name."""
-    name_of = {id(one): name for name, one in model.named_parameters()}
+    name_of = {id(param): name for name, param in model.named_parameters()}
     groups = layer_groups(model, 0.05, DECAY) if groups is None else groups
-    return {name_of[id(one)]: group["lr_scale"] for group in groups for one in group["params"]}
+    return {name_of[id(param)]: group["lr_scale"] for group in groups for param in group["params"]}
 
 
 # An activation, and the layer in front of it: in the stem, in a stage, at the end of a block, in the head.
@@ -52,16 +52,16 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name, function", [*((name, "prelu") for name in NETWORKS),
-                                            *(("test_resnet.r160_in1k", one) for one in LEARNED)])  # fmt: skip
+                                            *(("test_resnet.r160_in1k", name) for name in LEARNED)])  # fmt: skip
 def test_activations_learn_as_fast_as_the_layer_in_front(name: str, function: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
     before = scales(model, param_groups_layer_decay(model, 0.05, layer_decay=DECAY))
     edited, report = surgery.transform(model, surgery.swap(function))
     after = scales(edited)
-    assert report.added and {one: after[one] for one in before} == before
+    assert report.added and {name: after[name] for name in before} == before
     for activation, layer in NETWORKS[name].items():
-        found = {scale for one, scale in after.items() if one.startswith(f"{activation}.")}
+        found = {scale for name, scale in after.items() if name.startswith(f"{activation}.")}
         assert found == {before[f"{layer}.weight"]}, f"{activation} behind {layer}"
 
 
@@ -78,5 +78,5 @@ def test_weights_that_rest_while_slopes_learn_are_there() -> None:
     surgery.set_progress(edited, 0.5, step=1)
     assert not edited.convs[3].weight.requires_grad, "it rests"
     optimizer = optimizer_of(edited, Finetune(layer_decay=DECAY, weight_decay=0.05))
-    held = [id(one) for group in optimizer.param_groups for one in group["params"]]
-    assert sorted(held) == sorted(id(one) for one in edited.parameters())
+    held = [id(param) for group in optimizer.param_groups for param in group["params"]]
+    assert sorted(held) == sorted(id(param) for param in edited.parameters())

@@ -88,7 +88,7 @@ def test_distillation_is_the_divergence_of_softened_logits() -> None:
     model, teacher = net(), net(1)
     options = {"distill": True, "kd_temperature": 2.0, "task_loss_weight": 0.25, "distill_loss_weight": 3.0}
     loss = told(model, teacher, **options)["loss"]
-    soft, own = ((one(IMAGES) / 2.0).log_softmax(1) for one in (teacher, model))
+    soft, own = ((network(IMAGES) / 2.0).log_softmax(1) for network in (teacher, model))
     divergence = (soft.exp() * (soft - own)).sum(1).mean() * 4.0
     assert torch.allclose(loss, 0.25 * F.cross_entropy(model(IMAGES), LABELS) + 3.0 * divergence)
 
@@ -96,8 +96,8 @@ def test_distillation_is_the_divergence_of_softened_logits() -> None:
 def test_a_teacher_learns_nothing_and_stays_in_eval_mode() -> None:
     model, teacher = net().train(), net(1)
     told(model, teacher, distill=True)["loss"].backward()
-    assert all(one.grad is None for one in teacher.parameters()) and not teacher.training
-    assert all(one.grad is not None for one in model.parameters())
+    assert all(param.grad is None for param in teacher.parameters()) and not teacher.training
+    assert all(param.grad is not None for param in model.parameters())
 
 
 def test_no_teacher_is_refused() -> None:

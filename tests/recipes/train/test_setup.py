@@ -41,9 +41,12 @@ def deep() -> Deep:
 def test_activations_biases_and_norms_are_not_decayed(layer_decay: float | None) -> None:
     model = deep()
     optimizer = optimizer_of(model, Finetune(weight_decay=0.3, layer_decay=layer_decay))
-    names = {id(one): name for name, one in model.named_parameters()}
+    names = {id(param): name for name, param in model.named_parameters()}
     decayed = {
-        names[id(one)] for group in optimizer.param_groups if group["weight_decay"] == 0.3 for one in group["params"]
+        names[id(param)]
+        for group in optimizer.param_groups
+        if group["weight_decay"] == 0.3
+        for param in group["params"]
     }
     others = {group["weight_decay"] for group in optimizer.param_groups} - {0.3}
     assert decayed == {"conv.weight", "head.weight"} and others == {0.0}
@@ -56,8 +59,8 @@ def test_layers_further_from_the_head_learn_more_slowly(sched: str) -> None:
     options = Finetune(layer_decay=0.5, lr=1.0, sched=sched, epochs=2)
     optimizer = optimizer_of(model, options)
     schedule_of(optimizer, options, steps=3).step_update(0)
-    rate = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
-    assert [rate[id(one)] for one in (model.conv.weight, model.act.heights, model.head.weight)] == [0.5, 0.5, 1.0]
+    rate = {id(param): group["lr"] for group in optimizer.param_groups for param in group["params"]}
+    assert [rate[id(weight)] for weight in (model.conv.weight, model.act.heights, model.head.weight)] == [0.5, 0.5, 1.0]
 
 
 RATES: dict[str, tuple[dict[str, Any], list[float]]] = {

@@ -52,7 +52,7 @@ def test_the_function_is_the_same(model: Callable[[], nn.Module]) -> None:
     plain = model()
     made = synchronised(copy.deepcopy(plain))
     assert torch.equal(made(IMAGES), plain(IMAGES))
-    assert sum(isinstance(one, nn.SyncBatchNorm) for one in made.modules()) == 2
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == 2
     assert made.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -90,5 +90,5 @@ def test_the_body_of_a_training_shares_the_weights(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(task, "_on_cuda", lambda _: True)
     body = task.body_of(plain, Finetune(sync_bn=True))
     assert torch.equal(body.eval()(IMAGES), plain(IMAGES))
-    assert {id(one) for one in body.parameters()} == {id(one) for one in plain.parameters()}
-    assert not any(isinstance(one, nn.SyncBatchNorm) for one in plain.modules())
+    assert {id(param) for param in body.parameters()} == {id(param) for param in plain.parameters()}
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())

@@ -94,7 +94,7 @@ def by_formula(name: str, module: nn.Module, rows: Tensor) -> Tensor:
     """The function of `module` on rows (n, C), from its parameters by another formula than its own, in float64."""
     if name in PLAIN:
         return PLAIN[name](rows.double())
-    params = {key: one.double() for key, one in module.named_parameters()}
+    params = {key: param.double() for key, param in module.named_parameters()}
     return FORMULAS[name](rows.double(), **params)
 
 
@@ -128,8 +128,8 @@ def _interpolated(x: Tensor, knots: Tensor, heights: Tensor, low_slope: Tensor, 
     """numpy's piecewise linear interpolation of one channel after the other, and the lines beyond it."""
     columns = []
     for channel in range(x.shape[1]):
-        xs, at, up = (one[:, min(channel, one.shape[1] - 1)].detach().numpy() for one in (x, knots, heights))
-        low, high = (one[min(channel, len(one) - 1)].item() for one in (low_slope, high_slope))
+        xs, at, up = (tensor[:, min(channel, tensor.shape[1] - 1)].detach().numpy() for tensor in (x, knots, heights))
+        low, high = (slopes[min(channel, len(slopes) - 1)].item() for slopes in (low_slope, high_slope))
         beyond = low * np.minimum(xs - at[0], 0) + high * np.maximum(xs - at[-1], 0)
         columns.append(np.interp(xs, at, up) + beyond)
     return torch.from_numpy(np.stack(columns, axis=1))
@@ -167,7 +167,7 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
 
 def joints(name: str, module: nn.Module) -> Tensor:
     """Where the function, or its derivative, has a kink: (k, C), in float64."""
-    params = {key: one.detach().double() for key, one in module.named_parameters()}
+    params = {key: param.detach().double() for key, param in module.named_parameters()}
     if name in ("prelu", "frelu"):
         return torch.zeros_like(next(iter(params.values())))[None]
     if name == "smelu":

@@ -95,8 +95,8 @@ def test_the_gradient_of_a_fused_gradient_is_that_of_the_formula() -> None:
         with only(form):
             (first,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), [x, *module.parameters()]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for got, other in zip(*found, strict=True):
+        torch.testing.assert_close(got, other, atol=1e-4, rtol=1e-4)
 
 
 # -- one form only ----------------------------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_without_kernels_the_closed_form_serves_and_the_log_says_so_once(caplog:
             x = X.clone().requires_grad_()
             assert type(module(x).grad_fn).__name__ == "_ClosedBackward"
             module(x).sum().backward()
-    said = [one for one in caplog.records if one.name == "surgery.activations.dispatch"]
-    assert [one.levelname for one in said] == ["INFO"]
+    said = [record for record in caplog.records if record.name == "surgery.activations.dispatch"]
+    assert [warning.levelname for warning in said] == ["INFO"]
     assert "numba" in said[0].getMessage() and "swish" in said[0].getMessage()
     assert "cpu: the closed form" in activations.describe("swish")
     with only("fused"):

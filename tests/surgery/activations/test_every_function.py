@@ -107,9 +107,9 @@ def test_the_same_numbers_in_every_layout(layout: str, name: str, form: str) -> 
         same(flat).backward(rows.double().cos())
     assert x.grad.stride() == x.stride() or (form == "formula" and name in LOOSE)
     close(as_rows(x.grad, layout), flat.grad, CLOSE[dtype])
-    for (key, one), other in zip(module.named_parameters(), same.parameters(), strict=True):
-        assert one.grad is not None, key
-        close(one.grad, other.grad, 30 * CLOSE[dtype])  # sums of 180
+    for (key, tensor), other in zip(module.named_parameters(), same.parameters(), strict=True):
+        assert tensor.grad is not None, key
+        close(tensor.grad, other.grad, 30 * CLOSE[dtype])  # sums of 180
 
 
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -134,8 +134,8 @@ def test_what_is_not_contiguous(view: str, name: str, form: str) -> None:
         z = module(x.contiguous())
         wanted = torch.autograd.grad(z, [base, *module.parameters()], weights)
     assert y.shape == x.shape
-    for one, other in zip((y, *found), (z, *wanted), strict=True):
-        close(one, other, 10 * CLOSE[base.dtype])
+    for got, other in zip((y, *found), (z, *wanted), strict=True):
+        close(got, other, 10 * CLOSE[base.dtype])
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
@@ -146,7 +146,7 @@ def test_empty_batches(shape: tuple[int, ...], name: str, form: str) -> None:
         y = module(x)
         y.sum().backward()
     assert (y.shape, y.dtype, x.grad.shape) == (x.shape, x.dtype, x.shape)
-    assert all(one.grad is not None and not one.grad.any() for one in module.parameters())
+    assert all(param.grad is not None and not param.grad.any() for param in module.parameters())
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
@@ -161,7 +161,7 @@ def test_single_numbers_and_single_rows(name: str, form: str) -> None:
             y.sum().backward()
         assert y.shape == x.shape == x.grad.shape
         close(y.reshape(rows.shape), by_formula(name, module, rows), CLOSE[x.dtype])
-    assert all(bool(one.grad.isfinite().all()) for one in shared.parameters())
+    assert all(bool(param.grad.isfinite().all()) for param in shared.parameters())
 
 
 @pytest.mark.parametrize(("name", "form"), [case for case in CASES if case[0] in LEARNED])
@@ -243,9 +243,9 @@ def test_gradients_of_parameters_are_summed_in_single(dtype: torch.dtype, name: 
         module(x).backward(torch.ones_like(x))
     with only("closed"):
         exact(x.double()).backward(torch.ones_like(x).double())
-    for (key, one), other in zip(module.named_parameters(), exact.parameters(), strict=True):
-        assert one.grad.dtype == torch.float32, key
-        torch.testing.assert_close(one.grad.double(), other.grad, rtol=2e-5, atol=2e-2)
+    for (key, tensor), other in zip(module.named_parameters(), exact.parameters(), strict=True):
+        assert tensor.grad.dtype == torch.float32, key
+        torch.testing.assert_close(tensor.grad.double(), other.grad, rtol=2e-5, atol=2e-2)
 
 
 @pytest.mark.parametrize("name", SWEPT)
@@ -262,7 +262,7 @@ def test_under_autocast(training: bool, name: str) -> None:
     rows = between.detach().movedim(1, -1).reshape(-1, 3)
     wanted = by_formula(name, model[1], rows).reshape(2, 4, 4, 3).movedim(-1, 1)
     torch.testing.assert_close(y.detach().double(), wanted, rtol=0.02, atol=1e-3)
-    assert all(one.grad is not None and one.grad.dtype == torch.float32 for one in model.parameters())
+    assert all(param.grad is not None and param.grad.dtype == torch.float32 for param in model.parameters())
 
 
 def test_rectified_scores_are_the_only_head_and_lines_no_activations() -> None:

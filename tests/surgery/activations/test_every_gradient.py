@@ -42,7 +42,7 @@ def of(module: nn.Module) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
         y: Tensor = functional_call(module, dict(zip(names, params, strict=True)), (x,))
         return y
 
-    return function, tuple(one.detach().requires_grad_() for one in module.parameters())
+    return function, tuple(param.detach().requires_grad_() for param in module.parameters())
 
 
 # -- by differences ---------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def derivative(module: nn.Module, at: list[float], dtype: torch.dtype = torch.fl
     x = torch.tensor(at, dtype=dtype).requires_grad_()
     y = module(x)
     y.backward(torch.ones_like(y))
-    return [round(one, 6) for one in x.grad.tolist()]
+    return [round(number, 6) for number in x.grad.tolist()]
 
 
 def forms_of(name: str) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ def test_gradients_at_the_joints_are_the_same_in_every_form(name: str) -> None:
             y = module(x)
             found.append([y.detach(), *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))])
     for other in found[1:]:
-        for one, same in zip(found[0], other, strict=True):
-            torch.testing.assert_close(one, same, atol=1e-5, rtol=1e-5)
+        for got, same in zip(found[0], other, strict=True):
+            torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-5)
 
 
 # torch compiles what forward derivatives need with its own old compiler, the first time.
@@ -142,9 +142,9 @@ FORWARD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:Fut
 def test_helu_lets_the_gradient_pass_above_minus_alpha(alpha: float) -> None:
     helu = activations.build("helu", alpha=alpha)
     at = [-9.0, -0.75, -0.5, -0.25, -0.0, 0.25, 9.0]
-    wanted = [float(one > -alpha) for one in at]
+    wanted = [float(number > -alpha) for number in at]
     assert derivative(helu, at) == wanted
-    assert derivative(helu.eval(), at) == [float(one > 0) for one in at]
+    assert derivative(helu.eval(), at) == [float(number > 0) for number in at]
     x = torch.tensor(at)
     assert torch.equal(helu.train()(x), x.relu()) and torch.equal(helu.eval()(x), x.relu())
     assert vmap(grad(helu.train()))(x).tolist() == wanted
@@ -158,7 +158,7 @@ def test_helu_lets_the_gradient_pass_above_minus_alpha(alpha: float) -> None:
 def test_gradients_per_sample(name: str) -> None:
     module, x = made(name), numbers(4, 3, 5, dtype=torch.float32)
     weights = numbers(3, 5, dtype=torch.float32, seed=2)
-    params = {key: one.detach() for key, one in module.named_parameters()}
+    params = {key: param.detach() for key, param in module.named_parameters()}
 
     def loss(params: dict[str, Tensor], sample: Tensor) -> Tensor:
         return (functional_call(module, params, (sample[None],))[0] * weights).sum()
@@ -167,8 +167,8 @@ def test_gradients_per_sample(name: str) -> None:
     for at, sample in enumerate(x):
         alone = sample.clone().requires_grad_()
         wanted = torch.autograd.grad((module(alone[None])[0] * weights).sum(), [*module.parameters(), alone])
-        for one, other in zip((*found[0].values(), found[1]), wanted, strict=True):
-            torch.testing.assert_close(one[at], other, atol=1e-5, rtol=1e-5)
+        for value, other in zip((*found[0].values(), found[1]), wanted, strict=True):
+            torch.testing.assert_close(value[at], other, atol=1e-5, rtol=1e-5)
 
 
 @FORWARD
@@ -190,11 +190,14 @@ def test_forward_derivatives_and_jacobians(name: str) -> None:
 def test_only_x_is_kept(name: str, form: str) -> None:
     module, x = made(name), numbers(2, 3, 16, 16, dtype=torch.float32).requires_grad_()
     kept: list[Tensor] = []
-    with only(form), torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+    with (
+        only(form),
+        torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor),
+    ):
         module(x).sum()
-    assert [one.data_ptr() for one in kept].count(x.data_ptr()) == 1, "x is kept once"
-    others = [one.untyped_storage().nbytes() for one in kept if one.data_ptr() != x.data_ptr()]
-    own = sum(one.nbytes for one in module.parameters())
+    assert [tensor.data_ptr() for tensor in kept].count(x.data_ptr()) == 1, "x is kept once"
+    others = [tensor.untyped_storage().nbytes() for tensor in kept if tensor.data_ptr() != x.data_ptr()]
+    own = sum(param.nbytes for param in module.parameters())
     assert sum(others) <= 3 * own, "beside x, no more than parameters, and widths made of them"
 
 
@@ -202,7 +205,9 @@ def test_a_formula_keeps_more_than_x() -> None:
     """What the last test would find."""
     module, x = made("smelu"), numbers(2, 3, 16, 16, dtype=torch.float32).requires_grad_()
     kept: list[int] = []
-    counting = torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.nbytes) or one, lambda one: one)
+    counting = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.nbytes) or tensor, lambda tensor: tensor
+    )
     with only("formula"), counting:
         module(x).sum()
     assert sum(kept) > 2 * x.nbytes
@@ -230,12 +235,12 @@ def test_the_closed_form_is_the_formula(data: st.DataObject) -> None:
             y = module(leaf)
             found.append([y.detach(), *torch.autograd.grad(y, [leaf, *module.parameters()], weights)])
     within = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 1e-2}[dtype]
-    for one, other in zip(*found, strict=True):
-        assert one.shape == other.shape and one.dtype == other.dtype
-        torch.testing.assert_close(one, other, rtol=within, atol=within)
+    for tensor, other in zip(*found, strict=True):
+        assert tensor.shape == other.shape and tensor.dtype == other.dtype
+        torch.testing.assert_close(tensor, other, rtol=within, atol=within)
 
 
 def test_knots_are_where_the_helper_says() -> None:
     module = activations.build("pwlu", 2, intervals=4, bound=2.0)
-    params = {key: one.detach().double() for key, one in module.named_parameters()}
+    params = {key: param.detach().double() for key, param in module.named_parameters()}
     assert knots_of(**params)[:, 0].tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0]

@@ -34,9 +34,9 @@ def outcome(module: nn.Module, run: nn.Module) -> list[Tensor]:
 
 def assert_close(found: list[Tensor], wanted: list[Tensor]) -> None:
     assert len(found) == len(wanted) >= len(SWEPT)
-    for one, other in zip(found, wanted, strict=True):
+    for got, other in zip(found, wanted, strict=True):
         scale = max(1.0, float(other.detach().abs().max()))
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6 * scale)
+        torch.testing.assert_close(got, other, rtol=1e-5, atol=2e-6 * scale)
 
 
 # -- compilers and exporters ------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_all_are_exported_in_torchs_operations() -> None:
     program = torch.export.export(module, (X,))
     called = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert len(called) > len(SWEPT)
-    strange = {str(one) for one in called if getattr(one, "namespace", "") != "aten"}
+    strange = {str(call) for call in called if getattr(call, "namespace", "") != "aten"}
     assert strange <= {"<built-in function getitem>"}, strange
     assert_close(program.module()(X), module(X))
     assert set(program.state_dict) == set(module.state_dict())
@@ -75,7 +75,7 @@ def test_all_go_to_onnx(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # the exporter's own
         torch.onnx.export(module, (X,), file, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    found = [torch.from_numpy(one) for one in session.run(None, {session.get_inputs()[0].name: X.numpy()})]
+    found = [torch.from_numpy(array) for array in session.run(None, {session.get_inputs()[0].name: X.numpy()})]
     with torch.no_grad():
         assert_close(found, module(X))
 
@@ -114,8 +114,8 @@ def test_copies_pickles_and_states(name: str) -> None:
         assert type(twin) is type(module) and torch.equal(twin(X), wanted)
         assert activation_of_module(twin) == activation_of_module(module)
         with torch.no_grad():
-            for one in twin.parameters():
-                one.add_(1.0)
+            for param in twin.parameters():
+                param.add_(1.0)
         assert torch.equal(module(X), wanted), "a copy lives its own life"
 
 
@@ -136,9 +136,9 @@ def test_two_processes_learn_what_one_would(tmp_path: Path) -> None:
     model = SideBySide(LEARNED)
     torch.stack(model(images)).square().mean().backward()
     for rank in (0, 1):
-        for found, one in zip(torch.load(tmp_path / f"{rank}.pt"), model.parameters(), strict=True):
-            torch.testing.assert_close(found, one.grad, atol=1e-5, rtol=1e-4)
-    assert all(bool(one.grad.any()) for one in model.parameters())
+        for found, param in zip(torch.load(tmp_path / f"{rank}.pt"), model.parameters(), strict=True):
+            torch.testing.assert_close(found, param.grad, atol=1e-5, rtol=1e-4)
+    assert all(bool(param.grad.any()) for param in model.parameters())
 
 
 # -- Torch-Pruning ----------------------------------------------------------------------------------------------------
@@ -154,27 +154,27 @@ def test_pruned_by_half(name: str, per: str) -> None:
     unit = made(name, 8 if per == "channel" else None)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), unit, nn.Conv2d(8, 4, 3)).eval()
     whole, x = copy.deepcopy(model), numbers(2, 3, 8, 8, dtype=torch.float32)
-    alone = [getattr(unit, one) for one in TABLES.get(name, ())] if per == "layer" else []
+    alone = [getattr(unit, table) for table in TABLES.get(name, ())] if per == "layer" else []
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     tp.pruner.BasePruner(model, x, importance, pruning_ratio=0.5, ignored_layers=[model[2], *alone]).step()
     assert (model[0].out_channels, model[2].in_channels) == (4, 4)
     kept = [next(i for i in range(8) if torch.equal(row, whole[0].weight[i])) for row in model[0].weight]
     assert len(set(kept)) == 4
-    for (key, one), before in zip(model[1].named_parameters(), whole[1].parameters(), strict=True):
-        assert torch.equal(one, before[..., kept] if per == "channel" else before), key
+    for (key, got), before in zip(model[1].named_parameters(), whole[1].parameters(), strict=True):
+        assert torch.equal(got, before[..., kept] if per == "channel" else before), key
     wanted = F.conv2d(whole[1](whole[0](x))[:, kept], whole[2].weight[:, kept], whole[2].bias)
     torch.testing.assert_close(model(x), wanted, atol=1e-5, rtol=1e-4)
     between = model[0](x).detach().movedim(1, -1).reshape(-1, 4)
     found = model[1](model[0](x)).movedim(1, -1).reshape(-1, 4)
     torch.testing.assert_close(found.double(), by_formula(name, model[1], between), atol=1e-5, rtol=1e-5)
     model(x).sum().backward()
-    assert all(one.grad is not None and one.grad.shape == one.shape for one in model.parameters())
+    assert all(param.grad is not None and param.grad.shape == param.shape for param in model.parameters())
 
 
 def test_only_tables_have_rows() -> None:
     for name in LEARNED:
         module = made(name)
-        rows = {key for key, one in module.named_parameters() if one.dim() > 1}
+        rows = {key for key, param in module.named_parameters() if param.dim() > 1}
         assert rows == set(TABLES.get(name, ()))
-        assert all(one.shape[-1] == 3 for one in module.parameters()), "channels stand last"
+        assert all(param.shape[-1] == 3 for param in module.parameters()), "channels stand last"
     assert isinstance(made("pwlu"), PWLU)

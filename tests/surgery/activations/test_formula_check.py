@@ -48,8 +48,8 @@ class Halves(nn.Module):
     """SiLU of one half times the other: another shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two = x.chunk(2, 1)
-        return F.silu(one) * two
+        first, second = x.chunk(2, 1)
+        return F.silu(first) * second
 
 
 class Counting(nn.Module):

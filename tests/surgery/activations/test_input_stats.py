@@ -36,9 +36,9 @@ def test_of_a_tensor(shape: tuple[int, ...], axis: int) -> None:
     x = numbers(*shape)
     rows, found = x.movedim(axis, -1).reshape(-1, 3), Seen.of(x.float(), axis)
     wanted = (rows.mean(0), rows.std(0, correction=0), rows.amin(0), rows.amax(0))
-    for one, other in zip((found.mean, found.deviation, found.low, found.high), wanted, strict=True):
-        assert one.dtype == torch.float32
-        torch.testing.assert_close(one.double(), other, atol=1e-6, rtol=1e-6)
+    for tensor, other in zip((found.mean, found.deviation, found.low, found.high), wanted, strict=True):
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor.double(), other, atol=1e-6, rtol=1e-6)
     assert (found.dims, found.axis) == (len(shape), axis)
 
 
@@ -78,10 +78,10 @@ def test_rows_go_through_a_function_on_tensors_such_as_were_seen(dims: int, axis
 
     def function(x: Tensor) -> Tensor:
         shapes.append(tuple(x.shape))
-        return x * torch.tensor([1.0, 2.0, 3.0]).reshape([3 if one == axis % dims else 1 for one in range(dims)])
+        return x * torch.tensor([1.0, 2.0, 3.0]).reshape([3 if place == axis % dims else 1 for place in range(dims)])
 
-    rows, one = torch.randn(7, 3), torch.ones(3)
-    through = Seen(one, one, -one, one, dims, axis).through(function)
+    rows, ones = torch.randn(7, 3), torch.ones(3)
+    through = Seen(ones, ones, -ones, ones, dims, axis).through(function)
     assert torch.equal(through(rows), rows * torch.tensor([1.0, 2.0, 3.0]))
     assert len(shapes[0]) == dims and shapes[0][axis] == 3
 
@@ -125,7 +125,7 @@ def test_beginning_as_one_of_its_kind_with_other_channels(name: str, mine: int |
     far = start(module, function, seen())
     if mine is not None:
         assert far <= 1e-5
-        assert all(one.shape[-1] == 3 and bool((one == one[..., :1]).all()) for one in module.parameters())
+        assert all(param.shape[-1] == 3 and bool((param == param[..., :1]).all()) for param in module.parameters())
     else:
         assert far < 1.0, "about their mean"
 
@@ -206,7 +206,7 @@ def test_its_own_beginning_changes_nothing(name: str) -> None:
     module = activations.build(name, CHANNELS)
     before = copy.deepcopy(module.state_dict())
     far = start(module, nn.GELU(), seen(), own=True)
-    assert all(torch.equal(one, before[key]) for key, one in module.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert far == pytest.approx(largest(module, nn.GELU(), seen()), rel=0.02, abs=1e-3)
 
 
@@ -226,8 +226,8 @@ def test_a_parameter_that_says_how_to_begin_wins(name: str) -> None:
     option = {row.starts[0]: 0.4375}
     edited, _ = surgery.transform(model, surgery.swap(name, **option), picture())
     wanted = activations.build(name, 4, **option)
-    for (key, one), other in zip(edited[1].named_parameters(), wanted.parameters(), strict=True):
-        assert torch.equal(one, other), key
+    for (key, got), other in zip(edited[1].named_parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(got, other), key
     faithful, _ = surgery.transform(model, surgery.swap(name), picture())
     x = torch.randn(2, 4, 3, 3)
     if "relu" in row.begins:

@@ -40,7 +40,7 @@ def test_a_slip_of_the_pen_shows_the_name(name: str) -> None:
 def test_a_row_says_what_is_true(row: activations.Activation) -> None:
     assert row.formula and bool(row.source) == (row.name not in KNOWN)
     module = activations.build(row.name, 3)
-    learned = {name for name, one in module.named_parameters() if one.requires_grad}
+    learned = {name for name, param in module.named_parameters() if param.requires_grad}
     assert learned == set(row.learns)
     parameters = set(activations.parameters(row.name))
     assert set(row.ranges) <= parameters and set(row.starts) <= parameters
@@ -55,7 +55,7 @@ def test_per_channel_or_per_layer() -> None:
     for name in PER:
         for channels, per, wanted in ((5, "channel", 5), (5, "layer", 1), (None, "channel", 1), (None, "layer", 1)):
             module = activations.build(name, channels, per=per)
-            assert {one.shape[-1] for one in module.parameters()} == {wanted}, name
+            assert {param.shape[-1] for param in module.parameters()} == {wanted}, name
         refused = lambda name=name: activations.build(name, 3, per="row")  # noqa: E731
         assert_raises(surgery.BadValue, refused, f"{name!r}", "per='row'")
 
@@ -133,8 +133,8 @@ def test_a_builder_that_makes_no_module_is_refused() -> None:
 
 def test_register_names_what_makes_a_function_a_full_citizen() -> None:
     told = activations.register.__doc__ or ""
-    for one in ("channels", "axis", "like", "start_as(function, seen)", "set_progress(progress, step)"):
-        assert f"`{one}`" in told
+    for protocol in ("channels", "axis", "like", "start_as(function, seen)", "set_progress(progress, step)"):
+        assert f"`{protocol}`" in told
 
 
 @pytest.mark.usefixtures("own_names")
@@ -163,7 +163,9 @@ def test_a_rescu_keeps_its_lines(lines: dict[str, float]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())
     edited, _ = surgery.transform(model, surgery.swap("rescu", **lines), torch.randn(2, 3, 5, 5))
     wanted = activations.build("rescu", 4, **lines)
-    assert all(torch.equal(one, other) for one, other in zip(edited[1].parameters(), wanted.parameters(), strict=True))
+    assert all(
+        torch.equal(param, other) for param, other in zip(edited[1].parameters(), wanted.parameters(), strict=True)
+    )
     assert "its own values" in activations.describe("rescu")
 
 
@@ -193,8 +195,8 @@ def test_how_each_can_begin_in_words() -> None:
 
 def test_a_swish_of_fixed_beta_learns_nothing() -> None:
     for name in ("swish", "smelu", "gsmelu", "rescu"):
-        assert not any(one.requires_grad for one in activations.build(name, 3, learn=False).parameters())
-        assert all(one.requires_grad for one in activations.build(name, 3, learn=True).parameters())
+        assert not any(param.requires_grad for param in activations.build(name, 3, learn=False).parameters())
+        assert all(param.requires_grad for param in activations.build(name, 3, learn=True).parameters())
 
 
 def test_prelu_is_torchs() -> None:

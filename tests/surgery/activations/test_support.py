@@ -31,7 +31,7 @@ def test_cells_are_found_and_told_in_full() -> None:
     found = TABLE.cell("swish", "ncnn")
     assert found is not None and found.details == "fails: no movedim"
     assert TABLE.cell("swish", "tvm") is None
-    assert [one.function for one in TABLE.where(verdict="wrong").cells] == ["gelu"]
+    assert [cell.function for cell in TABLE.where(verdict="wrong").cells] == ["gelu"]
     assert TABLE.cells[1].details == "XNNPACK, wrong by 0.00047" and TABLE.cells[3].details == "a + b + c + d + e"
 
 
@@ -42,6 +42,6 @@ def test_it_is_read_back_as_it_was_written() -> None:
 
 def test_the_table_of_the_package_is_whole() -> None:
     table = surgery.deploy.table()
-    assert {one.target for one in table.cells} <= {one.name for one in surgery.deploy.targets()}
-    assert set(table.measured) == {one.target for one in table.cells}
-    assert {one.function for one in table.cells} <= set(surgery.activations.names())
+    assert {cell.target for cell in table.cells} <= {target.name for target in surgery.deploy.targets()}
+    assert set(table.measured) == {cell.target for cell in table.cells}
+    assert {cell.function for cell in table.cells} <= set(surgery.activations.names())

@@ -317,12 +317,12 @@ def test_a_module_imported_again_after_a_change_is_read_again(tmp_path: Path) ->
 
 
 def test_equal_classes_in_two_files_are_told_apart(tmp_path: Path) -> None:
-    one, two = (imported(tmp_path / f"{name}.py", TEXT) for name in ("one", "two"))
-    assert one.Small.forward.__code__ == two.Small.forward.__code__
+    first, second = (imported(tmp_path / f"{name}.py", TEXT) for name in ("one", "two"))
+    assert first.Small.forward.__code__ == second.Small.forward.__code__
     (tmp_path / "two.py").unlink()
-    assert read(one.Small.forward.__code__).name == "forward"
+    assert read(first.Small.forward.__code__).name == "forward"
     with pytest.raises(CannotEdit, match="no source"):
-        read(two.Small.forward.__code__)
+        read(second.Small.forward.__code__)
 
 
 def test_a_class_without_a_file_is_refused() -> None:

@@ -122,7 +122,7 @@ def results(model: nn.Module, *inputs: Any, train: bool) -> list[Tensor]:
 
     def given(value: Any) -> Any:
         if isinstance(value, list):
-            return [given(one) for one in value]
+            return [given(part) for part in value]
         leaves.append(value.clone().requires_grad_())
         return leaves[-1] * 1  # it may be overwritten
 
@@ -130,16 +130,16 @@ def results(model: nn.Module, *inputs: Any, train: bool) -> list[Tensor]:
     outs = list(out) if isinstance(out, list | tuple) else [out]
     if not train:
         return outs
-    sum(one.square().sum() for one in outs).backward()
-    grads = [one.grad for one in (*leaves, *model.parameters()) if one.grad is not None]
+    sum(out.square().sum() for out in outs).backward()
+    grads = [leaf.grad for leaf in (*leaves, *model.parameters()) if leaf.grad is not None]
     assert len(grads) >= len(leaves)
     return [*outs, *grads, *model.buffers()]
 
 
 def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one, other)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other)
 
 
 def assert_same_function(model: nn.Module, twin: nn.Module, *inputs: Any) -> None:
@@ -411,8 +411,8 @@ def test_a_layer_of_torch_gets_a_child_behind_it(kind: type[nn.Module]) -> None:
 
 
 def test_behind_and_instead_are_two_specifications() -> None:
-    one, other = (rewritten(Twice, (Splice("forward", "F.relu", 1, 0, "ten", behind),)) for behind in (False, True))
-    assert one is not other
+    first, other = (rewritten(Twice, (Splice("forward", "F.relu", 1, 0, "ten", behind),)) for behind in (False, True))
+    assert first is not other
     assert splices_of(other) == (Splice("forward", "F.relu", 1, 0, "ten", behind=True),)
 
 
@@ -660,7 +660,7 @@ def test_what_cannot_be_spliced_is_refused(method: str, callee: str, reason: str
 )
 def test_splices_that_make_no_sense_are_refused(splices: list[tuple[str, int, int, str]], reason: str) -> None:
     with pytest.raises(CannotEdit, match=reason):
-        rewritten(Refused, tuple(Splice("plain", *one) for one in splices))
+        rewritten(Refused, tuple(Splice("plain", *splice) for splice in splices))
 
 
 def test_a_rewritten_class_is_no_base() -> None:

@@ -71,14 +71,14 @@ def test_pools_to_a_size_fix_it() -> None:
 
 
 def test_operands_that_are_added_have_one_size() -> None:
-    one = Operand((2, 192), True, extents=((Factor(2, True),), (Factor(192, True),)))
-    two = Operand((2, 192), True, extents=((Factor(2, True),), (Factor(192, False),)))
+    first = Operand((2, 192), True, extents=((Factor(2, True),), (Factor(192, True),)))
+    second = Operand((2, 192), True, extents=((Factor(2, True),), (Factor(192, False),)))
     bias, scalar = Operand((192,), False, weight=True), Operand((1,), False, weight=True)
-    assert after("add", (2, 192), kind="add", operands=[one, two]) == [True, False]
-    assert after("add", (2, 192), kind="scale", operands=[one, bias]) == [True, False]
-    assert after("add", (2, 192), kind="scale", operands=[one, scalar]) == [True, True]
-    assert after("cat", (2, 384), kind="concat", operands=[two, one]) == [True, True]
-    assert after("cat", (2, 384), kind="concat", operands=[two, two]) == [True, False]
+    assert after("add", (2, 192), kind="add", operands=[first, second]) == [True, False]
+    assert after("add", (2, 192), kind="scale", operands=[first, bias]) == [True, False]
+    assert after("add", (2, 192), kind="scale", operands=[first, scalar]) == [True, True]
+    assert after("cat", (2, 384), kind="concat", operands=[second, first]) == [True, True]
+    assert after("cat", (2, 384), kind="concat", operands=[second, second]) == [True, False]
 
 
 class Net(nn.Module):

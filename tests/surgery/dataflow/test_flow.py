@@ -110,8 +110,8 @@ def test_a_rectified_half_leaves_the_other_as_it_was() -> None:
             self.fc, self.act = nn.Linear(4, 4), nn.ReLU(inplace=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            one, two = self.fc(x).chunk(2, 1)
-            return self.act(one) + two
+            first, second = self.fc(x).chunk(2, 1)
+            return self.act(first) + second
 
     [site] = surgery.find_sites(Net(), torch.rand(2, 4))
     assert (site.inplace, site.overwrites) == (True, False)
@@ -169,7 +169,7 @@ class Through(nn.Module):
 HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {
     "numpy": lambda x: torch.from_numpy(x.numpy() * 1.0),
     "list": lambda x: torch.tensor(x.tolist()),
-    "item": lambda x: torch.stack([torch.stack([torch.tensor(one.item()) for one in row]) for row in x]),
+    "item": lambda x: torch.stack([torch.stack([torch.tensor(value.item()) for value in row]) for row in x]),
     "extension": lambda x: _unheard(x),
 }
 
@@ -301,7 +301,7 @@ def test_a_call_at_other_widths_in_train_mode_shares_its_parameters() -> None:
     [site] = surgery.find_sites(model, picture)
     assert (site.channels, site.other_channels) == (6, (4,))
     edited, _ = surgery.transform(model, surgery.swap("prelu"), picture)
-    assert [tuple(one.shape) for one in edited.act.parameters()] == [(1,)]
+    assert [tuple(param.shape) for param in edited.act.parameters()] == [(1,)]
     for mode in (True, False):
         assert edited.train(mode)(picture).shape == (2, 8, 8)
     with pytest.raises(surgery.SurgeryError, match="act is called at 4 and 6 channels"):
@@ -322,7 +322,7 @@ class OneNumber(nn.Module):
 @pytest.mark.parametrize("to", ["prelu", "pwlu", "npwlu", "frelu", "affine"])
 def test_one_number_per_sample_is_one_channel(to: str) -> None:
     edited, _ = surgery.transform(OneNumber(), surgery.swap(to), torch.rand(3, 4))
-    assert {one.shape[-1] for one in edited.act.parameters()} == {1}
+    assert {param.shape[-1] for param in edited.act.parameters()} == {1}
     assert edited(torch.rand(5, 4)).shape == (5, 2)  # any other batch
 
 

@@ -14,12 +14,12 @@ from tests.models import picture
 
 def test_a_mark_is_of_one_tensor_in_one_forward() -> None:
     marks, other = Marks(), Marks()
-    one, equal = torch.zeros(2), torch.zeros(2)
-    marks.put(one, 3)
-    assert (marks.of(one), marks.of(equal), other.of(one)) == (3, None, None)
-    marks.put(one, 5, stale=True)
+    first, equal = torch.zeros(2), torch.zeros(2)
+    marks.put(first, 3)
+    assert (marks.of(first), marks.of(equal), other.of(first)) == (3, None, None)
+    marks.put(first, 5, stale=True)
     marks.put(equal, 6)
-    assert (marks.of(one), marks.is_stale(one), marks.is_stale(equal)) == (5, True, False)
+    assert (marks.of(first), marks.is_stale(first), marks.is_stale(equal)) == (5, True, False)
 
 
 def test_a_tensor_in_the_place_of_a_marked_one_has_no_mark() -> None:
@@ -46,4 +46,4 @@ def test_tensors_that_outlive_a_look_carry_nothing_of_it() -> None:
 
     surgery.find_sites(Keeping(), picture())
     assert kept
-    assert not any(vars(one) for one in kept)
+    assert not any(vars(tensor) for tensor in kept)

@@ -46,16 +46,18 @@ def bytes_of(view: Tensor) -> set[int]:
 @given(st.data(), st.sampled_from(BASES), st.sampled_from([torch.float32, torch.uint8]))
 def test_what_is_said_of_regions_is_true(data: st.DataObject, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     base = torch.empty(shape, dtype=dtype)
-    one, two = data.draw(views(base)), data.draw(views(base))
-    first, second = bytes_of(one), bytes_of(two)
-    assert Region.of(one).size == len(first)
-    assert Region.of(one).overlaps(Region.of(two)) or not first & second
-    assert first >= second or not Region.of(one).covers(Region.of(two))
+    view, other = data.draw(views(base)), data.draw(views(base))
+    first, second = bytes_of(view), bytes_of(other)
+    assert Region.of(view).size == len(first)
+    assert Region.of(view).overlaps(Region.of(other)) or not first & second
+    assert first >= second or not Region.of(view).covers(Region.of(other))
 
 
 def test_parts_of_one_tensor_are_told_apart() -> None:
     base = torch.empty(2, 6, 4, 4)
-    whole, left, right, part = (Region.of(one) for one in (base, base[:, :3], base[:, 3:], base[0, 1:3, 1:-1, 1:-1]))
+    whole, left, right, part = (
+        Region.of(tensor) for tensor in (base, base[:, :3], base[:, 3:], base[0, 1:3, 1:-1, 1:-1])
+    )
     assert whole.covers(left) and left.covers(part) and not left.covers(whole)
     assert not left.overlaps(right) and not right.overlaps(part)
     assert not Region.of(base[..., ::2]).overlaps(Region.of(base[..., 1::2]))

@@ -47,7 +47,7 @@ def lacking(*kinds: str) -> Target:
 
     def refuse(network: Network, folder: Path) -> None:
         write(network, folder)
-        if left := sorted({one for one in operators(folder) for kind in kinds if one.startswith(kind)}):
+        if left := sorted({operator for operator in operators(folder) for kind in kinds if operator.startswith(kind)}):
             raise NotConvertible(f"memory does not have {', '.join(left)}.")
 
     return replace(MEMORY, write=refuse)
@@ -58,6 +58,6 @@ def wrong(kind: str, by: Callable[[Tensor], Tensor]) -> Target:
 
     def load_wrong(folder: Path) -> Run:
         run = load(folder)
-        return lambda inputs: [by(one) if kind in operators(folder) else one for one in run(inputs)]
+        return lambda inputs: [by(output) if kind in operators(folder) else output for output in run(inputs)]
 
     return replace(MEMORY, load=load_wrong)

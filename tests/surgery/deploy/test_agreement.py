@@ -31,10 +31,10 @@ def test_a_network_that_agrees(deployed: Known, tmp_path: Path) -> None:
     with assert_untouched(model):
         report = surgery.deploy.check(model, "memory", X, output=tmp_path / "out")
     assert report.ok and report.error == 0 and report.any_batch and not report.problem
-    assert [one.batch for one in report.runs] == [2, 1, 2, 5, 2]
+    assert [run.batch for run in report.runs] == [2, 1, 2, 5, 2]
     sites = surgery.find_sites(model, X)
-    assert [one.site for one in report.fates] == list(sites)
-    assert {one.site.activation for one in report.fates} == {"swish"}
+    assert [fate.site for fate in report.fates] == list(sites)
+    assert {fate.site.activation for fate in report.fates} == {"swish"}
     text = str(report)
     assert text.startswith("SmallNet on memory: agrees with torch") and "conv2d.default" in text
     assert json.loads(report.to_json())["ok"] is True and "<table>" in report._repr_html_()
@@ -46,7 +46,7 @@ def test_a_network_that_disagrees_is_not_kept(deployed: Known, tmp_path: Path) -
     name = deployed(wrong("sigmoid.default", lambda y: y * 1.01))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
     assert not report.ok and 0.005 < report.error < 0.02
-    assert all(one.probed.verdict == "wrong" for one in report.fates)
+    assert all(fate.probed.verdict == "wrong" for fate in report.fates)
     assert "does not agree with torch" in str(report)
     assert list(tmp_path.iterdir()) == []
 
@@ -55,7 +55,7 @@ def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path:
     name = deployed(lacking("sigmoid"))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
     assert not report.ok and "sigmoid" in report.problem and report.runs == ()
-    assert all(one.probed.verdict == "fails" for one in report.fates)
+    assert all(fate.probed.verdict == "fails" for fate in report.fates)
     assert str(report).startswith("SmallNet on memory: not converted")
     with pytest.raises(NotConvertible) as refused:
         surgery.deploy.export(edited(), name, tmp_path / "out", X)
@@ -88,7 +88,7 @@ def test_a_network_for_one_batch_size_is_run_one_by_one(deployed: Known) -> None
             self.act = nn.ReLU()
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([self.act(one) for one in x])  # a graph for as many as there are
+            return torch.stack([self.act(row) for row in x])  # a graph for as many as there are
 
     report = surgery.deploy.check(Squeezed(), "memory", X)
     assert report.ok and not report.any_batch and "one image at a time" in str(report)
@@ -107,16 +107,16 @@ def test_an_unknown_target() -> None:
 def test_a_folder_in_use_is_not_written_over(deployed: Known, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert_raises(BadFile, lambda: surgery.deploy.export(edited(), "memory", tmp_path, X), "is not empty")
-    assert [one.name for one in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_export_writes_what_check_runs(deployed: Known, tmp_path: Path) -> None:
     folder = surgery.deploy.export(edited(), "memory", tmp_path / "deep" / "out", X)
-    assert sorted(one.name for one in folder.iterdir()) == ["deploy.json", "program.txt"]
-    assert [one.name for one in folder.parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in folder.iterdir()) == ["deploy.json", "program.txt"]
+    assert [path.name for path in folder.parent.iterdir()] == ["out"]
 
 
 def test_every_target_is_listed() -> None:
-    names = [one.name for one in surgery.deploy.targets()]
+    names = [target.name for target in surgery.deploy.targets()]
     assert names == ["onnxruntime", "openvino", "ncnn", "litert", "coreml", "executorch", "tvm"]
-    assert all(repr(one).startswith(f"<Target {one.name}: ") for one in surgery.deploy.targets())
+    assert all(repr(target).startswith(f"<Target {target.name}: ") for target in surgery.deploy.targets())

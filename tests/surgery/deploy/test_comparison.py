@@ -15,14 +15,14 @@ def test_inputs_are_the_example_and_random_ones_of_every_batch_size() -> None:
 
     def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         seen.append(len(inputs[0]))
-        return [one + 0.5 for one in network.run(inputs)]
+        return [output + 0.5 for output in network.run(inputs)]
 
     found = compared(network, run, (1, 3))
-    assert [(one.inputs, one.batch) for one in found] == [
+    assert [(run.inputs, run.batch) for run in found] == [
         ("the example", 4), ("random", 1), ("random", 3), ("random, three times as wide", 4),
     ]  # fmt: skip
     assert seen == [1] * 12  # not for any batch: one by one
-    assert all(abs(one.error - 0.5) < 1e-6 and abs(one.relative - 0.5 / one.largest) < 1e-6 for one in found)
+    assert all(abs(run.error - 0.5) < 1e-6 and abs(run.relative - 0.5 / run.largest) < 1e-6 for run in found)
 
 
 def test_errors_are_infinite_where_shape_or_finiteness_differs() -> None:
@@ -37,4 +37,4 @@ def test_errors_are_infinite_where_shape_or_finiteness_differs() -> None:
 def test_integers_are_rows_of_the_example() -> None:
     network = network_of(nn.Embedding(9, 2), torch.tensor([[1, 2], [3, 4]]))
     found = compared(network, lambda inputs: list(network.run(inputs)), (3,))
-    assert all(one.error == 0 for one in found) and len(found) == 3
+    assert all(run.error == 0 for run in found) and len(found) == 3

@@ -12,21 +12,21 @@ def test_every_function_is_measured(monkeypatch) -> None:  # type: ignore[no-unt
     some = ["gelu", "prelu", "sigmoid"]
     monkeypatch.setattr(measure, "names", lambda: some)
     cells = list(measure.measured(lacking("gelu")))
-    kinds = [(one.function, one.layout, one.precision) for one in cells]
+    kinds = [(cell.function, cell.layout, cell.precision) for cell in cells]
     assert kinds == [
         ("gelu", "image", "fp32"), ("gelu", "image", "fp16"), ("prelu", "image", "fp32"), ("prelu", "image", "fp16"),
         ("prelu", "tokens", "fp32"), ("prelu", "tokens", "fp16"), ("sigmoid", "image", "fp32"),
         ("sigmoid", "image", "fp16"),
     ]  # fmt: skip
-    assert [one.verdict for one in cells[:2]] == ["fails", "fails"]
-    assert all(one.error == 0 for one in cells[2:])
+    assert [cell.verdict for cell in cells[:2]] == ["fails", "fails"]
+    assert all(cell.error == 0 for cell in cells[2:])
 
 
 def test_a_target_measured_anew_replaces_its_cells_alone() -> None:
     old = Cell("gelu", "ncnn", "fp32", "image", "fails", (), None, "")
     other = Cell("relu", "tvm", "fp32", "image", "one operator", ("relu",), 0.0, "")
     new = Cell("gelu", "onnxruntime", "fp32", "image", "one operator", ("Gelu",), 0.0, "")
-    target = next(one for one in measure.TARGETS.values() if one.name == "onnxruntime")
+    target = next(target for target in measure.TARGETS.values() if target.name == "onnxruntime")
     found = measure.with_cells(Support((old, other), {"ncnn": "x", "tvm": "y"}), target, (new,))
     assert found.cells == (new, old, other)  # by function, then as targets are listed
     assert found.measured["onnxruntime"].startswith("onnxruntime ") and found.measured["ncnn"] == "x"

@@ -43,7 +43,7 @@ def test_arguments_and_results_are_flat() -> None:
     scores, masked, same = network.outputs
     assert torch.equal(masked, x) and torch.equal(same, mask) and (scores >= 0).all()
     found = network.program.module()(x, mask)
-    assert all(torch.equal(one, other) for one, other in zip(found, network.outputs, strict=True))
+    assert all(torch.equal(got, other) for got, other in zip(found, network.outputs, strict=True))
 
 
 def test_the_model_is_left_alone() -> None:

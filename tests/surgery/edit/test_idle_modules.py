@@ -128,14 +128,14 @@ def example() -> Tensor:
 def without_gradient(model: nn.Module) -> list[str]:
     tensors = model(example())
     tensors.sum().backward()
-    return [name for name, one in model.named_parameters() if one.grad is None]
+    return [name for name, param in model.named_parameters() if param.grad is None]
 
 
 @pytest.mark.parametrize("to", ["relu", "prelu", "pwlu"])
 @pytest.mark.parametrize(
     ("kind", "gone"),
     [(Shared, "act"), (Asking, "act"), (Lending, "shared"), (Listed, "acts.0")],
-    ids=lambda one: str(one),
+    ids=lambda case: str(case),
 )
 def test_a_shared_module_leaves_with_its_last_call(kind: type[nn.Module], gone: str, to: str) -> None:
     model = kind()

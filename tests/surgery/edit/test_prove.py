@@ -311,7 +311,7 @@ def test_a_module_among_the_arguments_runs_with_all_that_it_belongs_to(wrap: Cal
 def test_only_the_nearest_module_that_owns_all_is_run() -> None:
     model = nn.Sequential(nn.Linear(4, 4), Giving(lambda module: module))
     given = proof.recorded_arguments(model, Example.of(torch.randn(2, 4), model), {"1.head": [("eval", "train")]})
-    assert {key: one.at for key, one in given.items()} == {("1.head", "eval"): "1", ("1.head", "train"): "1"}
+    assert {key: value.at for key, value in given.items()} == {("1.head", "eval"): "1", ("1.head", "train"): "1"}
 
 
 class TrainsElsewhere(nn.Module):
@@ -344,7 +344,7 @@ def test_numbers_that_are_all_alike_prove_nothing_so_others_are_drawn() -> None:
     module = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1))
     nn.init.zeros_(module[0].weight)
     solid = proof.solid_twin(module, "eval")
-    assert not any((one == one.flatten()[0]).all() for one in solid.parameters())
+    assert not any((param == param.flatten()[0]).all() for param in solid.parameters())
     assert module[0].weight.eq(0).all()
 
 

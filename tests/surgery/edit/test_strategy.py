@@ -49,7 +49,7 @@ def test_a_module_under_two_names_is_told_apart() -> None:
     assert isinstance(decision, Slot)
     assert (decision.paths, decision.alone) == (("second",), True)
     both = decisions(model, surgery.swap("gelu"), picture())
-    assert [one.paths for one in both if isinstance(one, Slot)] == [("first",), ("second",)]
+    assert [decision.paths for decision in both if isinstance(decision, Slot)] == [("first",), ("second",)]
 
 
 def test_a_shared_module_gets_a_call_of_its_own() -> None:
@@ -84,7 +84,7 @@ def test_new_children_in_the_place_of_a_number_have_a_name_that_can_be_written()
     edited, _ = surgery.transform(model, surgery.swap("gelu"), x)
     wanted = F.gelu(model.layers[2](F.gelu(model.layers[0](x))))
     assert torch.equal(edited(x), wanted)
-    assert [name for name, one in edited.named_children() if isinstance(one, nn.GELU)] == ["relu_1", "relu_1_1"]
+    assert [name for name, module in edited.named_children() if isinstance(module, nn.GELU)] == ["relu_1", "relu_1_1"]
 
 
 def test_new_children_have_names_nobody_uses() -> None:
@@ -103,9 +103,9 @@ def test_runs_of_the_same_code_are_edited_together_or_not_at_all() -> None:
     ):
         model = kind()
         sites = surgery.find_sites(model, kind.example)
-        one = next(one for one in sites if one.run == 1 + (kind is models.HeadOnLevels))
-        assert one.path == name, site
-        refused(model, surgery.erase(site=str(one)), name, "all of its runs", example=kind.example)
+        run = next(place for place in sites if place.run == 1 + (kind is models.HeadOnLevels))
+        assert run.path == name, site
+        refused(model, surgery.erase(site=str(run)), name, "all of its runs", example=kind.example)
         edited, _ = surgery.transform(model, surgery.erase(site=name), kind.example)
         assert len(surgery.find_sites(edited, kind.example)) == 0
 
@@ -163,8 +163,8 @@ class Decorated(Shared):
 
 class Mapped(Shared):
     def forward(self, x: Tensor) -> Tensor:
-        one, two = list(map(self.act, (self.conv1(x), self.conv2(x))))
-        return one + two
+        first, second = list(map(self.act, (self.conv1(x), self.conv2(x))))
+        return first + second
 
 
 class ThrownAway(Shared):

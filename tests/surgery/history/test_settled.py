@@ -19,7 +19,7 @@ def edit(site: str, make: str, fade: bool = False, **params: Any) -> dict[str, A
 def test_functions_have_their_final_form() -> None:
     history = History([step(edit("a", "pwlu", warmup=0.5, intervals=8), edit("b", "prelu", init=0.1))])
     mark_settled(history)
-    assert [one["params"] for one in history.steps[0].data["edits"]] == [{"intervals": 8}, {"init": 0.1}]
+    assert [item["params"] for item in history.steps[0].data["edits"]] == [{"intervals": 8}, {"init": 0.1}]
     assert history.steps[0].fingerprint == "fingerprint"
 
 
@@ -27,7 +27,7 @@ def test_a_settled_fade_leaves_later_steps_without_a_fingerprint() -> None:
     history = History([step(edit("a", "identity", fade=True)), step(edit("b", "silu"))])
     mark_settled(history)
     assert not history.steps[0].data["edits"][0]["fade"]
-    assert [one.fingerprint for one in history.steps] == ["fingerprint", None]
+    assert [step.fingerprint for step in history.steps] == ["fingerprint", None]
 
 
 def test_a_fade_that_a_later_step_replaced_stays_as_it_was_asked_for() -> None:

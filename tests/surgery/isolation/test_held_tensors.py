@@ -80,8 +80,8 @@ def test_a_big_list_is_left_and_nothing_is_read_twice(monkeypatch: pytest.Monkey
     read: dict[int, object] = {}
     [frame] = _running()
     found = list(held_by_code(frame, read))
-    assert {id(one) for one in TABLES} <= {id(one) for one in found}
-    assert len({id(one) for one in looked} & set(map(id, BIG))) < 5000  # of 20,000
+    assert {id(table) for table in TABLES} <= {id(tensor) for tensor in found}
+    assert len({id(tensor) for tensor in looked} & set(map(id, BIG))) < 5000  # of 20,000
     looked.clear()
     assert not list(held_by_code(frame, read))
     assert not looked
@@ -93,10 +93,10 @@ def _running() -> list[FrameType]:
 
 
 def test_containers_are_read_without_their_own_methods_and_in_order() -> None:
-    one, two, three, four = (torch.rand(1) for _ in range(4))
-    nested = (one, {"a": Boxed([two]), "b": [three]}, SHELF, four)
-    assert [id(value) for value in held_in(nested)] == list(map(id, (one, two, three, four)))
-    assert [id(value) for value in held_in(nested, 5)] == list(map(id, (one, two)))
+    first, second, third, fourth = (torch.rand(1) for _ in range(4))
+    nested = (first, {"a": Boxed([second]), "b": [third]}, SHELF, fourth)
+    assert [id(value) for value in held_in(nested)] == list(map(id, (first, second, third, fourth)))
+    assert [id(value) for value in held_in(nested, 5)] == list(map(id, (first, second)))
 
 
 def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

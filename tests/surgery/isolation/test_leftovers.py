@@ -147,7 +147,7 @@ class Net(nn.Module):
 
 def state() -> list[Any]:
     """All that stands outside, as it can be compared."""
-    sizes = [one.cache_info().currsize for one in (in_bounded_cache, in_cache, two_in_cache, object_in_cache)]
+    sizes = [cached.cache_info().currsize for cached in (in_bounded_cache, in_cache, two_in_cache, object_in_cache)]
     own = Net.own_table.cache_info().currsize
     kept = [sorted(KEPT), len(NOTED), len(LATEST), TABLE is None, Plain.table is None, sorted(Plain.tables)]
     return [*sizes, own, *kept, OBJECT.table is None, hasattr(in_function, "table")]
@@ -158,8 +158,8 @@ def empty() -> Iterator[None]:
     yield
     global TABLE
     TABLE = Plain.table = None
-    for one in (KEPT, NOTED, LATEST, Plain.tables, vars(OBJECT), vars(in_function)):
-        one.clear()  # type: ignore[attr-defined]
+    for container in (KEPT, NOTED, LATEST, Plain.tables, vars(OBJECT), vars(in_function)):
+        container.clear()  # type: ignore[attr-defined]
     for cached in (in_bounded_cache, in_cache, two_in_cache, object_in_cache, Net.own_table):
         cached.cache_clear()
 

@@ -104,4 +104,4 @@ def test_timm_features_by_hooks() -> None:
     plain = timm.create_model("test_resnet", features_only=True, out_indices=(1, 2)).eval()
     assert len(surgery.find_sites(model, x)) >= len(surgery.find_sites(plain, x)) > 3
     with torch.no_grad():
-        assert [one.shape for one in model(x)] == [one.shape for one in plain(x)]
+        assert [tensor.shape for tensor in model(x)] == [tensor.shape for tensor in plain(x)]

@@ -70,14 +70,21 @@ def state(model: nn.Module) -> dict[str, Any]:
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     histories = histories_of(model)
     return {
-        "modules": [(path, id(one), type(one), one.training) for path, one in modules],
-        "attributes": [(path, [(name, id(value)) for name, value in vars(one).items()]) for path, one in modules],
-        "held": [(path, {k: list(v) for k, v in vars(one).items() if isinstance(v, dict)}) for path, one in modules],
-        "tensors": [(name, id(one), one.requires_grad, id(one.grad)) for name, one in named],
-        "numbers": [one.tolist() for _, one in named],
-        "histories": [(id(one), one.progress, list(one.resting), [id(s) for s in one.steps]) for one in histories],
-        "steps": [(copy.deepcopy(s.data), s.fingerprint, len(s.changes)) for one in histories for s in one.steps],
-        "code": [one.code for one in model.modules() if isinstance(one, fx.GraphModule)],
+        "modules": [(path, id(module), type(module), module.training) for path, module in modules],
+        "attributes": [(path, [(name, id(value)) for name, value in vars(module).items()]) for path, module in modules],
+        "held": [
+            (path, {k: list(v) for k, v in vars(module).items() if isinstance(v, dict)}) for path, module in modules
+        ],
+        "tensors": [(name, id(tensor), tensor.requires_grad, id(tensor.grad)) for name, tensor in named],
+        "numbers": [number.tolist() for _, number in named],
+        "histories": [
+            (id(history), history.progress, list(history.resting), [id(s) for s in history.steps])
+            for history in histories
+        ],
+        "steps": [
+            (copy.deepcopy(s.data), s.fingerprint, len(s.changes)) for history in histories for s in history.steps
+        ],
+        "code": [module.code for module in model.modules() if isinstance(module, fx.GraphModule)],
     }
 
 
@@ -141,13 +148,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     replayed = []
     for module, names in LOOKING.items():
         for name in names:
-            one = Replayed(getattr(sys.modules[f"surgery.{module}"], name))
-            monkeypatch.setattr(sys.modules[f"surgery.{module}"], name, one)
-            replayed.append(one)
+            replay = Replayed(getattr(sys.modules[f"surgery.{module}"], name))
+            monkeypatch.setattr(sys.modules[f"surgery.{module}"], name, replay)
+            replayed.append(replay)
 
     def begin() -> None:
-        for one in replayed:
-            one.calls = 0
+        for replay in replayed:
+            replay.calls = 0
 
     return begin
 
@@ -294,10 +301,10 @@ def test_numbers_made_in_inference_mode_are_put_back(learns: bool) -> None:
     with torch.inference_mode():
         model = nn.Linear(3, 2).requires_grad_(learns)
     before = snapshot(model, model.parameters())
-    numbers = [one.tolist() for one in model.parameters()]
+    numbers = [param.tolist() for param in model.parameters()]
     with torch.inference_mode():
-        for one in model.parameters():
-            one.fill_(7.0)
+        for param in model.parameters():
+            param.fill_(7.0)
     put_back(before)
-    assert [one.tolist() for one in model.parameters()] == numbers
-    assert all(one.requires_grad is learns for one in model.parameters())
+    assert [param.tolist() for param in model.parameters()] == numbers
+    assert all(param.requires_grad is learns for param in model.parameters())

@@ -57,7 +57,7 @@ def test_finds_the_sites_a_model_states(kind: type[models.Stated]) -> None:
 def test_agrees_with_an_independent_count(kind: type[models.Stated], mode: str) -> None:
     events = count(kind(), kind.example, training=mode == "train")
     found = [site for site in surgery.find_sites(kind(), kind.example) if mode in site.modes]
-    assert [(site.activation, site.shape) for site in found] == [(one.activation, one.shape) for one in events]
+    assert [(site.activation, site.shape) for site in found] == [(event.activation, event.shape) for event in events]
 
 
 @pytest.mark.parametrize("kind", models.STATED, ids=lambda kind: kind.__name__)

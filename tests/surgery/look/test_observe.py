@@ -172,10 +172,10 @@ def test_what_is_overwritten_is_seen_before() -> None:
     assert [site.inplace for site in sites] == [True, True]
     first, second = seen_at(model, sites, sites.example).values()
     with torch.no_grad():
-        one = model.conv1(x)
-        two = model.conv2(one.relu()) + one.relu()
-    assert_seen(first, one, 1)
-    assert_seen(second, two, 1)
+        h = model.conv1(x)
+        z = model.conv2(h.relu()) + h.relu()
+    assert_seen(first, h, 1)
+    assert_seen(second, z, 1)
     assert float(first.low.min()) < 0 and float(second.low.min()) < 0
 
 

@@ -149,7 +149,7 @@ def test_a_path_names_a_block_or_else_all_that_are_in_it() -> None:
 
 def test_a_path_that_ends_within_a_name_names_nothing(sites: Sites) -> None:
     for pattern in ("laye", "layer1.", "re:layer1", ""):
-        assert_raises(UnknownName, lambda one=pattern: sites.where(block=one), repr(pattern))
+        assert_raises(UnknownName, lambda value=pattern: sites.where(block=value), repr(pattern))
 
 
 def test_a_call_is_named_in_full(sites: Sites) -> None:
@@ -178,7 +178,7 @@ def test_json_holds_every_fact(sites: Sites) -> None:
     read = json.loads(sites.to_json())
     assert len(read) == 4
     for site, entry in zip(sites, read, strict=True):
-        assert set(entry) == {one.name for one in fields(Site)}
+        assert set(entry) == {field.name for field in fields(Site)}
         back = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
         assert Site(**back) == site
 
@@ -231,12 +231,12 @@ def test_the_star_crosses_dots(start: str, end: str) -> None:
 
 @given(st.lists(WORDS, max_size=4), WORDS)
 def test_a_tuple_of_patterns_matches_if_one_does(patterns: list[str], path: str) -> None:
-    assert matches(tuple(patterns), path) == any(matches(one, path) for one in patterns)
+    assert matches(tuple(patterns), path) == any(matches(pattern, path) for pattern in patterns)
 
 
 @given(WORDS, st.lists(WORDS, max_size=4))
 def test_a_tuple_of_values_matches_if_one_is_matched(pattern: str, values: list[str]) -> None:
-    assert matches(pattern, tuple(values)) == any(matches(pattern, one) for one in values)
+    assert matches(pattern, tuple(values)) == any(matches(pattern, value) for value in values)
 
 
 @given(st.one_of(st.integers(), st.booleans(), WORDS), st.one_of(st.integers(), st.none()))

@@ -48,7 +48,7 @@ def test_a_report_as_json() -> None:
         "site": "layer1.1.relu 1/2", "block": "layer1.1", "was": "relu", "is": "prelu", "params": {"init": 0.5},
         "fade": False,
     }  # fmt: skip
-    assert [one["calls"] for one in read["kept"]] == [3] and len(read["edits"]) == 2
+    assert [row["calls"] for row in read["kept"]] == [3] and len(read["edits"]) == 2
     assert read["new_parameters"] == ["layer1.1.relu_0.weight", "layer1.1.relu_1.weight"]
 
 
@@ -152,7 +152,7 @@ def test_what_a_recipe_asks_for_beyond_surgery_is_left_out_and_said(
     plan = surgery.make_plan(surgery.find_sites(model, picture()), recipe)
     assert report.plan.left_out == plan.left_out == parts
     for text in (str(report), str(plan)):
-        assert [one for one in text.splitlines() if "left out" in one] == ([line] if line else [])
+        assert [line for line in text.splitlines() if "left out" in line] == ([line] if line else [])
     assert str(report).splitlines()[-1] == (line or "  parameters unchanged")
 
 

@@ -61,20 +61,20 @@ def test_the_fold_is_the_same_function_in_both_modes_and_the_same_slope_of_it(ca
     model, x = copy.deepcopy(FEEDERS[case])
     randomise(model)
     folded = fold_affine(copy.deepcopy(model), x)
-    assert not any(isinstance(one, Affine) for one in folded.modules())
+    assert not any(isinstance(module, Affine) for module in folded.modules())
     assert {name for name, _ in folded.named_parameters()} < {name for name, _ in model.named_parameters()}
     for mode in (True, False):
         results = []
-        for one in (model, folded):
-            one.train(mode)
+        for module in (model, folded):
+            module.train(mode)
             given = x.clone().requires_grad_()
-            value = one(given)
+            value = module(given)
             value.square().sum().backward()
             results.append((value.detach(), given.grad))
-        for one, other in zip(*results, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    for (name, one), (_, other) in zip(model.named_buffers(), folded.named_buffers(), strict=True):
-        torch.testing.assert_close(one, other, msg=name)
+        for got, other in zip(*results, strict=True):
+            torch.testing.assert_close(got, other, rtol=1e-4, atol=1e-4)
+    for (name, entry), (_, other) in zip(model.named_buffers(), folded.named_buffers(), strict=True):
+        torch.testing.assert_close(entry, other, msg=name)
 
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4), st.floats(-3, 3, width=32))
@@ -241,7 +241,7 @@ def test_a_fading_line_is_folded_when_it_has_settled() -> None:
     model, _ = surgery.transform(SmallNet(), surgery.erase(block="blocks.0", stand_in="affine", fade=True), x)
     with pytest.raises(NothingPicked, match="it is never called as a module"):
         fold_affine(model, x)
-    assert any(isinstance(one, Fade) for one in model.modules())
+    assert any(isinstance(module, Fade) for module in model.modules())
     surgery.set_progress(model, 0.5)
     surgery.settle(model.eval())
     wanted = model(x)

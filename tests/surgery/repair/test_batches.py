@@ -58,5 +58,5 @@ def test_errors_of_ours_and_what_is_no_refusal_pass(error: Exception) -> None:
 def test_batches_are_handed_on_when_they_have_gone_through() -> None:
     through, seen = run_through(nn.Linear(3, 2), [torch.ones(2, 3), (torch.ones(4, 3), torch.arange(4)), HALVES]), []
     seen += [next(through), next(through)]
-    assert [tuple(one.images.shape) for one in seen] == [(2, 3), (4, 3)] and seen[1].labels is not None
+    assert [tuple(batch.images.shape) for batch in seen] == [(2, 3), (4, 3)] and seen[1].labels is not None
     assert_raises(BadValue, lambda: next(through), "Batch 3 fails in Linear", "float16")

@@ -24,16 +24,16 @@ from tests.surgery.small_net import SmallNet
 def deviations(model: nn.Module) -> dict[str, float]:
     """Root mean square of each weight with more than one axis, times the root of its inputs: its gain."""
     return {
-        path: float(one.weight.detach().double().square().mean().sqrt() * math.sqrt(fan_of(one, "in")))
-        for path, one in model.named_modules()
-        if hasattr(one, "in_features") or hasattr(one, "in_channels")
+        path: float(module.weight.detach().double().square().mean().sqrt() * math.sqrt(fan_of(module, "in")))
+        for path, module in model.named_modules()
+        if hasattr(module, "in_features") or hasattr(module, "in_channels")
     }
 
 
 def assert_gains(model: nn.Module, expected: dict[str, float], tolerance: float = 0.06) -> None:
     found = deviations(model)
     assert found.keys() == expected.keys()
-    wrong = {path: one for path, one in found.items() if abs(one / expected[path] - 1) > tolerance}
+    wrong = {path: value for path, value in found.items() if abs(value / expected[path] - 1) > tolerance}
     assert not wrong, f"{wrong} against {expected}"
 
 
@@ -54,7 +54,7 @@ def assert_gains(model: nn.Module, expected: dict[str, float], tolerance: float 
         (nn.Tanh(), 1.5925),
         (nn.ReLU().half(), 1.4142),
     ],
-    ids=lambda one: getattr(one, "__name__", None) or str(one),  # the same on every run
+    ids=lambda case: getattr(case, "__name__", None) or str(case),  # the same on every run
 )
 def test_gains(function: nn.Module, expected: float) -> None:
     channels = getattr(function, "num_parameters", 1)
@@ -180,8 +180,8 @@ def test_fan_out() -> None:
     model = Mixed()
     initialize(model, EXAMPLE, fan="out")
     expected = {
-        path: one * math.sqrt(fan_of(layer, "in") / fan_of(layer, "out"))
-        for path, one in GAINS.items()
+        path: gain * math.sqrt(fan_of(layer, "in") / fan_of(layer, "out"))
+        for path, gain in GAINS.items()
         if (layer := model.get_submodule(path))
     }
     assert not math.isclose(expected["stem"], GAINS["stem"], rel_tol=0.5), "a fan that could be mistaken"
@@ -190,14 +190,14 @@ def test_fan_out() -> None:
 
 def test_biases_norms_and_statistics() -> None:
     model = Mixed()
-    for one in model.parameters():
-        nn.init.normal_(one)
+    for param in model.parameters():
+        nn.init.normal_(param)
     slopes = model.prelu.weight.detach().clone()
     model(torch.randn(2, 3, 16, 16))
     initialize(model, EXAMPLE)
-    biases = {name: one for name, one in model.named_parameters() if name.endswith("bias")}
+    biases = {name: param for name, param in model.named_parameters() if name.endswith("bias")}
     assert len(biases) == 11
-    assert not any(one.any() for one in biases.values())
+    assert not any(bias.any() for bias in biases.values())
     assert torch.equal(model.norm.weight, torch.ones(64))
     assert torch.equal(model.norm.running_mean, torch.zeros(64))
     assert torch.equal(model.norm.running_var, torch.ones(64))
@@ -207,21 +207,21 @@ def test_biases_norms_and_statistics() -> None:
 
 def test_a_norm_that_begins_at_zero_still_does() -> None:
     model = torchvision.models.resnet18(zero_init_residual=True)
-    for name, one in model.named_parameters():
+    for name, param in model.named_parameters():
         if "bn1" in name or "bias" in name:
-            nn.init.normal_(one)
+            nn.init.normal_(param)
     initialize(model, torch.empty(2, 3, 64, 64, device="meta"))
-    weights = {name: one for name, one in model.named_parameters() if "bn" in name or "downsample.1" in name}
-    zero = [name for name, one in weights.items() if name.endswith("weight") and not one.any()]
+    weights = {name: param for name, param in model.named_parameters() if "bn" in name or "downsample.1" in name}
+    zero = [name for name, tensor in weights.items() if name.endswith("weight") and not tensor.any()]
     assert zero == [f"layer{k}.{n}.bn2.weight" for k in range(1, 5) for n in range(2)]
-    ones = [one for name, one in weights.items() if name.endswith("weight") and name not in zero]
+    ones = [value for name, value in weights.items() if name.endswith("weight") and name not in zero]
     assert len(ones) == 12
-    assert all((one == 1).all() for one in ones)
-    assert not any(one.any() for name, one in weights.items() if name.endswith("bias"))
+    assert all((tensor == 1).all() for tensor in ones)
+    assert not any(tensor.any() for name, tensor in weights.items() if name.endswith("bias"))
     # In front of an add a ReLU follows, so it counts; the classifier has none.
     found = deviations(model)
     assert abs(found.pop("fc") - 1) < 0.02
-    assert all(abs(one / math.sqrt(2) - 1) < 0.03 for one in found.values())
+    assert all(abs(value / math.sqrt(2) - 1) < 0.03 for value in found.values())
 
 
 def test_attention_is_drawn_as_torch_does_and_the_rest_left_alone() -> None:
@@ -239,7 +239,7 @@ def test_attention_is_drawn_as_torch_does_and_the_rest_left_alone() -> None:
 
     model = Tokens()
     nn.init.ones_(model.layer.self_attn.in_proj_bias)
-    kept = {name: one.detach().clone() for name, one in model.named_parameters()}
+    kept = {name: param.detach().clone() for name, param in model.named_parameters()}
     initialize(model, torch.zeros(2, 5, dtype=torch.long))
     assert not model.layer.self_attn.in_proj_bias.any()
     for name in ("place", "words.weight"):
@@ -306,13 +306,13 @@ def test_a_tied_weight_is_drawn_once() -> None:
 
 def test_one_seed_one_model() -> None:
     models = [initialize(SmallNet(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    first, again, other = (dict(one.named_parameters()) for one in models)
+    first, again, other = (dict(model.named_parameters()) for model in models)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
     half = SmallNet().half()
     torch.manual_seed(1)
-    one = initialize(half, torch.empty(2, 3, 8, 8, dtype=torch.half))
-    assert all(torch.equal(value, first[name].half()) for name, value in one.named_parameters())
+    model = initialize(half, torch.empty(2, 3, 8, 8, dtype=torch.half))
+    assert all(torch.equal(value, first[name].half()) for name, value in model.named_parameters())
 
 
 def test_a_timm_model() -> None:
@@ -321,7 +321,7 @@ def test_a_timm_model() -> None:
     found = deviations(model)
     assert abs(found.pop("fc") - 1) < 0.06
     assert len(found) == 14
-    assert all(abs(one / 1.6765 - 1) < 0.06 for one in found.values())
+    assert all(abs(value / 1.6765 - 1) < 0.06 for value in found.values())
 
 
 def test_refusals_leave_the_model_as_it_was() -> None:

@@ -50,7 +50,7 @@ def test_every_parameter_of_an_activation_has_a_layer_in_front(name: str) -> Non
     edited, report = surgery.transform(Net(), surgery.swap(name), torch.randn(2, 3, 6, 6))
     found = layers_in_front(edited)
     assert set(found) == set(report.added) and len(report.plan.edits) == 5
-    assert {path: {found[one] for one in found if one.startswith(f"{path}.")} for path in FRONT} == {
+    assert {path: {found[name] for name in found if name.startswith(f"{path}.")} for path in FRONT} == {
         path: {layer} for path, layer in FRONT.items()
     }
 
@@ -60,7 +60,7 @@ def test_lines_and_fades_are_activations_too(rule: surgery.Rule) -> None:
     edited, report = surgery.transform(Net(), rule, torch.randn(2, 3, 6, 6))
     found = layers_in_front(edited)
     assert report.added and set(found) == set(report.added)
-    assert found == {one: next(FRONT[path] for path in FRONT if one.startswith(f"{path}.")) for one in found}
+    assert found == {name: next(FRONT[path] for path in FRONT if name.startswith(f"{path}.")) for name in found}
 
 
 def test_a_model_that_does_not_run_goes_by_what_is_registered_before() -> None:
@@ -71,7 +71,7 @@ def test_a_model_that_does_not_run_goes_by_what_is_registered_before() -> None:
 
 def test_nothing_is_left_behind() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU()).train()
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert layers_in_front(model, torch.randn(2, 3, 6, 6)) == {"2.weight": "1.weight"}
-    assert all(torch.equal(before[name], one) for name, one in model.state_dict().items())
-    assert all(one.training and not one._forward_pre_hooks for one in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())

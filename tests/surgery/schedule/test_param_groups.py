@@ -65,8 +65,8 @@ SLOPES = [
 
 
 def names_of(model: nn.Module, group: dict[str, Any]) -> list[str]:
-    name_of = {id(one): name for name, one in model.named_parameters()}
-    return [name_of[id(one)] for one in group["params"]]
+    name_of = {id(param): name for name, param in model.named_parameters()}
+    return [name_of[id(param)] for param in group["params"]]
 
 
 def test_activations_go_without_decay() -> None:
@@ -116,11 +116,11 @@ def test_an_optimiser_takes_them(kind: type[torch.optim.Optimizer]) -> None:
     optimizer = kind(parameter_groups(model), lr=0.1, weight_decay=0.5)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0]
     # Without a gradient but with decay, weights shrink and slopes stay.
-    before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    for one in model.parameters():
-        one.grad = torch.zeros_like(one)
+    before = {name: param.detach().clone() for name, param in model.named_parameters()}
+    for param in model.parameters():
+        param.grad = torch.zeros_like(param)
     optimizer.step()
-    same = [name for name, one in model.named_parameters() if torch.equal(one, before[name])]
+    same = [name for name, param in model.named_parameters() if torch.equal(param, before[name])]
     assert set(SLOPES) <= set(same)
     assert not {"conv.weight", "fc.weight", "norm.weight"} & set(same)
 
@@ -159,7 +159,7 @@ def test_a_models_own_exemptions_are_found_in_a_wrapper() -> None:
     assert "inner.pos_embed" in names_of(wrapped, parameter_groups(wrapped, 0.1, biases_and_norms=True)[1])
     compiled = torch.compile(model)
     spared = parameter_groups(compiled, 0.1, biases_and_norms=True)[1]["params"]
-    assert any(one is model.pos_embed for one in spared)
+    assert any(param is model.pos_embed for param in spared)
 
 
 @pytest.fixture
@@ -173,9 +173,9 @@ def alone() -> Iterator[None]:
 def test_a_wrapped_model(alone: None) -> None:
     model = Net()
     plain, wrapped = parameter_groups(model), parameter_groups(DistributedDataParallel(model))
-    for one, other in zip(plain, wrapped, strict=True):
-        assert [id(p) for p in one["params"]] == [id(p) for p in other["params"]]
-        assert one.keys() == other.keys()
+    for got, other in zip(plain, wrapped, strict=True):
+        assert [id(p) for p in got["params"]] == [id(p) for p in other["params"]]
+        assert got.keys() == other.keys()
 
 
 @pytest.mark.parametrize("weight_decay", [-0.1, math.nan, math.inf])

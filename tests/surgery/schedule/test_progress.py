@@ -57,14 +57,14 @@ def test_from_the_original_to_the_edited_bit_for_bit(kind: type[models.Stated], 
     assert_same_results(edited, final, kind.example)
     surgery.settle(edited)
     assert_same_function(edited, final, kind.example)
-    assert not any(isinstance(one, Fade) for one in edited.modules())
+    assert not any(isinstance(module, Fade) for module in edited.modules())
 
 
-def assert_same_results(one: nn.Module, other: nn.Module, example: Tensor) -> None:
+def assert_same_results(first: nn.Module, other: nn.Module, example: Tensor) -> None:
     """Bit-equal outputs in both modes; buffers of their own are left out."""
     for train in (False, True):
         results = []
-        for model in (one, other):
+        for model in (first, other):
             torch.manual_seed(0)
             with torch.no_grad():
                 results.append(copy.deepcopy(model).train(train)(example.clone()))
@@ -180,7 +180,7 @@ def test_undo_brings_back_the_original(settled: bool) -> None:
         surgery.settle(edited)
     surgery.undo(edited)
     assert_same_function(edited, model, picture())
-    assert [type(one) for one in edited.modules()] == [type(one) for one in model.modules()]
+    assert [type(module) for module in edited.modules()] == [type(module) for module in model.modules()]
 
 
 def test_undoing_a_later_step_leaves_what_was_settled() -> None:
@@ -197,7 +197,7 @@ def test_what_is_added_later_joins_the_progress_of_the_rest() -> None:
     _, edited = fading(models.BottleneckNet, surgery.erase_relu(fade=True))
     surgery.set_progress(edited, 0.75)
     later, _ = surgery.transform(edited, surgery.swap("gelu", position=1, fade=True), picture())
-    assert {float(one.progress) for one in later.modules() if isinstance(one, Fade)} == {0.75}
+    assert {float(module.progress) for module in later.modules() if isinstance(module, Fade)} == {0.75}
 
 
 # Copies, dtypes, weights
@@ -207,12 +207,12 @@ def test_an_averaged_copy_follows_its_own_progress() -> None:
     _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=True))
     averaged = ModelEmaV3(edited)
     surgery.set_progress(edited, 0.5)
-    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {0.0}
+    assert {float(module.progress) for module in averaged.modules() if isinstance(module, Fade)} == {0.0}
     surgery.set_progress(averaged.module, 1.0)
-    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {1.0}
-    assert {float(one.progress) for one in edited.modules() if isinstance(one, Fade)} == {0.5}
+    assert {float(module.progress) for module in averaged.modules() if isinstance(module, Fade)} == {1.0}
+    assert {float(module.progress) for module in edited.modules() if isinstance(module, Fade)} == {0.5}
     averaged.update(edited)
-    assert {float(one.progress) for one in averaged.modules() if isinstance(one, Fade)} == {1.0}
+    assert {float(module.progress) for module in averaged.modules() if isinstance(module, Fade)} == {1.0}
 
 
 def test_the_state_dict_is_that_of_the_original() -> None:
@@ -258,9 +258,11 @@ def test_gradients_reach_everything() -> None:
         surgery.set_progress(edited, progress)
         edited.zero_grad()
         edited(picture()).square().sum().backward()
-        silent = [name for name, one in edited.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
+        silent = [
+            name for name, param in edited.named_parameters() if param.grad is None or not param.grad.isfinite().all()
+        ]
         assert not silent
-        slopes = [one.grad for name, one in edited.named_parameters() if name.endswith("end.weight")]
+        slopes = [param.grad for name, param in edited.named_parameters() if name.endswith("end.weight")]
         assert slopes
         assert all(slope is not None and slope.abs().sum() > 0 for slope in slopes)
 
@@ -292,12 +294,12 @@ def test_a_wrapper_is_told_for_the_model_inside(wrap: Callable[[nn.Module], Any]
     wrapped = wrap(edited)
     surgery.set_progress(wrapped, 0.5, step=3)
     assert progress_of(wrapped) == (0.5, 3)
-    inner = [one for one in wrapped.modules() if surgery.history_of(one)]
+    inner = [module for module in wrapped.modules() if surgery.history_of(module)]
     assert inner
-    assert {progress_of(one) for one in inner} == {(0.5, 3)}
+    assert {progress_of(network) for network in inner} == {(0.5, 3)}
     surgery.settle(wrapped)
-    for one in inner:
-        assert [edit["fade"] for step in surgery.history_of(one) for edit in step.data["edits"]] == [False, False]
+    for network in inner:
+        assert [edit["fade"] for step in surgery.history_of(network) for edit in step.data["edits"]] == [False, False]
 
 
 def test_what_was_settled_through_a_wrapper_is_saved_settled(tmp_path: Path) -> None:
@@ -328,15 +330,15 @@ PARTS = [((0.0, 1.0), 0.3, 0.3), ((0.2, 0.6), 0.1, 0.0), ((0.2, 0.6), 0.2, 0.0),
 
 
 def fades(model: nn.Module) -> list[Fade]:
-    return [one for one in model.modules() if isinstance(one, Fade)]
+    return [module for module in model.modules() if isinstance(module, Fade)]
 
 
 @pytest.mark.parametrize(("over", "progress", "faded"), PARTS)
 def test_a_fade_goes_over_its_part_of_the_progress(over: tuple[float, float], progress: float, faded: float) -> None:
     model, edited = fading(models.ResidualNet, surgery.erase_relu(fade=over))
-    assert {one.over for one in fades(edited)} == {over}
+    assert {fade.over for fade in fades(edited)} == {over}
     surgery.set_progress(edited, progress)
-    assert all(float(one.progress) == pytest.approx(faded, abs=1e-6) for one in fades(edited))
+    assert all(float(fade.progress) == pytest.approx(faded, abs=1e-6) for fade in fades(edited))
     if faded in (0, 1):
         wanted = model if faded == 0 else surgery.transform(model, surgery.erase_relu(), picture())[0]
         assert_same_results(edited, wanted, picture())
@@ -344,10 +346,10 @@ def test_a_fade_goes_over_its_part_of_the_progress(over: tuple[float, float], pr
 
 @given(st.floats(0, 0.9), st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=30)
-def test_a_fade_never_goes_back(begin: float, width: float, one: float, other: float) -> None:
+def test_a_fade_never_goes_back(begin: float, width: float, first: float, other: float) -> None:
     fade = Fade(nn.ReLU(), nn.Identity(), over=(begin, min(begin + width, 1.0)))
     shares = []
-    for progress in (0.0, *sorted((one, other)), 1.0):
+    for progress in (0.0, *sorted((first, other)), 1.0):
         fade.set_progress(progress)
         shares.append(float(fade.progress))
     assert shares == sorted(shares) and (shares[0] == 0 or begin == 0) and shares[-1] == 1
@@ -374,7 +376,7 @@ def test_a_part_of_the_progress_is_saved_and_loaded(tmp_path: Path) -> None:
     (step,) = json.loads((tmp_path / "surgery.json").read_text())["steps"]
     assert [edit["fade"] for edit in step["data"]["edits"]] == [[0.2, 0.6], [0.2, 0.6]]
     loaded = surgery.load(tmp_path, models.ResidualNet())
-    assert [one.over for one in fades(loaded)] == [(0.2, 0.6)] * 2
+    assert [fade.over for fade in fades(loaded)] == [(0.2, 0.6)] * 2
     assert progress_of(loaded) == (0.3, 7)
     assert_same_function(loaded, edited, picture())
     surgery.settle(loaded)
@@ -397,9 +399,9 @@ def test_settling_before_a_part_begins_jumps_to_its_end() -> None:
 def test_copies_of_an_average_fade_over_the_same_part() -> None:
     _, edited = fading(models.ResidualNet, surgery.erase_relu(fade=(0.2, 0.6)))
     averaged = ModelEmaV3(edited)
-    for one in (edited, averaged):
-        surgery.set_progress(one, 0.4)
-    assert [float(one.progress) for one in fades(averaged)] == [float(one.progress) for one in fades(edited)]
+    for network in (edited, averaged):
+        surgery.set_progress(network, 0.4)
+    assert [float(fade.progress) for fade in fades(averaged)] == [float(fade.progress) for fade in fades(edited)]
     assert float(fades(averaged)[0].progress) == pytest.approx(0.5)
     assert fades(averaged)[0].progress is not fades(edited)[0].progress
 
@@ -408,7 +410,7 @@ def test_rules_with_parts_of_their_own() -> None:
     rules = [surgery.swap("gelu", position=1, fade=(0, 0.5)), surgery.swap("silu", position=2, fade=(0.5, 1))]
     edited, report = surgery.transform(randomise(models.BottleneckNet()), rules, picture())
     surgery.set_progress(edited, 0.5)
-    assert sorted(float(one.progress) for one in fades(edited)) == [0, 0, 1, 1]
+    assert sorted(float(fade.progress) for fade in fades(edited)) == [0, 0, 1, 1]
     assert {edit.fade for edit in report.plan.edits} == {(0, 0.5), (0.5, 1)}
     assert str(report.plan).count("(fading)") == 4
 
@@ -428,7 +430,7 @@ def test_a_relu_fades_to_its_affine_stand_in() -> None:
     assert_same_results(edited, hard, picture())
     surgery.settle(edited)
     assert_same_function(edited, hard, picture())
-    assert [type(one) for one in edited.modules() if isinstance(one, Affine | Fade)] == [Affine, Affine]
+    assert [type(module) for module in edited.modules() if isinstance(module, Affine | Fade)] == [Affine, Affine]
     assert len(surgery.find_sites(edited, picture())) == len(hard_report.after) == 3
     assert_same_function(surgery.undo(edited), model, picture())
 
@@ -448,7 +450,7 @@ def test_where_lines_stand_in_no_activation_is_left(kind: type[models.Stated]) -
     model = randomise(kind())
     edited, report = surgery.transform(model, surgery.erase(stand_in="affine"), kind.example)
     assert list(report.after) == []
-    lines = [one for one in edited.modules() if isinstance(one, Affine)]
+    lines = [module for module in edited.modules() if isinstance(module, Affine)]
     assert [len(line.weight) for line in lines] and len(lines) == len(report.before)
     assert sorted(len(line.weight) for line in lines) == sorted(site.channels for site in report.before)
     x = kind.example
@@ -475,9 +477,9 @@ def test_one_progress_moves_all_that_changes() -> None:
     def state() -> tuple[set[float], set[bool], set[int | None]]:
         parts = list(edited.modules())
         return (
-            {round(float(one.progress), 4) for one in parts if isinstance(one, Fade)},
-            {one.gathering for one in parts if isinstance(one, PWLU)},
-            {one.phase for one in parts if isinstance(one, FReLU)},
+            {round(float(part.progress), 4) for part in parts if isinstance(part, Fade)},
+            {part.gathering for part in parts if isinstance(part, PWLU)},
+            {part.phase for part in parts if isinstance(part, FReLU)},
         )
 
     assert state() == ({0.0}, {True}, {None})
@@ -490,7 +492,7 @@ def test_one_progress_moves_all_that_changes() -> None:
     twin = copy.deepcopy(edited)
     surgery.settle(edited)
     assert state() == (set(), {False}, {None})
-    assert {one.phase for one in twin.modules() if isinstance(one, FReLU)} == {0}
+    assert {module.phase for module in twin.modules() if isinstance(module, FReLU)} == {0}
 
 
 # Settled for good
@@ -505,15 +507,15 @@ def test_what_settled_changes_no_more(rule: surgery.Rule, tmp_path: Path) -> Non
     model.train()(picture())
     surgery.settle(model)
     with torch.no_grad():
-        for name, one in model.named_parameters():
+        for name, param in model.named_parameters():
             if "relu" in name:
-                one.add_(0.25)
+                param.add_(0.25)
     model.eval()
     before = model(picture())
     for step in (0, 3):
         surgery.set_progress(model, 0.05, step=step)
         assert torch.equal(model(picture()), before)
-        assert all(one.requires_grad for one in model.parameters())
+        assert all(param.requires_grad for param in model.parameters())
     assert not any("warmup" in edit["params"] or "alternate" in edit["params"] for edit in edits_of(model))
     surgery.save(model, tmp_path)
     again = surgery.load(tmp_path, models.ResidualNet()).eval()
@@ -530,9 +532,9 @@ def test_a_pwlu_from_a_file_computes_what_it_learned() -> None:
     model, _ = surgery.transform(models.ResidualNet(), rule, picture())
     surgery.set_progress(model, 0.5)
     with torch.no_grad():
-        for name, one in model.named_parameters():
+        for name, param in model.named_parameters():
             if "heights" in name:
-                one.add_(0.5)
+                param.add_(0.5)
     fresh, _ = surgery.transform(models.ResidualNet(), rule, picture())
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh.eval()(picture()), model.eval()(picture()))

@@ -59,7 +59,7 @@ def test_a_save_reaches_the_disk_as_often_as_the_tests_here_assume(
     calls = break_off(monkeypatch, 0, Killed())
     surgery.save(NEW, tmp_path)
     assert calls == ["fsync", "fsync", "replace", "fsync", "replace", "fsync"] and len(calls) == CALLS
-    assert {one.name for one in tmp_path.iterdir()} == {STEPS, WEIGHTS}
+    assert {path.name for path in tmp_path.iterdir()} == {STEPS, WEIGHTS}
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), Killed()], ids=["full", "killed"])
@@ -81,7 +81,7 @@ def test_whenever_a_save_breaks_off_the_folder_is_whole(
         assert_raises(type(error), lambda: surgery.save(OLD, tmp_path))
     surgery.load(tmp_path, ResidualNet())
     surgery.save(NEW, tmp_path)
-    assert {STEPS, WEIGHTS} == {one.name for one in tmp_path.iterdir()}
+    assert {STEPS, WEIGHTS} == {path.name for path in tmp_path.iterdir()}
     assert len(read_steps(tmp_path)["steps"][0]["data"]["edits"]) == 4
 
 

@@ -142,11 +142,11 @@ def test_what_was_saved_comes_back(case: Case, tmp_path: Path) -> None:
     assert surgery.find_sites(model, case.sample()).to_json() == surgery.find_sites(fresh, case.sample()).to_json()
     # What came back can be saved again, and says the same.
     surgery.save(fresh, tmp_path / "two")
-    one, two = (json.loads((tmp_path / name / STEPS).read_text()) for name in ("one", "two"))
-    for first, second in zip(one["steps"], two["steps"], strict=True):
+    former, again = (json.loads((tmp_path / name / STEPS).read_text()) for name in ("one", "two"))
+    for first, second in zip(former["steps"], again["steps"], strict=True):
         assert first["fingerprint"] in (second["fingerprint"], None)  # None: made on a form that was settled since
         first["fingerprint"] = second["fingerprint"]
-    assert one == two
+    assert former == again
     # And undone: what comes out is the unedited model.
     assert_same_function(surgery.undo(model), surgery.undo(fresh), case.sample())
     assert list(fresh.state_dict()) == list(case.build().state_dict())
@@ -200,9 +200,9 @@ def test_what_shared_its_weights_shares_them_again(tmp_path: Path) -> None:
     model = edited(CASES["one block under two names, both"])
     surgery.save(model, tmp_path)
     fresh = surgery.load(tmp_path, AliasBlocks())
-    for one in (model, fresh):
-        assert one.mlp2.fc1.weight is one.mlp3.fc1.weight
-        assert isinstance(one.mlp2.act, nn.PReLU) and isinstance(one.mlp3.act, nn.PReLU)
+    for network in (model, fresh):
+        assert network.mlp2.fc1.weight is network.mlp3.fc1.weight
+        assert isinstance(network.mlp2.act, nn.PReLU) and isinstance(network.mlp3.act, nn.PReLU)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -211,7 +211,7 @@ def test_other_precisions_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     surgery.transform_(model, surgery.swap("prelu", turn=2), picture().to(dtype))
     surgery.save(model, tmp_path)
     fresh = surgery.load(tmp_path, TwiceUsed().to(dtype))
-    assert {one.dtype for one in fresh.parameters()} == {dtype}
+    assert {param.dtype for param in fresh.parameters()} == {dtype}
     assert_bit_equal(fresh.state_dict().values(), model.state_dict().values(), "weights")
 
 
@@ -231,7 +231,7 @@ def test_the_mode_is_that_of_the_offered_model(tmp_path: Path) -> None:
 def test_frozen_weights_stay_frozen(tmp_path: Path) -> None:
     surgery.save(edited(CASES["residual blocks"]), tmp_path)
     loaded = surgery.load(tmp_path, ResidualNet().requires_grad_(False))
-    assert not any(one.requires_grad for one in loaded.parameters())
+    assert not any(param.requires_grad for param in loaded.parameters())
 
 
 # -- progress ---------------------------------------------------------------------------------------------------------
@@ -242,8 +242,8 @@ def test_progress_comes_back(tmp_path: Path) -> None:
     surgery.save(model, tmp_path)
     assert json.loads((tmp_path / STEPS).read_text())["progress"] == [0.25, 7]
     fresh = surgery.load(tmp_path, ResidualNet())
-    fades = [one for one in fresh.modules() if isinstance(one, surgery.activations.Fade)]
-    assert [one.progress.item() for one in fades] == [0.25, 0.25]
+    fades = [module for module in fresh.modules() if isinstance(module, surgery.activations.Fade)]
+    assert [fade.progress.item() for fade in fades] == [0.25, 0.25]
 
 
 def test_progress_outlives_another_step_and_its_undoing(tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_progress_outlives_another_step_and_its_undoing(tmp_path: Path) -> None:
         surgery.save(model, tmp_path / folder)
         fresh = surgery.load(tmp_path / folder, ResidualNet())
         assert_same_function(model, fresh, picture())
-        for one in (model, fresh):  # what came later has come as far
-            fades = [module for module in one.modules() if isinstance(module, surgery.activations.Fade)]
+        for network in (model, fresh):  # what came later has come as far
+            fades = [module for module in network.modules() if isinstance(module, surgery.activations.Fade)]
             assert {fade.progress.item() for fade in fades} == {0.25}
         surgery.undo(model, steps=1)
 
@@ -266,7 +266,7 @@ def test_a_settled_fade_stays_settled_when_a_later_step_is_undone(tmp_path: Path
     surgery.set_progress(model, 0.5)
     surgery.settle(model)
     surgery.undo(model, steps=1)
-    assert not [one for one in model.modules() if isinstance(one, surgery.activations.Fade)]
+    assert not [module for module in model.modules() if isinstance(module, surgery.activations.Fade)]
     surgery.save(model, tmp_path)
     assert_same_function(model, surgery.load(tmp_path, ResidualNet()), picture())
 
@@ -297,8 +297,8 @@ def test_the_file_names_no_machine_and_no_place_in_the_source(tmp_path: Path) ->
 
     def keys(value: Any) -> set[str]:
         if isinstance(value, dict):
-            return set(value) | {key for one in value.values() for key in keys(one)}
-        return {key for one in value for key in keys(one)} if isinstance(value, list) else set()
+            return set(value) | {key for part in value.values() for key in keys(part)}
+        return {key for part in value for key in keys(part)} if isinstance(value, list) else set()
 
     data = json.loads((tmp_path / STEPS).read_text())
     versions = data.pop("versions")
@@ -384,7 +384,7 @@ def test_what_wraps_an_edited_model_is_not_saved_without_the_edits(tmp_path: Pat
 
 @pytest.mark.parametrize("file", [WEIGHTS, STEPS])
 def test_a_save_that_fails_leaves_what_was_there(file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
@@ -395,7 +395,7 @@ def test_a_save_that_fails_leaves_what_was_there(file: str, folder: Path, monkey
         monkeypatch.setattr(Path, "write_text", full)
     model = edited(CASES["two steps at one owner"])
     assert_raises(OSError, lambda: surgery.save(model, folder), "no space left")
-    assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_what_is_no_plain_data_is_not_saved(tmp_path: Path) -> None:

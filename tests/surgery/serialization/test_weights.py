@@ -180,7 +180,7 @@ def test_a_load_that_fails_halfway_leaves_the_model_as_it_was(tmp_path: Path, mo
             raise RuntimeError("CUDA out of memory")
         return copy_(self, *args, **kwargs)
 
-    before = {name: one.clone() for name, one in fresh.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
     monkeypatch.setattr(Tensor, "copy_", failing)
     assert_raises(surgery.WrongModel, lambda: surgery.load(tmp_path, fresh), "CUDA out of memory")
     assert len(copied) > 4 and not surgery.history_of(fresh)

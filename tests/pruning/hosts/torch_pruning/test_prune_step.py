@@ -172,7 +172,7 @@ def test_an_optimiser_inside_a_wrapper_follows(net: Net) -> None:
     train(net, optimizer)
     pruner = pruner_of(net)
     host.step(pruner, optimizer, IMAGES)
-    assert {id(one) for one in inner.param_groups[0]["params"]} == {id(one) for one in net.parameters()}
+    assert {id(param) for param in inner.param_groups[0]["params"]} == {id(param) for param in net.parameters()}
     assert inner.state[net.body.weight]["momentum_buffer"].shape == net.body.weight.shape == (4, 4, 3, 3)
     before = net.body.weight.detach().clone()
     train(net, optimizer)
@@ -221,7 +221,9 @@ def test_layers_that_were_frozen_as_the_pruner_was_made_are_refused(frozen: list
     host.step(pruner, example=IMAGES)
     assert model(IMAGES).shape == (4, 5)
     assert [model.first.out_channels, model.slopes.num_parameters, model.second.out_channels] == [4, 4, 4]
-    assert {name.partition(".")[0] for name, one in model.named_parameters() if not one.requires_grad} == set(frozen)
+    assert {name.partition(".")[0] for name, param in model.named_parameters() if not param.requires_grad} == set(
+        frozen
+    )
 
 
 def test_a_layer_that_no_forward_calls_may_be_frozen(net: Net) -> None:
@@ -267,7 +269,7 @@ def test_a_frozen_model_is_cut_again_as_the_saved_one_was(tmp_path: Path) -> Non
     surgery.save(model, tmp_path)
     loaded = surgery.load(tmp_path, model=fresh)
     assert_bit_equal([loaded.eval()(IMAGES)], [model.eval()(IMAGES)])
-    assert not any(one.requires_grad for one in loaded.parameters())
+    assert not any(param.requires_grad for param in loaded.parameters())
 
 
 def test_frozen_parameters_stay_frozen(net: Net) -> None:
@@ -443,7 +445,7 @@ def test_structural_step_then_optimiser_then_ap_with_held_masks(net: Net) -> Non
 @pytest.mark.parametrize(
     ("put", "call"),
     [
-        (lambda one: prune.l1_unstructured(one, "weight", 0.5), "prune.remove(model.get_submodule('body'), 'weight')"),
+        (lambda at: prune.l1_unstructured(at, "weight", 0.5), "prune.remove(model.get_submodule('body'), 'weight')"),
         (parametrizations.weight_norm, "remove_parametrizations(model.get_submodule('body'), 'weight')"),
         (weight_norm, "torch.nn.utils.remove_weight_norm(model.get_submodule('body'))"),
     ],
@@ -511,7 +513,7 @@ def test_a_step_that_breaks_off_is_followed_as_far_as_it_went(net: Net) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     pruner = BreaksOff(net, IMAGES, tp.importance.GroupMagnitudeImportance(), ignored_layers=[net.head])
     assert_raises(ArithmeticError, lambda: host.step(pruner, optimizer, IMAGES))
-    assert [id(one) for one in optimizer.param_groups[0]["params"]] == [id(one) for one in net.parameters()]
+    assert [id(param) for param in optimizer.param_groups[0]["params"]] == [id(param) for param in net.parameters()]
     assert len(surgery.history_of(net)[0].data["history"]) == 1
     train(net.train(), optimizer)
 

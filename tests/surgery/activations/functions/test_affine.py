@@ -37,8 +37,8 @@ def drawn(function: Callable[[Tensor], Tensor], mean: float, deviation: float) -
 def test_the_closed_form_for_relu_is_what_integration_gives(mean: float, deviation: float) -> None:
     m, s = torch.tensor([mean]), torch.tensor([deviation])
     exact, summed = best_line(nn.ReLU(), m, s), best_line(Rectified(), m, s)
-    for one, other in zip(exact, summed, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=2e-5 * max(1.0, deviation, abs(mean)))
+    for got, other in zip(exact, summed, strict=True):
+        torch.testing.assert_close(other, got, rtol=0, atol=2e-5 * max(1.0, deviation, abs(mean)))
 
 
 @pytest.mark.parametrize(

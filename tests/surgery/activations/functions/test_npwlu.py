@@ -49,9 +49,9 @@ def test_the_definition_and_its_gradients(channels: int, intervals: int, form: s
     wanted = cumulative(*leaves)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn_like(found)
-    found, wanted = (torch.autograd.grad((one * weights).sum(), leaves) for one in (found, wanted))
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other)
+    found, wanted = (torch.autograd.grad((tensor * weights).sum(), leaves) for tensor in (found, wanted))
+    for got, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, other)
 
 
 @pytest.mark.parametrize("form", ["formula", "closed"])
@@ -89,9 +89,9 @@ def test_it_begins_as_relu_bit_for_bit(intervals: int) -> None:
 @settings(max_examples=20)
 @given(st.floats(-30, 30), st.floats(0, 20))
 def test_starting_as_relu_from_anything_seen(mean: float, deviation: float) -> None:
-    one, module = torch.ones(2), NPWLU(2)
+    ones, module = torch.ones(2), NPWLU(2)
     assert isinstance(module, Starting)
-    start(module, F.relu, Seen(mean * one, deviation * one, (mean - 9) * one, (mean + 9) * one))
+    start(module, F.relu, Seen(mean * ones, deviation * ones, (mean - 9) * ones, (mean + 9) * ones))
     x = torch.linspace(-100, 100, 999)[:, None].expand(-1, 2)
     assert torch.equal(module(x), F.relu(x))
 
@@ -102,8 +102,8 @@ def test_starting_as_something_else() -> None:
     assert errors[0] < 0.12 and errors[1] < 0.05 and errors[2] < 0.02
     slopes, x = torch.tensor([0.1, -0.3, 0.0]), 5 * torch.randn(40, 3)
     module, shared = NPWLU(3), NPWLU()
-    for one in (module, shared):
-        start(one, lambda rows: F.prelu(rows, slopes), seen)
+    for network in (module, shared):
+        start(network, lambda rows: F.prelu(rows, slopes), seen)
     torch.testing.assert_close(module(x), F.prelu(x, slopes), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared(x), F.leaky_relu(x, slopes.mean().item()), atol=1e-5, rtol=1e-5)
 
@@ -130,14 +130,14 @@ def test_compiled_whole() -> None:
     module, x = perturbed(NPWLU(3)), torch.randn(4, 3, 5)
     torch._dynamo.reset()
     results = [
-        (one(leaf), leaf)
-        for one in (module, torch.compile(module, fullgraph=True, backend="aot_eager"))
+        (network(leaf), leaf)
+        for network in (module, torch.compile(module, fullgraph=True, backend="aot_eager"))
         for leaf in [x.clone().requires_grad_()]
     ]
     grads = [torch.autograd.grad(y.square().sum(), [leaf, *module.parameters()]) for y, leaf in results]
     torch.testing.assert_close(results[0][0], results[1][0])
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    for got, other in zip(*grads, strict=True):
+        torch.testing.assert_close(got, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")

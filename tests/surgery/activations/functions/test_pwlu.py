@@ -67,9 +67,9 @@ def test_the_published_formula_and_its_gradients(channels: int, intervals: int) 
     wanted, found = published(x, *module.parameters()), module(x)
     torch.testing.assert_close(found, wanted)
     weights = torch.randn_like(found)
-    wanted, found = (torch.autograd.grad((one * weights).sum(), leaves) for one in (wanted, found))
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other)
+    wanted, found = (torch.autograd.grad((tensor * weights).sum(), leaves) for tensor in (wanted, found))
+    for got, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, other)
 
 
 @pytest.mark.parametrize("form", ["formula", "closed"])
@@ -167,21 +167,21 @@ def test_what_is_piecewise_linear_on_its_knots_is_met(intervals: int, low: float
     with torch.no_grad():
         wanted.left.fill_(low)
         wanted.right.fill_(low + width)
-        for one in (wanted.heights, wanted.low_slope, wanted.high_slope):
-            one.normal_()
+        for param in (wanted.heights, wanted.low_slope, wanted.high_slope):
+            param.normal_()
     module.axis = wanted.axis = -1
     error = module.fit(wanted, low, low + width)
     assert error < 1e-10
-    for one, other in zip(module.parameters(), wanted.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
+    for param, other in zip(module.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(param, other, atol=1e-8, rtol=1e-8)
 
 
 @pytest.mark.parametrize("snap", [True, False])
 @settings(max_examples=30)
 @given(st.floats(-30, 30), st.floats(0, 20), st.integers(1, 20))
 def test_bounds_from_what_was_seen(snap: bool, mean: float, deviation: float, intervals: int) -> None:
-    one = torch.ones(2)
-    seen = Seen(mean * one, deviation * one, (mean - 4 * deviation) * one, (mean + 4 * deviation) * one)
+    ones = torch.ones(2)
+    seen = Seen(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
     module = PWLU(2, intervals, snap=snap)
     error = start(module, F.relu, seen)
     assert (module.left < module.right).all()
@@ -206,8 +206,8 @@ def test_bounds_from_what_was_seen(snap: bool, mean: float, deviation: float, in
 def test_a_clipped_relu_is_met_wherever_its_input_was_seen(
     mean: float, deviation: float, intervals: int, cap: float
 ) -> None:
-    one, x = torch.ones(2), torch.linspace(-2, 3, 501)[:, None].expand(-1, 2)
-    seen = Seen(mean * one, deviation * one, (mean - 4 * deviation) * one, (mean + 4 * deviation) * one)
+    ones, x = torch.ones(2), torch.linspace(-2, 3, 501)[:, None].expand(-1, 2)
+    seen = Seen(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
     for limit, rounding in ((6.0, 1e-6), (cap, 1e-5)):  # the knots of other caps are no short numbers
         module = PWLU(2, intervals)
         start(module, nn.Hardtanh(0.0, limit), seen)
@@ -240,8 +240,8 @@ def test_other_functions_with_knots_on_the_grid() -> None:
 def test_the_error_for_gelu_falls_with_the_square_of_the_intervals() -> None:
     errors = [PWLU(1, intervals).fit(F.gelu, -4, 4) for intervals in (16, 32, 64)]
     assert errors[0] < 0.0168
-    for one, other in pairwise(errors):
-        assert 3.8 < one / other < 4.3
+    for got, other in pairwise(errors):
+        assert 3.8 < got / other < 4.3
 
 
 @pytest.mark.parametrize("name", sorted(LIKE))
@@ -387,16 +387,16 @@ def test_optimisers_move_nothing_in_warm_up_and_the_same_parameters_after_it(
 
     before = copy.deepcopy([getattr(module, name) for name in PARAMS])
     train()
-    assert all(torch.equal(getattr(module, name), one) for name, one in zip(PARAMS, before, strict=True))
+    assert all(torch.equal(getattr(module, name), tensor) for name, tensor in zip(PARAMS, before, strict=True))
     module.set_progress(0.5)
     realigned = copy.deepcopy([getattr(module, name) for name in PARAMS])
     train()
-    moved = [not torch.equal(getattr(module, name), one) for name, one in zip(PARAMS, realigned, strict=True)]
+    moved = [not torch.equal(getattr(module, name), tensor) for name, tensor in zip(PARAMS, realigned, strict=True)]
     assert moved[:3] == [True, True, True]  # beyond the bounds there may have been nothing
     module.set_progress(0.2)  # momentum is there now: only the missing gradient keeps them where they are
     before = copy.deepcopy([getattr(module, name) for name in PARAMS])
     train()
-    assert all(torch.equal(getattr(module, name), one) for name, one in zip(PARAMS, before, strict=True))
+    assert all(torch.equal(getattr(module, name), tensor) for name, tensor in zip(PARAMS, before, strict=True))
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -413,7 +413,7 @@ def test_no_graph_is_kept_and_odd_batches_move_nothing() -> None:
     module, (x,) = PWLU(3, warmup=0.5), batches(1)
     module(x.requires_grad_() * 1)
     before = copy.deepcopy(module.state_dict())
-    assert not any(one.requires_grad for one in module.buffers())
+    assert not any(buffer.requires_grad for buffer in module.buffers())
     module(torch.randn(0, 3, 2, 2))
     module(torch.full((2, 3, 2, 2), torch.nan))
     assert torch.equal(module.running_mean, before["running_mean"])
@@ -443,12 +443,12 @@ def test_copies_and_saved_states_across_phases() -> None:
     resumed = PWLU(3, warmup=0.5)
     resumed.load_state_dict(module.state_dict())
     average = copy.deepcopy(module)
-    for one in (module, resumed, average):
+    for network in (module, resumed, average):
         for x in data[3:]:
-            one(x)
-        one.set_progress(0.5)
-    for one in (resumed, average):
-        assert all(torch.equal(value, module.state_dict()[name]) for name, value in one.state_dict().items())
+            network(x)
+        network.set_progress(0.5)
+    for network in (resumed, average):
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in network.state_dict().items())
     perturbed(module)
     fresh = PWLU(3, warmup=0.5)
     fresh.load_state_dict(module.state_dict())
@@ -513,16 +513,16 @@ def test_compiled_whole(warmup: float) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     for progress in (0.0, 0.5):
-        for one in (module, other):
-            one.set_progress(progress)
-        results = [one(x.detach().requires_grad_()) for one in (compiled, other)]
+        for network in (module, other):
+            network.set_progress(progress)
+        results = [network(x.detach().requires_grad_()) for network in (compiled, other)]
         torch.testing.assert_close(*results, atol=2e-6, rtol=1e-5)
-        for one in results:
-            one.square().sum().backward()
-        for one, same in zip(module.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, same.grad, atol=1e-4, rtol=1e-4)
-    for one, same in zip(module.buffers(), other.buffers(), strict=True):
-        torch.testing.assert_close(one, same)
+        for result in results:
+            result.square().sum().backward()
+        for param, same in zip(module.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(param.grad, same.grad, atol=1e-4, rtol=1e-4)
+    for buffer, same in zip(module.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(buffer, same)
 
 
 def test_on_meta() -> None:

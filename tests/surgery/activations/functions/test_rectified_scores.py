@@ -23,7 +23,7 @@ def keras(scores: Tensor, targets: Tensor) -> Tensor:
     losses = []
     for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
         rectified = [max(0.0, score) for score in row]
-        shares = [min(max(one / sum(rectified), FLOOR), 1 - FLOOR) for one in rectified]
+        shares = [min(max(number / sum(rectified), FLOOR), 1 - FLOOR) for number in rectified]
         losses.append(-sum(y * math.log(share) for y, share in zip(target, shares, strict=True)))
     return torch.tensor(losses, dtype=scores.dtype).mean()
 
@@ -41,7 +41,7 @@ def test_scores_under_cross_entropy(scores: Tensor) -> None:
     seen = RectifiedScores()(scores)
     assert torch.equal(seen, scores.clamp_min(0))
     by_hand = [
-        math.log(sum(math.exp(max(0.0, one)) for one in row)) - max(0.0, row[target])
+        math.log(sum(math.exp(max(0.0, score)) for score in row)) - max(0.0, row[target])
         for row, target in zip(scores.tolist(), targets.tolist(), strict=True)
     ]
     assert math.isclose(F.cross_entropy(seen, targets), sum(by_hand) / 8, rel_tol=1e-12)

@@ -45,8 +45,8 @@ def main() -> None:
             report(f"{name}, bfloat16 {layout}", function, laid_out(x.bfloat16(), layout), 1, parameters(name, 5))
         report(f"{name}, shared", function, laid_out(x, "channels_last"), 1, parameters(name, 1))
         first, *others = parameters(name, 5)
-        report(f"{name}, some shared", function, x, 1, [first, *(one[:1] for one in others)])
-        report(f"{name}, half parameters", function, x[:1, :, :2], 1, [one.half() for one in (first, *others)])
+        report(f"{name}, some shared", function, x, 1, [first, *(other[:1] for other in others)])
+        report(f"{name}, half parameters", function, x[:1, :, :2], 1, [tensor.half() for tensor in (first, *others)])
         report(f"{name}, a number", function, torch.tensor(-0.5), -1, parameters(name, 1))
         report(f"{name}, nothing", function, torch.empty(0, 3, 2), 1, parameters(name, 3))
         special = torch.tensor(SPECIAL).expand(2, 6).t()  # one channel each, so that they do not hide each other
@@ -91,7 +91,7 @@ def parameters(name: str, channels: int, intervals: int = 5) -> list[Tensor]:
 
 def ones(name: str, channels: int) -> list[Tensor]:
     """All 1 but the bounds: from -1 to 1."""
-    given = [torch.ones_like(one) for one in parameters(name, channels, 4)]
+    given = [torch.ones_like(param) for param in parameters(name, channels, 4)]
     if name == "pwlu":
         given[0], given[1] = torch.linspace(0, 1, 5)[:, None].square().repeat(1, channels), -given[1]
     return given
@@ -102,15 +102,17 @@ def report(case: str, function: Function, x: Tensor, axis: int, params: list[Ten
     y = kernel.forward(x, axis, *params)
     of_x, *of_params = kernel.backward(grad, x, axis, *params)
     like = torch.empty_like(x)
-    assert all(one.stride() == like.stride() and one.dtype == x.dtype for one in (y, of_x)), f"{case}: layout"
+    assert all(tensor.stride() == like.stride() and tensor.dtype == x.dtype for tensor in (y, of_x)), f"{case}: layout"
     same = zip(of_params, params, strict=True)
-    assert all(one.shape == param.shape and one.dtype == param.dtype for one, param in same), f"{case}: parameters"
+    assert all(tensor.shape == param.shape and tensor.dtype == param.dtype for tensor, param in same), (
+        f"{case}: parameters"
+    )
 
-    exact = [one.double() for one in params]
+    exact = [param.double() for param in params]
     wanted = [value_of(function, axis, x.double(), exact)]
     wanted += gradients_of(function, axis, grad.double(), x.double(), exact)
     # The interpreter cuts bfloat16 off instead of rounding it: a whole unit in the last place.
-    worst = max(apart(one, other) for one, other in zip([y, of_x, *of_params], wanted, strict=True))
+    worst = max(apart(got, other) for got, other in zip([y, of_x, *of_params], wanted, strict=True))
     print(json.dumps([case, worst]))
 
 

@@ -58,9 +58,9 @@ def in_double(name: str, x: Tensor, axis: int, params: list[Tensor], grad: Tenso
 
 
 def assert_near(found: list[Tensor], wanted: list[Tensor], close: float = CLOSE) -> None:
-    for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
-        error = (one.double() - other).abs().max() / other.abs().max().clamp_min(1e-3)
-        assert one.shape == other.shape and error <= close, f"result {number} is off by {error:.1e}"
+    for number, (tensor, other) in enumerate(zip(found, wanted, strict=True)):
+        error = (tensor.double() - other).abs().max() / other.abs().max().clamp_min(1e-3)
+        assert tensor.shape == other.shape and error <= close, f"result {number} is off by {error:.1e}"
 
 
 WHERE: dict[str, tuple[Callable[[], Tensor], int]] = {
@@ -97,8 +97,8 @@ def test_any_order_of_the_axes_in_memory_is_fine(data: Any) -> None:
     shape = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     order = data.draw(st.permutations(range(len(shape))))
-    back = [order.index(one) for one in range(len(shape))]
-    x = random(*(shape[one] for one in order)).permute(back)
+    back = [order.index(axis) for axis in range(len(shape))]
+    x = random(*(shape[axis] for axis in order)).permute(back)
     grad = random(*shape, seed=1) + 2
     params = params_of("frelu", shape[axis])
     found = outcome("fused", "frelu", x, axis, params, grad)
@@ -116,9 +116,9 @@ def test_half_precision_is_rounded_once(name: str, dtype: torch.dtype, channels_
         x = x.to(memory_format=torch.channels_last)
     params = params_of(name, 5)
     found, wanted = outcome("fused", name, x, 1, params, grad), in_double(name, x, 1, params, grad)
-    for one, other in zip(found[:2], wanted[:2], strict=True):
-        assert one.dtype == dtype and one.stride() == x.stride()
-        assert ((one.double() - other).abs() <= HALF[dtype] * other.abs() * 1.01 + 1e-6).all()
+    for tensor, other in zip(found[:2], wanted[:2], strict=True):
+        assert tensor.dtype == dtype and tensor.stride() == x.stride()
+        assert ((tensor.double() - other).abs() <= HALF[dtype] * other.abs() * 1.01 + 1e-6).all()
     assert_near(found[2:], wanted[2:])
 
 
@@ -136,7 +136,7 @@ def test_parameters_may_be_of_another_type(dtype: torch.dtype) -> None:
     x, grad = random(3, 5, 7), random(3, 5, 7, seed=1) + 2
     params = [param.to(dtype) for param in params_of("frelu", 5)]
     found = outcome("fused", "frelu", x, 1, params, grad)
-    assert [one.dtype for one in found] == [torch.float32, torch.float32, dtype, dtype]
+    assert [tensor.dtype for tensor in found] == [torch.float32, torch.float32, dtype, dtype]
     assert_near(found, in_double("frelu", x, 1, params, grad), HALF.get(dtype, CLOSE))
 
 
@@ -178,8 +178,8 @@ def test_ties_and_bounds_fall_where_they_do_in_the_closed_form() -> None:
     x, grad = near.repeat(2, 1).T.contiguous(), random(27, 2, seed=1)
     heights = knots.square().unsqueeze(1).repeat(1, 2)
     for axis in (0, 1):
-        params = [heights[:, :1], *(torch.tensor([one]) for one in (-2.0, 2.0, 0.5, 3.0))] if axis else [
-            heights, *(torch.tensor([one, one]) for one in (-2.0, 2.0, 0.5, 3.0))
+        params = [heights[:, :1], *(torch.tensor([number]) for number in (-2.0, 2.0, 0.5, 3.0))] if axis else [
+            heights, *(torch.tensor([number, number]) for number in (-2.0, 2.0, 0.5, 3.0))
         ]  # fmt: skip
         found, wanted = (outcome(form, "pwlu", x, 1, params, grad) for form in ("fused", "closed"))
         torch.testing.assert_close(found, wanted)
@@ -236,7 +236,7 @@ def test_nothing_in_nothing_out(shape: tuple[int, ...]) -> None:
     for form in ("fused", "closed"):
         found = outcome(form, "pwlu", x, 1, params_of("pwlu", 5), torch.zeros(shape))
         assert found[0].shape == found[1].shape == shape
-        assert not any(one.any() for one in found)
+        assert not any(tensor.any() for tensor in found)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -247,11 +247,14 @@ def test_the_gradient_of_a_gradient_is_that_of_the_formula(name: str) -> None:
         with forms.only(form):
             y = forms.apply(FUNCTIONS[name], x, 1, *params)
             first = torch.autograd.grad(y, (x, *params), random(3, 5, 4, seed=1).to(dtype), create_graph=True)
-            total = sum((one.square().sum() for one in first), torch.zeros((), dtype=dtype))
+            total = sum((tensor.square().sum() for tensor in first), torch.zeros((), dtype=dtype))
         return list(torch.autograd.grad(total, (x, *params), materialize_grads=True))
 
     torch.testing.assert_close(
-        [one.double() for one in second("fused", torch.float32)], second("formula", torch.float64), rtol=1e-4, atol=1e-3
+        [tensor.double() for tensor in second("fused", torch.float32)],
+        second("formula", torch.float64),
+        rtol=1e-4,
+        atol=1e-3,
     )
 
 
@@ -272,7 +275,7 @@ def test_results_do_not_depend_on_the_number_of_threads(name: str, channels_last
     for count in (1, 2, 3):
         threads(count)
         results.append(outcome("fused", name, x, 1, params_of(name, 16), grad))
-    assert all(torch.equal(one, other) for result in results[1:] for one, other in zip(results[0], result, strict=True))
+    assert all(torch.equal(got, other) for result in results[1:] for got, other in zip(results[0], result, strict=True))
     assert_near(results[0], in_double(name, x, 1, params_of(name, 16), grad))
 
 

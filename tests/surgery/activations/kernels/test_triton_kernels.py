@@ -95,7 +95,7 @@ def record(monkeypatch: pytest.MonkeyPatch, name: str, direction: str, x: Tensor
     recorder = Recorder()
     monkeypatch.setattr(kernels, "_launch", recorder)
     monkeypatch.setattr(kernels, "_is_plain", lambda x: True)
-    params = [one.to("meta") for one in parameters(name, x.shape[1], intervals)]
+    params = [param.to("meta") for param in parameters(name, x.shape[1], intervals)]
     if direction == "forward":
         kernels.KERNELS[name].forward(x, 1, *params)
     else:
@@ -157,7 +157,7 @@ def test_planes_of_an_odd_size_are_read_one_by_one(monkeypatch: pytest.MonkeyPat
 def test_tiles_cover_a_tensor_once(memory: tuple[int, int, int], itemsize: int, programs: int, size: int) -> None:
     outer, channels, inner = memory
     plan = kernels._plan(memory, itemsize, kernels._Tile(size, size, 64), programs)
-    rows, lanes, vector = (plan.constants[one] for one in ("R", "L", "V"))
+    rows, lanes, vector = (plan.constants[key] for key in ("R", "L", "V"))
     width = inner if plan.constants["PLANES"] else channels
     groups = channels if plan.constants["PLANES"] else -(-channels // lanes)
     across = -(-width // lanes) if plan.constants["PLANES"] else 1
@@ -192,11 +192,11 @@ class Both(nn.Module):
 def test_shapes_and_layouts_on_a_gpu_that_is_not_there(name: str, layout: torch.memory_format) -> None:
     with FakeTensorMode():
         x = torch.empty(3, 4, 5, 2, device="cuda", dtype=torch.bfloat16).to(memory_format=layout)
-        params = [torch.empty(one.shape, device="cuda") for one in parameters(name, 4)]
+        params = [torch.empty(param.shape, device="cuda") for param in parameters(name, 4)]
         y, of_x, sums = Both(name)(x, *params)
-    for one in (y, of_x):
-        assert (one.shape, one.stride(), one.dtype, one.device) == (x.shape, x.stride(), x.dtype, x.device)
-    assert sums.shape == (sum(one.shape[:-1].numel() for one in params), 4)
+    for tensor in (y, of_x):
+        assert (tensor.shape, tensor.stride(), tensor.dtype, tensor.device) == (x.shape, x.stride(), x.dtype, x.device)
+    assert sums.shape == (sum(param.shape[:-1].numel() for param in params), 4)
     assert sums.dtype == torch.float32
 
 
@@ -218,7 +218,7 @@ def gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_compiler_sees_the_kernels_and_what_they_write(name: str) -> None:
     with FakeTensorMode():
         x = torch.empty(3, 4, 5, 2, device="cuda")
-        params = [torch.empty(one.shape, device="cuda") for one in parameters(name, 4)]
+        params = [torch.empty(param.shape, device="cuda") for param in parameters(name, 4)]
     graph = aot_export_module(Both(name), (x, *params), trace_joint=False)[0].graph
     calls = [node for node in graph.nodes if node.target is torch.ops.higher_order.triton_kernel_wrapper_functional]
     # What it does not know to be written only, it would have to copy first.
@@ -230,7 +230,7 @@ def test_the_compiler_sees_the_kernels_and_what_they_write(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operator_keeps_the_rules_of_operators(name: str) -> None:
     x = torch.randn(3, 4, 5, 2, requires_grad=True)
-    params = [one.requires_grad_() for one in parameters(name, 4)]
+    params = [param.requires_grad_() for param in parameters(name, 4)]
     torch.library.opcheck(operator(name), (x, 1, *params))
 
 
@@ -239,7 +239,7 @@ def test_an_operator_in_a_compiled_function(name: str) -> None:
     torch.compiler.reset()
     function = kernels.FUNCTIONS[name]
     # Some parameters shared, others not.
-    params = [one.requires_grad_() for one in (*parameters(name, 4)[:1], *parameters(name, 1)[1:])]
+    params = [param.requires_grad_() for param in (*parameters(name, 4)[:1], *parameters(name, 1)[1:])]
     compiled = torch.compile(
         lambda x, *params: operator(name)(x, 1, *params), fullgraph=True, backend="aot_eager", dynamic=True
     )
@@ -249,7 +249,7 @@ def test_an_operator_in_a_compiled_function(name: str) -> None:
         wanted = value_of(function, 1, x, params)
         grad = torch.randn_like(x)
         torch.testing.assert_close(found, wanted)
-        ours, theirs = (torch.autograd.grad(one, (x, *params), grad) for one in (found, wanted))
+        ours, theirs = (torch.autograd.grad(entry, (x, *params), grad) for entry in (found, wanted))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 

@@ -71,7 +71,11 @@ def test_coreml_keeps_the_tanh_gelu() -> None:
 
         spec = coremltools.models.MLModel(str(made.folder / "model.mlpackage"), skip_model_load=True).get_spec()
         function = spec.mlProgram.functions["main"]
-        [gelu] = [one for one in function.block_specializations[function.opset].operations if one.type == "gelu"]
+        [gelu] = [
+            operation
+            for operation in function.block_specializations[function.opset].operations
+            if operation.type == "gelu"
+        ]
         assert b"TANH" in gelu.SerializeToString() or "TANH" in str(function)
 
 
