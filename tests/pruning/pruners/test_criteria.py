@@ -114,12 +114,12 @@ def test_lamp_of_zeros_that_live() -> None:
 def slow_lamp(weight: list[float], living: list[bool]) -> list[float]:
     """Each against each: who is larger, or as large and at a later place."""
     found = []
-    for place, row in enumerate(weight):
+    for place, number in enumerate(weight):
         larger = [
             other for at, other in enumerate(weight)
-            if living[at] and (abs(other) > abs(row) or (abs(other) == abs(row) and at >= place))
+            if living[at] and (abs(other) > abs(number) or (abs(other) == abs(number) and at >= place))
         ]  # fmt: skip
-        found.append(row * row / sum(other * other for other in larger) if living[place] else 0.0)
+        found.append(number * number / sum(other * other for other in larger) if living[place] else 0.0)
     return found
 
 

@@ -309,8 +309,8 @@ def test_stages_train_between_cuts_and_rewind_after_the_last() -> None:
     _, first, second = counts(2, 180)
     assert calls == [(180, True), (162, False), (first, True), 1, (130, False), (second, True), 2]
     assert masks.alive == second
-    for first, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
-        assert_bit_equal(spy.told[first].before.values(), spy.told[other].before.values())
+    for cut, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
+        assert_bit_equal(spy.told[cut].before.values(), spy.told[other].before.values())
     assert torch.equal(spy.told[0].before["conv1.weight"], start["conv1.weight"])
     rewound = start["conv1.weight"] * spy.told[2].masks["conv1.weight"]
     assert torch.equal(spy.told[2].before["conv1.weight"], rewound)
