@@ -84,8 +84,8 @@ recipes.lode("resnet-erase-last")
 
 
 def test_mypy_knows_the_types(mypy: str) -> None:
-    told = re.findall(r"program.py:(\d+): note: Revealed type is \"(.*)\"", mypy)
-    assert {line: without_modules(text) for line, text in told} == expected(PROGRAM), mypy
+    revealed = re.findall(r"program.py:(\d+): note: Revealed type is \"(.*)\"", mypy)
+    assert {line: without_modules(text) for line, text in revealed} == expected(PROGRAM), mypy
     assert not re.search(r"program.py:\d+: error", mypy), mypy
 
 
@@ -94,8 +94,8 @@ def test_mypy_sees_every_mistake(mypy: str) -> None:
 
 
 def test_pyright_knows_the_types(pyright: str) -> None:
-    told = re.findall(r"program.py:(\d+):\d+ - information: Type of \".*\" is \"(.*)\"", pyright)
-    assert dict(told) == expected(PROGRAM), pyright
+    revealed = re.findall(r"program.py:(\d+):\d+ - information: Type of \".*\" is \"(.*)\"", pyright)
+    assert dict(revealed) == expected(PROGRAM), pyright
     assert not re.search(r"program.py:\d+:\d+ - error", pyright), pyright
 
 

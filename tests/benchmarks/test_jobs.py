@@ -25,8 +25,8 @@ def broken(arm: str, seed: int, write: Write) -> None:
 
 def test_all_seeds_of_an_arm_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Jobs(tmp_path / "rows.csv").carry_out(ARMS, [0, 1], square, "cpu")
-    told = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert told[::2] == ["control, seed 0", "control, seed 1", "edited, seed 0", "edited, seed 1"]
+    arms = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert arms[::2] == ["control, seed 0", "control, seed 1", "edited, seed 0", "edited, seed 1"]
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -48,8 +48,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     before = jobs.rows()["control"][0]
     capsys.readouterr()
     jobs.carry_out(ARMS, [0, 1], square, "cpu")
-    told = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert told[::2] == ["control, seed 1", "edited, seed 0", "edited, seed 1"]
+    arms = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert arms[::2] == ["control, seed 1", "edited, seed 0", "edited, seed 1"]
     assert jobs.rows()["control"][0] == before
 
 

@@ -22,11 +22,11 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def test_it_learns_and_says_how_far_it_is() -> None:
-    model, told = network(), list[tuple[int, float]]()
-    train(model, stripes(), 3, batch_size=16, after_epoch=lambda epoch, loss: told.append((epoch, loss)))
+    model, epochs = network(), list[tuple[int, float]]()
+    train(model, stripes(), 3, batch_size=16, after_epoch=lambda epoch, loss: epochs.append((epoch, loss)))
     assert accuracy(model, stripes()) == 1.0
-    assert [epoch for epoch, _ in told] == [1, 2, 3]
-    assert told[-1][1] < 0.5 * told[0][1]
+    assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+    assert epochs[-1][1] < 0.5 * epochs[0][1]
     assert not model.training
 
 

@@ -100,9 +100,9 @@ def test_pages_tell_of_seeds_that_are_shared_and_of_nothing_that_is_not_there(tm
 def test_structural_hosts_have_a_table_of_their_own(tmp_path: Path) -> None:
     def narrower(arm: str, seed: int, write: Write) -> None:
         for number in range(3):
-            living = (0.7 if arm == "structural" else 0.8) ** number
+            density = (0.7 if arm == "structural" else 0.8) ** number
             write(
-                {"round": number, "living": living, "accuracy": 0.9, "dynamic": 0, "static": 0, "dynamic_elements": 0}
+                {"round": number, "living": density, "accuracy": 0.9, "dynamic": 0, "static": 0, "dynamic_elements": 0}
             )
 
     protocol = Protocol("tiny", images=1, test_images=1, epochs=1, fresh_epochs=1, seeds=1, rounds=2)

@@ -303,8 +303,8 @@ def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out)["ok"]
     assert "cannot be applied" in refused_after(capsys, "recipes", "check", str(mine), "--model", "timm/test_vit")
     mine.write_text(shown.replace("location", "locaton") + "\n[finetune2]\nepochs = 1\n")
-    told = refused(capsys, "recipes", "check", str(mine))
-    assert "locaton" in told and "finetune2" in told, "all problems at once"
+    problem = refused(capsys, "recipes", "check", str(mine))
+    assert "locaton" in problem and "finetune2" in problem, "all problems at once"
 
 
 def test_a_new_recipe_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

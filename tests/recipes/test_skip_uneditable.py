@@ -128,13 +128,13 @@ def test_a_check_leaves_nothing_alone_unless_it_is_asked_to(
 
 @pytest.mark.parametrize("words", [["run", "resnet-erase-last", "--model", "timm/m"], ["finetune", "timm/m"]])
 def test_the_flag_of_what_trains(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
 
     def run(*_: Any, **options: Any) -> None:
-        told.update(options)
+        given.update(options)
         raise SurgeryError("enough")
 
     monkeypatch.setattr("recipes.runs.run.run", run)
     for flags in ([], ["--skip-uneditable"]):
         assert main([*words, "--data", "digits", "--output", "out", *flags]) == 2
-        assert told["skip_uneditable"] is bool(flags)
+        assert given["skip_uneditable"] is bool(flags)

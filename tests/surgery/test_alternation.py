@@ -213,13 +213,13 @@ def test_a_failed_edit_in_a_resting_phase_changes_nothing() -> None:
 def test_a_copy_made_in_a_phase_lives_on_by_itself(what: str) -> None:
     model = alternating(what)
     surgery.set_progress(model, 0.5, step=1)
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     surgery.set_progress(model, 0.5, step=2)
-    assert [act.phase for act in acts(twin)] == [1, 1] and [act.phase for act in acts(model)] == [0, 0]
-    assert learning(twin) == (ACTIVATIONS if what == "weights" else names(twin) - USERS)
-    surgery.set_progress(twin, 0.5, step=4)
-    assert learning(twin) == learning(model) == names(model) - USERS
-    moved = step(twin, OPTIMISERS["sgd"](twin.parameters()))
+    assert [act.phase for act in acts(copied)] == [1, 1] and [act.phase for act in acts(model)] == [0, 0]
+    assert learning(copied) == (ACTIVATIONS if what == "weights" else names(copied) - USERS)
+    surgery.set_progress(copied, 0.5, step=4)
+    assert learning(copied) == learning(model) == names(model) - USERS
+    moved = step(copied, OPTIMISERS["sgd"](copied.parameters()))
     assert moved & SLOPES == (POSITIVE if what == "slopes" else set())
 
 

@@ -142,28 +142,28 @@ def test_class_checks_and_text_stay(net: Net, model: nn.Module) -> None:
 
 
 def test_a_copy_lives_its_own_life(net: Net, model: nn.Module) -> None:
-    twin = copy.deepcopy(model)
-    assert_same_function(model, twin, IMAGES)
-    assert not {id(module) for module in model.modules()} & {id(module) for module in twin.modules()}
+    copied = copy.deepcopy(model)
+    assert_same_function(model, copied, IMAGES)
+    assert not {id(module) for module in model.modules()} & {id(module) for module in copied.modules()}
     known = output(model)
     with torch.no_grad():
-        for param in twin.parameters():
+        for param in copied.parameters():
             param.mul_(1.1)
     assert_bit_equal([output(model)], [known])
-    assert not torch.equal(output(twin), known)
+    assert not torch.equal(output(copied), known)
 
 
 def test_a_copy_can_be_undone(net: Net, model: nn.Module) -> None:
-    known, twin = output(model), copy.deepcopy(model)
-    surgery.undo(twin)
-    assert_same_frame(net.build().eval(), twin)
-    assert type(twin.get_submodule(net.owner)) is type(net.build().get_submodule(net.owner))
+    known, copied = output(model), copy.deepcopy(model)
+    surgery.undo(copied)
+    assert_same_frame(net.build().eval(), copied)
+    assert type(copied.get_submodule(net.owner)) is type(net.build().get_submodule(net.owner))
     plain = net.build()
-    plain.load_state_dict(twin.state_dict())
-    assert_same_function(plain.eval(), twin, IMAGES)
+    plain.load_state_dict(copied.state_dict())
+    assert_same_function(plain.eval(), copied, IMAGES)
     assert_bit_equal([output(model)], [known])
-    assert surgery.history_of(model) and not surgery.history_of(twin)
-    assert_bit_equal([output(surgery.undo(model))], [output(twin)])
+    assert surgery.history_of(model) and not surgery.history_of(copied)
+    assert_bit_equal([output(surgery.undo(model))], [output(copied)])
 
 
 def test_a_shallow_copy_of_the_weights_is_enough_to_go_back(net: Net, model: nn.Module) -> None:
@@ -558,28 +558,28 @@ def test_two_processes_average_all_gradients(tmp_path: Path) -> None:
 
 
 def test_hooks_fire_before_and_after_an_edit(net: Net) -> None:
-    model, heard = net.build().eval(), []
+    model, fired = net.build().eval(), []
     for path, module in model.named_modules():
-        module.register_forward_hook(lambda module, args, result, path=path: heard.append(path))
-        module.register_forward_pre_hook(lambda module, args, path=path: heard.append(f"before {path}"))
+        module.register_forward_hook(lambda module, args, result, path=path: fired.append(path))
+        module.register_forward_pre_hook(lambda module, args, path=path: fired.append(f"before {path}"))
     output(model)
-    wanted = list(heard)
+    wanted = list(fired)
     for rule in net.rules:
         surgery.transform_(model, rule, IMAGES[:2])
-    heard.clear()
+    fired.clear()
     output(model)
     calls = {site.module for site in surgery.find_sites(net.build(), IMAGES[:2])}
     for name in set(wanted):
         path = name.removeprefix("before ")
         if net.rewritten and path in calls:
             # A shared ReLU: the calls that have modules of their own now went to those.
-            assert heard.count(name) <= wanted.count(name)
+            assert fired.count(name) <= wanted.count(name)
         else:
-            assert heard.count(name) == wanted.count(name), name
+            assert fired.count(name) == wanted.count(name), name
     surgery.undo(model)
-    heard.clear()
+    fired.clear()
     output(model)
-    assert heard == wanted
+    assert fired == wanted
 
 
 def test_a_hook_that_changes_the_result_of_a_replaced_module_counts() -> None:

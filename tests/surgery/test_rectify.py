@@ -133,8 +133,8 @@ def test_undo_brings_the_class_back(zoo: tuple[nn.Module, str]) -> None:
 def test_copies_and_pickles_are_rectified_too(zoo: tuple[nn.Module, str]) -> None:
     edited, _ = rectified(zoo[0], "shares")
     with torch.no_grad():
-        for twin in (copy.deepcopy(edited), pickle.loads(pickle.dumps(edited))):
-            assert torch.equal(twin(X), edited(X))
+        for copied in (copy.deepcopy(edited), pickle.loads(pickle.dumps(edited))):
+            assert torch.equal(copied(X), edited(X))
 
 
 def test_a_convolution_can_be_the_classifier() -> None:

@@ -223,21 +223,21 @@ def test_pwlu_comes_near_and_says_how_near(function: type[nn.Module], within: fl
     edited, report = started(model, surgery.swap("pwlu"), x if given else None)
     within = within if given else 0.15  # on random numbers, or four deviations from what the norm says
     assert apart(model, edited, x) < 3 * within
-    told = {site.path: far for site, far in report.far.items()}
-    assert set(told) == {"act1", "act2"} and all(0 < far < within for far in told.values())
+    far_at = {site.path: far for site, far in report.far.items()}
+    assert set(far_at) == {"act1", "act2"} and all(0 < far < within for far in far_at.values())
     norm = model.norm
     assert isinstance(norm, nn.BatchNorm2d)
-    for path in told if given else ["act1"]:
+    for path in far_at if given else ["act1"]:
         if given:
             seen = entering(model, path, x).movedim(1, -1).flatten(0, -2)
             low, high = seen.amin(0), seen.amax(0)
         else:
             low, high = norm.bias - 4 * norm.weight.abs(), norm.bias + 4 * norm.weight.abs()
         found = farthest(model.get_submodule(path), edited.get_submodule(path), low.detach(), high.detach())
-        assert told[path] == pytest.approx(found, rel=0.05)
-    worst = max(told, key=lambda path: told[path])
+        assert far_at[path] == pytest.approx(found, rel=0.05)
+    worst = max(far_at, key=lambda path: far_at[path])
     name = report.plan.edits[0].site.activation
-    assert f"pwlu initialised to match {name}: maximum error {told[worst]:.2g} ({worst})" in str(report)
+    assert f"pwlu initialised to match {name}: maximum error {far_at[worst]:.2g} ({worst})" in str(report)
 
 
 def test_more_intervals_come_nearer() -> None:
@@ -360,13 +360,13 @@ def test_starting_in_place_leaves_no_trace() -> None:
 
 
 def test_hooks_of_the_user_are_not_called_and_stay() -> None:
-    model, told = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), list[str]()
-    model[0].register_forward_pre_hook(lambda *_: told.append("pre"))
-    model[1].register_forward_hook(lambda *_: told.append("post"))
+    model, calls = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), list[str]()
+    model[0].register_forward_pre_hook(lambda *_: calls.append("pre"))
+    model[1].register_forward_hook(lambda *_: calls.append("post"))
     edited, _ = started(model, surgery.swap("pwlu"), picture())
-    assert told == []
+    assert calls == []
     edited(picture())
-    assert told == ["pre", "post"]
+    assert calls == ["pre", "post"]
 
 
 def test_what_learns_afterwards_is_what_learned_before() -> None:

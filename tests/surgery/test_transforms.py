@@ -317,11 +317,11 @@ def test_outside_the_edits_the_sites_are_as_before() -> None:
 
 def test_in_place_gives_the_report_and_edits_the_model_itself() -> None:
     model = randomise(models.ResidualNet())
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     report = surgery.transform_(model, surgery.erase_relu(), picture())
     assert len(report.after) == 3
-    assert_same_function(model, transformed(twin, surgery.erase_relu()), picture())
-    assert_same_function(surgery.undo(model), twin, picture())
+    assert_same_function(model, transformed(copied, surgery.erase_relu()), picture())
+    assert_same_function(surgery.undo(model), copied, picture())
 
 
 # Swapping

@@ -55,13 +55,13 @@ def frame(model: nn.Module) -> dict[str, object]:
 @pytest.mark.parametrize(("kind", "rule"), RULES, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_undo_brings_back_the_very_same_objects(kind: type[models.Stated], rule: Rule) -> None:
     model = randomise(kind())
-    before, twin = frame(model), copy.deepcopy(model)
+    before, copied = frame(model), copy.deepcopy(model)
     surgery.transform_(model, rule, kind.example)
     assert frame(model) != before
     assert surgery.undo(model) is model
     assert frame(model) == before
     assert surgery.history_of(model) == ()
-    assert_same_function(model, twin, kind.example)
+    assert_same_function(model, copied, kind.example)
 
 
 @pytest.mark.parametrize(("kind", "rule"), RULES, ids=lambda value: getattr(value, "__name__", str(value)))

@@ -71,10 +71,10 @@ def in_training(mode: Any = LOCAL) -> tuple[Net, dict[str, Tensor], torch.optim.
 
 def plain(model: Net, masks: Masks) -> Net:
     """The same weights in a model without NNCF, zero where they do not live."""
-    twin = net()
-    twin.load_state_dict({name: value for name, value in model.state_dict().items() if "nncf" not in name})
-    masks.lay_over(twin)
-    return twin
+    fresh = net()
+    fresh.load_state_dict({name: value for name, value in model.state_dict().items() if "nncf" not in name})
+    masks.lay_over(fresh)
+    return fresh
 
 
 X = torch.linspace(-1, 1, 64).reshape(2, 2, 4, 4)
@@ -150,10 +150,10 @@ def test_zeros_hold_for_a_hundred_steps() -> None:
 
 def test_a_copy_has_masks_of_its_own() -> None:
     model, before, _ = in_training()
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     old = Masks.of(model)
-    mine = host.cut(twin, before, 12)
-    assert Masks.of(model) == old and Masks.of(twin) == old & mine
+    mine = host.cut(copied, before, 12)
+    assert Masks.of(model) == old and Masks.of(copied) == old & mine
 
 
 def test_weights_that_nncf_leaves_alone_are_left_alone() -> None:

@@ -73,7 +73,7 @@ def in_training(kind: str = "each") -> tuple[nn.Sequential, BaseSparsifier, dict
     return model, host, before, optimizer
 
 
-def living(model: nn.Module, name: str) -> Tensor:
+def unpruned(model: nn.Module, name: str) -> Tensor:
     """Where the weight that the layer multiplies with is not zero."""
     return model.get_submodule(name.rpartition(".")[0]).weight.detach() != 0
 
@@ -101,11 +101,11 @@ def test_a_step_of_the_sparsifier_revives_what_is_not_committed_again(kind: str)
     for seed in range(3):
         train(model, optimizer, seed=seed)
         host.step()
-        revived += sum(int((living(model, name) & ~mine[name]).sum()) for name in mine)
+        revived += sum(int((unpruned(model, name) & ~mine[name]).sum()) for name in mine)
         hosts_own = Masks.of(model)
         commit(model, mine)
         assert Masks.of(model) == hosts_own & mine  # AP's zeros again, and nothing but them
-        assert not any((living(model, name) & ~mine[name]).any() for name in mine)
+        assert not any((unpruned(model, name) & ~mine[name]).any() for name in mine)
     assert revived > 0
 
 
@@ -132,7 +132,7 @@ def test_zeros_hold_for_a_hundred_steps() -> None:
     masks = Masks.of(model)
     for steps in (1, 99):
         train(model, optimizer, steps)
-        assert all(torch.equal(living(model, name), masks[name]) for name in NAMES)
+        assert all(torch.equal(unpruned(model, name), masks[name]) for name in NAMES)
 
 
 def test_squashed_weights_are_plain_and_can_be_held() -> None:
@@ -146,7 +146,7 @@ def test_squashed_weights_are_plain_and_can_be_held() -> None:
     assert Masks.of(model) == masks
     with masks.held(model, optimizer):
         train(model, optimizer, 100)
-    assert Masks.of(model) == masks and not any((living(model, name) & ~mine[name]).any() for name in mine)
+    assert Masks.of(model) == masks and not any((unpruned(model, name) & ~mine[name]).any() for name in mine)
 
 
 def test_the_masks_are_the_same_objects() -> None:
@@ -167,14 +167,14 @@ def test_the_weights_underneath_are_untouched() -> None:
 
 def test_a_copy_has_masks_of_its_own() -> None:
     model, _, before, _ = in_training()
-    twin = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     old = Masks.of(model)
-    mine = torch_ao.cut(twin, before, 12)
-    assert Masks.of(model) == old and Masks.of(twin) == old & mine
+    mine = torch_ao.cut(copied, before, 12)
+    assert Masks.of(model) == old and Masks.of(copied) == old & mine
     x = torch.ones(1, 2, 4, 4)
-    assert not torch.equal(twin(x), model(x))
+    assert not torch.equal(copied(x), model(x))
     commit(model, mine)
-    assert torch.equal(twin(x), model(x))
+    assert torch.equal(copied(x), model(x))
 
 
 def test_masks_of_any_dtype_are_reached() -> None:
@@ -194,7 +194,7 @@ def test_ap_beside_a_pipeline_cuts_the_same() -> None:
     ap = ActivateWhilePruning(other, share=0.1, keep=lambda name, module: name in NAMES)
     before = snapshot(first)
     ap.begin_round()
-    alive = sum(int(living(other, name).sum()) for name in NAMES)
+    alive = sum(int(unpruned(other, name).sum()) for name in NAMES)
     for model in (first, other):
         train(model, sgd(model))
     ap.step()
@@ -202,7 +202,7 @@ def test_ap_beside_a_pipeline_cuts_the_same() -> None:
     assert Masks.of(other) == Masks.of(first)
     host.step()
     ap.after_host_update()
-    assert not any((living(other, name) & ~mine[name]).any() for name in NAMES)
+    assert not any((unpruned(other, name) & ~mine[name]).any() for name in NAMES)
 
 
 def test_both_hosts_in_one_model() -> None:

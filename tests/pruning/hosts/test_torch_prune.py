@@ -74,13 +74,13 @@ def methods(model: nn.Module) -> list[int]:
     return [sum(len(hook) if isinstance(hook, prune.PruningContainer) else 1 for hook in some) for some in hooks]
 
 
-def still(model: nn.Module, before: dict[str, Tensor], living: Masks, count: int) -> set[tuple[str, int]]:
+def still(model: nn.Module, before: dict[str, Tensor], masks: Masks, count: int) -> set[tuple[str, int]]:
     """The slow way: of all negative living weights, those that moved least."""
     moved = [
         (abs(float(now) - float(was)), name, place)
         for name in NAMES
         for place, (now, was, alive) in enumerate(
-            zip(effective(model, name).flatten(), before[name].flatten(), living[name].flatten(), strict=True)
+            zip(effective(model, name).flatten(), before[name].flatten(), masks[name].flatten(), strict=True)
         )
         if alive and now < 0
     ]
@@ -105,10 +105,10 @@ def test_ap_is_one_more_call_of_torch() -> None:
 
 def test_scores_are_infinite_where_ap_may_not_cut() -> None:
     model, before, _ = in_training()
-    living = Masks.of(model)
+    masks = Masks.of(model)
     for (module, own), values in torch_prune.importance(model, before).items():
         name = next(name for name in NAMES if owner_of(model, name) == (module, own))
-        assert torch.equal(values.isfinite(), living[name] & (effective(model, name) < 0))
+        assert torch.equal(values.isfinite(), masks[name] & (effective(model, name) < 0))
 
 
 @pytest.mark.parametrize("host", [True, False], ids=["under masks", "plain"])
@@ -215,10 +215,10 @@ def test_the_parameters_stay_the_same_objects() -> None:
 def test_a_model_just_cut_can_be_copied() -> None:
     model, before, _ = in_training()
     masks = torch_prune.cut(model, before, 20)
-    twin = copy.deepcopy(model)
+    other = copy.deepcopy(model)
     x = torch.ones(1, 2, 6, 6)
-    assert torch.equal(twin(x), model(x)) and Masks.of(twin) == masks
-    commit(twin, Masks({"0.weight": torch.zeros_like(masks["0.weight"])}))
+    assert torch.equal(other(x), model(x)) and Masks.of(other) == masks
+    commit(other, Masks({"0.weight": torch.zeros_like(masks["0.weight"])}))
     assert Masks.of(model) == masks  # the copy has its own masks
 
 

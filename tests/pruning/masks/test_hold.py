@@ -168,9 +168,11 @@ def test_living_weights_train_as_in_a_loop_written_by_hand(name: str) -> None:
 
     assert_bit_equal(model.state_dict().values(), slow.state_dict().values(), "state")
     for (key, param), other in zip(model.named_parameters(), slow.parameters(), strict=True):
-        living = masks.get(key, ...)
+        unpruned = masks.get(key, ...)
         ours, theirs = kept(optimizer, param), kept(slow_optimizer, other)
-        assert_bit_equal([state[living] for state in ours], [state[living] for state in theirs], "optimiser's state")
+        assert_bit_equal(
+            [state[unpruned] for state in ours], [state[unpruned] for state in theirs], "optimiser's state"
+        )
 
 
 @pytest.mark.parametrize("name", ["timm_lookahead_adamw", "timm_lookahead_sgd"])

@@ -347,26 +347,26 @@ def test_a_file_holds_logical_order(tmp_path: Path) -> None:
 
 def rewritten(file: Path, change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
     tensors = load_file(file)
-    told = {"kind": "masks", "format": "1", "shapes": json.dumps({"a": [3, 7], "b": [2]})}
-    change(tensors, told)
-    save_file(tensors, file, told)
+    head = {"kind": "masks", "format": "1", "shapes": json.dumps({"a": [3, 7], "b": [2]})}
+    change(tensors, head)
+    save_file(tensors, file, head)
 
 
 def shapes(**values: Any) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
-    return lambda tensors, told: told.update(shapes=json.dumps(values))
+    return lambda tensors, head: head.update(shapes=json.dumps(values))
 
 
 def tensor(value: Tensor) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
-    return lambda tensors, told: tensors.update(a=value)
+    return lambda tensors, head: tensors.update(a=value)
 
 
 DAMAGE: dict[str, Callable[[dict[str, Tensor], dict[str, str]], None]] = {
-    "no kind": lambda tensors, told: told.pop("kind") and None,
-    "other kind": lambda tensors, told: told.update(kind="weights"),
-    "other format": lambda tensors, told: told.update(format="2"),
-    "no shapes": lambda tensors, told: told.pop("shapes") and None,
-    "shapes cut off": lambda tensors, told: told.update(shapes=told["shapes"][:-3]),
-    "shapes no table": lambda tensors, told: told.update(shapes="[1, 2]"),
+    "no kind": lambda tensors, head: head.pop("kind") and None,
+    "other kind": lambda tensors, head: head.update(kind="weights"),
+    "other format": lambda tensors, head: head.update(format="2"),
+    "no shapes": lambda tensors, head: head.pop("shapes") and None,
+    "shapes cut off": lambda tensors, head: head.update(shapes=head["shapes"][:-3]),
+    "shapes no table": lambda tensors, head: head.update(shapes="[1, 2]"),
     "shapes a number": shapes(a=21, b=[2]),
     "shapes of words": shapes(a=["3", "7"], b=[2]),
     "shapes of parts": shapes(a=[3.0, 7.0], b=[2]),
@@ -387,7 +387,7 @@ DAMAGE: dict[str, Callable[[dict[str, Tensor], dict[str, str]], None]] = {
 def test_damaged_files(name: str, tmp_path: Path) -> None:
     file = tmp_path / "masks"
     Masks({"a": torch.ones(3, 7, dtype=torch.bool), "b": bits(1, 0)}).save(file)
-    rewritten(file, lambda tensors, told: None)
+    rewritten(file, lambda tensors, head: None)
     assert Masks.load(file).share == 22 / 23, "it is the damage that is refused"
     rewritten(file, DAMAGE[name])
     assert_raises(BadFile, lambda: Masks.load(file), str(file))

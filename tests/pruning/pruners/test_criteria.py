@@ -36,8 +36,8 @@ def layers(*weights: list[list[float]]) -> nn.Sequential:
     return nn.Sequential(*made)
 
 
-def round_of(model: nn.Module, masks: Masks | None = None, **told: dict[str, Tensor]) -> Round:
-    return Round.of(model, snapshot(model), masks, **told)
+def round_of(model: nn.Module, masks: Masks | None = None, **tensors: dict[str, Tensor]) -> Round:
+    return Round.of(model, snapshot(model), masks, **tensors)
 
 
 def alike(found: Tensor, *rows: list[float]) -> bool:
@@ -45,9 +45,9 @@ def alike(found: Tensor, *rows: list[float]) -> bool:
 
 
 def everything(model: nn.Module) -> Round:
-    told = {name: torch.randn_like(mask, dtype=torch.float32) for name, mask in Masks.full(model).items()}
-    before = {name: value + told[name] for name, value in snapshot(model).items()}
-    return Round.of(model, before, gradients=told, movement=told)
+    noise = {name: torch.randn_like(mask, dtype=torch.float32) for name, mask in Masks.full(model).items()}
+    before = {name: value + noise[name] for name, value in snapshot(model).items()}
+    return Round.of(model, before, gradients=noise, movement=noise)
 
 
 def test_magnitude() -> None:
@@ -75,12 +75,12 @@ def test_gradient_is_what_autograd_says() -> None:
 
 def test_snip_is_a_share_of_all_living_weights() -> None:
     model = layers([[1.0, -2.0]], [[4.0], [0.0]])
-    told = {"0.weight": torch.tensor([[3.0, 1.0]]), "1.weight": torch.tensor([[-0.75], [7.0]])}
-    found = scores.snip(round_of(model, gradients=told))  # |w g|: 3, 2 and 3; the zero does not live
+    gradients = {"0.weight": torch.tensor([[3.0, 1.0]]), "1.weight": torch.tensor([[-0.75], [7.0]])}
+    found = scores.snip(round_of(model, gradients=gradients))  # |w g|: 3, 2 and 3; the zero does not live
     assert alike(found["0.weight"], [3 / 8, 2 / 8])
     assert alike(found["1.weight"][:1], [3 / 8])
     masks = Masks({"0.weight": torch.tensor([[False, True]]), "1.weight": torch.tensor([[True], [False]])})
-    found = scores.snip(round_of(model, masks, gradients=told))
+    found = scores.snip(round_of(model, masks, gradients=gradients))
     assert alike(found["0.weight"][:, 1:], [2 / 5]) and alike(found["1.weight"][:1], [3 / 5])
 
 
@@ -111,23 +111,23 @@ def test_lamp_of_zeros_that_live() -> None:
     assert torch.equal(scores.lamp(round_of(layers([[0.0, 0.0]]), masks))["0.weight"], torch.zeros(1, 2).double())
 
 
-def slow_lamp(weight: list[float], living: list[bool]) -> list[float]:
+def slow_lamp(weight: list[float], kept: list[bool]) -> list[float]:
     """Each against each: who is larger, or as large and at a later place."""
     found = []
     for place, number in enumerate(weight):
         larger = [
             other for at, other in enumerate(weight)
-            if living[at] and (abs(other) > abs(number) or (abs(other) == abs(number) and at >= place))
+            if kept[at] and (abs(other) > abs(number) or (abs(other) == abs(number) and at >= place))
         ]  # fmt: skip
-        found.append(number * number / sum(other * other for other in larger) if living[place] else 0.0)
+        found.append(number * number / sum(other * other for other in larger) if kept[place] else 0.0)
     return found
 
 
 @given(st.lists(st.tuples(st.sampled_from([-2.0, -1.0, 0.25, 0.5, 1.0, 3.0]), st.booleans()), min_size=1, max_size=12))
 def test_lamp_is_the_slow_one(row: list[tuple[float, bool]]) -> None:
-    weight, living = [number for number, _ in row], [kept for _, kept in row]
-    found = scores.lamp(round_of(layers([weight]), Masks({"0.weight": torch.tensor([living])})))
-    assert alike(found["0.weight"], slow_lamp(weight, living))
+    weight, flags = [number for number, _ in row], [kept for _, kept in row]
+    found = scores.lamp(round_of(layers([weight]), Masks({"0.weight": torch.tensor([flags])})))
+    assert alike(found["0.weight"], slow_lamp(weight, flags))
 
 
 def test_lookahead() -> None:
@@ -264,9 +264,9 @@ def test_movement_of_what_did_not_move_is_refused() -> None:
 
 
 def test_accumulated_movement_is_what_was_gathered() -> None:
-    told = {"0.weight": torch.tensor([[0.5, -1.0]])}
-    found = scores.accumulated_movement(round_of(layers([[1.0, 2.0]]), movement=told))
-    assert torch.equal(found["0.weight"], told["0.weight"])
+    movement = {"0.weight": torch.tensor([[0.5, -1.0]])}
+    found = scores.accumulated_movement(round_of(layers([[1.0, 2.0]]), movement=movement))
+    assert torch.equal(found["0.weight"], movement["0.weight"])
 
 
 def test_random_is_the_same_for_the_same_seed() -> None:
@@ -308,8 +308,8 @@ def test_a_criterion_is_pure_and_scores_every_weight(name: str) -> None:
 def test_half_precision_is_not_lost(name: str) -> None:
     """Squares and products of numbers that a half number holds, but not its square."""
     model = layers([[1e-4, 2e-4]], [[1e-4], [3e-4]]).half()
-    told = {key: torch.full_like(mask, 1e-4, dtype=torch.half) for key, mask in Masks.full(model).items()}
-    round = Round.of(model, {key: 2 * value for key, value in snapshot(model).items()}, gradients=told, movement=told)
+    small = {key: torch.full_like(mask, 1e-4, dtype=torch.half) for key, mask in Masks.full(model).items()}
+    round = Round.of(model, {key: 2 * value for key, value in snapshot(model).items()}, gradients=small, movement=small)
     for score in CRITERIA[name](round).values():
         assert bool((score != 0).all())
 
@@ -335,7 +335,7 @@ def test_what_is_wanted_and_missing_is_named(name: str) -> None:
         "run_rounds(",
         f"{want}={{...}}",
     )
-    told = {"0.weight": torch.ones(1, 2)}
-    assert_raises(BadValue, lambda: CRITERIA[name](round_of(model, **{want: told})), "no 1.weight")
-    told["1.weight"] = torch.ones(2, 2)
-    assert_raises(BadValue, lambda: CRITERIA[name](round_of(model, **{want: told})), "1.weight", "(2, 2)")
+    tensors = {"0.weight": torch.ones(1, 2)}
+    assert_raises(BadValue, lambda: CRITERIA[name](round_of(model, **{want: tensors})), "no 1.weight")
+    tensors["1.weight"] = torch.ones(2, 2)
+    assert_raises(BadValue, lambda: CRITERIA[name](round_of(model, **{want: tensors})), "1.weight", "(2, 2)")

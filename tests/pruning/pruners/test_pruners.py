@@ -41,9 +41,9 @@ def convnet() -> nn.Sequential:
 
 def round_of(model: nn.Module, masks: Masks | None = None) -> Round:
     numbers = torch.Generator().manual_seed(1)
-    told = {name: torch.randn(mask.shape, generator=numbers) for name, mask in Masks.full(model).items()}
-    before = {name: value + 0.1 * told[name] for name, value in snapshot(model).items()}
-    return Round.of(model, before, masks, gradients=told, movement=told)
+    noise = {name: torch.randn(mask.shape, generator=numbers) for name, mask in Masks.full(model).items()}
+    before = {name: value + 0.1 * noise[name] for name, value in snapshot(model).items()}
+    return Round.of(model, before, masks, gradients=noise, movement=noise)
 
 
 def linear(*weights: Tensor) -> nn.Sequential:

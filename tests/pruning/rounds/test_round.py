@@ -61,10 +61,10 @@ def test_given_masks_go_before_zeros() -> None:
     before = snapshot(model)
     random_masks(model).lay_over(model)
     assert Round.of(model, before, full).masks == full
-    told = {"0.weight": torch.ones(4, 2, 3, 3)}
-    found = Round.of(model, before, full, gradients=told, movement=told)
-    assert found.gradients is told
-    assert found.movement is told
+    masks = {"0.weight": torch.ones(4, 2, 3, 3)}
+    found = Round.of(model, before, full, gradients=masks, movement=masks)
+    assert found.gradients is masks
+    assert found.movement is masks
 
 
 def test_a_round_of_chosen_weights() -> None:

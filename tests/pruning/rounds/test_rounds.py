@@ -173,9 +173,9 @@ def test_the_order_of_calls_and_the_counts() -> None:
     start = state(model)
 
     def training(model: nn.Module, held: Held) -> None:
-        living = Masks.of(model).alive
-        calls.append(("train", living))
-        if living < Masks.of(model).size:
+        alive = Masks.of(model).alive
+        calls.append(("train", alive))
+        if alive < Masks.of(model).size:
             rewound = {
                 name: tensor * (Masks.of(model)[name] if tensor.dim() > 1 else 1) for name, tensor in start.items()
             }
@@ -202,7 +202,7 @@ def test_the_order_of_calls_and_the_counts() -> None:
 def test_without_a_training_first_the_cut_comes_first() -> None:
     calls = []
     run_rounds(
-        net(), lambda model, held: calls.append("train"), lambda *told: calls.append("cut") or magnitude(*told),
+        net(), lambda model, held: calls.append("train"), lambda *args: calls.append("cut") or magnitude(*args),
         0.5, 2, train_first=False,
     )  # fmt: skip
     assert calls == ["cut", "train", "cut", "train"]
@@ -235,11 +235,11 @@ def test_the_round_is_told_weights_from_where_it_began() -> None:
         ended.append(state(model))
 
     run_rounds(model, training, spy, 0.2, 2)
-    for told, before, now in zip(spy.told, begun, ended, strict=False):
-        for name in told.masks:
-            assert torch.equal(told.before[name], before[name])
-            assert torch.equal(told.now[name], now[name])
-            assert not torch.equal(told.now[name], told.before[name])
+    for round, before, now in zip(spy.told, begun, ended, strict=False):
+        for name in round.masks:
+            assert torch.equal(round.before[name], before[name])
+            assert torch.equal(round.now[name], now[name])
+            assert not torch.equal(round.now[name], round.before[name])
 
 
 def test_nothing_is_shared_with_what_is_rewound_to() -> None:
@@ -345,8 +345,8 @@ def test_gradients_reach_the_pruner_and_leave_no_trace() -> None:
     spy = Watched("gradients")
     run_rounds(model, training, spy, 0.2, 2, gradients=gradients)
     assert len(spy.told) == 2
-    for told, made in zip(spy.told, seen, strict=True):
-        assert_bit_equal(told.gradients.values(), [made[name] for name in told.masks])
+    for given, made in zip(spy.told, seen, strict=True):
+        assert_bit_equal(given.gradients.values(), [made[name] for name in given.masks])
 
 
 @pytest.mark.parametrize("kind", [Spy, Stages])
@@ -371,10 +371,10 @@ def test_movement_reaches_the_pruner(kind: type[Spy]) -> None:
     if kind is Stages:  # the movement of a round, over all its trainings: 0 and 1, then 2 and 3
         for place in (1, 3):
             sums[place] = {name: value + sums[place - 1][name] for name, value in sums[place].items()}
-    for told, total in zip(spy.told, sums, strict=False):
-        for name in told.masks:
-            torch.testing.assert_close(told.movement[name], total[name])
-            assert told.movement[name].abs().sum() > 0
+    for round, total in zip(spy.told, sums, strict=False):
+        for name in round.masks:
+            torch.testing.assert_close(round.movement[name], total[name])
+            assert round.movement[name].abs().sum() > 0
 
 
 def test_norms_are_estimated_after_the_rewind() -> None:

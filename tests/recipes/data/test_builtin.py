@@ -37,9 +37,9 @@ def test_digits_are_split_the_same_way_every_time() -> None:
     assert data.classes == tuple("0123456789")
     assert set(test.labels.tolist()) == set(range(10))
     source = load_digits()
-    told = [(pixels.tobytes(), int(label)) for pixels, label in zip(source.images, source.target, strict=True)]
+    known = [(pixels.tobytes(), int(label)) for pixels, label in zip(source.images, source.target, strict=True)]
     whole = zip(torch.cat([train.images, test.images])[:, 0], torch.cat([train.labels, test.labels]), strict=True)
-    assert sorted(((16 * image).double().numpy().tobytes(), int(label)) for image, label in whole) == sorted(told)
+    assert sorted(((16 * image).double().numpy().tobytes(), int(label)) for image, label in whole) == sorted(known)
     assert torch.equal(train.images, parts(again)[0].images) and torch.equal(test.labels, parts(again)[1].labels)
     assert not torch.equal(test.labels, parts(digits(seed=1))[1].labels)
 

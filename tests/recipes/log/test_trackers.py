@@ -71,7 +71,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return made
 
 
-def told(tracked: Tracker, begin: int) -> None:
+def log(tracked: Tracker, begin: int) -> None:
     tracked.begin(begin)
     tracked.row(begin, "fit", {"loss": 0.5, "top1": 0.25})
 
@@ -79,7 +79,7 @@ def told(tracked: Tracker, begin: int) -> None:
 def test_tensorboard_gets_a_point_for_each_number(tmp_path: Path, writers: list[Writer]) -> None:
     tracked = tracker("tensorboard", tmp_path)
     assert writers == []  # nothing is written before the start
-    told(tracked, 0)
+    log(tracked, 0)
     tracked.begin(1)
     tracked.row(1, "round 1", {"loss": 0.75})
     tracked.close()
@@ -92,7 +92,7 @@ def test_tensorboard_gets_a_point_for_each_number(tmp_path: Path, writers: list[
 
 def test_tensorboard_takes_back_what_comes_again(tmp_path: Path, writers: list[Writer]) -> None:
     resumed = tracker("tensorboard", tmp_path)
-    told(resumed, 5)
+    log(resumed, 5)
     resumed.begin(3)  # a phase that begins again, in the same process
     resumed.row(3, "fit", {"loss": 1.0})
     assert [writer.purge_step for writer in writers] == [5, 3]
@@ -102,7 +102,7 @@ def test_tensorboard_takes_back_what_comes_again(tmp_path: Path, writers: list[W
 def test_wandb_gets_the_rows_in_one_run(tmp_path: Path, runs: list[Run]) -> None:
     tracked = tracker("wandb", tmp_path)
     assert runs == []
-    told(tracked, 0)
+    log(tracked, 0)
     tracked.begin(1)
     tracked.row(1, "round 1", {"loss": 0.75})
     tracked.close()
@@ -117,14 +117,14 @@ def test_wandb_goes_on_with_the_run_of_the_folder_and_begins_a_new_one_from_the_
     tmp_path: Path, runs: list[Run]
 ) -> None:
     for begin in (0, 4, 0):
-        told(tracker("wandb", tmp_path / "new"), begin)
+        log(tracker("wandb", tmp_path / "new"), begin)
     first, resumed, again = (run.settings["id"] for run in runs)
     assert first and first == resumed != again
     assert {run.settings["resume"] for run in runs} == {"allow"}
 
 
 def test_wandb_starts_in_a_folder_that_never_had_it(tmp_path: Path, runs: list[Run]) -> None:
-    told(tracker("wandb", tmp_path), 4)
+    log(tracker("wandb", tmp_path), 4)
     assert runs[0].settings["id"]
 
 

@@ -96,10 +96,10 @@ def test_every_model_of_timm_and_torchvision_is_read() -> None:
     read = 0
     for name in models.list_models(models):
         found, weights = preprocessing_of(f"torchvision/{name}"), models.get_model_weights(name)
-        told = weights.DEFAULT.transforms()
-        assert found is not None and (found.mean, found.std) == (tuple(told.mean), tuple(told.std))
-        assert (found.size, int(found.size / found.crop_pct)) == (told.crop_size[0], told.resize_size[0])
-        assert found.interpolation == told.interpolation.value
+        transforms = weights.DEFAULT.transforms()
+        assert found is not None and (found.mean, found.std) == (tuple(transforms.mean), tuple(transforms.std))
+        assert (found.size, int(found.size / found.crop_pct)) == (transforms.crop_size[0], transforms.resize_size[0])
+        assert found.interpolation == transforms.interpolation.value
         read += 1
     assert read >= 80
 
@@ -274,10 +274,14 @@ def test_flags_win_over_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["finetune", "timm/test_resnet.r160_in1k", "--data", "digits", "--epochs", "0", "--json",
                  "--val-num-samples", "9", "--output"]  # fmt: skip
     assert main([*arguments, str(tmp_path / "out"), "--mean", "0", "0.5", "1", "--interpolation", "bilinear"]) == 0
-    told = json.loads(capsys.readouterr().out)["preprocessing"]
+    recorded = json.loads(capsys.readouterr().out)["preprocessing"]
     asked = preprocessing_of("timm/test_resnet.r160_in1k")
     assert asked is not None
-    assert (told["mean"], told["std"], told["interpolation"]) == ([0.0, 0.5, 1.0], list(asked.std), "bilinear")
+    assert (recorded["mean"], recorded["std"], recorded["interpolation"]) == (
+        [0.0, 0.5, 1.0],
+        list(asked.std),
+        "bilinear",
+    )
     assert main([*arguments, str(tmp_path / "other"), "--std", "0", "1", "1"]) == 2
     assert "surgery: std must be three finite numbers, one per channel, above 0" in capsys.readouterr().err
 

@@ -43,8 +43,8 @@ def test_it_draws_its_curves_and_keeps_both_networks(watched: tuple[Path, Outcom
 def test_it_says_what_it_does(watched: tuple[Path, Outcome, list[str]]) -> None:
     _, _, said = watched
     assert said[0] == "training cifar/resnet20 on digits"
-    told = "\n".join(said)
-    assert "9 of 19 relu calls erased" in told and "round 1 of 1: density 80.0%" in told
+    text = "\n".join(said)
+    assert "9 of 19 relu calls erased" in text and "round 1 of 1: density 80.0%" in text
 
 
 def test_a_folder_in_use_is_refused(watched: tuple[Path, Outcome, list[str]]) -> None:

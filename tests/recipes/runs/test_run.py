@@ -250,9 +250,9 @@ def test_a_head_that_begins_at_zero_learns_while_the_network_is_pruned(tmp_path:
     assert (outcome.before.living, outcome.after.living) == (1.0, pytest.approx(0.8, abs=1e-3))
     head, masks = recipes.load_model(tmp_path / "out").fc, pruning.Masks.load(tmp_path / "out" / "masks.safetensors")
     assert torch.equal(head.weight != 0, masks["fc.weight"]) and masks["fc.weight"].any()
-    told = [line for line in said if "weights are zero" in line]
-    assert len(told) == 1 and told[0].startswith(f"{head.weight.numel():,} of {masks.size:,}")
-    assert "will learn" in told[0]
+    lines = [line for line in said if "weights are zero" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{head.weight.numel():,} of {masks.size:,}")
+    assert "will learn" in lines[0]
 
 
 def test_a_pruned_network_gets_a_new_classifier_for_other_data(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_channels_last_is_the_layout_of_weights_and_images() -> None:
 def test_half_precision_on_the_processor() -> None:
     log, seen = Log(), []
     model = net()
-    model[0].register_forward_hook(lambda *told: seen.append(told[2].dtype))
+    model[0].register_forward_hook(lambda *args: seen.append(args[2].dtype))
     trained(model, Random(steps=6, size=32), log, epochs=4, lr=0.1, amp=True)
     assert set(seen) == {torch.bfloat16} and model[0].weight.dtype == torch.float32
     assert log.rows[-1]["loss"] < 0.7 * log.rows[0]["loss"]

@@ -28,20 +28,22 @@ def net(seed: int = 0) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)).eval()
 
 
-def told(model: nn.Module, teacher: nn.Module | None = None, labels: Tensor = LABELS, **options: Any) -> dict[str, Any]:
+def losses_of(
+    model: nn.Module, teacher: nn.Module | None = None, labels: Tensor = LABELS, **options: Any
+) -> dict[str, Any]:
     found: dict[str, Any] = task_of(model, Finetune(**options), teacher)(IMAGES, labels)
     return found
 
 
 def test_the_loss_is_cross_entropy() -> None:
     model = net()
-    assert torch.equal(told(model)["loss"], F.cross_entropy(model(IMAGES), LABELS))
+    assert torch.equal(losses_of(model)["loss"], F.cross_entropy(model(IMAGES), LABELS))
 
 
 def test_smoothed_labels() -> None:
     model = net()
     expected = F.cross_entropy(model(IMAGES), LABELS, label_smoothing=0.2)
-    assert torch.allclose(told(model, smoothing=0.2)["loss"], expected)
+    assert torch.allclose(losses_of(model, smoothing=0.2)["loss"], expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -78,16 +80,16 @@ def test_an_odd_batch_cannot_be_mixed() -> None:
 
 def test_a_student_like_its_teacher_has_nothing_to_learn_from_it() -> None:
     model = net()
-    same = told(model, copy.deepcopy(model), distill=True)
+    same = losses_of(model, copy.deepcopy(model), distill=True)
     assert same["kd_loss"].item() == pytest.approx(0, abs=1e-6)
     assert torch.allclose(same["loss"], F.cross_entropy(model(IMAGES), LABELS))
-    assert told(model, net(1), distill=True)["kd_loss"].item() > 1e-3
+    assert losses_of(model, net(1), distill=True)["kd_loss"].item() > 1e-3
 
 
 def test_distillation_is_the_divergence_of_softened_logits() -> None:
     model, teacher = net(), net(1)
     options = {"distill": True, "kd_temperature": 2.0, "task_loss_weight": 0.25, "distill_loss_weight": 3.0}
-    loss = told(model, teacher, **options)["loss"]
+    loss = losses_of(model, teacher, **options)["loss"]
     soft, own = ((network(IMAGES) / 2.0).log_softmax(1) for network in (teacher, model))
     divergence = (soft.exp() * (soft - own)).sum(1).mean() * 4.0
     assert torch.allclose(loss, 0.25 * F.cross_entropy(model(IMAGES), LABELS) + 3.0 * divergence)
@@ -95,7 +97,7 @@ def test_distillation_is_the_divergence_of_softened_logits() -> None:
 
 def test_a_teacher_learns_nothing_and_stays_in_eval_mode() -> None:
     model, teacher = net().train(), net(1)
-    told(model, teacher, distill=True)["loss"].backward()
+    losses_of(model, teacher, distill=True)["loss"].backward()
     assert all(param.grad is None for param in teacher.parameters()) and not teacher.training
     assert all(param.grad is not None for param in model.parameters())
 

@@ -110,11 +110,11 @@ def test_copies_pickles_and_states(name: str) -> None:
     assert name in PLAIN or not torch.equal(fresh(X), wanted)
     fresh.load_state_dict(module.state_dict())
     assert set(module.state_dict()) == {key for key, _ in module.named_parameters()}
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
-        assert type(twin) is type(module) and torch.equal(twin(X), wanted)
-        assert activation_of_module(twin) == activation_of_module(module)
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
+        assert type(copied) is type(module) and torch.equal(copied(X), wanted)
+        assert activation_of_module(copied) == activation_of_module(module)
         with torch.no_grad():
-            for param in twin.parameters():
+            for param in copied.parameters():
                 param.add_(1.0)
         assert torch.equal(module(X), wanted), "a copy lives its own life"
 

@@ -132,9 +132,9 @@ def test_a_builder_that_makes_no_module_is_refused() -> None:
 
 
 def test_register_names_what_makes_a_function_a_full_citizen() -> None:
-    told = activations.register.__doc__ or ""
+    text = activations.register.__doc__ or ""
     for protocol in ("channels", "axis", "like", "start_as(function, seen)", "set_progress(progress, step)"):
-        assert f"`{protocol}`" in told
+        assert f"`{protocol}`" in text
 
 
 @pytest.mark.usefixtures("own_names")
@@ -171,11 +171,11 @@ def test_a_rescu_keeps_its_lines(lines: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_describe_tells_all_about_one(name: str) -> None:
-    row, told = activations.row_of(name), activations.describe(name)
-    assert told.splitlines()[0] == name
+    row, text = activations.row_of(name), activations.describe(name)
+    assert text.splitlines()[0] == name
     for fact in (row.formula, row.source, row.role, *row.aliases, *row.learns, *activations.parameters(name)):
-        assert fact in told
-    assert "begins as" in told and "runs" in told
+        assert fact in text
+    assert "begins as" in text and "runs" in text
 
 
 def test_describe_is_a_table_of_all() -> None:

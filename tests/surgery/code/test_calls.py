@@ -363,8 +363,8 @@ except CannotEdit as error:
     path = tmp_path / "script.py"
     path.write_text(script, encoding="utf-8")
     command = [sys.executable, "-X", "no_debug_ranges", str(path)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "compiled without columns" in told.stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "compiled without columns" in done.stdout
 
 
 class Branches(nn.Module):

@@ -101,9 +101,9 @@ def install(owner: nn.Module, *splices: Splice) -> None:
 
 def rerouted(model: nn.Module, *inputs: Any) -> nn.Module:
     """A copy in which every activation call goes to a fresh equal activation."""
-    twin = copy.deepcopy(model)
+    made = copy.deepcopy(model)
     wanted: dict[nn.Module, list[Splice]] = {}
-    for number, (owner, call, iteration, act) in enumerate(calls_of(twin, *inputs)):
+    for number, (owner, call, iteration, act) in enumerate(calls_of(made, *inputs)):
         if isinstance(owner, nn.Sequential):
             continue  # its children can be replaced one by one
         child = f"again_{number}"
@@ -111,7 +111,7 @@ def rerouted(model: nn.Module, *inputs: Any) -> nn.Module:
         wanted.setdefault(owner, []).append(Splice(call.method, call.callee, call.ordinal, iteration, child))
     for owner, splices in wanted.items():
         install(owner, *splices)
-    return twin
+    return made
 
 
 def results(model: nn.Module, *inputs: Any, train: bool) -> list[Tensor]:
@@ -142,9 +142,9 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
         assert torch.equal(mine, other)
 
 
-def assert_same_function(model: nn.Module, twin: nn.Module, *inputs: Any) -> None:
+def assert_same_function(model: nn.Module, made: nn.Module, *inputs: Any) -> None:
     for train in (False, True):
-        assert_equal(results(twin, *inputs, train=train), results(model, *inputs, train=train))
+        assert_equal(results(made, *inputs, train=train), results(model, *inputs, train=train))
 
 
 # -- ways to write a call ---------------------------------------------------------------------------------------------
@@ -237,13 +237,13 @@ class FirstInside(Owner):
 def test_a_rewrite_of_nothing_changes_nothing(kind: type[Owner]) -> None:
     torch.manual_seed(1)
     model, x = kind(), torch.randn(2, 3) * 3
-    twin = rerouted(model, x)
-    assert type(twin) is not kind and isinstance(twin, kind)
-    assert_same_function(model, twin, x)
+    made = rerouted(model, x)
+    assert type(made) is not kind and isinstance(made, kind)
+    assert_same_function(model, made, x)
     before = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(model, x)]
-    after = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(twin, x)]
+    after = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(made, x)]
     assert before == after
-    assert all(call.child is not None for _, call, _, _ in calls_of(twin, x))
+    assert all(call.child is not None for _, call, _, _ in calls_of(made, x))
 
 
 def test_only_the_asked_call_is_another() -> None:
@@ -405,8 +405,8 @@ def test_a_layer_of_torch_gets_a_child_behind_it(kind: type[nn.Module]) -> None:
     layer.ten = Tenfold()
     install(layer, Splice("forward", callee, 1, 0, "ten", True))
     assert torch.equal(layer(x), wanted) and isinstance(layer, kind)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(x), wanted) and splices_of(type(twin)) == splices_of(type(layer))
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x), wanted) and splices_of(type(copied)) == splices_of(type(layer))
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
@@ -799,10 +799,10 @@ def test_pickles_and_copies_are_rewritten_too(kind: type[Twice], protocol: int) 
     model, x = kind(), torch.randn(2, 3)
     install(model, Splice("forward", "F.relu", 1, 0, "ten"))
     made = Private.made
-    for twin in (pickle.loads(pickle.dumps(model, protocol)), copy.deepcopy(model), copy.copy(model)):
-        assert type(twin) is type(model) and twin is not model
-        assert torch.equal(twin(x), model(x))
-        assert getattr(twin, "woken", False) is (kind is Private)
+    for copied in (pickle.loads(pickle.dumps(model, protocol)), copy.deepcopy(model), copy.copy(model)):
+        assert type(copied) is type(model) and copied is not model
+        assert torch.equal(copied(x), model(x))
+        assert getattr(copied, "woken", False) is (kind is Private)
     assert Private.made - made == (3 if kind is Private else 0)
 
 
@@ -867,9 +867,9 @@ def test_a_fresh_process_loads_it_if_the_code_is_the_same(tmp_path: Path, monkey
 def edited(kind: type[Owner]) -> tuple[Owner, Tensor]:
     torch.manual_seed(1)
     model, x = kind().eval(), torch.randn(2, 3)
-    twin = rerouted(model, x)
-    assert isinstance(twin, Owner)
-    return twin, x
+    made = rerouted(model, x)
+    assert isinstance(made, Owner)
+    return made, x
 
 
 @pytest.fixture
@@ -1044,13 +1044,13 @@ def test_real_owners_are_rewritten_bit_for_bit(build: Callable[[], nn.Module]) -
     if build is high_resolution:
         inputs = (list(inputs),)
     kind = type(model)
-    twin = rerouted(model, *inputs)
-    own = [call for owner, call, _, _ in calls_of(twin, *inputs) if owner is twin]
-    assert type(twin) is not kind and base_of(type(twin)) is kind
+    made = rerouted(model, *inputs)
+    own = [call for owner, call, _, _ in calls_of(made, *inputs) if owner is made]
+    assert type(made) is not kind and base_of(type(made)) is kind
     assert len(own) == count and all(call.child is not None for call in own)
-    assert_same_function(model, twin, *inputs)
+    assert_same_function(model, made, *inputs)
     before = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(model, *inputs)]
-    after = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(twin, *inputs)]
+    after = [(call.callee, call.ordinal, k) for _, call, k, _ in calls_of(made, *inputs)]
     assert before == after
 
 

@@ -29,7 +29,7 @@ def test_a_step_says_what_was_done() -> None:
     net = models.ResidualNet().eval()
     assert surgery.history_of(net) == ()
     edited, _ = surgery.transform(net, surgery.swap("silu", block="layer1.1", fade=True), net.example)
-    told = "Step('surgery', 2 edits, swap('silu', block='layer1.1', role='nonlinearity', fade=True))"
-    assert repr(surgery.history_of(edited)) == f"({told},)"
+    text = "Step('surgery', 2 edits, swap('silu', block='layer1.1', role='nonlinearity', fade=True))"
+    assert repr(surgery.history_of(edited)) == f"({text},)"
     surgery.set_progress(edited, 0.5, step=7)
-    assert repr(histories_of(edited)) == f"[History([{told}], progress=(0.5, 7))]"
+    assert repr(histories_of(edited)) == f"[History([{text}], progress=(0.5, 7))]"

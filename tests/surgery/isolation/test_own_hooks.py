@@ -87,13 +87,13 @@ def test_a_copied_hook_speaks_of_the_copy() -> None:
 
 
 def test_hooks_of_the_user_stay_behind() -> None:
-    model, told = Collecting("method").eval(), []
+    model, calls = Collecting("method").eval(), []
     model(X)
-    model.layers[0].register_forward_hook(lambda *_: told.append("a function"))
-    model.layers[0].register_forward_pre_hook(partial(lambda *_: told.append("a partial")))
+    model.layers[0].register_forward_hook(lambda *_: calls.append("a function"))
+    model.layers[0].register_forward_pre_hook(partial(lambda *_: calls.append("a partial")))
     surgery.find_sites(model, X)
     surgery.transform(model, surgery.swap("prelu"), X)
-    assert not told
+    assert not calls
     assert len(twin(model, meta=True).layers[0]._forward_hooks) == 1  # type: ignore[index, union-attr]
 
 

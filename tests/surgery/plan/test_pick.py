@@ -398,6 +398,6 @@ def test_a_path_of_blocks_takes_the_blocks_in_it_and_no_gates() -> None:
 def test_a_call_that_may_be_a_gate_is_not_named_by_what_it_is_in() -> None:
     sites = surgery.find_sites(Row(), Row.example)
     unknown = [replace(site, role="unknown") for site in sites]
-    told = Sites(tuple(unknown), sites.example, sites.model_kind)
-    assert pick(surgery.swap("silu", module="body"), told)[0] == []
-    assert pick(surgery.swap("silu", module=unknown[1].module), told)[0] == [unknown[1]]
+    named = Sites(tuple(unknown), sites.example, sites.model_kind)
+    assert pick(surgery.swap("silu", module="body"), named)[0] == []
+    assert pick(surgery.swap("silu", module=unknown[1].module), named)[0] == [unknown[1]]

@@ -272,11 +272,11 @@ class TwoNames(nn.Module):
 
 
 def test_hooks_and_names_of_a_line_stay_with_its_place() -> None:
-    model, heard, x = TwoNames(), [], torch.randn(2, 4, 2, 2)
-    model.line.register_forward_hook(lambda *_: heard.append(1))
+    model, calls, x = TwoNames(), [], torch.randn(2, 4, 2, 2)
+    model.line.register_forward_hook(lambda *_: calls.append(1))
     wanted = copy.deepcopy(model)(x)
     fold_affine(model, x)
     assert model.line is model.lines[0] and isinstance(model.line, nn.Identity)
-    heard.clear()
+    calls.clear()
     torch.testing.assert_close(model(x), wanted)
-    assert heard == [1]
+    assert calls == [1]

@@ -46,8 +46,8 @@ def test_one_value_per_channel_is_told() -> None:
     [TypeError("t"), ValueError("v"), KeyError("k"), AttributeError("a"), AssertionError(), ZeroDivisionError("z")],
 )
 def test_every_kind_of_refusal(error: Exception) -> None:
-    told = assert_raises(BadValue, lambda: forward(failing(error), HALVES), "Batch 3", type(error).__name__)
-    assert told.__cause__ is error
+    raised = assert_raises(BadValue, lambda: forward(failing(error), HALVES), "Batch 3", type(error).__name__)
+    assert raised.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [CannotLook("scripted"), OSError("disk"), StopIteration()])

@@ -262,8 +262,8 @@ def test_modules_around_an_activation() -> None:
         RectifiedScores("shares"),
     )  # fmt: skip
     for sort in (model[0], model[2]):
-        sort.register_forward_hook(lambda *told: pytest.fail("a hook of the user ran"))
-    model[1].register_forward_hook(lambda *told: pytest.fail("a hook of the user ran"))
+        sort.register_forward_hook(lambda *args: pytest.fail("a hook of the user ran"))
+    model[1].register_forward_hook(lambda *args: pytest.fail("a hook of the user ran"))
     initialize(model, torch.empty(2, 8, device="meta"))
     hardtanh = 1.0439  # 1 / sqrt(E[min(z^2, 4)])
     assert_gains(model, {"0": math.sqrt(2 / 1.25), "2": hardtanh, "4": 1.0})

@@ -489,10 +489,10 @@ def test_one_progress_moves_all_that_changes() -> None:
     assert state() == ({0.9}, {False}, {1})
     surgery.set_progress(edited, 0.6, step=25)
     assert state() == ({1.0}, {False}, {0})
-    twin = copy.deepcopy(edited)
+    copied = copy.deepcopy(edited)
     surgery.settle(edited)
     assert state() == (set(), {False}, {None})
-    assert {module.phase for module in twin.modules() if isinstance(module, FReLU)} == {0}
+    assert {module.phase for module in copied.modules() if isinstance(module, FReLU)} == {0}
 
 
 # Settled for good
