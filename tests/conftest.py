@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, one seed, this checkout; and who is skipped where something is missing."""
+"""The setup of every test: one thread, one seed, this checkout; and skips where something is missing."""
 
 import os
 import random

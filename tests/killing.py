@@ -1,4 +1,4 @@
-"""Runs that end at any moment: in an exception that nothing catches, or by SIGKILL in a process of their own."""
+"""Interrupt a run at any moment: by an exception that nothing catches, or by SIGKILL in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages in Markdown whose Python runs: all blocks of a page in order, as a reader would type them."""
+"""Markdown pages with Python code: all blocks of a page run in order, as a reader would run them."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Processes of their own for tests: each begins with torch and the model zoos imported, and nothing of ours.
+"""Processes for tests: each starts with torch and the model zoos imported, but not this library.
 
 Importing them takes seconds, so these processes are forked from one that has done nothing else.
 """

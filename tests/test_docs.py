@@ -1,4 +1,4 @@
-"""The pages in docs: their code runs and prints what they say, and the reference holds every public name."""
+"""The pages in docs: their code runs and prints what they show, and the reference lists every public name."""
 
 import inspect
 import re

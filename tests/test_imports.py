@@ -1,4 +1,4 @@
-"""The sources, read: who may import whom, and who may write to a model."""
+"""Static checks of the sources: who may import whom, and who may write to a model."""
 
 import ast
 import re

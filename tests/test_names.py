@@ -1,4 +1,4 @@
-"""What an editor lists behind `surgery.`, `pruning.` and `recipes.`: what a user needs, and all of it is there."""
+"""The names that an editor lists after `surgery.`, `pruning.` and `recipes.`: all that a user needs, and no more."""
 
 import tomllib
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""The wheel: the three packages and nothing else, with the names and requirements that were promised."""
+"""The wheel: the three packages and nothing else, with the declared names and requirements."""
 
 import ast
 import email

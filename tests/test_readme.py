@@ -1,4 +1,4 @@
-"""The README's code runs, and prints what the README says it prints."""
+"""The code of the README runs and prints what the README shows."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an editor knows of a program that uses the library: types come out as they went in, and wrong words are seen."""
+"""Types as an editor sees them: models keep their type, and invalid words are reported."""
 
 import json
 import os

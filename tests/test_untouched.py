@@ -1,4 +1,4 @@
-"""Looking and measuring: model, random generators and switches of the process are afterwards as they were."""
+"""Looking and measuring leave the model, the random generators and the state of the process unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions: what stands under a table of figures."""
+"""The conditions below a table of figures."""
 
 from __future__ import annotations
 

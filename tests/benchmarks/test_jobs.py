@@ -1,4 +1,4 @@
-"""Jobs: the most telling first, nothing twice, and what is done is kept when a job fails."""
+"""Jobs: most important first, none twice, and finished ones are kept if another fails."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page: its tables are those that the benchmarks wrote, and everything it links is there."""
+"""The page: its tables are current, and all its links exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The loop that the recorded results were made with: it learns, it repeats itself, and follows its learning rate."""
+"""The loop of the recorded results: it learns, is reproducible, and follows its learning rate."""
 
 import pytest
 import torch

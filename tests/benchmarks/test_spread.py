@@ -1,4 +1,4 @@
-"""Spread: means, deviations and intervals, against figures worked out by hand."""
+"""Means, deviations and intervals, against values by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Studies: their arms hold together, and their pages tell what their rows say."""
+"""Studies: their arms are consistent, and their pages show what their rows contain."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""On a GPU: everything an edit puts in is where the rest of the model is, and what works on a CPU works there."""
+"""On a GPU: new modules are on the device of the model, and everything works as on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a GPU: a run in mixed precision, channels last, compiled, with an average, comes back bit for bit."""
+"""On a GPU: a run in mixed precision, channels last, compiled, with an average, loads bit for bit."""
 
 from __future__ import annotations
 

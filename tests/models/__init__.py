@@ -1,4 +1,4 @@
-"""Tiny models that state their own sites; `stated` says how to read what they state."""
+"""Tiny models that state their own sites; `stated` says how."""
 
 from tests.models.blocks import AddReluBlock as AddReluBlock
 from tests.models.blocks import AddReluNet as AddReluNet

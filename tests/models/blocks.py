@@ -1,4 +1,4 @@
-"""Basic modules of convolutional networks, each as small as it can be."""
+"""Basic modules of convolutional networks, as small as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying models: the same network behind, around or with copies into parts of other tensors, in many ways."""
+"""Copies of tensors in networks: behind, around and inside parts of other tensors, in many ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that ask for care: they raise, hold state, carry hooks, or are graphs."""
+"""Models that need care: they raise, hold state, carry hooks, or are graphs."""
 
 from __future__ import annotations
 

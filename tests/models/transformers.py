@@ -1,4 +1,4 @@
-"""Attention with its MLP, and a block whose channels stand last."""
+"""Attention with its MLP, and a block with channels last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes with data of their own cut the same weights, by what both measured; what differs is refused in both."""
+"""Two processes with different data cut the same weights, by their joint measurements; differences raise in both."""
 
 from __future__ import annotations
 

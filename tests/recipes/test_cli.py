@@ -1,4 +1,4 @@
-"""The command line: quick help, tables or JSON on stdout, one line on stderr for whatever is wrong."""
+"""The command line: fast help, tables or JSON on stdout, and a one-line error on stderr."""
 
 import json
 import re

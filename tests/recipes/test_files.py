@@ -1,4 +1,4 @@
-"""The ready-made recipes, every one of them: well formed, told in full, and picking what they say."""
+"""Every ready-made recipe is well formed, documented, and picks what it states."""
 
 from __future__ import annotations
 

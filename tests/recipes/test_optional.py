@@ -1,4 +1,4 @@
-"""What may be missing: a broken torch/torchvision pair gets one sentence, not a stack trace deep in torchvision."""
+"""Optional packages: an incompatible torch and torchvision give one sentence instead of a stack trace."""
 
 import subprocess
 import sys

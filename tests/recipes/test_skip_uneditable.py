@@ -1,4 +1,4 @@
-"""Calls that cannot be edited are left alone where a recipe, an argument or a flag says so, and are told."""
+"""Calls that cannot be edited are left alone and reported if a recipe, an argument or a flag says so."""
 
 from __future__ import annotations
 

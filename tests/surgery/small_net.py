@@ -1,4 +1,4 @@
-"""A net that fresh processes can import in no time: a shared ReLU and a functional one, nothing but torch."""
+"""A small network that new processes import fast: a shared ReLU and a functional one, with torch alone."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Alternating: what learns in which phase, and that what is frozen does not move by a bit."""
+"""Alternating training: what learns in which phase; frozen parameters do not change by a bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: an index and what it names come back as written, and whatever is not whole is refused."""
+"""Checkpoint files: an index and its files are read back as written, and incomplete ones are refused."""
 
 from __future__ import annotations
 

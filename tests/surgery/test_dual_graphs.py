@@ -1,4 +1,4 @@
-"""Graphs for each mode: what torchvision's feature extractors are made of is edited in both."""
+"""One graph per mode, as torchvision's feature extractors have: both are edited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edited models live with everything people do to models: copies, compilers, exporters, trainers, pruners."""
+"""Edited models work with the usual tools: copies, compilers, exporters, trainers, pruners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: what a message says, of which kinds errors are, and which sites they are about."""
+"""Errors: their messages, their classes, and the sites they are about."""
 
 from __future__ import annotations
 

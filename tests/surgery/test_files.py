@@ -1,4 +1,4 @@
-"""Files: whoever reads one sees the old one or the new one, whatever breaks off the writing."""
+"""Files: a reader sees the old or the new one, even if writing is interrupted."""
 
 from __future__ import annotations
 

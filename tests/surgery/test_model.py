@@ -1,4 +1,4 @@
-"""Model: what is asked of one, and that asking changes nothing."""
+"""Questions to a model, which do not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Observing: what the activation calls of a live model return, during one forward."""
+"""Observing: the outputs of the activation calls of a live model in one forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models that version 0.1 pickled: they load, compute the same, and can be edited back."""
+"""Models that version 0.1 pickled: they load, compute the same, and can be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes: alone nobody is asked; together each hears all, and the failure of one is the failure of all."""
+"""Processes: a single one does not communicate; several exchange everything, and one failure fails all."""
 
 from __future__ import annotations
 

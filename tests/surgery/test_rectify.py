@@ -1,4 +1,4 @@
-"""A ReLU behind the classifier: where it may stand, what it computes, and that all else is as it was."""
+"""A ReLU behind the classifier: where it may be, what it computes, and nothing else changed."""
 
 from __future__ import annotations
 

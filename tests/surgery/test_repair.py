@@ -1,4 +1,4 @@
-"""Repair: stand-ins fitted to what enters them, statistics estimated anew, and images that are refused."""
+"""Repair: stand-ins fitted to their inputs, statistics estimated anew, and unsuitable images refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers: generators are as they were, however threads and calls overlap."""
+"""Random generators are restored, however threads and calls overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting as before: what a new function begins as, how far that is from the old one, and what the report says."""
+"""Initial values: how a new function starts, its maximum error, and what the report says about it."""
 
 from __future__ import annotations
 

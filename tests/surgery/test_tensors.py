@@ -1,4 +1,4 @@
-"""Tensors: compared bit for bit, and written over."""
+"""Tensors: bitwise comparison, and overwriting."""
 
 from __future__ import annotations
 

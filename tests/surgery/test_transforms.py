@@ -1,4 +1,4 @@
-"""Transforming: exactly the named calls change, the rest is bit-equal, and the model that was given stays as it is."""
+"""Transforms: exactly the picked calls change, the rest is bit-identical, and the given model is unchanged."""
 
 from __future__ import annotations
 

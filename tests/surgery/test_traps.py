@@ -1,4 +1,4 @@
-"""Traps: models on which a careless edit would be wrong without a word."""
+"""Traps: models that a careless edit would silently break."""
 
 from __future__ import annotations
 

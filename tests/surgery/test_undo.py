@@ -1,4 +1,4 @@
-"""Undoing: class, modules, names, hooks, mode and every bit of the results as before; step by step and all at once."""
+"""Undo restores class, modules, names, hooks, mode and every bit of the results, step by step and all at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls and edits of one model, judged by the independent count and by the oracle; shared by the sweeps."""
+"""Calls and edits of a model, checked against an independent count and an oracle; shared by the sweeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of libraries that are no model zoos of ours: which there are, how to build them, what cannot be swept."""
+"""Networks of libraries outside of the two zoos: which exist, how to build them, which cannot be swept."""
 
 from __future__ import annotations
 

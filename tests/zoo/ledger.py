@@ -1,4 +1,4 @@
-"""The ledger of a sweep: one row for every test, written by all workers of a run and read by the test of the totals."""
+"""The ledger of a sweep: one row per test, written by all workers and read by the test of the totals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model computes without some of its activation calls, worked out without editing it."""
+"""What a model computes without some of its activation calls, found without editing it."""
 
 from __future__ import annotations
 

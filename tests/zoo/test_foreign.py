@@ -1,4 +1,4 @@
-"""Networks of other libraries, fresh and run before: calls against an independent count, edits against an oracle."""
+"""Networks of other libraries: calls against an independent count, edits against an oracle."""
 
 from __future__ import annotations
 

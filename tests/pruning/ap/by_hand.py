@@ -1,4 +1,4 @@
-"""Rounds of one weight, worked by hand, base pruners for them, and a small VGG."""
+"""Rounds of a single weight, computed by hand, base pruners for them, and a small VGG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AP beside a pruner, against a slow implementation of its description; its counts, words and refusals."""
+"""AP with a base pruner, against a slow implementation of its description; its counts, words and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host of AP: who is one, and that it cuts the count it is asked for."""
+"""The base pruner of AP: what counts as one, and that it cuts the requested number."""
 
 from __future__ import annotations
 

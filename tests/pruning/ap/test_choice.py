@@ -1,4 +1,4 @@
-"""AP's choice: which weights it cuts first, worked by hand and against a naive count."""
+"""AP's choice: which weights it cuts first, by hand and against a naive count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which way norms turn what weights give to units, and values broadcast against weights."""
+"""The signs of norms behind weights, and values broadcast against weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over batches: the mean inputs of layers beside the outputs of calls, worked by hand."""
+"""One pass over batches measures the outputs of calls and the mean inputs of layers, against values by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The meter: dead neurons during training, from some of its forwards."""
+"""The meter: dead neurons during training, measured in some of its forwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead neurons: the figures against a naive count that keeps every output and counts afterwards."""
+"""Dead-neuron rates, against a naive count that keeps all outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How strongly weights hold dead units down: what is left of a unit without them."""
+"""How strongly weights suppress dead units: the output of a unit without them."""
 
 from __future__ import annotations
 

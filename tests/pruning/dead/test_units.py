@@ -1,4 +1,4 @@
-"""Dead units of every weight, worked by hand."""
+"""Dead units of every weight, against values by hand."""
 
 from __future__ import annotations
 

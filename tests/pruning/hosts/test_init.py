@@ -1,4 +1,4 @@
-"""The package of hosts: what it has at once, and what it imports when it is asked."""
+"""The package of hosts: its names, and what it imports only on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AP beside nncf.prune, whose schedulers compute all masks anew; skipped where NNCF is not installed."""
+"""AP with nncf.prune, whose schedulers recompute all masks; skipped if NNCF is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AP in a training loop that prunes already: two lines, on plain weights and beside torch.nn.utils.prune."""
+"""AP in a training loop that already prunes: two lines, with plain weights and with torch.nn.utils.prune."""
 
 from __future__ import annotations
 

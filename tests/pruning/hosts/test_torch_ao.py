@@ -1,4 +1,4 @@
-"""AP beside the sparsifiers of torch.ao.pruning, which compute their masks anew."""
+"""AP with the sparsifiers of torch.ao.pruning, which recompute their masks."""
 
 from __future__ import annotations
 

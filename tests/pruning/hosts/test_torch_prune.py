@@ -1,4 +1,4 @@
-"""AP beside torch.nn.utils.prune, and masks committed to its weights and to plain ones."""
+"""AP with torch.nn.utils.prune, and masks committed to its weights and to plain ones."""
 
 from __future__ import annotations
 

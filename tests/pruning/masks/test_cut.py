@@ -1,4 +1,4 @@
-"""Exactly so many of the lowest, ties by position."""
+"""Cut exactly the requested number of lowest scores; ties are broken by position."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Pruned weights stay zero whatever steps: the weights do not come back to life, and the others train as they would."""
+"""Pruned weights stay zero with every optimiser, and the others train as without masks."""
 
 from __future__ import annotations
 

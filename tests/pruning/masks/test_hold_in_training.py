@@ -1,4 +1,4 @@
-"""What a training gets: its masks are held and told, and it gathers movement where that is wanted."""
+"""Held masks in a training: they hold, are passed on, and movement is gathered on demand."""
 
 from __future__ import annotations
 

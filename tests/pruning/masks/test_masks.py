@@ -1,4 +1,4 @@
-"""Masks: their algebra, their table, their file, and how they are read from a model and laid over one."""
+"""Masks: their algebra, table and file, reading them from a model and applying them."""
 
 from __future__ import annotations
 

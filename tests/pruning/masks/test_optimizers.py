@@ -1,4 +1,4 @@
-"""Masks hold through wrappers of optimisers, and where weights are exchanged outside of steps; else they refuse."""
+"""Masks hold through wrappers of optimisers and if weights are replaced between steps, or raise an error."""
 
 from __future__ import annotations
 

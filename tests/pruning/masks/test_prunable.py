@@ -1,4 +1,4 @@
-"""Which weights may be pruned: those whose zeros are zeros, by the names that the layers read them under."""
+"""Prunable weights: those whose zeros are zero weights, by the names of the layers that use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Criteria against numbers worked by hand, and against slow ones written out."""
+"""Criteria, against values by hand and against slow implementations."""
 
 import math
 

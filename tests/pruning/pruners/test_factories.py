@@ -1,4 +1,4 @@
-"""A factory that was not called is refused wherever what it makes belongs, with how it is called."""
+"""A factory that was not called is refused wherever a pruner is expected, with the call to write."""
 
 from __future__ import annotations
 

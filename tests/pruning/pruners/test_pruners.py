@@ -1,4 +1,4 @@
-"""Pruners: exact shares, constraints, several rounds, and torch's own pruning."""
+"""Pruners: exact fractions, constraints, several rounds, and torch's own pruning as a reference."""
 
 import math
 from collections.abc import Callable

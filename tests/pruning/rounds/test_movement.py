@@ -1,4 +1,4 @@
-"""Weight times gradient, gathered before every step."""
+"""Weight times gradient, summed over all steps."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Rounds: what is called in which order, what goes back, and that a killed run ends as one that was not."""
+"""Rounds: the order of calls, rewinding, and killed runs that end like uninterrupted ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks: what each rule would pick, whether that is as expected, and why it cannot be done."""
+"""Checks of recipes: what each rule would pick, whether that is as expected, and why it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drafts: they list every site, and the recipe in them works as it stands."""
+"""Drafts of recipes: they list every site, and are valid as they are."""
 
 from __future__ import annotations
 

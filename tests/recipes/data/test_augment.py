@@ -1,4 +1,4 @@
-"""Augmentation in batch."""
+"""Augmentation of whole batches."""
 
 import pytest
 import torch

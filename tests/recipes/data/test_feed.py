@@ -1,4 +1,4 @@
-"""Batches from pictures in memory: what they depend on, and that processes share them out."""
+"""Batches of images in memory: what they depend on, and how processes divide them."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""Pictures and their labels."""
+"""Images and their labels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Large pictures, through timm's transforms and loaders."""
+"""Large images, through timm's transforms and loaders."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Opening image sets by name."""
+"""Open data sets by name."""
 
 import hashlib
 import pickle

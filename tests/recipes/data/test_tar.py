@@ -1,4 +1,4 @@
-"""Tar files of PNG pictures as tensors."""
+"""Tar files of PNG images as tensors."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Picture files, written for the tests: PNGs, tar files of them, trees of folders."""
+"""Image files for the tests: PNGs, tar files, folders."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""The shelf: names, what a recipe says of itself, and files that are none."""
+"""The library of recipes: names, descriptions, and files that are not recipes."""
 
 from __future__ import annotations
 

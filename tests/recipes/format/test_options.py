@@ -1,4 +1,4 @@
-"""Options: a value outside its range is told with the bound as it was declared."""
+"""Options: a value out of range is reported with the declared bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipe files: what they say is what is read, every mistake is told at once, and nothing in them is run."""
+"""Recipe files: they are read as written, all mistakes are reported together, and nothing in them is run."""
 
 from __future__ import annotations
 

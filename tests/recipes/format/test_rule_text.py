@@ -1,4 +1,4 @@
-"""Rules as text: what the functions of the same name give, and one clear sentence for everything else."""
+"""Rules as text: the same rules as from the functions, and a clear one-line error otherwise."""
 
 from typing import Any
 

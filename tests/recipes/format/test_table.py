@@ -1,4 +1,4 @@
-"""The tables of the recipes are those in their README."""
+"""The README of the recipes contains the current tables."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The log: what was written is read back, a kill between any two bytes costs a row at most, resuming doubles none."""
+"""The CSV log: rows are read back as written, a kill loses at most one row, and resuming duplicates none."""
 
 from __future__ import annotations
 

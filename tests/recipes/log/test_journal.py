@@ -1,4 +1,4 @@
-"""The journal: rows, the bar, the trackers; and that only the first process has any."""
+"""The journal: rows, progress bar and trackers, in the first process only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plot: that the curves hold the numbers of the log, and what it says where it cannot draw."""
+"""The plot: its curves contain the numbers of the log, and errors are clear."""
 
 from __future__ import annotations
 

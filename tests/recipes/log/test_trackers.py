@@ -1,4 +1,4 @@
-"""Trackers, with stand-ins for the packages: what each is told, also by a run that goes on after a kill."""
+"""Trackers with stub packages: the rows they get, also from a resumed run."""
 
 from __future__ import annotations
 

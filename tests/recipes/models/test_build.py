@@ -1,4 +1,4 @@
-"""Models by name: the right network, its weights strictly, and one clear sentence for everything else."""
+"""Models by name: the right network, strictly its weights, and a clear one-line error otherwise."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The VGG for small images: its parts, its size, and what surgery sees of it."""
+"""The VGG for small images: its layers, its size, and its sites."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Names of models: which one a name stands for, and which it does not."""
+"""Names of models: what each refers to, and what is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pictures reach a model as it was trained on them: by what timm and torchvision say, in every way of feeding."""
+"""Images are preprocessed as in the training of the model, according to timm and torchvision, by every feed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo, small: it trains, erases, prunes with AP, fine-tunes, and draws what came of it."""
+"""The demo, small: it trains, erases, prunes with AP, fine-tunes and plots."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is measured before and after: the figures against counts by hand."""
+"""Measurements before and after a run, against counts by hand."""
 
 from __future__ import annotations
 

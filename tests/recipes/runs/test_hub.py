@@ -1,4 +1,4 @@
-"""What goes to the hub is a closed list of files, private unless asked; and what comes from there loads."""
+"""The hub: a closed list of files is uploaded, privately by default, and what is downloaded loads."""
 
 import getpass
 import os

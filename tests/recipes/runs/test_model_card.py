@@ -1,4 +1,4 @@
-"""The card of a folder says what it holds, and nothing about where it was made."""
+"""Model cards describe the content of a folder, and nothing about the machine."""
 
 import getpass
 import os

@@ -1,4 +1,4 @@
-"""The outcome: what it counts, its table, and its file."""
+"""The outcome of a run: its counts, its table, its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run: its stages in their order, what it leaves in its folder, and going on after a kill."""
+"""Runs: the order of the stages, the content of the folder, and resuming."""
 
 import csv
 import json

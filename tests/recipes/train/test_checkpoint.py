@@ -1,4 +1,4 @@
-"""Checkpoints of a training: all or nothing, and nothing of somebody else's."""
+"""Checkpoints of a training: complete or rejected, and never those of another training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the loop learns, in one process and in two; killed at any moment, it ends as if it had not been."""
+"""Fine-tuning: the loop learns, in one and in two processes, and a resumed run ends like an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates by layer: what surgery adds learns as fast as the layer in front, and everything else as before."""
+"""Layer rates: added activations learn as fast as the layer in front, and all other rates stay."""
 
 from __future__ import annotations
 

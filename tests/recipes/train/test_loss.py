@@ -1,4 +1,4 @@
-"""Tasks: the loss is what it says, for labels, smoothed and mixed ones, and for a teacher."""
+"""Losses: for labels, smoothed and mixed labels, and a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: optimisers and schedules are timm's, and spare what must not be decayed."""
+"""Training setup: timm's optimisers and schedules, without weight decay where there should be none."""
 
 from __future__ import annotations
 

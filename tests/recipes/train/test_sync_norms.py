@@ -1,4 +1,4 @@
-"""Norms over all processes compute what the norms before did, activations and all, or are refused by name."""
+"""Synchronised batch norms compute the same as before, with their activations, or are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sweeps over the catalogue share: which functions there are, how each is built, and each by a formula."""
+"""Shared by the sweeps over the catalogue: all functions, how each is built, and the formula of each."""
 
 from __future__ import annotations
 

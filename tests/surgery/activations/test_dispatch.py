@@ -1,4 +1,4 @@
-"""Forms: which one computes a function where, how one is asked for, and what is said where a kernel is missing."""
+"""Forms: which one is used where, how to choose one, and the message if a kernel is missing."""
 
 from __future__ import annotations
 

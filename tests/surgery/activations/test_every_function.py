@@ -1,4 +1,4 @@
-"""Every function of the catalogue, in every form: values, layouts, shapes, types, and numbers that are none."""
+"""Every function in every form: values, layouts, shapes, dtypes, NaN and infinities."""
 
 from __future__ import annotations
 

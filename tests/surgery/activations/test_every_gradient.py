@@ -1,4 +1,4 @@
-"""Every function of the catalogue: gradients by differences, at the joints, per sample, forward; and what they keep."""
+"""Gradients of every function: finite differences, kinks, per-sample and forward mode, and saved tensors."""
 
 from __future__ import annotations
 

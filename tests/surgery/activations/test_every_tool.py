@@ -1,4 +1,4 @@
-"""Every function of the catalogue with what people do to models: compilers, exporters, copies, processes, pruners."""
+"""Every function with the usual tools: compilers, exporters, copies, processes, pruners."""
 
 from __future__ import annotations
 

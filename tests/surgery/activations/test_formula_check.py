@@ -1,4 +1,4 @@
-"""Formulas: a class is what it computes, whatever it is called."""
+"""Formulas: a class is identified by what it computes, not by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seen: what entered an activation, and how every function that can begins as another."""
+"""Input statistics, and how each function is initialised to match another one."""
 
 from __future__ import annotations
 

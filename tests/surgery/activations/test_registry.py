@@ -1,4 +1,4 @@
-"""The rows of the catalogue: what they say about a function is what it does, and what describe tells."""
+"""The rows of the catalogue are true, and `describe` shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small published truths: what the papers say of their functions, seen to hold."""
+"""Statements of the papers about their functions, verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which call a frame is at: the calls of the classes below know their own names."""
+"""Which call a frame is at: the classes below know the names of their own calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewritten owners: what is spliced runs, everything else is as it was; and what is refused."""
+"""Rewritten owners: the new calls run, everything else is unchanged, and the rest is refused."""
 
 from __future__ import annotations
 

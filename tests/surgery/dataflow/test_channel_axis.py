@@ -1,4 +1,4 @@
-"""Axes: where the channels stand after one operation."""
+"""The channel axis after each operation."""
 
 from __future__ import annotations
 

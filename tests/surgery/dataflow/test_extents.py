@@ -1,4 +1,4 @@
-"""Extents: what of a tensor's size the example decides, and what the network."""
+"""Extents: which sizes of a tensor depend on the example, and which on the network."""
 
 from __future__ import annotations
 

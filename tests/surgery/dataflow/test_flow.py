@@ -1,4 +1,4 @@
-"""Flow: what tensors share, whichever object the numbers were written through; and where they go out of sight."""
+"""Flow: tensors that share memory, writes through any of them, and tensors that leave the trace."""
 
 from __future__ import annotations
 

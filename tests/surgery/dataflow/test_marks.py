@@ -1,4 +1,4 @@
-"""Marks: they belong to one forward, and name no other tensor than the one that was marked."""
+"""Marks belong to one forward and to exactly the tensor that was marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds: what is called an activation computes it; what only descends from one, or is named after it, does not."""
+"""Activations are recognised by what they compute, not by their name or base class."""
 
 from __future__ import annotations
 

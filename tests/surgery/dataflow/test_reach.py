@@ -1,4 +1,4 @@
-"""Reach: every node once, nearest first, and no further than the walk goes through."""
+"""Reach visits every node once, nearest first, and does not pass a node that it must not pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes: what they know about the model that they were made in."""
+"""Changes: what they record about the model they were made in."""
 
 from __future__ import annotations
 

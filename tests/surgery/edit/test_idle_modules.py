@@ -1,4 +1,4 @@
-"""Modules whose calls have all been exchanged: their parameters leave, unless code still reads them."""
+"""Modules whose calls were all replaced: their parameters are removed, unless code still reads them."""
 
 from __future__ import annotations
 

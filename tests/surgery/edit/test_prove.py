@@ -1,4 +1,4 @@
-"""Proving: what does not do exactly what it should is taken back, and the proof itself leaves no trace."""
+"""Proofs: an edit with another effect than intended is reverted, and a proof leaves no trace."""
 
 from __future__ import annotations
 

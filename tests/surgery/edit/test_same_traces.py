@@ -1,4 +1,4 @@
-"""Two looks show that an edit changed what it should and nothing else, or they show nothing."""
+"""Two traces prove that an edit changed what it should and nothing else, or prove nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deciding: a slot, an alias or a call of its own; and what is refused by name, with the model untouched."""
+"""Strategies: replace a module, one of its names, or a single call; other cases are refused by name."""
 
 from __future__ import annotations
 

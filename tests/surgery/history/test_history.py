@@ -1,4 +1,4 @@
-"""History: what a model says of its steps."""
+"""The history of a model and its text."""
 
 from __future__ import annotations
 

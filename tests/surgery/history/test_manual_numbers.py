@@ -1,4 +1,4 @@
-"""Whole numbers that somebody sets on layers are told from those that a step left, and set on what has them only."""
+"""Integers that a user sets on layers are distinguished from those of a step, and set only where they exist."""
 
 from __future__ import annotations
 

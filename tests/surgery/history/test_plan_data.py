@@ -1,4 +1,4 @@
-"""Steps as data: plans that go through a file, and what tells one model from another."""
+"""Steps as data: plans survive a file, and fingerprints distinguish models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a history says once its fades and phases have ended."""
+"""The history after fades and phases have ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held: constants are found where code holds them, at little cost, and nobody's code runs for it."""
+"""Held tensors: constants are found where code holds them, cheaply and without running any code."""
 
 from __future__ import annotations
 

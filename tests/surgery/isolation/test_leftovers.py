@@ -1,4 +1,4 @@
-"""Leftovers: what is kept outside of a model is as it was after a look: the model runs, and looks the same again."""
+"""Leftovers: a look changes nothing that is kept outside of the model; it still runs, and looks the same again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Own hooks: a model that sets hooks on itself and needs them looks the same before and after its first forward."""
+"""Hooks that a model sets on itself and needs: it looks the same before and after its first forward."""
 
 from __future__ import annotations
 

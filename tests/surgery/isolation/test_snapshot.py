@@ -1,4 +1,4 @@
-"""All or nothing: whatever fails, and however far a verb got, the model is as it was before."""
+"""All or nothing: whatever fails, and at whatever point, the model is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An example as plain data: shapes of large tensors, and the numbers of small ones, to the bit."""
+"""Examples as plain data: shapes of large tensors, and the exact values of small ones."""
 
 from __future__ import annotations
 

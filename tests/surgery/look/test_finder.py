@@ -1,4 +1,4 @@
-"""Looking: every activation call of a model, with its facts, and no trace left."""
+"""Looking: every activation call of a model, with all its facts, and without side effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layout: one activation for several tensors shares its parameters where their channels differ, or is refused."""
+"""Layout: an activation for tensors with different channels shares its parameters, or is refused."""
 
 from __future__ import annotations
 

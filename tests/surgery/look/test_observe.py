@@ -1,4 +1,4 @@
-"""Observing: the norm in front of a call, and what enters it, by that norm or by a run."""
+"""Observing: the norm in front of a call, and the statistics of its input, from that norm or from a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References: a call that takes its activation from a list, a variable or a method still gets the new one."""
+"""References: a call that takes its activation from a list, a variable or a method gets the new one."""
 
 from __future__ import annotations
 

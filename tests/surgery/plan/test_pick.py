@@ -1,4 +1,4 @@
-"""Picking: which sites a rule speaks of, on models small enough to name every one of them, and on the zoos."""
+"""Picking: which sites a rule picks, on models small enough to list them all, and on the zoos."""
 
 from __future__ import annotations
 

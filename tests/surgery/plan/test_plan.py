@@ -1,4 +1,4 @@
-"""Plans: rules meet sites, and everything that is not to be edited has its reason."""
+"""Plans: which sites rules edit, and the reason for every other site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports: what was done, told by looking again."""
+"""Reports: what was done, found by looking again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules: data that checks itself, prints as the call that makes it, and goes into files."""
+"""Rules: they check themselves, print as the call that makes them, and survive a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folding: a line in the layer in front of it is the same function, where that is exact; other lines stay."""
+"""Folding: a line merged into the layer in front computes the same where that is exact; other lines stay."""
 
 from __future__ import annotations
 

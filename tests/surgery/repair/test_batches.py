@@ -1,4 +1,4 @@
-"""What a model refuses a batch with is told with the number of the batch; what is no refusal passes as it is."""
+"""Errors of a model on a batch are reported with the number of the batch; other errors pass unchanged."""
 
 from __future__ import annotations
 

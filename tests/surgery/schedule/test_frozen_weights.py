@@ -1,4 +1,4 @@
-"""Weights that rest while only the activations learn."""
+"""Weights that are frozen while only the activations learn."""
 
 from __future__ import annotations
 

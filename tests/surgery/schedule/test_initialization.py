@@ -1,4 +1,4 @@
-"""He initialisation: the gain of every function, the fan of every layer, and everything else as it should be."""
+"""He initialisation: the gain of every function, the fan of every layer, and nothing else changed."""
 
 from __future__ import annotations
 

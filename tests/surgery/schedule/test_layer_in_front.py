@@ -1,4 +1,4 @@
-"""What an activation comes after: the norm or the convolution in front, whichever way the activation is called."""
+"""The layer in front of an activation: its norm or convolution, however the activation is called."""
 
 from __future__ import annotations
 

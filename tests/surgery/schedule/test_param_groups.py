@@ -1,4 +1,4 @@
-"""What goes into an optimiser: activations without weight decay, everything once."""
+"""Parameter groups: activations without weight decay, every parameter exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fading: nothing changes at progress 0, everything has at progress 1, and settling makes it stay."""
+"""Fading: nothing has changed at progress 0, everything at progress 1, and settling makes it permanent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of an earlier version: parameters per channel where their number depends on the size of the images."""
+"""Folders of an earlier version: parameters per channel whose number depends on the size of the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two files that are replaced together: whenever the writing ends, the folder is the old one or the new one."""
+"""Two files that are replaced together: an interrupted save leaves the old or the new folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was changed beside the edits is kept with them; what `load` could not make again is not saved."""
+"""Changes besides the edits are saved with them; what `load` could not rebuild is not saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, and what does not belong together is refused, the model left as it was."""
+"""Saved models load bit for bit; what does not fit is refused, and the model left unchanged."""
 
 from __future__ import annotations
 

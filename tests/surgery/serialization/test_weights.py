@@ -1,4 +1,4 @@
-"""Tensors by name, into a file of safetensors and back: each under all its names, and all of them or none."""
+"""Weights in safetensors files: every tensor under all its names, and all or none of them."""
 
 from __future__ import annotations
 

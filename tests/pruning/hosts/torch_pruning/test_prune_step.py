@@ -1,4 +1,4 @@
-"""Torch-Pruning, the real library: where weights go, and that optimiser, masks and history go with them."""
+"""Torch-Pruning, the real library: optimiser, masks and history follow the pruned weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Affine: a line per channel, the line that is best behind a norm, and the function it remembers."""
+"""Affine: a line per channel, the best line behind a norm, and the function it remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""N-PWLU: its definition and gradients, its order of knots, and how it begins as another function."""
+"""N-PWLU: its definition and gradients, the order of its knots, and its initialisation as another function."""
 
 from __future__ import annotations
 

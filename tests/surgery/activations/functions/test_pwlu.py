@@ -1,4 +1,4 @@
-"""PWLU: what it can represent it does exactly, its phases move nothing they should not, and it survives everything."""
+"""PWLU: it represents exactly what it can, its phases change nothing else, and it survives saving and copying."""
 
 from __future__ import annotations
 

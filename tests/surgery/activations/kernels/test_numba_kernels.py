@@ -1,4 +1,4 @@
-"""The kernels for the CPU: values and gradients against the plain formula in double precision, wherever x may lie."""
+"""The CPU kernels: values and gradients against the plain formula in double precision, for all x."""
 
 from collections.abc import Callable
 from typing import Any
