@@ -108,6 +108,13 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     return ", ".join(get_close_matches(name, sorted(set(names)), n=count, cutoff=0.5))
 
 
+def one_line(error: SurgeryError) -> str:
+    """An error of this library in one line, without a full stop and without what was given: the caller shows that."""
+    sentence, *facts = str(error).splitlines()
+    rest = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
+    return "; ".join([sentence.rstrip("."), *rest])
+
+
 def cause_of(error: BaseException) -> str:
     """An error of another library in one line: its type and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -100,7 +100,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
         except SurgeryError as refusal:
             if not plan.skip_uneditable or not {edit.site for edit in plan.edits} & set(refusal.sites):
                 raise
-            plan = without(plan, refusal.sites, str(refusal).partition("\n")[0])
+            plan = without(plan, refusal.sites, str(refusal).partition("\n")[0].rstrip("."))
 
 
 @all_or_nothing()

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import surgery
-from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
+from surgery.errors import BadValue, SurgeryError, UnknownName, nearest, one_line
 from surgery.look.site import Site
 
 RULES: dict[str, Callable[..., surgery.Rule]] = {
@@ -88,13 +88,6 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
             yield key, one_line(error)
         else:
             kept[key] = options[key]
-
-
-def one_line(error: SurgeryError) -> str:
-    """An error in one line, without the value that was given, which the caller shows."""
-    first, *facts = str(error).splitlines()
-    rest = [" ".join(fact.split()) for fact in facts if not fact.startswith("  got:")]
-    return "; ".join([first.rstrip("."), *rest])
 
 
 def _try(use: str, options: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from surgery.code.calls import COMPREHENSIONS, Call, assigned_name, call_at
 from surgery.code.subclass import owns
 from surgery.dataflow.operations import activation_of_module
 from surgery.dataflow.trace import Heard
-from surgery.errors import CannotEdit
+from surgery.errors import CannotEdit, one_line
 from surgery.look.references import References
 
 _THIN = ("torch.", "timm.layers.activations")  # their functions only compute the activation they name
@@ -91,7 +91,7 @@ class Locator:
         try:
             call = call_at(call_frame.f_code, call_frame.f_lasti)
         except CannotEdit as reason:
-            heard.locked = str(reason)
+            heard.locked = one_line(reason)
             heard.iteration = self._pass(method_frame, Call("", heard.callee or str(id(module)), 0, False, None))
         else:
             heard.method, heard.callee, heard.ordinal = call.method, call.callee, call.ordinal

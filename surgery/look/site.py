@@ -26,7 +26,7 @@ _PATTERNS = ("site", "owner", "module", "block")
 _COLUMNS = ("site", "activation", "role", "block", "position", "fed by", "feeds", "channels", "modes")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Site:
     """One activation call, named by where the code makes it.
 
@@ -127,6 +127,12 @@ class Site:
         run = f" run {self.run}/{self.runs}" if self.runs > 1 else ""
         return f"{self.path}{turn}{run}"
 
+    def __repr__(self) -> str:
+        if self.activation == NO_CALL:
+            return f"<Site {self}: behind the classifier, {self.channels} channels>"
+        place = f" of {self.block}" if self.block else ""
+        return f"<Site {self}: {self.activation}, {self.role}{place}, {self.channels} channels>"
+
 
 def matches(pattern: Pattern, value: object) -> bool:
     """True if `pattern` matches `value`: equal, by fnmatch, or as a regular expression after "re:".
@@ -146,6 +152,16 @@ def matches(pattern: Pattern, value: object) -> bool:
             return _fits(pattern, value)
         return pattern == value or fnmatchcase(value, pattern)
     return pattern == value
+
+
+def computes(pattern: Pattern, activation: str) -> bool:
+    """True if `pattern` matches the name of an activation, also if it is spelt like its class: "LeakyReLU"."""
+    if isinstance(pattern, tuple | list):
+        return any(computes(part, activation) for part in pattern)
+    if not isinstance(pattern, str) or pattern.startswith("re:"):
+        return matches(pattern, activation)
+    spelt, name = pattern.casefold(), activation.casefold()
+    return spelt.replace("_", "") == name.replace("_", "") or matches(spelt, name)
 
 
 def is_named(site: Site, facts: Mapping[str, Pattern]) -> bool:
@@ -217,9 +233,9 @@ class Sites(Sequence[Site]):
         """Only the sites with these facts, for example `where(block="layer3.*", activation="relu")`.
 
         Keys are the fields of `Site`, and `site` for its path (with or without its turn). Values are patterns, see
-        `matches`. A plain path of a `block`, an `owner` or a `module` that names none of them stands for all inside
-        it: `block="layer1"` for "layer1.0", "layer1.1" and so on. Where there is a block of that name, it is that
-        block alone.
+        `matches`; an `activation` may be spelt like its class: "ReLU". A plain path of a `block`, an `owner` or a
+        `module` that names none of them stands for all inside it: `block="layer1"` for "layer1.0", "layer1.1" and so
+        on. Where there is a block of that name, it is that block alone.
 
         Raises:
             BadValue: a key that is not a fact of a site, or a broken regular expression.
@@ -232,7 +248,8 @@ class Sites(Sequence[Site]):
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
                 wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
                 pattern = tuple(path for one in wanted for path in _meant(key, one, known))
-            kept = tuple(site for site in kept if matches(pattern, values(site)))
+            fits = computes if key == "activation" else matches
+            kept = tuple(site for site in kept if fits(pattern, values(site)))
         return self._only(kept)
 
     def by_block(self) -> dict[str, Sites]:

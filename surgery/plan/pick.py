@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import floor
 from typing import Any
 
-from surgery.look.site import Site, Sites, is_named, matches
+from surgery.look.site import Site, Sites, computes, is_named
 from surgery.plan.rules import Location, Order, Rule
 
 Unit = list[Site]  # the sites to edit in one basic module
@@ -49,7 +49,7 @@ def pick_erased(
     members = [s for s in sites if s.position is not None]
     for block in dict.fromkeys(site.block for site in members):
         inside = [site for site in members if site.block == block]
-        relus = [site for site in inside if matches(activation, site.activation)]
+        relus = [site for site in inside if computes(activation, site.activation)]
         found, reason = _FORMS[form_of(inside)](relus, location, preactivation, vgg_odd)
         units += found
         reasons |= {site: reason for site in inside}
@@ -60,7 +60,7 @@ def pick_erased(
         reasons |= {site: f"module not in the selected {100 * share:g} %" for site in unit}
     picked = [site for unit in chosen for site in unit]
     first = next((k for k, site in enumerate(sites) if site.position is not None), 0)
-    before = [s for s in sites[:first] if s.role == "nonlinearity" and matches(activation, s.activation)]
+    before = [s for s in sites[:first] if s.role == "nonlinearity" and computes(activation, s.activation)]
     picked += before if stem else []
     for site in sites:
         elsewhere = "in the stem" if site in before else "outside any basic module"
@@ -73,7 +73,7 @@ def pick_erased(
 def _no_relu(site: Site, activation: Any) -> str | None:
     if site.role != "nonlinearity":
         return _ROLES[site.role]
-    return None if matches(activation, site.activation) else f"is {site.activation}"
+    return None if computes(activation, site.activation) else f"is {site.activation}"
 
 
 def form_of(inside: Sequence[Site]) -> str:

@@ -163,7 +163,7 @@ def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
     kept = (*plan.kept, *((edit.site, f"cannot be edited: {reason}") for edit in dropped))
     for number in {edit.because for edit in dropped} - {edit.because for edit in edits}:
         if not plan.rules[number - 1].optional:
-            why = [reason for site, reason in kept if site.key[:-1] in places]
+            why = [reason.removeprefix("cannot be edited: ") for site, reason in kept if site.key[:-1] in places]
             raise NothingPicked(
                 f"None of the sites that rule {number} picks can be edited: {'; '.join(dict.fromkeys(why))}.",
                 asked=str(plan.rules[number - 1]), try_="other sites, or optional=True if this is intended",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import surgery
-from surgery.errors import BadValue, CannotEdit, SurgeryError, UnknownName, about, cause_of, nearest
+from surgery.errors import BadValue, CannotEdit, SurgeryError, UnknownName, about, cause_of, nearest, one_line
 from tests.models import ResidualNet
 
 
@@ -15,6 +15,11 @@ def test_a_message_has_a_line_for_each_thing_that_is_known() -> None:
     )
     assert str(SurgeryError("No.", try_="b")) == "No.\n  hint:      b"
     assert str(SurgeryError("No.")) == "No."
+
+
+def test_an_error_in_one_line_without_what_was_given() -> None:
+    assert one_line(BadValue("It is wrong.", asked="a", there="b", try_="b")) == ("It is wrong; available: b; hint: b")
+    assert one_line(BadValue("It is wrong.")) == "It is wrong"
 
 
 def test_errors_are_of_the_kinds_that_callers_catch() -> None:

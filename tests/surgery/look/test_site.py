@@ -7,11 +7,14 @@ import string
 from dataclasses import fields, replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import surgery
 from surgery.errors import BadValue, SurgeryError, UnknownName
-from surgery.look.site import Site, Sites, matches
+from surgery.look.site import Pattern, Site, Sites, computes, matches
 from tests.asserts import assert_raises
 
 RELU = Site(
@@ -70,6 +73,34 @@ def test_a_site_says_its_path_and_turn() -> None:
     assert str(STEM) == "relu"
     assert str(RELU) == "layer1.0.relu 2/2"
     assert str(HEAD) == "head.relu run 2/3"
+
+
+def test_a_site_is_one_short_line_at_a_prompt() -> None:
+    assert repr(RELU) == "<Site layer1.0.relu 2/2: relu, nonlinearity of layer1.0, 64 channels>"
+    assert repr(STEM) == "<Site relu: relu, nonlinearity, 64 channels>"
+    scores = replace(STEM, activation="none", target="fc", channels=10)
+    assert repr([scores]) == "[<Site fc: behind the classifier, 10 channels>]"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("ReLU", "relu", True), ("LeakyReLU", "leaky_relu", True), ("relu", "ReLU", True), ("GELU*", "gelu_tanh", True),
+        ("ReLU", "relu6", False), ("*_relu", "relu", False), ("re:relu6?", "relu6", True), ("re:ReLU", "relu", False),
+        (("SiLU", "GELU"), "gelu", True), (None, "gelu", False),
+    ],
+)  # fmt: skip
+def test_activations_may_be_spelt_like_their_classes(pattern: Pattern, name: str, fits: bool) -> None:
+    assert computes(pattern, name) is fits
+
+
+def test_where_and_rules_take_activations_as_classes_are_spelt() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.LeakyReLU())
+    found = surgery.find_sites(model, torch.rand(2, 3, 8, 8))
+    assert [str(site) for site in found.where(activation="LeakyReLU")] == ["3"]
+    assert [str(edit.site) for edit in surgery.make_plan(found, surgery.swap("silu", activation="ReLU")).edits] == ["1"]
+    rule = surgery.erase_relu(activation=("ReLU", "LeakyReLU"))
+    assert [str(edit.site) for edit in surgery.make_plan(found, rule).edits] == ["3"]
 
 
 def test_the_key_is_the_place_of_the_call_and_nothing_else() -> None:

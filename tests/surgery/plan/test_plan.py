@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -273,6 +274,21 @@ def test_a_rule_of_which_nothing_can_be_edited_picks_nothing() -> None:
     )  # fmt: skip
     plan = surgery.make_plan(sites, dataclasses.replace(rule, optional=True), skip_uneditable=True)
     assert plan.edits == () and len(plan.kept) == 3
+
+
+def test_code_without_source_is_one_sentence() -> None:
+    names: dict[str, Any] = {"nn": nn}
+    exec("class Net(nn.Module):\n def forward(self, x):\n  return self.act(self.act(x) - 1)\n", names)
+    model = names["Net"]()
+    model.act = nn.ReLU()
+    sites = surgery.find_sites(model, torch.rand(2, 3))
+    assert "\n" not in str(sites[1].locked)
+    for skip in (False, True):
+        with pytest.raises(surgery.SurgeryError) as caught:
+            surgery.transform(model, surgery.swap("silu", site=str(sites[1])), torch.rand(2, 3), skip_uneditable=skip)
+        sentence = str(caught.value).splitlines()[0]
+        assert "has no source to read" in sentence and "define the class in a file" in sentence
+        assert sentence.endswith("where it is.") and sentence.count("cannot be edited") <= 1
 
 
 def test_rules_and_edits_read_as_what_was_written() -> None:
