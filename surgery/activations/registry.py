@@ -12,6 +12,7 @@ from torch import nn
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.pwlu import PWLU
+from surgery.activations.support import support
 from surgery.activations.table import ROWS, Activation
 from surgery.dataflow.operations import TAG, activation_of_class, activation_of_module, options_of_module
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
@@ -82,7 +83,8 @@ def parameters(name: str) -> tuple[str, ...]:
 
 
 def describe(name: str | None = None) -> str:
-    """Describe one activation: its formula, its parameters, how it is initialised, how it is run, its source.
+    """Describe one activation: its formula, its parameters, how it is initialised, how it is run, what it becomes on
+    deployment targets, its source.
 
     Without a name: a table of all.
 
@@ -108,6 +110,7 @@ def _described(row: Activation) -> str:
         "role": row.role,
         "begins as": row.beginning,
         "runs": "; ".join(f"{device}: {how}" for device, how in row.running().items()),
+        "deployed": "; ".join(support().told(row.name)),
         "also called": ", ".join(row.aliases),
         "source": row.source,
     }

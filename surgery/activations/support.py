@@ -11,7 +11,7 @@ from typing import Any
 from surgery.text import html_table, table
 
 FILE = "support.json"
-OPERATOR, PIECES, WRONG, FAILS = "one operator", "decomposed", "wrong", "fails"
+OPERATOR, PIECES, WRONG, FAILS, FLOAT = "one operator", "decomposed", "wrong", "fails", "in float"
 _SHOWN = 4  # operators in a cell
 
 
@@ -21,7 +21,8 @@ class Cell:
 
     `verdict` is "one operator", "decomposed", "wrong" or "fails"; `operators` are those it becomes, in order; `error`
     is its maximum error against torch, None where the target could not be run; `problem` says why it fails.
-    `layout` is "image", (N, C, H, W), or "tokens", (N, T, C); `precision` "fp32" or "fp16".
+    `layout` is "image", (N, C, H, W), or "tokens", (N, T, C); `precision` "fp32", "fp16" or "int8". In int8 it stands
+    between two convolutions, may vanish into the first, and "in float" says that it is computed in float.
     """
 
     function: str
@@ -39,8 +40,10 @@ class Cell:
             return "fails"
         if self.verdict == WRONG:
             return f"wrong by {self.error:.2g}"
+        if self.verdict == FLOAT:
+            return "in float"
         count = len(self.operators)
-        return " + ".join(self.operators) if count <= _SHOWN else f"{count} operators"
+        return " + ".join(self.operators) or "nothing" if count <= _SHOWN else f"{count} operators"
 
     @property
     def details(self) -> str:
@@ -63,6 +66,10 @@ class Support:
         asked = (function, target, precision, layout)
         found = (one for one in self.cells if (one.function, one.target, one.precision, one.layout) == asked)
         return next(found, None)
+
+    def told(self, function: str) -> list[str]:
+        """What a function becomes on each target, on images in single precision: "ncnn: GELU"."""
+        return [f"{one.target}: {one}" for one in self.where(function=function, precision="fp32", layout="image").cells]
 
     def where(self, **facts: str) -> Support:
         """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`."""

@@ -14,19 +14,26 @@ MANY = 3  # operators that a function may be taken apart into before another one
 
 
 def instead_of(function: nn.Module, site: Site, probed: Probed, entered: Tensor, target: str) -> str:
-    """The nearest function that the target has as one operator; "" if the function is well off there as it is.
+    """The nearest function that is well off on the target; "" if this one is.
 
     Only functions without parameters count. Near is a small root mean square of the difference, on what enters there.
     """
-    if probed.verdict == OPERATOR or (probed.verdict == PIECES and len(probed.operators) <= MANY):
+    if is_well_off(probed.verdict, len(probed.operators)):
         return ""
-    cells = support().where(target=target, layout=layout_of(site), precision="fp32", verdict=OPERATOR).cells
-    apart = {
-        cell.function: distance(function, build(cell.function), entered)
-        for cell in cells
-        if cell.function != site.activation and _is_plain(cell.function)
-    }
+    apart = {name: distance(function, build(name), entered) for name in candidates(site, target)}
     return min(apart, key=lambda name: apart[name]) if apart else ""
+
+
+def is_well_off(verdict: str, operators: int) -> bool:
+    """Whether a function that becomes this many operators need not be exchanged: runtimes fuse a few small ones."""
+    return verdict == OPERATOR or (verdict == PIECES and operators <= MANY)
+
+
+def candidates(site: Site, target: str, precision: str = "fp32") -> list[str]:
+    """The functions without parameters that are well off on the target, other than the one at the site."""
+    cells = support().where(target=target, precision=precision, layout="image").cells
+    there = [cell.function for cell in cells if is_well_off(cell.verdict, len(cell.operators))]
+    return [name for name in there if name != site.activation and _is_plain(name)]
 
 
 def distance(function: nn.Module, other: nn.Module, entered: Tensor) -> float:
@@ -37,8 +44,9 @@ def distance(function: nn.Module, other: nn.Module, entered: Tensor) -> float:
 
 
 def layout_of(site: Site) -> str:
-    """ "tokens" where the channels are on the last of three axes, else "image"."""
-    return "tokens" if len(site.shape) == 3 and site.channel_axis == 2 else "image"
+    """ "tokens" for a learned function with its channels on the last of three axes, else "image"."""
+    tokens = row_of(site.activation).learns and len(site.shape) == 3 and site.channel_axis == 2
+    return "tokens" if tokens else "image"
 
 
 def _is_plain(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -73,21 +74,21 @@ class Report:
         return max((one.relative for one in self.runs), default=float("inf"))
 
     def to_json(self) -> str:
-        """All of it as one JSON object."""
+        """All of it as one JSON object; an error that is not finite is null, and its verdict "wrong"."""
         sites = [
             {
                 "site": str(one.site),
                 "function": one.site.activation,
                 "verdict": one.probed.verdict,
                 "operators": one.probed.operators,
-                "error": one.probed.error,
+                "error": _finite(one.probed.error),
                 "problem": one.probed.problem,
                 "exchange_for": one.instead or None,
             }
             for one in self.fates
         ]
         runs = [
-            {"inputs": one.inputs, "batch": one.batch, "error": one.error, "largest_output": one.largest}
+            {"inputs": one.inputs, "batch": one.batch, "error": _finite(one.error), "largest_output": one.largest}
             for one in self.runs
         ]
         facts: dict[str, Any] = {
@@ -210,14 +211,19 @@ def targets() -> tuple[Target, ...]:
 
 def _begun(model: nn.Module, target: str, example: Any, output: str | Path | None) -> tuple[Target, Network, Sites]:
     """All that can be checked before anything is exported."""
-    asked = _target(target)
+    asked = target_named(target)
     asked.check_installed()
     if output is not None:
         check_free(Path(output))
     return asked, network_of(model, example), find_sites(model, example)
 
 
-def _target(name: str) -> Target:
+def target_named(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        UnknownName: there is none.
+    """
     if name not in TARGETS:
         hint = nearest(str(name), TARGETS)
         raise UnknownName(f"No deployment target is called {name!r}.", there=", ".join(TARGETS), try_=hint)
@@ -271,3 +277,8 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
     except SurgeryError as failure:
         told = f"{target.name} cannot convert {kind}; its activations convert. {failure}"
     return NotConvertible(told, asked=in_one_line(error))
+
+
+def _finite(error: float | None) -> float | None:
+    """What JSON can hold."""
+    return error if error is not None and math.isfinite(error) else None

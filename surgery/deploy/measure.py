@@ -17,6 +17,7 @@ from torch import Tensor
 
 from surgery.activations import build, names, row_of
 from surgery.activations.support import FILE, Cell, Support, support
+from surgery.deploy.int8 import probed_int8
 from surgery.deploy.probe import Probed, as_trained, probed
 from surgery.deploy.runtimes import TARGETS
 from surgery.deploy.target import Target
@@ -41,6 +42,9 @@ def measured(target: Target) -> Iterator[Cell]:
                     continue
                 function = as_trained(build(name, CHANNELS if row.learns else None, axis=axis)).to(dtype)
                 yield _cell(name, target, precision, layout, probed(function, _inputs(shape).to(dtype), target))
+        if target.quantize is not None:
+            function = as_trained(build(name, CHANNELS if row.learns else None))
+            yield _cell(name, target, "int8", "image", probed_int8(function, target, CHANNELS))
 
 
 def with_cells(before: Support, target: Target, cells: tuple[Cell, ...]) -> Support:
@@ -67,7 +71,7 @@ def main(asked: list[str]) -> None:
 
 
 def _order(cell: Cell) -> tuple[object, ...]:
-    return cell.precision != "fp32", cell.layout, cell.function, list(TARGETS).index(cell.target)
+    return ("fp32", "fp16", "int8").index(cell.precision), cell.layout, cell.function, list(TARGETS).index(cell.target)
 
 
 def _inputs(shape: tuple[int, ...]) -> Tensor:

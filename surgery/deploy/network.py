@@ -15,7 +15,7 @@ from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue, CannotLook, DynamicShapes, NoExample, NotConvertible, cause_of
 from surgery.isolation.meta_copy import copied
 from surgery.look.example import Example
-from surgery.model import check_plain, in_mode
+from surgery.model import check_plain, dtype_of, in_mode
 from surgery.rng import seeded
 
 # What torch.export says where a shape or a branch depends on the values of the input.
@@ -102,9 +102,14 @@ def network_of(model: nn.Module, example: Any = None) -> Network:
     Raises:
         CannotLook: the model is wrapped, or cannot be copied.
         NoExample: there is no example, and none can be derived from the model.
-        BadValue: an argument that is not a tensor, or tensors that differ in their batch size.
+        BadValue: the model is not in float32, an argument is not a tensor, or tensors differ in their batch size.
     """
     check_plain(model)
+    if dtype_of(model) not in (None, torch.float32):
+        raise BadValue(
+            "A network is exported in float32; its target may compute in less.", asked=str(dtype_of(model)),
+            try_="a copy of the model, .float()",
+        )  # fmt: skip
     try:
         with seeded():
             sample = Example.of(example, model).on(torch.device("cpu"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.activations import build, parameters, row_of
-from surgery.activations.support import FAILS, OPERATOR, PIECES, WRONG
+from surgery.activations.support import FAILS, FLOAT, OPERATOR, PIECES, WRONG
 from surgery.dataflow.trace import Heard
 from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE
 from surgery.deploy.network import Flat, Network
@@ -30,13 +30,15 @@ from surgery.rng import seeded
 class Probed:
     """What a target makes of one function: its operators in order, the maximum error, or the problem it has with it.
 
-    The error is relative where the output of torch is above 1, absolute below; None where the target was not run.
+    The error is relative where the output of torch is above 1, absolute below; None where the target was not run. It is
+    wrong above `tolerance`. `in_float`: between quantised layers, it is computed in float.
     """
 
     operators: tuple[str, ...] = ()
     error: float | None = None
     problem: str = ""
     tolerance: float = TOLERANCE
+    in_float: bool = False
 
     @property
     def verdict(self) -> str:
@@ -45,6 +47,8 @@ class Probed:
             return FAILS
         if self.error is not None and not self.error <= self.tolerance:
             return WRONG
+        if self.in_float:
+            return FLOAT
         return OPERATOR if len(self.operators) <= 1 else PIECES
 
     def __str__(self) -> str:

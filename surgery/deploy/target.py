@@ -18,6 +18,7 @@ from surgery.deploy.network import Network
 from surgery.errors import NotInstalled
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
+Quantize = Callable[[Path, Sequence[Sequence[Tensor]]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Target:
 
     `modules` are what it imports, `distributions` what installs them, `extra` the extra that requires those.
     `any_batch`: a network may be written for every batch size; otherwise it is written for one, and batches are run one
-    by one. `half`: networks in half precision may be written.
+    by one. `half`: networks in half precision may be written. `quantize(folder, inputs)` makes 8 bits of a written
+    network, calibrated on these inputs, and returns the operators that run then.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Target:
     not_run: str = ""
     any_batch: bool = False
     half: bool = False
+    quantize: Quantize | None = None
 
     def __repr__(self) -> str:
         return f"<Target {self.name}: {self.versions if self.installed() else 'not installed'}>"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
 from surgery.deploy.network import Network
 from surgery.deploy.target import Run, Target, quiet
@@ -37,17 +38,17 @@ class Written:
         """What runs it on the target.
 
         Raises:
-            NotConvertible: the target cannot load what was written for it.
+            NotConvertible: the target cannot load what was written for it, or, raised by what is returned, run it.
         """
         assert self.target.load is not None
-        try:
-            with quiet():
-                return self.target.load(self.folder)
-        except SurgeryError:
-            raise
-        except Exception as error:  # whatever a runtime may raise
-            problem = f"{self.target.name} cannot load what was written for it."
-            raise NotConvertible(problem, asked=cause_of(error)) from error
+        with _refusals(f"{self.target.name} cannot load what was written for it."), quiet():
+            forward = self.target.load(self.folder)
+
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            with _refusals(f"{self.target.name} cannot run what was written for it."):
+                return forward(inputs)
+
+        return run
 
     def keep(self) -> None:
         """Rename the folder to where it was asked for."""
@@ -94,13 +95,19 @@ def _convert(network: Network, target: Target, folder: Path) -> None:
     Raises:
         NotConvertible: it cannot.
     """
+    with _refusals(f"{target.name} cannot convert the network."), quiet():
+        target.write(network, folder)
+
+
+@contextmanager
+def _refusals(problem: str) -> Iterator[None]:
+    """Turns whatever a converter or a runtime raises into one error."""
     try:
-        with quiet():
-            target.write(network, folder)
+        yield
     except SurgeryError:
         raise
-    except Exception as error:  # whatever a converter may raise
-        raise NotConvertible(f"{target.name} cannot convert the network.", asked=cause_of(error)) from error
+    except Exception as error:
+        raise NotConvertible(problem, asked=cause_of(error)) from error
 
 
 def _converted(network: Network, target: Target, folder: Path) -> Network:

@@ -94,6 +94,23 @@ def test_a_network_for_one_batch_size_is_run_one_by_one(deployed: Known) -> None
     assert report.ok and not report.any_batch and "one image at a time" in str(report)
 
 
+def test_a_runtime_that_refuses_its_files(deployed: Known) -> None:
+    def fail(inputs: object) -> list[Tensor]:
+        raise OSError("no such device")
+
+    name = deployed(replace(MEMORY, load=lambda folder: fail))
+    says = ("memory cannot run what was written for it", "no such device")
+    report = surgery.deploy.check(edited(), name, X)
+    assert all(word in report.problem for word in says) and report.runs == ()
+
+
+def test_errors_that_are_not_finite_are_valid_json(deployed: Known) -> None:
+    name = deployed(wrong("sigmoid.default", lambda y: y / 0))
+    found = json.loads(surgery.deploy.check(edited(), name, X).to_json(), parse_constant=str)
+    assert found["ok"] is False and {run["error"] for run in found["runs"]} == {None}
+    assert {(one["verdict"], one["error"]) for one in found["sites"]} == {("wrong", None)}
+
+
 def test_a_target_that_is_not_installed(deployed: Known) -> None:
     name = deployed(replace(MEMORY, modules=("torch", "no_such_runtime"), distributions=("no-such-runtime",)))
     says = ("no-such-runtime (not installed)", 'pip install "activation-surgery[deploy-memory]"')

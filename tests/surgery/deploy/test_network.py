@@ -83,6 +83,10 @@ def test_a_model_without_an_example_is_refused() -> None:
     assert_raises(NoExample, lambda: network_of(nn.ReLU()), "no default input", "example=")
 
 
+def test_only_single_precision_is_exported() -> None:
+    assert_raises(BadValue, lambda: network_of(nn.Linear(3, 2).half()), "torch.float16", ".float()")
+
+
 @pytest.mark.parametrize(
     ("example", "says"),
     [

@@ -1,0 +1,91 @@
+"""Exchange: rules that put the nearest function of a target where it lacks one, takes it apart, or is wrong."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.activations import build
+from surgery.activations.support import support
+from surgery.dataflow.trace import Heard
+from surgery.deploy.advice import candidates, is_well_off, layout_of
+from surgery.deploy.agreement import target_named
+from surgery.deploy.probe import function_at
+from surgery.errors import BadValue
+from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.meta_copy import twin
+from surgery.look.finder import find_sites
+from surgery.look.listen import hear
+from surgery.look.observe import Key
+from surgery.look.site import Site
+from surgery.model import in_mode
+from surgery.plan.rules import Fading, Rule, swap
+from surgery.repair.batches import batches_of, check_repeatable
+from surgery.rng import seeded
+
+
+def rules_for(
+    model: nn.Module, target: str, batches: Iterable[Any], precision: str = "fp32", *, fade: Fading = False
+) -> list[Rule]:
+    """Rules that exchange each function that a target lacks for the nearest one that it has.
+
+    By `surgery.deploy.table()`: a function is exchanged where it fails, is wrong, or is taken apart into more than
+    three operators; in int8 also where it is computed in float. Near is a small root mean square of the difference,
+    relative to that of the function's own output, on what its calls receive in eval mode on these `batches` (tensors,
+    pairs, or dicts, as for `fit_affine`). Only nonlinearities are exchanged, for functions without parameters. `fade`
+    introduces them gradually, for a fine-tuning.
+
+    Raises:
+        UnknownName: no such target.
+        BadValue: the table has no measurement of this target in this precision; or there are no batches of images.
+    """
+    name = target_named(target).name
+    check_repeatable(batches)
+    images = [batch.images for batch in batches_of(batches, model)]
+    if not support().where(target=name, precision=precision).cells:
+        there = sorted({cell.precision for cell in support().where(target=name).cells})
+        raise BadValue(f"Nothing was measured on {name} in {precision}.", there=", ".join(there) or "nothing")
+    sites = [site for site in find_sites(model, images[0]) if site.role == "nonlinearity" and "eval" in site.modes]
+    lacking = [site for site in sites if not _is_there(site, name, precision)]
+    apart = _distances(model, lacking, images, name, precision)
+    nearest = {activation: min(found, key=lambda other: found[other]) for activation, found in apart.items() if found}
+    return [swap(other, activation=activation, fade=fade) for activation, other in nearest.items()]
+
+
+def _is_there(site: Site, target: str, precision: str) -> bool:
+    cell = support().cell(site.activation, target, precision=precision, layout=layout_of(site))
+    return cell is None or is_well_off(cell.verdict, len(cell.operators))
+
+
+def _distances(
+    model: nn.Module, sites: list[Site], images: list[Tensor], target: str, precision: str
+) -> dict[str, dict[str, float]]:
+    """For each activation and candidate: the relative mean square of their difference, summed over the calls."""
+    wanted: dict[Key, Site] = {site.key: site for site in sites}
+    functions = {site.key: function_at(model, site).eval() for site in sites}
+    others = {site.activation: candidates(site, target, precision) for site in sites}
+    sums: dict[Key, dict[str, float]] = {key: defaultdict(float) for key in wanted}
+
+    def look(heard: Heard, entered: Tensor) -> None:
+        if heard.key not in wanted:
+            return
+        x = entered.detach().float().cpu()
+        with torch.no_grad():
+            y: Tensor = functions[heard.key](x.clone())
+            for other in others[wanted[heard.key].activation]:
+                sums[heard.key][other] += (build(other)(x.clone()) - y).square().sum().item()
+            sums[heard.key][""] += y.square().sum().item()
+
+    for batch in images:
+        with seeded(), nothing_left(model) as noted:
+            hear(in_mode(twin(model, meta=False), "eval"), (batch,), {}, look, noted=noted)
+    found: dict[str, dict[str, float]] = {}
+    for key, site in wanted.items():
+        total = found.setdefault(site.activation, dict.fromkeys(others[site.activation], 0.0))
+        for other in total:
+            total[other] += sums[key][other] / (sums[key][""] or 1.0)
+    return found

@@ -1,0 +1,79 @@
+"""Rules for a target: what it lacks is exchanged for the nearest function that it has, on calibration batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgery
+from surgery.activations.support import Cell, Support
+from surgery.deploy import advice, exchange
+from surgery.errors import BadValue, UnknownName
+from tests.asserts import assert_raises, assert_untouched
+
+CELLS = [
+    ("relu", "one operator", 1), ("leaky_relu", "one operator", 1), ("silu", "one operator", 1),
+    ("gelu", "fails", 0), ("hardswish", "decomposed", 5), ("mish", "decomposed", 2), ("swish", "wrong", 1),
+]  # fmt: skip
+
+
+class Net(nn.Module):
+    """Two calls that the target lacks, one that it takes apart into many, one into few, and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.first, self.second, self.hard, self.kept = nn.GELU(), nn.GELU(), nn.Hardswish(), nn.Mish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(self.conv(x)) + 1)
+        x = self.kept(self.hard(self.line(x)))
+        return x * torch.sigmoid(self.line(x))
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = tuple(
+        Cell(name, "ncnn", "fp32", "image", verdict, ("op",) * count, 0.0, "") for name, verdict, count in CELLS
+    )
+    for module in (advice, exchange):
+        monkeypatch.setattr(module, "support", lambda: Support(cells, {"ncnn": ""}))
+
+
+BATCHES = [torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+
+
+def test_what_is_lacking_is_exchanged_for_the_nearest() -> None:
+    model = Net().eval()
+    with assert_untouched(model):
+        rules = surgery.deploy.rules_for(model, "ncnn", BATCHES)
+    assert [str(rule) for rule in rules] == [
+        "swap('silu', activation='gelu', role='nonlinearity')",
+        "swap('silu', activation='hardswish', role='nonlinearity')",
+    ]
+    edited, report = surgery.transform(model, rules, BATCHES[0])
+    assert len(report.plan.edits) == 3
+    assert [site.activation for site in surgery.find_sites(edited, BATCHES[0])] == ["silu"] * 3 + ["mish", "sigmoid"]
+
+
+def test_near_depends_on_what_the_calls_receive() -> None:
+    """Far from zero a GELU is a ReLU; the SiLU is not yet."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())
+    [rule] = surgery.deploy.rules_for(model, "ncnn", [20 * batch for batch in BATCHES])
+    assert rule.make == "relu"
+
+
+def test_rules_may_fade() -> None:
+    assert all(rule.fade == (0.1, 0.8) for rule in surgery.deploy.rules_for(Net(), "ncnn", BATCHES, fade=(0.1, 0.8)))
+
+
+def test_a_network_that_lacks_nothing_needs_no_rules() -> None:
+    assert surgery.deploy.rules_for(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), "ncnn", BATCHES) == []
+
+
+def test_what_was_not_measured_is_refused() -> None:
+    rules_for = surgery.deploy.rules_for
+    assert_raises(BadValue, lambda: rules_for(Net(), "ncnn", BATCHES, "int8"), "ncnn in int8", "fp32")
+    assert_raises(UnknownName, lambda: rules_for(Net(), "onnx", BATCHES), "onnxruntime")
+    assert_raises(BadValue, lambda: rules_for(Net(), "ncnn", BATCHES[0]), "a list of it")
