@@ -77,8 +77,9 @@ class Support:
         return Support(tuple(kept), self.measured)
 
     def to_json(self) -> str:
-        """All cells as JSON."""
-        return json.dumps(_data(self), indent=1)
+        """All cells as JSON, one in a line."""
+        cells = ",\n".join(json.dumps({name: getattr(one, name) for name in Cell.__slots__}) for one in self.cells)
+        return f'{{"measured": {json.dumps(self.measured)},\n"cells": [\n{cells}\n]}}'
 
     def __repr__(self) -> str:
         return f"<Support: {len(self.cells)} cells of {len(self._targets())} targets>"
@@ -117,8 +118,3 @@ def support_of(data: dict[str, Any]) -> Support:
     """The table that `Support.to_json` wrote."""
     cells = tuple(Cell(**{**one, "operators": tuple(one["operators"])}) for one in data["cells"])
     return Support(cells, data["measured"])
-
-
-def _data(found: Support) -> dict[str, Any]:
-    cells = [{name: getattr(one, name) for name in Cell.__slots__} for one in found.cells]
-    return {"measured": found.measured, "cells": cells}

@@ -3,7 +3,7 @@
 from surgery.activations.support import Support
 from surgery.activations.support import support as table
 from surgery.deploy.agreement import Report, check, export, targets
-from surgery.deploy.exchange import rules_for
+from surgery.deploy.swaps import rules_for
 from surgery.deploy.target import Target
 
 __all__ = ["Report", "Support", "Target", "check", "export", "rules_for", "table", "targets"]

@@ -1,4 +1,4 @@
-"""Advice: what to exchange a function for that a target lacks, takes apart, or computes wrongly."""
+"""Advice: what to swap a function for that a target lacks, takes apart, or computes wrongly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def instead_of(function: nn.Module, site: Site, probed: Probed, entered: Tensor,
 
 
 def is_well_off(verdict: str, operators: int) -> bool:
-    """Whether a function that becomes this many operators need not be exchanged: runtimes fuse a few small ones."""
+    """Whether a function that becomes this many operators need not be swapped: runtimes fuse a few small ones."""
     return verdict == OPERATOR or (verdict == PIECES and operators <= MANY)
 
 

@@ -28,12 +28,12 @@ from surgery.look.site import Site, Sites
 from surgery.text import html_table, table
 from surgery.transforms import undo
 
-_COLUMNS = ("site", "function", "becomes", "error", "exchange for")
+_COLUMNS = ("site", "function", "becomes", "error", "swap for")
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of one site: what the target makes of its function, and what to exchange that for, if anything."""
+    """What becomes of one site: what the target makes of its function, and what to swap it for, if anything."""
 
     site: Site
     probed: Probed
@@ -83,7 +83,7 @@ class Report:
                 "operators": one.probed.operators,
                 "error": _finite(one.probed.error),
                 "problem": one.probed.problem,
-                "exchange_for": one.instead or None,
+                "swap_for": one.instead or None,
             }
             for one in self.fates
         ]

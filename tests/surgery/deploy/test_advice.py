@@ -1,4 +1,4 @@
-"""What a function is exchanged for: the nearest that the target has as one operator, where there is need."""
+"""What a function is swapped for: the nearest that the target has as one operator, where there is need."""
 
 from __future__ import annotations
 

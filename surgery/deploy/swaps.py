@@ -1,4 +1,4 @@
-"""Exchange: rules that put the nearest function of a target where it lacks one, takes it apart, or is wrong."""
+"""Swaps: rules that put the nearest function of a target where it lacks one, takes it apart, or is wrong."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from surgery.rng import seeded
 def rules_for(
     model: nn.Module, target: str, batches: Iterable[Any], precision: str = "fp32", *, fade: Fading = False
 ) -> list[Rule]:
-    """Rules that exchange each function that a target lacks for the nearest one that it has.
+    """Rules that swap each function that a target lacks for the nearest one that it has.
 
-    By `surgery.deploy.table()`: a function is exchanged where it fails, is wrong, or is taken apart into more than
+    By `surgery.deploy.table()`: a function is swapped where it fails, is wrong, or is taken apart into more than
     three operators; in int8 also where it is computed in float. Near is a small root mean square of the difference,
     relative to that of the function's own output, on what its calls receive in eval mode on these `batches` (tensors,
-    pairs, or dicts, as for `fit_affine`). Only nonlinearities are exchanged, for functions without parameters. `fade`
+    pairs, or dicts, as for `fit_affine`). Only nonlinearities are swapped, for functions without parameters. `fade`
     introduces them gradually, for a fine-tuning.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rules for a target: what it lacks is exchanged for the nearest function that it has, on calibration batches."""
+"""Rules for a target: what it lacks is swapped for the nearest function that it has, on calibration batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.activations.support import Cell, Support
-from surgery.deploy import advice, exchange
+from surgery.deploy import advice, swaps
 from surgery.errors import BadValue, UnknownName
 from tests.asserts import assert_raises, assert_untouched
 
@@ -37,14 +37,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = tuple(
         Cell(name, "ncnn", "fp32", "image", verdict, ("op",) * count, 0.0, "") for name, verdict, count in CELLS
     )
-    for module in (advice, exchange):
+    for module in (advice, swaps):
         monkeypatch.setattr(module, "support", lambda: Support(cells, {"ncnn": ""}))
 
 
 BATCHES = [torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(k)) for k in range(2)]
 
 
-def test_what_is_lacking_is_exchanged_for_the_nearest() -> None:
+def test_what_is_lacking_is_swapped_for_the_nearest() -> None:
     model = Net().eval()
     with assert_untouched(model):
         rules = surgery.deploy.rules_for(model, "ncnn", BATCHES)
