@@ -82,7 +82,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """Apply a plan to the model it was made for, and prove that exactly the planned edits happened.
 
     The edits are written and the model is looked at again: either the operations of its forwards, before and after,
-    show that nothing else has changed, or rewritten calls are proved on twins, by their results. If anything fails on
+    show that nothing else has changed, or rewritten calls are proved on copies, by their results. If anything fails on
     the way, the model is as it was before. `look` lets new functions begin as what they replace; it
     is of no use where weights are loaded afterwards. A plan made with `skip_uneditable` loses the edits that are
     refused, until the rest can be carried out.
@@ -112,7 +112,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     sample = plan.sites.example
     before = fingerprint(model, plan.sites)
     weights = dict(model.named_parameters())
-    seen = (
+    stats = (
         seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
         if look
         else {}
@@ -121,7 +121,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     made: dict[Site, nn.Module] = {}
 
     def new(model: nn.Module, edit: Edit) -> nn.Module:
-        return made.setdefault(edit.site, new_activation(model, edit, seen, far, plan.sites))
+        return made.setdefault(edit.site, new_activation(model, edit, stats, far, plan.sites))
 
     replaced = replaced_modules(model, plan)
     children = children_of(decisions, plan.edits)

@@ -45,11 +45,11 @@ RUNTIMES = {
 
 THE_WRITER = "surgery.edit.write"
 # Functions elsewhere that write only to what they have just made: a copy of a function, an object coming out of a
-# pickle, a new activation, a twin. Nobody's model yet.
+# pickle, a new activation, a copy. Nobody's model yet.
 WRITE_TO_NEW_OBJECTS = {
     "surgery.code.subclass": {"_with_inner_code", "_copied", "_restored"},
     "surgery.activations.registry": {"build"},
-    "surgery.edit.prove": {"solid_twin", "_counted"},
+    "surgery.edit.prove": {"copy_with_values", "_counted"},
     "surgery.look.references": {"reseated"},
     "surgery.isolation.meta_copy": {"_copy_whole", "shallow"},
     "surgery.edit.replacement": {"_kept"},

@@ -13,7 +13,7 @@ from recipes.format.recipe import Recipe
 from recipes.format.settings import Finetune
 from recipes.train.loss import check_norms, mixes
 from surgery.errors import BadValue, CannotLook
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.model import home_of, in_mode
 from surgery.rng import random_state_kept
 
@@ -80,7 +80,7 @@ def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
     for device in dict.fromkeys((torch.device("meta"), home_of(network))):
         with random_state_kept(), torch.no_grad(), device:
             try:
-                tried = in_mode(twin(network, meta=device.type == "meta"), mode)
+                tried = in_mode(scratch_copy(network, meta=device.type == "meta"), mode)
             except CannotLook:
                 reason = None  # the error on the meta device does not count
                 continue

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surgery.errors import CannotLook
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.model import in_mode
 from surgery.rng import random_state_kept
 
@@ -40,7 +40,7 @@ def computes(module: nn.Module, activation: str) -> bool:
         points = torch.cat([near, 12.5 * near]).view(2, -1)
         wanted = _FORMULAS[activation](points)
         try:
-            found = [in_mode(twin(module, meta=False), mode)(points.clone()) for mode in ("eval", "train")]
+            found = [in_mode(scratch_copy(module, meta=False), mode)(points.clone()) for mode in ("eval", "train")]
         except (CannotLook, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
             return False
     return all(

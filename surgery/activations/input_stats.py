@@ -16,7 +16,7 @@ ROUNDING = 1e-5  # a difference, relative to the largest value, that counts as r
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class InputStats:
     """Input statistics of an activation: mean, standard deviation, minimum and maximum, each per channel (C,).
 
     The inputs were tensors of `dims` dimensions with the channels on `axis`.
@@ -30,20 +30,20 @@ class Seen:
     axis: int = 1
 
     @classmethod
-    def nothing(cls, channels: int) -> Seen:
+    def nothing(cls, channels: int) -> InputStats:
         """The default without observations: a standard normal distribution, up to four standard deviations."""
         zeros, ones = torch.zeros(channels), torch.ones(channels)
         return cls(zeros, ones, -4 * ones, 4 * ones)
 
     @classmethod
-    def of(cls, x: Tensor, axis: int) -> Seen:
+    def of(cls, x: Tensor, axis: int) -> InputStats:
         """The statistics of a tensor with its channels on `axis`."""
         rows = x.detach().double().movedim(axis, -1).flatten(0, -2) if x.dim() > 1 else x.detach().double().view(-1, 1)
         mean, deviation = rows.mean(0), rows.std(0, correction=0)
         return cls(mean.float(), deviation.float(), rows.amin(0).float(), rows.amax(0).float(), x.dim(), axis)
 
     @classmethod
-    def pooled(cls, parts: Sequence[Seen]) -> Seen:
+    def pooled(cls, parts: Sequence[InputStats]) -> InputStats:
         """The pooled statistics of several calls, equally weighted; over all channels if their numbers differ."""
         if len(parts) == 1:
             return parts[0]
@@ -60,10 +60,10 @@ class Seen:
         """False if an input was infinite or NaN."""
         return all(bool(value.isfinite().all()) for value in (self.mean, self.deviation, self.low, self.high))
 
-    def on(self, device: torch.device | str) -> Seen:
+    def on(self, device: torch.device | str) -> InputStats:
         """The same statistics on another device."""
         mean, deviation, low, high = (value.to(device) for value in (self.mean, self.deviation, self.low, self.high))
-        return Seen(mean, deviation, low, high, self.dims, self.axis)
+        return InputStats(mean, deviation, low, high, self.dims, self.axis)
 
     def through(self, function: Elementwise) -> Elementwise:
         """`function`, which takes tensors like the observed inputs, as a function of rows (n, C)."""
@@ -76,13 +76,13 @@ class Seen:
 
         return of_rows
 
-    def shared(self) -> Seen:
+    def shared(self) -> InputStats:
         """The statistics over all channels."""
         mean = self.mean.mean(0, keepdim=True)
         square = (self.deviation.square() + self.mean.square()).mean(0, keepdim=True)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         low, high = self.low.amin(0, keepdim=True), self.high.amax(0, keepdim=True)
-        return Seen(mean, deviation, low, high, self.dims, self.axis)
+        return InputStats(mean, deviation, low, high, self.dims, self.axis)
 
     def grid(self, count: int = GRID) -> Tensor:
         """Points from the minimum to the maximum, (count, C); including zero if it lies between."""
@@ -97,13 +97,13 @@ class Seen:
 class Starting(Protocol):
     """An activation that can be initialised to match another one, exactly or as closely as possible."""
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Match `function`, which maps rows of channels (n, C), as closely as possible on the inputs `seen`."""
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
+        """Match `function`, which maps rows of channels (n, C), as closely as possible on the inputs `stats`."""
 
 
-def ones_like(seen: Seen) -> Tensor:
+def ones_like(stats: InputStats) -> Tensor:
     """A row of ones, one per channel (1, C)."""
-    return torch.ones_like(seen.mean).unsqueeze(0)
+    return torch.ones_like(stats.mean).unsqueeze(0)
 
 
 def fitted(values: Tensor, param: Tensor) -> Tensor:
@@ -111,13 +111,13 @@ def fitted(values: Tensor, param: Tensor) -> Tensor:
     return values.reshape(-1) if values.numel() == param.numel() else values.mean().expand(param.shape)
 
 
-def nearest_member(module: nn.Module, param: Tensor, function: Elementwise, seen: Seen, members: Tensor) -> None:
+def nearest_member(module: nn.Module, param: Tensor, function: Elementwise, stats: InputStats, members: Tensor) -> None:
     """Set the single parameter of a family, per channel or shared, to the least-squares fit to `function`."""
-    points = seen.grid(COARSE)
+    points = stats.grid(COARSE)
     wanted, errors = function(points), []
     for member in members.tolist():
         param.fill_(member)
-        errors.append((seen.through(module)(points) - wanted).square().mean(0))
+        errors.append((stats.through(module)(points) - wanted).square().mean(0))
     param.copy_(members.to(param)[best_of(torch.stack(errors), param)])
 
 
@@ -128,7 +128,12 @@ def best_of(errors: Tensor, param: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start(
-    module: nn.Module, function: nn.Module, seen: Seen, *, own: bool = False, asked: Mapping[str, float] | None = None
+    module: nn.Module,
+    function: nn.Module,
+    stats: InputStats,
+    *,
+    own: bool = False,
+    asked: Mapping[str, float] | None = None,
 ) -> float:
     """Initialise `module` to match `function` if it can, and return the maximum error on the observed range.
 
@@ -136,12 +141,12 @@ def start(
     only measured. Parameters in `asked` keep the values given here.
     """
     if not own and not _took_over(module, function) and isinstance(module, Starting):
-        module.start_as(seen.through(function), seen)
+        module.start_as(stats.through(function), stats)
     if not own:
         set_parameters(module, asked or {})
-    points = seen.grid()
-    wanted = seen.through(function)(points)
-    most = float((seen.through(module)(points) - wanted).abs().max())
+    points = stats.grid()
+    wanted = stats.through(function)(points)
+    most = float((stats.through(module)(points) - wanted).abs().max())
     return 0.0 if most <= ROUNDING * float(wanted.abs().max()) else most
 
 

@@ -123,9 +123,9 @@ def register(name: str, build: Callable[..., nn.Module], *, source: str = "") ->
     The builder also gets the following, if it has a keyword for it: `channels`, their number, or None if all share the
     parameters; `axis`, the channel axis; `like`, the module that is replaced, or None.
 
-    A module with `start_as(function, seen)` is initialised to match what it replaces: `function` maps rows of channels
-    (n, C), `seen` is a `surgery.activations.input_stats.Seen`. `set_progress(progress, step)` of a module is called
-    with the training progress, and `finish()` when `settle` ends the training.
+    A module with `start_as(function, stats)` is initialised to match what it replaces: `function` maps rows of channels
+    (n, C), `stats` is a `surgery.activations.input_stats.InputStats`. `set_progress(progress, step)` of a module is
+    called with the training progress, and `finish()` when `settle` ends the training.
 
     Raises:
         BadValue: the name is taken or not a string; or `build` cannot be called with keywords.

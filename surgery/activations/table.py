@@ -145,7 +145,7 @@ def _affine(
 
 
 _PER = {"per": "'channel' or 'layer'"}
-_PIECES = {"intervals": "1 to 512", "bound": "above 0, or None: from what is seen"}
+_PIECES = {"intervals": "1 to 512", "bound": "above 0, or None: from the input statistics"}
 _HENDRYCKS = "Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2"
 _SHAMIR = "Shamir et al. 2020, arXiv 2010.09931"
 

@@ -15,7 +15,7 @@ from surgery.dataflow.extents import Operand, extents_after
 from surgery.dataflow.marks import Marks
 from surgery.dataflow.memory import Memory, Region, Write, part_written, strided
 from surgery.dataflow.operations import ARRIVING, LEAVING, how_written, written_by
-from surgery.dataflow.trace import Heard, Op, Trace
+from surgery.dataflow.trace import CallRecord, Op, Trace
 from surgery.isolation.held_tensors import held_by_code, held_by_modules
 
 _REARRANGED = ("shape", "scale", "resize")  # concatenating parts of one tensor is not a join
@@ -65,7 +65,7 @@ class Flow:
         self.marks = Marks()  # tensor -> the operation that returned it
         self.memory = Memory()
         self.lost: dict[
-            int, list[tuple[Heard, Region]]
+            int, list[tuple[CallRecord, Region]]
         ] = {}  # memory -> calls that overwrote values that may be read later
         self.left = False  # values have passed to Python, and may come back
         self.joined: dict[tuple[Any, ...], int] = {}
@@ -90,12 +90,12 @@ class Flow:
         """Record that operation number `op` returned this tensor."""
         self.marks.put(value, op)
 
-    def lose(self, value: Tensor, heard: Heard) -> None:
+    def lose(self, value: Tensor, record: CallRecord) -> None:
         """Record that an activation overwrote its input: whoever reads that tensor later needs the old values."""
-        self.marks.put(value, heard.op, stale=True)
+        self.marks.put(value, record.op, stale=True)
         storage = value.untyped_storage()
         self.memory.keep(storage)
-        self.lost.setdefault(storage._cdata, []).append((heard, Region.of(value)))
+        self.lost.setdefault(storage._cdata, []).append((record, Region.of(value)))
 
     def note(self, call: Call, result: Any, frame: FrameType) -> Op | None:
         """Record a call that was made: the operation, and what it wrote. None if it computed no tensor."""
@@ -183,10 +183,10 @@ class Flow:
         """Mark the calls that overwrote this tensor, if it is read as anything but their result."""
         if not self.lost or not strided(value):
             return
-        for heard, region in self.lost.get(value.untyped_storage()._cdata, ()):
-            older = made is None or made < heard.op or self.marks.is_stale(value)
-            if older and not heard.overwrites and region.overlaps(Region.of(shown)):
-                heard.overwrites = True
+        for record, region in self.lost.get(value.untyped_storage()._cdata, ()):
+            older = made is None or made < record.op or self.marks.is_stale(value)
+            if older and not record.overwrites and region.overlaps(Region.of(shown)):
+                record.overwrites = True
 
     def _overwrite(self, value: Tensor, op: Op, frame: FrameType, *, whole: bool) -> None:
         """Record that operation `op` wrote into the memory of a tensor; `whole`: into all of it."""

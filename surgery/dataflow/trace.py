@@ -40,7 +40,7 @@ class Op:
 
 
 @dataclass(slots=True)
-class Heard:
+class CallRecord:
     """One recorded activation call: what it does to which tensor, and where in the code it is."""
 
     op: int
@@ -75,7 +75,7 @@ class Trace:
     """One forward in one mode."""
 
     ops: list[Op] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     result: Any = None
 

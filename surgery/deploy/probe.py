@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from surgery.activations import build, parameters, row_of
 from surgery.activations.support import FAILS, FLOAT, OPERATOR, PIECES, WRONG
-from surgery.dataflow.trace import Heard
+from surgery.dataflow.trace import CallRecord
 from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE
 from surgery.deploy.network import Flat, Network
 from surgery.deploy.target import Target
 from surgery.deploy.written import written
 from surgery.errors import SurgeryError, cause_of
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import copied, twin
-from surgery.look.listen import hear
+from surgery.isolation.meta_copy import copied, scratch_copy
+from surgery.look.listen import trace_forward
 from surgery.look.observe import Key
 from surgery.look.site import Site, Sites
 from surgery.model import home_of, in_mode
@@ -106,14 +106,14 @@ def inputs_at(model: nn.Module, sites: Sites, wanted: Iterable[Site]) -> dict[Ke
     keys = {site.key for site in wanted}
     entered: dict[Key, Tensor] = {}
 
-    def look(heard: Heard, x: Tensor) -> None:
-        if heard.key in keys:
-            entered.setdefault(heard.key, x[:2].detach().float().cpu().clone())
+    def look(record: CallRecord, x: Tensor) -> None:
+        if record.key in keys:
+            entered.setdefault(record.key, x[:2].detach().float().cpu().clone())
 
-    alone = in_mode(twin(model, meta=False), "eval")
+    alone = in_mode(scratch_copy(model, meta=False), "eval")
     with seeded(), nothing_left(model) as noted:
         sample = sites.example.on(home_of(model))
-        hear(alone, sample.args, sample.kwargs, look, noted=noted)
+        trace_forward(alone, sample.args, sample.kwargs, look, noted=noted)
     return entered
 
 

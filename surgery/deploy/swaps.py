@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from surgery.activations import build
 from surgery.activations.support import support
-from surgery.dataflow.trace import Heard
+from surgery.dataflow.trace import CallRecord
 from surgery.deploy.advice import candidates, is_well_off, layout_of
 from surgery.deploy.agreement import target_named
 from surgery.deploy.probe import function_at
 from surgery.errors import BadValue
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.finder import find_sites
-from surgery.look.listen import hear
+from surgery.look.listen import trace_forward
 from surgery.look.observe import Key
 from surgery.look.site import Site
 from surgery.model import in_mode
@@ -70,19 +70,19 @@ def _distances(
     others = {site.activation: candidates(site, target, precision) for site in sites}
     sums: dict[Key, dict[str, float]] = {key: defaultdict(float) for key in wanted}
 
-    def look(heard: Heard, entered: Tensor) -> None:
-        if heard.key not in wanted:
+    def look(record: CallRecord, entered: Tensor) -> None:
+        if record.key not in wanted:
             return
         x = entered.detach().float().cpu()
         with torch.no_grad():
-            y: Tensor = functions[heard.key](x.clone())
-            for other in others[wanted[heard.key].activation]:
-                sums[heard.key][other] += (build(other)(x.clone()) - y).square().sum().item()
-            sums[heard.key][""] += y.square().sum().item()
+            y: Tensor = functions[record.key](x.clone())
+            for other in others[wanted[record.key].activation]:
+                sums[record.key][other] += (build(other)(x.clone()) - y).square().sum().item()
+            sums[record.key][""] += y.square().sum().item()
 
     for batch in images:
         with seeded(), nothing_left(model) as noted:
-            hear(in_mode(twin(model, meta=False), "eval"), (batch,), {}, look, noted=noted)
+            trace_forward(in_mode(scratch_copy(model, meta=False), "eval"), (batch,), {}, look, noted=noted)
     found: dict[str, dict[str, float]] = {}
     for key, site in wanted.items():
         total = found.setdefault(site.activation, dict.fromkeys(others[site.activation], 0.0))

@@ -14,16 +14,16 @@ from torch import Tensor, fx, nn
 
 from surgery.code.subclass import Splice
 from surgery.dataflow.flow import tensors_in
-from surgery.dataflow.trace import Heard, Trace
+from surgery.dataflow.trace import CallRecord, Trace
 from surgery.edit.replacement import same_activation
 from surgery.edit.strategy import Decision, Key, OwnCall
 from surgery.edit.write import carry_out
 from surgery.errors import NotProved, SurgeryError, about
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example, mapped
 from surgery.look.likeness import Same, can_be_given_again, likeness, shaped
-from surgery.look.listen import QuickNorms, hear
+from surgery.look.listen import QuickNorms, trace_forward
 from surgery.look.look import Arguments, Look
 from surgery.model import MODES, home_of, in_mode, parents_of
 from surgery.plan.plan import Edit
@@ -134,20 +134,20 @@ class _Calls:
     """The calls of some modules of a model, counted on a copy without hooks."""
 
     def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
-        self.twin = in_mode(twin(model, meta=False), "eval")
+        self.copied = in_mode(scratch_copy(model, meta=False), "eval")
         self.made: set[str] = set()
         for path in set(paths):
-            _counted(self.twin.get_submodule(path), partial(self.made.add, path))
+            _counted(self.copied.get_submodule(path), partial(self.made.add, path))
 
     def are_made(self, paths: set[str], given: Given, noted: AbstractContextManager[Any]) -> bool:
-        """True if the modules at these paths are called: in a run before, or now in one on what was given."""
+        """True if the modules at these paths are called, in an earlier run or in one on these arguments."""
         if not paths <= self.made:
-            _run(self.twin.get_submodule(given.at), given.arguments, noted, watch=False)
+            _run(self.copied.get_submodule(given.at), given.arguments, noted, watch=False)
         return paths <= self.made
 
 
 def _counted(module: nn.Module, count: Callable[[], None]) -> None:
-    """Let a module of a twin count its calls. A hook would be seen by code that asks for hooks."""
+    """Let a module of a copy count its calls. Code that checks for hooks would notice one."""
     kind = type(module)
 
     class Counted(kind):  # type: ignore[misc, valid-type]
@@ -160,8 +160,8 @@ def _counted(module: nn.Module, count: Callable[[], None]) -> None:
 
 def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
     with random_state_kept():
-        solid = solid_twin(model.get_submodule(given.at), mode)
-    again = in_mode(twin(solid, meta=False), mode)  # the first run may change its state
+        solid = copy_with_values(model.get_submodule(given.at), mode)
+    again = in_mode(scratch_copy(solid, meta=False), mode)  # the first run may change its state
     watched = _run(solid, given.arguments, noted, watch=True)
     return _close(watched.result, _run(again, given.arguments, noted, watch=False).result)
 
@@ -206,9 +206,9 @@ def recorded_arguments(
 ) -> dict[tuple[str, str], Given]:
     """For each path and mode, what to run to observe everything the module at the path does.
 
-    That is the module itself, if what it is first called with can be given again. If it cannot, or another method of
-    the module is called, the nearest module around it stands in, or the model. `seen_in` tells, by path, the modes
-    in which calls of the module were seen. What a `look` has noted is not asked for again.
+    That is the module itself, if the arguments of its first call can be reproduced. If not, or if another method of
+    the module is called, it is the nearest module around it, or the model. `seen_in` maps paths to the modes in which
+    calls of the module were seen. Arguments that a `look` has recorded are not recorded again.
     """
     found: dict[tuple[str, str], Given] = {}
     around = {path: [path, *parents_of(path)] for path in seen_in}
@@ -244,7 +244,7 @@ def _noted_arguments(
     model: nn.Module, sample: Example, mode: str, paths: Iterable[str], meta: bool, noted: AbstractContextManager[Any]
 ) -> dict[str, Arguments]:
     first: dict[str, Arguments | None] = {}
-    look = in_mode(twin(model, meta=meta), mode)
+    look = in_mode(scratch_copy(model, meta=meta), mode)
     with random_state_kept():
         arguments = sample.on(torch.device("meta") if meta else home_of(model))
     for path in paths:
@@ -263,14 +263,14 @@ def _noted_arguments(
         else:
             with noted:
                 look(*arguments.args, **arguments.kwargs)
-    given = {path: one for path, one in first.items() if one is not None}
+    given = {path: arguments for path, arguments in first.items() if arguments is not None}
     return given | {"": (sample.args, sample.kwargs)}
 
 
-def solid_twin(owner: nn.Module, mode: str) -> nn.Module:
-    """A copy with telling values: its weights, redrawn where they are missing or constant."""
+def copy_with_values(owner: nn.Module, mode: str) -> nn.Module:
+    """A copy whose values reveal every difference: its weights, redrawn where they are missing or constant."""
     on_meta = home_of(owner).type == "meta"
-    solid = twin(owner, meta=on_meta)
+    solid = scratch_copy(owner, meta=on_meta)
     if on_meta:
         solid.to_empty(device="cpu")
     for module in solid.modules():
@@ -294,8 +294,8 @@ def _prove(
     """Prove it for the owner at `path`, by running the module in `given`."""
     at = given.at
     with random_state_kept():
-        plain = solid_twin(model.get_submodule(at), mode)
-    edited = in_mode(twin(plain, meta=False), mode)
+        plain = copy_with_values(model.get_submodule(at), mode)
+    edited = in_mode(scratch_copy(plain, meta=False), mode)
 
     def same(_: nn.Module, edit: Edit) -> nn.Module:
         prefix = f"{at}." if at else ""
@@ -306,14 +306,19 @@ def _prove(
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
     before, after = (_run(module, given.arguments, noted, watch=True) for module in (plain, edited))
-    owner, heard, heard_again = plain.get_submodule(inside), before.heard, after.heard
+    owner = plain.get_submodule(inside)
     moved = []
     for call in calls:
         child = f"{inside}.{call.splice.child}".removeprefix(".")
-        meant = [k for k, h in enumerate(heard) if _stands_at(h, call.splice) and plain.get_submodule(h.owner) is owner]
-        met = [k for k, h in enumerate(heard_again) if h.module and f"{h.module}.".startswith(f"{child}.")]
+        meant = [
+            k for k, record in enumerate(before.calls)
+            if _stands_at(record, call.splice) and plain.get_submodule(record.owner) is owner
+        ]  # fmt: skip
+        met = [
+            k for k, record in enumerate(after.calls) if record.module and f"{record.module}.".startswith(f"{child}.")
+        ]
         moved += [call.edit] if meant != met else []
-    calls_before, calls_after = ([call.activation for call in part] for part in (heard, heard_again))
+    calls_before, calls_after = ([call.activation for call in part] for part in (before.calls, after.calls))
     differs = (
         "other activation calls" if calls_before != calls_after
         else "another call than the intended one" if moved
@@ -330,9 +335,9 @@ def _prove(
         )
 
 
-def _stands_at(heard: Heard, splice: Splice) -> bool:
+def _stands_at(record: CallRecord, splice: Splice) -> bool:
     place = (splice.method, splice.callee, splice.ordinal, splice.iteration)
-    return (heard.method, heard.callee, heard.ordinal, heard.iteration or 0) == place
+    return (record.method, record.callee, record.ordinal, record.iteration or 0) == place
 
 
 def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[Any], *, watch: bool) -> Trace:
@@ -341,7 +346,7 @@ def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[
         fresh = Example(*arguments).on(home_of(module))
         try:
             if watch:
-                return hear(module, fresh.args, fresh.kwargs, noted=noted)
+                return trace_forward(module, fresh.args, fresh.kwargs, noted=noted)
             with noted:
                 return Trace(result=module(*fresh.args, **fresh.kwargs))
         except Exception as error:  # whatever a forward may raise; it ran before
@@ -351,20 +356,20 @@ def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[
             ) from error
 
 
-def _equal(one: Any, two: Any) -> bool:
+def _equal(output: Any, other: Any) -> bool:
     """True if two outputs contain the same tensors, bit for bit, and at least one."""
-    first, second = list(tensors_in(one)), list(tensors_in(two))
+    first, second = list(tensors_in(output)), list(tensors_in(other))
     return 0 < len(first) == len(second) and all(identical(a, b) for a, b in zip(first, second, strict=True))
 
 
-def _close(one: Any, two: Any) -> bool:
+def _close(output: Any, other: Any) -> bool:
     """True if two outputs differ by rounding at most: without hooks, torch uses a fused attention kernel."""
-    first, second = list(tensors_in(one)), list(tensors_in(two))
+    first, second = list(tensors_in(output)), list(tensors_in(other))
     return 0 < len(first) == len(second) and all(_rounded(a, b) for a, b in zip(first, second, strict=True))
 
 
-def _rounded(one: Tensor, two: Tensor) -> bool:
-    if one.shape != two.shape or not one.is_floating_point() or not one.numel():
-        return identical(one, two)
-    spread = 64 * torch.finfo(one.dtype).eps * one.nan_to_num().abs().max()
-    return torch.allclose(one, two, rtol=0.0, atol=float(spread), equal_nan=True)
+def _rounded(value: Tensor, other: Tensor) -> bool:
+    if value.shape != other.shape or not value.is_floating_point() or not value.numel():
+        return identical(value, other)
+    spread = 64 * torch.finfo(value.dtype).eps * value.nan_to_num().abs().max()
+    return torch.allclose(value, other, rtol=0.0, atol=float(spread), equal_nan=True)

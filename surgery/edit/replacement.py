@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from surgery import activations
-from surgery.activations.input_stats import Seen, set_parameters, start
+from surgery.activations.input_stats import InputStats, set_parameters, start
 from surgery.errors import BadValue, CannotEdit
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.layout import Layout, same_code, widths_in_words
 from surgery.look.site import Site
 from surgery.model import HOOKS, home_of
@@ -25,13 +25,13 @@ from surgery.rng import random_state_kept
 def new_activation(
     model: nn.Module,
     edit: Edit,
-    seen: Mapping[Site, Seen] | None = None,
+    stats: Mapping[Site, InputStats] | None = None,
     far: dict[Site, float] | None = None,
     sites: Iterable[Site] = (),
 ) -> nn.Module:
     """The new module of an edit, with the device, mode and dtype of its surroundings.
 
-    The input statistics in `seen` serve to initialise it to match what it replaces; its maximum error is written into
+    The input statistics in `stats` serve to initialise it to match what it replaces; its maximum error is written into
     `far`. All calls among `sites` made by the same code share this module: where they differ in channels, its
     parameters are shared by all channels.
 
@@ -52,7 +52,7 @@ def new_activation(
         made = nn.Identity() if site.inplace else activations.Copy()
     else:
         try:
-            made = _built(model, edit, layout, _kept(old, edit), seen or {}, far if far is not None else {})
+            made = _built(model, edit, layout, _kept(old, edit), stats or {}, far if far is not None else {})
         except BadValue as error:
             if layout.channels is not None:
                 raise
@@ -82,14 +82,19 @@ def fits(made: nn.Module, site: Site) -> bool:
     entering = torch.ones(site.shape, dtype=getattr(torch, site.dtype), device=site.device)
     try:
         with torch.no_grad(), random_state_kept():
-            returned = twin(made, meta=False)(entering)
+            returned = scratch_copy(made, meta=False)(entering)
     except Exception:  # whatever a forward may raise
         return False
     return isinstance(returned, torch.Tensor) and returned.shape == entering.shape
 
 
 def _built(
-    model: nn.Module, edit: Edit, layout: Layout, old: nn.Module, seen: Mapping[Site, Seen], far: dict[Site, float]
+    model: nn.Module,
+    edit: Edit,
+    layout: Layout,
+    old: nn.Module,
+    stats: Mapping[Site, InputStats],
+    far: dict[Site, float],
 ) -> nn.Module:
     """A function of the catalogue to replace `old`, a private copy."""
     site, row = edit.site, activations.row_of(edit.make)
@@ -99,7 +104,7 @@ def _built(
     made = activations.build(edit.make, layout.channels, axis=layout.axis, like=like, **dict(edit.params))
     if isinstance(made, activations.Affine):
         made.stand_for(old)
-    elif site in seen:
+    elif site in stats:
         old.to(device="cpu", dtype=torch.float32).eval()
         # In its final precision: bounds and heights are chosen to be exact in it.
         dtype = _dtype_at(model, model.get_submodule(site.owner), site)
@@ -107,8 +112,8 @@ def _built(
         asked = {key: value for key, value in edit.params if key in row.starts}
         own = edit.start == "own" or (bool(asked) and not row.apart) or (bool(row.starts) and not row.fits)
         with suppress(RuntimeError, ValueError):  # a function that cannot take such tensors: the final look reports it
-            difference = start(made.eval(), old, seen[site].on("cpu"), own=own, asked=asked)
-            far |= {run: difference for run in seen if run.key[:-1] == site.key[:-1]}
+            difference = start(made.eval(), old, stats[site].on("cpu"), own=own, asked=asked)
+            far |= {run: difference for run in stats if run.key[:-1] == site.key[:-1]}
     return made
 
 

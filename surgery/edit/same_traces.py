@@ -1,4 +1,4 @@
-"""Same traces: two looks at a model show that an edit exchanged the calls it should, and changed nothing else."""
+"""Same traces: prove from two looks at a model that an edit replaced the calls it should, and changed nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from surgery.activations import Copy
-from surgery.dataflow.trace import Heard, Op, Trace
+from surgery.dataflow.trace import CallRecord, Op, Trace
 from surgery.edit.strategy import Key
 from surgery.look.look import Look
 
@@ -15,13 +15,13 @@ from surgery.look.look import Look
 def only_these_changed(model: nn.Module, before: Look | None, after: Look | None, children: Mapping[Key, str]) -> bool:
     """True if the traces from before and after an edit show that it changed these calls alone, in every mode.
 
-    `children` are the paths of the modules that were put in, by the keys of the calls. All other operations must be
-    the same, in the same order, with the same arguments, weights and sources; each edited call must have become one
-    call of its new module, on the same source, whose result goes where the old one went. That is a proof: code that
-    does the same to the same tensors has the same results.
+    `children` are the paths of the new modules, by the keys of the calls. All other operations must be the same, in
+    the same order, with the same arguments, weights and sources; each edited call must have become one call of its new
+    module, on the same source, whose result is used as the old one was. That is a proof: the same operations on the
+    same tensors have the same results.
 
-    False says only that the traces do not show it: a forward needs numbers, on which what it does may depend, or a
-    new module is not one operation.
+    False only means that the traces do not prove it: a forward needs values, and may depend on them, or a new module
+    is not a single operation.
     """
     if before is None or after is None:
         return False
@@ -32,15 +32,15 @@ def only_these_changed(model: nn.Module, before: Look | None, after: Look | None
 
 
 def _same(model: nn.Module, before: Trace, after: Trace, put_in: Mapping[Key, nn.Module]) -> bool:
-    calls_before = {heard.op: heard for heard in before.heard}
-    calls_after = {heard.op: heard for heard in after.heard}
+    calls_before = {record.op: record for record in before.calls}
+    calls_after = {record.op: record for record in after.calls}
     became = {0: 0}  # the operation after the edit, for each before it
     left = iter(after.ops[1:])
     for op in before.ops[1:]:
         old = calls_before.get(op.index)
         child = put_in.get(old.key) if old is not None else None
         sources = tuple(became[source] for source in op.inputs)
-        if type(child) is nn.Identity:  # no operation; what entered goes on
+        if type(child) is nn.Identity:  # not an operation: its input goes on
             if len(sources) != 1:
                 return False
             became[op.index] = sources[0]
@@ -63,12 +63,12 @@ def _same(model: nn.Module, before: Trace, after: Trace, put_in: Mapping[Key, nn
 
 
 def _operation(op: Op) -> tuple[object, ...]:
-    """All of an operation that an edit elsewhere leaves alone."""
+    """The part of an operation that an edit elsewhere does not change."""
     return (op.kind, op.name, op.weights, op.shape, op.spelling)
 
 
-def _call(heard: Heard | None) -> tuple[object, ...] | None:
-    """All of an activation call that an edit elsewhere leaves alone; None where there is none."""
-    if heard is None:
+def _call(record: CallRecord | None) -> tuple[object, ...] | None:
+    """The part of an activation call that an edit elsewhere does not change; None without a call."""
+    if record is None:
         return None
-    return (heard.key, heard.activation, heard.options, heard.inplace, heard.shape, heard.dtype)
+    return (record.key, record.activation, record.options, record.inplace, record.shape, record.dtype)

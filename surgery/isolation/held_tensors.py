@@ -21,8 +21,8 @@ _PLAIN = (bool, int, float, str, type(None))  # the usual attributes that are no
 _SEQUENCES = (list, tuple, set, frozenset, deque)
 
 
-def held_in(value: Any, most: int | None = None) -> Iterator[Tensor]:
-    """The tensors in containers and caches, and in the attributes of objects that are neither modules nor code.
+def reachable_tensors(value: Any, most: int | None = None) -> Iterator[Tensor]:
+    """The tensors that a value refers to: in containers, caches, and attributes of objects other than modules and code.
 
     At most `most` objects are searched. A mapping that is not a dict is skipped: reading it may read files.
     """
@@ -47,9 +47,9 @@ def held_by_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
         value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
         if isinstance(value, FunctionType):
             for cell in value.__closure__ or ():  # the cache of a decorator may be there
-                yield from held_in(_content(cell), _OF_MENTIONED)
+                yield from reachable_tensors(_content(cell), _OF_MENTIONED)
         elif type(value) not in _PLAIN:
-            yield from held_in(value, _OF_MENTIONED)
+            yield from reachable_tensors(value, _OF_MENTIONED)
 
 
 def held_by_code(frame: FrameType | None, read: dict[int, Any]) -> Iterator[Tensor]:
@@ -64,7 +64,7 @@ def held_by_code(frame: FrameType | None, read: dict[int, Any]) -> Iterator[Tens
             closed = [frame.f_locals[name] for name in code.co_freevars if name in frame.f_locals]
             for value in known + closed:
                 if _is_new(value, read):
-                    yield from held_in(value, _OF_MENTIONED)
+                    yield from reachable_tensors(value, _OF_MENTIONED)
             if _is_new(names, read):
                 yield from _held_by_names(names)
                 yield from _held_by_named(names, read)
@@ -73,7 +73,7 @@ def held_by_code(frame: FrameType | None, read: dict[int, Any]) -> Iterator[Tens
 
 def _held_by_names(names: dict[str, Any]) -> Iterator[Tensor]:
     for value in list(names.values()):
-        yield from held_in(value, _OF_OTHERS)
+        yield from reachable_tensors(value, _OF_OTHERS)
 
 
 def _held_by_named(names: dict[str, Any], read: dict[int, Any]) -> Iterator[Tensor]:

@@ -17,8 +17,8 @@ from surgery.model import HISTORY, HOOKS, M
 from surgery.rng import random_state_kept
 
 
-def twin(model: M, *, meta: bool, history: bool = False) -> M:
-    """A copy of `model` to experiment on, on the meta device or with copies of the weights.
+def scratch_copy(model: M, *, meta: bool, history: bool = False) -> M:
+    """A copy of `model` to run and change freely, on the meta device or with copies of the weights.
 
     Parameters keep their ties and their `requires_grad`. Hooks of the user are dropped; hooks that compute weights
     (pruning, weight norm) or that the model itself has set are copied. With `history` the copy's edits can be undone.

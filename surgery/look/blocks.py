@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from surgery.dataflow.reach import reach
-from surgery.dataflow.trace import SCALING, Heard, Op, Trace
+from surgery.dataflow.trace import SCALING, CallRecord, Op, Trace
 
 CONTAINERS = ("ModuleList", "ModuleDict")
 PLAIN = "stage"  # kind of a block in a network without joins: the convolutions between two pools
@@ -21,14 +21,14 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
     """
     joins = _joins(trace)
     attention = _attention(trace)
-    paths = [_block_of(heard, joins, attention, kind_of) for heard in trace.heard]
+    paths = [_block_of(record, joins, attention, kind_of) for record in trace.calls]
     kinds = {path: kind_of.get(path, "") for path in paths if path is not None}
     if not any(op.kind in ("add", "concat") for op in trace.ops):
         paths = _stages(trace)
         kinds = {path: PLAIN for path in paths if path is not None}
     places = _positions(trace, roles, paths)
     facts = []
-    for heard, path, (position, positions) in zip(trace.heard, paths, places, strict=True):
+    for record, path, (position, positions) in zip(trace.calls, paths, places, strict=True):
         last = joins[path][-1] if path in joins else None
         facts.append(
             {
@@ -37,7 +37,7 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
                 "position": position,
                 "positions": positions,
                 "joins_by": last.kind if last else None,
-                "branch": _branch(trace, last, heard.op) if last and last.kind == "concat" else None,
+                "branch": _branch(trace, last, record.op) if last and last.kind == "concat" else None,
             }
         )
     return facts
@@ -58,15 +58,17 @@ def _attention(trace: Trace) -> list[str]:
     for op in trace.ops:
         products = op.kind == "softmax" and any(
             before.kind == "matmul"
-            for before in trace.back(op.index, lambda one: one.kind in ("shape", "scale", "add"))
+            for before in trace.back(op.index, lambda source: source.kind in ("shape", "scale", "add"))
         )
         if op.place is not None and (op.kind == "attention" or products):
             found.append(op.place)
     return found
 
 
-def _block_of(heard: Heard, joins: dict[str, list[Op]], attention: list[str], kind_of: dict[str, str]) -> str | None:
-    parts = heard.owner.split(".")
+def _block_of(
+    record: CallRecord, joins: dict[str, list[Op]], attention: list[str], kind_of: dict[str, str]
+) -> str | None:
+    parts = record.owner.split(".")
     for size in range(len(parts), 0, -1):
         path = ".".join(parts[:size])
         if path not in joins:
@@ -83,7 +85,7 @@ def _block_of(heard: Heard, joins: dict[str, list[Op]], attention: list[str], ki
 def _stages(trace: Trace) -> list[str | None]:
     """Stages of a plain network: a new one begins where a pool has followed a convolution."""
     stage, convolved, stages = 1, False, dict[int, int]()
-    calls = {heard.op: k for k, heard in enumerate(trace.heard)}
+    calls = {record.op: k for k, record in enumerate(trace.calls)}
     for op in trace.ops:
         if op.kind == "conv" and _collapses(trace, op):
             break  # the classifier, written as convolutions
@@ -93,9 +95,9 @@ def _stages(trace: Trace) -> list[str | None]:
             stage, convolved = stage + 1, False
         elif op.index in calls and any(before.kind == "conv" for before in trace.back(op.index, _scaling)):
             stages[calls[op.index]] = stage
-    owners = [trace.heard[k].owner.split(".") for k in stages]
+    owners = [trace.calls[k].owner.split(".") for k in stages]
     prefix = ".".join(same[0] for same in takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False)))
-    return [f"{prefix}#{stages[k]}" if k in stages else None for k in range(len(trace.heard))]
+    return [f"{prefix}#{stages[k]}" if k in stages else None for k in range(len(trace.calls))]
 
 
 def _collapses(trace: Trace, op: Op) -> bool:
@@ -111,15 +113,15 @@ def _scaling(op: Op) -> bool:
 def _positions(trace: Trace, roles: list[str], paths: list[str | None]) -> list[tuple[int | None, int | None]]:
     """k of n among the nonlinearities of a block; repeated runs of the same code share the position of the first."""
     members: dict[str, dict[tuple[Any, ...], int]] = {}
-    for heard, role, path in zip(trace.heard, roles, paths, strict=True):
+    for record, role, path in zip(trace.calls, roles, paths, strict=True):
         if path is not None and role == "nonlinearity":
             seen = members.setdefault(path, {})
-            seen.setdefault(heard.key[:-1], len(seen) + 1)
+            seen.setdefault(record.key[:-1], len(seen) + 1)
     places: list[tuple[int | None, int | None]] = []
-    for heard, role, path in zip(trace.heard, roles, paths, strict=True):
+    for record, role, path in zip(trace.calls, roles, paths, strict=True):
         counted = path is not None and role == "nonlinearity"
         seen = members[path] if counted and path is not None else {}
-        places.append((seen[heard.key[:-1]], len(seen)) if counted else (None, None))
+        places.append((seen[record.key[:-1]], len(seen)) if counted else (None, None))
     return places
 
 

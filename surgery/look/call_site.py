@@ -17,7 +17,7 @@ from surgery.activations.functions.arithmetic import Arithmetic
 from surgery.code.calls import COMPREHENSIONS, Call, assigned_name, call_at
 from surgery.code.subclass import owns
 from surgery.dataflow.operations import activation_of_module
-from surgery.dataflow.trace import Heard
+from surgery.dataflow.trace import CallRecord
 from surgery.errors import CannotEdit, one_line
 from surgery.look.references import References
 
@@ -64,47 +64,47 @@ class Locator:
                 self._pass(found[2], call)
 
     def locate(
-        self, heard: Heard, frame: FrameType | None, module: nn.Module | None, func: Callable[..., Any] | None
+        self, record: CallRecord, frame: FrameType | None, module: nn.Module | None, func: Callable[..., Any] | None
     ) -> None:
         """Fill in the caller: owner, method, callee, ordinal, iteration and run."""
         function_name = getattr(func, "__name__", "").rstrip("_")
-        heard.target = heard.callee = function_name
+        record.target = record.callee = function_name
         found = self._owner(frame, module)
         direct = module is None
-        if found is not None and direct and self.activations.get(id(found[0])) == heard.activation:
+        if found is not None and direct and self.activations.get(id(found[0])) == record.activation:
             # The code calls the activation's `forward` directly: hooks do not run, but the module is still the callee.
             module = found[0]
             found = self._owner(frame, module)
-            heard.by_reference = True
+            record.by_reference = True
         if found is None:
-            heard.locked = "no module's own Python code makes this call"
-            heard.module = self.paths[id(module)][0] if module is not None else None
-            heard.target = heard.module or function_name
+            record.locked = "no module's own Python code makes this call"
+            record.module = self.paths[id(module)][0] if module is not None else None
+            record.target = record.module or function_name
             return
-        owner, heard.owner, method_frame, call_frame, between = found
-        heard.owner_kind = type(owner).__name__
-        heard.method = method_frame.f_code.co_name
-        runs = self.frames.setdefault((heard.owner, method_frame.f_code), [])
+        owner, record.owner, method_frame, call_frame, between = found
+        record.owner_kind = type(owner).__name__
+        record.method = method_frame.f_code.co_name
+        runs = self.frames.setdefault((record.owner, method_frame.f_code), [])
         if not any(known is method_frame for known in runs):
             runs.append(method_frame)
-        heard.run = 1 + next(k for k, known in enumerate(runs) if known is method_frame)
+        record.run = 1 + next(k for k, known in enumerate(runs) if known is method_frame)
         try:
             call = call_at(call_frame.f_code, call_frame.f_lasti)
         except CannotEdit as reason:
-            heard.locked = one_line(reason)
-            heard.iteration = self._pass(method_frame, Call("", heard.callee or str(id(module)), 0, False, None))
+            record.locked = one_line(reason)
+            record.iteration = self._pass(method_frame, Call("", record.callee or str(id(module)), 0, False, None))
         else:
-            heard.method, heard.callee, heard.ordinal = call.method, call.callee, call.ordinal
+            record.method, record.callee, record.ordinal = call.method, call.callee, call.ordinal
             if call.looped:
                 key = (id(method_frame), call.callee, call.ordinal)
-                heard.iteration = self._pass(method_frame, call) if direct else self.passes[key]
-            heard.locked = call.locked or self._not_the_activation(call, call_frame, between, heard, module, func)
+                record.iteration = self._pass(method_frame, call) if direct else self.passes[key]
+            record.locked = call.locked or self._not_the_activation(call, call_frame, between, record, module, func)
             if isinstance(owner, fx.GraphModule):
-                heard.callee, heard.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
-                heard.locked = _not_a_node(owner, heard.callee, module, func)
+                record.callee, record.ordinal = assigned_name(call_frame.f_code, call_frame.f_lasti) or call.callee, 1
+                record.locked = _not_a_node(owner, record.callee, module, func)
             elif not owns(type(owner), call.method, method_frame.f_code):
-                static = _is_static(owner, call.method)
-                heard.locked = f"the call is in a {call.method}() that {heard.owner_kind} does not define itself: " + (
+                kind, static = record.owner_kind, _is_static(owner, call.method)
+                record.locked = f"the call is in a {call.method}() that {kind} does not define itself: " + (
                     "it is static, and has no self whose child it could call"
                     if static
                     else "it is reached through super(), a decorator or an instance attribute"
@@ -112,14 +112,14 @@ class Locator:
                     else "a function that is given the module"
                 )
         if module is not None:
-            heard.module, heard.target = self._target(module, heard, owner)
-            heard.by_reference |= id(module) in self.unseated
+            record.module, record.target = self._target(module, record, owner)
+            record.by_reference |= id(module) in self.unseated
 
-    def tell_apart(self, heard: Heard) -> None:
+    def tell_apart(self, record: CallRecord) -> None:
         """Make the key of each call unique: number the calls of one call expression, or of unreadable code."""
-        while heard.key in self.keys:
-            heard.iteration = (heard.iteration or 1) + 1
-        self.keys.add(heard.key)
+        while record.key in self.keys:
+            record.iteration = (record.iteration or 1) + 1
+        self.keys.add(record.key)
 
     def _pass(self, frame: FrameType, call: Call) -> int:
         key = (id(frame), call.callee, call.ordinal)
@@ -174,18 +174,18 @@ class Locator:
             frame = frame.f_back
         return names[0]
 
-    def _target(self, module: nn.Module, heard: Heard, owner: nn.Module) -> tuple[str, str]:
+    def _target(self, module: nn.Module, record: CallRecord, owner: nn.Module) -> tuple[str, str]:
         """The path an activation module was called by, absolute and relative to its owner."""
         names = self.paths[id(module)]
-        prefix = heard.owner + "." if heard.owner else ""
+        prefix = record.owner + "." if record.owner else ""
         under = [name for name in names if name.startswith(prefix)]
         if not under:
             return names[0], names[0]
-        spelt = heard.callee.split(".", 1)[-1]
+        spelt = record.callee.split(".", 1)[-1]
         exact = [name for name in under if name == prefix + spelt]
-        if not exact and isinstance(owner, nn.Sequential) and heard.iteration and len(owner) >= heard.iteration:
+        if not exact and isinstance(owner, nn.Sequential) and record.iteration and len(owner) >= record.iteration:
             in_order = list(owner._modules)
-            exact = [prefix + in_order[heard.iteration - 1]]
+            exact = [prefix + in_order[record.iteration - 1]]
         chosen = (exact or under)[0]
         return chosen, chosen[len(prefix) :]
 
@@ -194,7 +194,7 @@ class Locator:
         call: Call,
         frame: FrameType,
         between: list[FrameType],
-        heard: Heard,
+        record: CallRecord,
         module: nn.Module | None,
         func: Callable[..., Any] | None,
     ) -> str | None:
@@ -223,7 +223,7 @@ class Locator:
         elif call.looped and call.callee in frame.f_locals:
             return f"{call.callee} is a different function in other iterations of its loop"
         elif isinstance(called, nn.Module):  # not a submodule of the model
-            same = activation_of_module(called) == heard.activation
+            same = activation_of_module(called) == record.activation
         else:
             home = getattr(called, "__module__", None) or ""
             named = getattr(called, "__name__", "").rstrip("_") == getattr(func, "__name__", "").rstrip("_")

@@ -16,7 +16,7 @@ from surgery.code.calls import Call, call_at
 from surgery.dataflow.operations import operation_of
 from surgery.dataflow.trace import TRANSPARENT, Op, Trace
 from surgery.errors import CannotEdit
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.site import NO_CALL, Site
 
 
@@ -56,7 +56,7 @@ def _summing(classifier: nn.Linear | nn.Conv2d) -> tuple[Call, str | None]:
     if forward in (nn.Linear.forward, nn.Conv2d.forward):
         callee = "F.linear" if forward is nn.Linear.forward else "self._conv_forward"
         return Call("forward", callee, 1, looped=False, locked=None), None
-    layer = twin(classifier, meta=True).eval()
+    layer = scratch_copy(classifier, meta=True).eval()
     weight = layer.weight
     assert isinstance(weight, Tensor)
     smallest = weight.shape[1:]

@@ -7,7 +7,7 @@ from typing import Any
 from surgery.dataflow.extents import is_free
 from surgery.dataflow.operations import RECTIFIED, SCORES, SQUASHING
 from surgery.dataflow.reach import reach
-from surgery.dataflow.trace import SCALING, TRANSPARENT, Heard, Op, Trace
+from surgery.dataflow.trace import SCALING, TRANSPARENT, CallRecord, Op, Trace
 from surgery.look.blocks import block_facts
 
 # What happens to scores behind the last layer: they are concatenated, rescaled, pasted into images, transformed
@@ -24,67 +24,67 @@ class Facts:
     def __init__(self, trace: Trace, kind_of: dict[str, str]) -> None:
         self.trace = trace
         self.readers = trace.consumers()
-        self.calls = {heard.op: k for k, heard in enumerate(trace.heard)}
+        self.calls = {record.op: k for k, record in enumerate(trace.calls)}
         self.roles = self._roles()
         self.blocks = block_facts(trace, self.roles, kind_of)
 
     def of(self, index: int) -> dict[str, Any]:
         """The facts of one call, as fields of `Site`."""
-        heard = self.trace.heard[index]
+        record = self.trace.calls[index]
         return {
             "role": self.roles[index],
-            "fed_by": self._fed_by(heard),
-            "feeds": self._feeds(heard),
-            "weights": self._weights(heard),
-            "norm": self._norm(heard),
+            "fed_by": self._fed_by(record),
+            "feeds": self._feeds(record),
+            "weights": self._weights(record),
+            "norm": self._norm(record),
             **self.blocks[index],
         }
 
-    def channels_vary(self, heard: Heard, axis: int) -> bool:
+    def channels_vary(self, record: CallRecord, axis: int) -> bool:
         """True if the number of channels of a call depends on the size of the example, and no layer fixes it.
 
         A linear layer or a norm that reads them fixes their number: the model then runs at no other size.
         """
 
         def varies(op: Op) -> bool:
-            same = op.shape == heard.shape and op.extents is not None
+            same = op.shape == record.shape and op.extents is not None
             return same and is_free(op.extents[axis])  # type: ignore[index]
 
         def fixes(op: Op) -> bool:
-            reads = op.kind == "linear" and bool(self._weight_of(op)) and axis == len(heard.shape) - 1
-            return reads or (op.shape == heard.shape and op.extents is not None and not varies(op))
+            reads = op.kind == "linear" and bool(self._weight_of(op)) and axis == len(record.shape) - 1
+            return reads or (op.shape == record.shape and op.extents is not None and not varies(op))
 
-        call = self.trace.ops[heard.op]
-        return varies(call) and not any(map(fixes, self.trace.forth(heard.op, varies, self.readers)))
+        call = self.trace.ops[record.op]
+        return varies(call) and not any(map(fixes, self.trace.forth(record.op, varies, self.readers)))
 
-    def _fed_by(self, heard: Heard) -> tuple[str, ...]:
+    def _fed_by(self, record: CallRecord) -> tuple[str, ...]:
         """Kinds of the nearest producers. An operation that only selects values is not a producer."""
-        op = self.trace.ops[heard.op]
-        producers = self.trace.back(heard.op, looked_through)
+        op = self.trace.ops[record.op]
+        producers = self.trace.back(record.op, looked_through)
         kinds = {source.kind for source in producers if source.data or source.kind in ("conv", "linear", "activation")}
         if not op.data:
             return tuple(sorted(kinds)) or ("weight",)
         return tuple(sorted((kinds - {"choice"} or kinds) | (set() if op.traced else {"unknown"})))
 
-    def _feeds(self, heard: Heard) -> tuple[str, ...]:
-        kinds = {op.kind for op in self.trace.forth(heard.op, looked_through, self.readers)}
-        return tuple(sorted(kinds | ({"output"} if self._is_returned(heard) else set())))
+    def _feeds(self, record: CallRecord) -> tuple[str, ...]:
+        kinds = {op.kind for op in self.trace.forth(record.op, looked_through, self.readers)}
+        return tuple(sorted(kinds | ({"output"} if self._is_returned(record) else set())))
 
-    def _weights(self, heard: Heard) -> tuple[str, ...]:
+    def _weights(self, record: CallRecord) -> tuple[str, ...]:
         """Weights of the convolutions and linear layers whose outputs arrive here through norms, adds and scalings.
 
         For a call that takes no data, the weights it is applied to.
         """
         found: dict[str, None] = {}
-        for op in self.trace.back(heard.op, lambda op: op.kind in (*SCALING, "add", "concat") or _gated(op)):
+        for op in self.trace.back(record.op, lambda op: op.kind in (*SCALING, "add", "concat") or _gated(op)):
             if op.kind in ("conv", "linear"):
                 found.update(dict.fromkeys(self._weight_of(op)))
-        op = self.trace.ops[heard.op]
+        op = self.trace.ops[record.op]
         return tuple(found) if found or op.data else tuple(self._weight_of(op))
 
-    def _norm(self, heard: Heard) -> str | None:
+    def _norm(self, record: CallRecord) -> str | None:
         """The path of the norm right in front of a call, read off the names of its parameters and buffers."""
-        fed = [self.trace.ops[source] for source in self.trace.ops[heard.op].inputs]
+        fed = [self.trace.ops[source] for source in self.trace.ops[record.op].inputs]
         names = fed[0].weights if len(fed) == 1 and fed[0].kind == "norm" else ()
         return names[0].rpartition(".")[0] if names else None
 
@@ -107,48 +107,48 @@ class Facts:
 
         return set(filter(passed, reach(self.readers[start], self.readers.__getitem__, passed)))
 
-    def _is_returned(self, heard: Heard) -> bool:
-        return bool(set(self.trace.outputs) & {heard.op, *self._after(heard.op, looked_through)})
+    def _is_returned(self, record: CallRecord) -> bool:
+        return bool(set(self.trace.outputs) & {record.op, *self._after(record.op, looked_through)})
 
     def _roles(self) -> list[str]:
-        roles = ["nonlinearity"] * len(self.trace.heard)
+        roles = ["nonlinearity"] * len(self.trace.calls)
         for index in reversed(range(len(roles))):  # consumers first: the role depends on theirs
-            roles[index] = self._role(self.trace.heard[index], roles)
-        places = [heard.key[:-1] for heard in self.trace.heard]
+            roles[index] = self._role(self.trace.calls[index], roles)
+        places = [record.key[:-1] for record in self.trace.calls]
         on_data = {place: role for place, role in zip(places, roles, strict=True) if role != "weight"}
         # Code that runs on constants first and on data later (RAFT's initial flow) does not compute weights.
         return [
             on_data.get(place, role) if role == "weight" else role for place, role in zip(places, roles, strict=True)
         ]
 
-    def _role(self, heard: Heard, roles: list[str]) -> str:
+    def _role(self, record: CallRecord, roles: list[str]) -> str:
         """Gates multiply other data; what only leads to gates is a gate; squashed scores at the end are the head.
 
         Whether a squashing function is a gate depends on what consumes it. Where the consumer or the input is unknown,
         so is the role; so is that of a call whose result is not used.
         """
-        op, squashes = self.trace.ops[heard.op], heard.activation in SQUASHING
+        op, squashes = self.trace.ops[record.op], record.activation in SQUASHING
         if not op.data:
             return "weight"
-        if self._is_returned(heard):
-            return "head" if squashes or heard.activation == RECTIFIED else "nonlinearity"
-        if heard.activation in SCORES and self._only_scores(heard):
+        if self._is_returned(record):
+            return "head" if squashes or record.activation == RECTIFIED else "nonlinearity"
+        if record.activation in SCORES and self._only_scores(record):
             return "head"
-        readers = self.trace.forth(heard.op, looked_through, self.readers)
+        readers = self.trace.forth(record.op, looked_through, self.readers)
         direct = [reader.kind for reader in readers if reader.kind != "choice"]
         if direct and set(direct) <= {"mul", "matmul"}:
             return "gate"
         if squashes and (not op.traced or not direct or "unknown" in direct):
             return "unknown"
-        later = list(self.trace.forth(heard.op, _leads_on, self.readers))
-        led_to = {roles[self.calls[one.index]] if one.index in self.calls else "else" for one in later}
+        later = list(self.trace.forth(record.op, _leads_on, self.readers))
+        led_to = {roles[self.calls[reader.index]] if reader.index in self.calls else "else" for reader in later}
         if led_to and led_to <= {"gate", "unknown"}:
             return "unknown" if "unknown" in led_to else "gate"
         return "nonlinearity"
 
-    def _only_scores(self, heard: Heard) -> bool:
+    def _only_scores(self, record: CallRecord) -> bool:
         """True if the result is only returned, or only ranks and filters what is returned."""
-        todo, seen, used = [heard.op], {heard.op}, False
+        todo, seen, used = [record.op], {record.op}, False
         while todo:
             for reader in self.readers[todo.pop()]:
                 op = self.trace.ops[reader]
@@ -171,7 +171,7 @@ class Facts:
         )
 
     def _is_score(self, op: Op) -> bool:
-        return op.index in self.calls and self.trace.heard[self.calls[op.index]].activation in SCORES
+        return op.index in self.calls and self.trace.calls[self.calls[op.index]].activation in SCORES
 
 
 def looked_through(op: Op) -> bool:

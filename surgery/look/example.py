@@ -46,14 +46,14 @@ class Example:
     def on(self, device: torch.device) -> Example:
         """The same arguments on another device; values of a default example are drawn there."""
         draw = device.type != "meta"
-        args = tuple(mapped(one, lambda t: _moved(t, device, draw)) for one in self.args)
-        kwargs = {key: mapped(one, lambda t: _moved(t, device, draw)) for key, one in self.kwargs.items()}
+        args = tuple(mapped(part, lambda t: _moved(t, device, draw)) for part in self.args)
+        kwargs = {key: mapped(part, lambda t: _moved(t, device, draw)) for key, part in self.kwargs.items()}
         return Example(args, kwargs, self.given)
 
     def to_data(self) -> dict[str, Any]:
         """Shapes, dtypes, and the values of small tensors as plain data, for a file."""
-        plain = {"args": [_plain(one) for one in self.args]}
-        return plain | {"kwargs": {key: _plain(one) for key, one in self.kwargs.items()}} if self.kwargs else plain
+        plain = {"args": [_plain(part) for part in self.args]}
+        return plain | {"kwargs": {key: _plain(part) for key, part in self.kwargs.items()}} if self.kwargs else plain
 
     @classmethod
     def from_data(cls, plain: dict[str, Any]) -> Example:
@@ -64,8 +64,8 @@ class Example:
         """
         try:
             _check_size(plain)
-            kwargs = {key: _unplain(one) for key, one in plain.get("kwargs", {}).items()}
-            return cls(tuple(_unplain(one) for one in plain["args"]), kwargs, given=False)
+            kwargs = {key: _unplain(part) for key, part in plain.get("kwargs", {}).items()}
+            return cls(tuple(_unplain(part) for part in plain["args"]), kwargs, given=False)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
             raise BadFile(
                 "The file describes an example that cannot be built.", asked=str(error) or type(error).__name__
@@ -81,14 +81,14 @@ def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: mapped(one, change) for key, one in value.items()}
+        return {key: mapped(part, change) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         changed = copy.copy(value)
         for part in fields(value):
             object.__setattr__(changed, part.name, mapped(getattr(value, part.name), change))
         return changed
     if isinstance(value, tuple | list):
-        parts = [mapped(one, change) for one in value]
+        parts = [mapped(part, change) for part in value]
         if hasattr(value, "_fields"):
             return type(value)(*parts)
         return type(value)(parts)
@@ -178,12 +178,12 @@ def _inside(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The tables that describe the tensors, tuples and dicts of an example."""
     todo: deque[Any] = deque([*plain["args"], *plain.get("kwargs", {}).values()])
     while todo:
-        one = todo.popleft()
-        if isinstance(one, list):
-            todo += one
-        elif isinstance(one, dict):
-            yield one
-            todo += [*one.get("tuple", ()), *one.get("dict", {}).values()]
+        item = todo.popleft()
+        if isinstance(item, list):
+            todo += item
+        elif isinstance(item, dict):
+            yield item
+            todo += [*item.get("tuple", ()), *item.get("dict", {}).values()]
 
 
 def _plain(value: Any) -> Any:
@@ -191,11 +191,11 @@ def _plain(value: Any) -> Any:
         plain = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
         return plain | {"values": _numbers(value)} if _are_kept(value) else plain
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(part) for part in value]
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return {"tuple": [_plain(one) for one in value]}
+        return {"tuple": [_plain(part) for part in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _plain(one) for key, one in value.items()}}
+        return {"dict": {key: _plain(part) for key, part in value.items()}}
     return value if isinstance(value, str | int | float | bool | None) else {"other": type(value).__name__}
 
 
@@ -213,15 +213,15 @@ def _numbers(value: Tensor) -> str:
 
 def _unplain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_unplain(one) for one in value]
+        return [_unplain(part) for part in value]
     if isinstance(value, dict) and "shape" in value:
         dtype = getattr(torch, value["dtype"])
         if "values" not in value:
             return torch.empty(value["shape"], dtype=dtype, device="meta")
         read = float if dtype.is_floating_point else int
-        return torch.tensor([read(one) for one in value["values"].split()], dtype=dtype).reshape(value["shape"])
+        return torch.tensor([read(word) for word in value["values"].split()], dtype=dtype).reshape(value["shape"])
     if isinstance(value, dict) and "tuple" in value:
-        return tuple(_unplain(one) for one in value["tuple"])
+        return tuple(_unplain(part) for part in value["tuple"])
     if isinstance(value, dict):
-        return {key: _unplain(one) for key, one in value["dict"].items()}
+        return {key: _unplain(part) for key, part in value["dict"].items()}
     return value

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.dataflow.trace import Heard, Trace
+from surgery.dataflow.trace import CallRecord, Trace
 from surgery.errors import CannotLook
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.classifier_output import scores_of
 from surgery.look.context import Facts
 from surgery.look.example import Example
-from surgery.look.listen import hear
+from surgery.look.listen import trace_forward
 from surgery.look.look import Arguments, Look
 from surgery.look.references import reseated
 from surgery.look.site import Site, Sites
@@ -77,7 +77,7 @@ def _run(model: nn.Module, sample: Example, mode: str, given: dict[str, dict[str
     try:
         noted: dict[str, Arguments] = {}
         with random_state_kept():
-            trace = _heard(model, sample, mode, torch.device("meta"), given=noted)
+            trace = _traced(model, sample, mode, torch.device("meta"), given=noted)
         given[mode] = noted
         return trace
     except CannotLook:
@@ -88,16 +88,16 @@ def _run(model: nn.Module, sample: Example, mode: str, given: dict[str, dict[str
             raise
     with seeded():
         try:
-            return _heard(model, sample, mode, home)
+            return _traced(model, sample, mode, home)
         except Exception:
             # Its code may refer to the activation objects themselves, as keys of a dict: then each must stay in place.
-            trace = _heard(model, sample, mode, home, reseat=False)
-    for heard in trace.heard:
-        heard.by_reference = heard.module is not None
+            trace = _traced(model, sample, mode, home, reseat=False)
+    for record in trace.calls:
+        record.by_reference = record.module is not None
     return trace
 
 
-def _heard(
+def _traced(
     model: nn.Module,
     sample: Example,
     mode: str,
@@ -108,10 +108,10 @@ def _heard(
 ) -> Trace:
     """The trace of one run of a copy, on the meta device or on the model's device."""
     with nothing_left(model, strict=device.type == "meta") as noted:
-        return _of_a_twin(model, sample, mode, device, reseat, given, noted)
+        return _traced_copy(model, sample, mode, device, reseat, given, noted)
 
 
-def _of_a_twin(
+def _traced_copy(
     model: nn.Module,
     sample: Example,
     mode: str,
@@ -121,11 +121,11 @@ def _of_a_twin(
     noted: AbstractContextManager[Any],
 ) -> Trace:
     on_meta = device.type == "meta"
-    look = in_mode(twin(model, meta=on_meta), mode)
+    look = in_mode(scratch_copy(model, meta=on_meta), mode)
     references = reseated(look) if reseat else ()
     arguments = sample.on(device)
     around = _on(device, noted) if on_meta else noted
-    trace = hear(look, arguments.args, arguments.kwargs, references=references, noted=around, given=given)
+    trace = trace_forward(look, arguments.args, arguments.kwargs, references=references, noted=around, given=given)
     trace.result = None  # freed together with the copy that computed it
     return trace
 
@@ -140,61 +140,61 @@ def _on(device: torch.device, noted: AbstractContextManager[Any]) -> Iterator[No
 def _sites(model: nn.Module, traces: dict[str, Trace]) -> tuple[Site, ...]:
     kind_of = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
     facts = {mode: Facts(trace, kind_of) for mode, trace in traces.items()}
-    calls = {mode: {heard.key: k for k, heard in enumerate(trace.heard)} for mode, trace in traces.items()}
+    calls = {mode: {record.key: k for k, record in enumerate(trace.calls)} for mode, trace in traces.items()}
     order = _merged(*(list(keys) for keys in calls.values()))
     modes_of = {key: tuple(mode for mode in traces if key in calls[mode]) for key in order}
-    heards = [traces[modes_of[key][0]].heard[calls[modes_of[key][0]][key]] for key in order]
-    turns = Counter(_called(heard) for heard in heards)
+    records = [traces[modes_of[key][0]].calls[calls[modes_of[key][0]][key]] for key in order]
+    turns = Counter(_called(record) for record in records)
     turn: Counter[tuple[str, str, int]] = Counter()
     runs: dict[tuple[str, str], int] = {}
-    for heard in heards:
-        runs[heard.owner, heard.method] = max(runs.get((heard.owner, heard.method), 1), heard.run)
-    once = Counter(id(model.get_submodule(heard.module)) for heard in heards if heard.module is not None)
+    for record in records:
+        runs[record.owner, record.method] = max(runs.get((record.owner, record.method), 1), record.run)
+    once = Counter(id(model.get_submodule(record.module)) for record in records if record.module is not None)
     devices = {path: tensor.device for path, tensor in (*model.named_parameters(), *model.named_buffers())}
     sites = []
-    for key, heard in zip(order, heards, strict=True):
-        turn[_called(heard)] += 1
-        told = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
-        seen = {mode: traces[mode].heard[calls[mode][key]] for mode in modes_of[key]}
-        alone = heard.module is not None and once[id(model.get_submodule(heard.module))] == 1
+    for key, record in zip(order, records, strict=True):
+        turn[_called(record)] += 1
+        details = facts[modes_of[key][0]].of(calls[modes_of[key][0]][key])
+        seen = {mode: traces[mode].calls[calls[mode][key]] for mode in modes_of[key]}
+        alone = record.module is not None and once[id(model.get_submodule(record.module))] == 1
         site = Site(
-            owner=heard.owner,
-            method=heard.method,
-            callee=heard.callee,
-            ordinal=heard.ordinal,
-            iteration=heard.iteration,
-            run=heard.run,
-            runs=runs[heard.owner, heard.method],
-            target=heard.target,
-            turn=turn[_called(heard)],
-            turns=turns[_called(heard)],
-            owner_kind=heard.owner_kind,
-            module=heard.module,
-            activation=heard.activation,
-            inplace=heard.inplace,
-            shape=heard.shape,
-            channels=_channels(heard),
-            channel_axis=_axis(heard),
-            dtype=str(heard.dtype).removeprefix("torch."),
-            device=str(next((devices[path] for path in told["weights"] if path in devices), home_of(model))),
+            owner=record.owner,
+            method=record.method,
+            callee=record.callee,
+            ordinal=record.ordinal,
+            iteration=record.iteration,
+            run=record.run,
+            runs=runs[record.owner, record.method],
+            target=record.target,
+            turn=turn[_called(record)],
+            turns=turns[_called(record)],
+            owner_kind=record.owner_kind,
+            module=record.module,
+            activation=record.activation,
+            inplace=record.inplace,
+            shape=record.shape,
+            channels=_channels(record),
+            channel_axis=_axis(record),
+            dtype=str(record.dtype).removeprefix("torch."),
+            device=str(next((devices[path] for path in details["weights"] if path in devices), home_of(model))),
             modes=modes_of[key],
-            options=heard.options,
-            overwrites=heard.overwrites,
+            options=record.options,
+            overwrites=record.overwrites,
             # A module that is called once can always be replaced.
-            locked=None if alone and not heard.by_reference else heard.locked,
-            by_reference=heard.by_reference,
-            other_channels=tuple(sorted({_channels(call) for call in seen.values()} - {_channels(heard)})),
-            channels_vary=not _learnt_per_channel(model, heard)
-            and any(not _single(one) and facts[mode].channels_vary(one, _axis(one)) for mode, one in seen.items()),
-            **told,
+            locked=None if alone and not record.by_reference else record.locked,
+            by_reference=record.by_reference,
+            other_channels=tuple(sorted({_channels(call) for call in seen.values()} - {_channels(record)})),
+            channels_vary=not _learnt_per_channel(model, record)
+            and any(not _single(call) and facts[mode].channels_vary(call, _axis(call)) for mode, call in seen.items()),
+            **details,
         )
         sites.append(site)
     return tuple(sites)
 
 
-def _called(heard: Heard) -> tuple[str, str, int]:
+def _called(record: CallRecord) -> tuple[str, str, int]:
     """Calls with the same value are counted as turns."""
-    return (heard.owner, heard.target, heard.run)
+    return (record.owner, record.target, record.run)
 
 
 def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
@@ -211,24 +211,24 @@ def _merged(first: list[Any], second: list[Any] | None = None) -> list[Any]:
     return merged
 
 
-def _channels(heard: Heard) -> int:
+def _channels(record: CallRecord) -> int:
     """How many channels the input of a call has."""
-    return 1 if _single(heard) else heard.shape[_axis(heard)]
+    return 1 if _single(record) else record.shape[_axis(record)]
 
 
-def _single(heard: Heard) -> bool:
+def _single(record: CallRecord) -> bool:
     """True for one value per sample: the only axis is the batch."""
-    return not heard.shape or (len(heard.shape) == 1 and heard.axis is None)
+    return not record.shape or (len(record.shape) == 1 and record.axis is None)
 
 
-def _learnt_per_channel(model: nn.Module, heard: Heard) -> bool:
+def _learnt_per_channel(model: nn.Module, record: CallRecord) -> bool:
     """True if the module that is called has a parameter per channel, which fixes the number of channels."""
-    module = model.get_submodule(heard.module) if heard.module is not None else nn.Identity()
-    return any(value.shape[-1:] == (_channels(heard),) for value in module.parameters())
+    module = model.get_submodule(record.module) if record.module is not None else nn.Identity()
+    return any(value.shape[-1:] == (_channels(record),) for value in module.parameters())
 
 
-def _axis(heard: Heard) -> int:
-    return heard.axis if heard.axis is not None else _usual_axis(len(heard.shape))
+def _axis(record: CallRecord) -> int:
+    return record.axis if record.axis is not None else _usual_axis(len(record.shape))
 
 
 def _usual_axis(dims: int) -> int:

@@ -27,8 +27,8 @@ class Layout:
         first = sites[0].channel_axis
         last = -1 in common or (not common and first == len(sites[0].shape) - 1)
         axis = -1 if last else first if first in common or not common else max(common)
-        one = len(widths) == 1 and common and (per_channel or not any(site.channels_vary for site in sites))
-        return cls(widths.pop() if one else None, axis)
+        single = len(widths) == 1 and common and (per_channel or not any(site.channels_vary for site in sites))
+        return cls(widths.pop() if single else None, axis)
 
 
 def same_code(site: Site, sites: Iterable[Site]) -> tuple[Site, ...]:

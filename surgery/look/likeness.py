@@ -105,10 +105,10 @@ class _Likeness:
     def _of_object(self, value: Any) -> Hashable:
         kind = type(value)
         if isinstance(value, nn.Module):
-            held = ((name, self._held(name, one)) for name, one in vars(value).items() if name != HISTORY)
+            held = ((name, self._held(name, part)) for name, part in vars(value).items() if name != HISTORY)
             return (kind, *held)
         if kind in (dict, OrderedDict):
-            return (kind, *((self.of(key), self.of(one)) for key, one in value.items()))
+            return (kind, *((self.of(key), self.of(part)) for key, part in value.items()))
         if kind is list:
             return (kind, *map(self.of, value))
         if kind in (set, frozenset):
@@ -131,7 +131,7 @@ class _Likeness:
         if isinstance(value, Tensor):
             return self._again(value) or shaped(value)
         if type(value) in (dict, OrderedDict):
-            return tuple((self.of(key), self._part(one)) for key, one in value.items())
+            return tuple((self.of(key), self._part(part)) for key, part in value.items())
         if type(value) in (list, tuple):
             return (type(value), *map(self._part, value))
         return self.of(value)

@@ -26,15 +26,15 @@ from surgery.dataflow.operations import (
     options_of_module,
     works_in_place,
 )
-from surgery.dataflow.trace import Heard, Op, Trace
-from surgery.isolation.held_tensors import held_in
+from surgery.dataflow.trace import CallRecord, Op, Trace
+from surgery.isolation.held_tensors import reachable_tensors
 from surgery.look.call_site import Locator
 from surgery.look.example import mapped
 from surgery.look.likeness import can_be_given_again
 from surgery.look.look import Arguments
 from surgery.look.references import References
 
-Shown = Callable[[Heard, Tensor], None]
+Shown = Callable[[CallRecord, Tensor], None]
 _UNNOTED: AbstractContextManager[Any] = nullcontext()
 
 
@@ -71,10 +71,12 @@ def _listened(
     listener = _Listener(model, look, after, live, references)
     handles = []
     try:
-        known = {id(module): one.activation for one in references for module in (one.old, one.new)}
+        known = {
+            id(module): reference.activation for reference in references for module in (reference.old, reference.new)
+        }
         if given is not None:
             handles += list(_noting(model, given))
-        for module in (*model.modules(), *(one.old for one in references)):
+        for module in (*model.modules(), *(reference.old for reference in references)):
             activation = known[id(module)] if id(module) in known else activation_of_module(module)
             if activation is None:
                 handles.append(module.register_forward_pre_hook(listener.arrive))
@@ -92,7 +94,7 @@ def _listened(
         listener.locator.forget()  # frames keep their locals alive
 
 
-def hear(
+def trace_forward(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -103,21 +105,21 @@ def hear(
 ) -> Trace:
     """Run a copy once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`.
 
-    What its modules are first called with is put into `given`, by their paths.
+    The arguments of the first call of every module are put into `given`, by path.
     """
-    # What is noted stands inside: it is not to see what the listener reads off tensors.
+    # `noted` is innermost: it must not see what the listener reads off tensors.
     with torch.no_grad(), _listened(model, look, references=references, given=given) as listener, noted:
-        listener.flow.enter(held_in((args, kwargs)))
+        listener.flow.enter(reachable_tensors((args, kwargs)))
         listener.trace.result = result = model(*args, **kwargs)
-    made = [listener.flow.source(value)[0] for value in held_in(result)]
+    made = [listener.flow.source(value)[0] for value in reachable_tensors(result)]
     listener.trace.outputs = tuple(op for op in made if op)  # an input that is returned unchanged has no operation
     return listener.trace
 
 
 def _noting(model: nn.Module, given: dict[str, Arguments]) -> Iterator[RemovableHandle]:
-    """Hooks that put into `given` what each module with code of its own is first called with.
+    """Hooks that put the arguments of the first call of each module into `given`.
 
-    Arguments that cannot be given again are left out; torch's layers without children make no calls worth a proof.
+    Arguments that cannot be reproduced are left out, and so are torch's layers without children, which make no calls.
     """
     for path, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn.") and not module._modules:
@@ -180,24 +182,24 @@ class _Listener(TorchFunctionMode):
                 return result
             activation, source = activation_of_function(func, args, kwargs), call.sources[0]
             inplace = works_in_place(func, args, kwargs)
-            heard = self._heard(
+            record = self._record(
                 op or self.trace.ops[0], activation, inplace, source, options_of_function(activation, args, kwargs)
             )
-            self.locator.locate(heard, sys._getframe(1), None, func)
-            self.locator.tell_apart(heard)
-            self._show(heard, result)
-            return self._handed_on(heard, result, source)
+            self.locator.locate(record, sys._getframe(1), None, func)
+            self.locator.tell_apart(record)
+            self._show(record, result)
+            return self._passed_on(record, result, source)
 
     def arrive(self, module: nn.Module, args: Any) -> None:
         if not self.inside and get_ident() == self.thread:
             self.locator.arrive(sys._getframe(1), module)
 
-    def _unheard(self, module: nn.Module) -> bool:
+    def _ignored(self, module: nn.Module) -> bool:
         """True in another thread, and for a replaced module: it shares its hooks with its replacement."""
         return get_ident() != self.thread or id(module) not in self.activations
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._unheard(module):
+        if self._ignored(module):
             return
         self.arrive(module, args)
         if not self.inside:
@@ -205,7 +207,7 @@ class _Listener(TorchFunctionMode):
         self.inside += 1
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> Any:
-        if self._unheard(module):
+        if self._ignored(module):
             return result
         self.inside -= 1
         sources = list(tensors_in((args, kwargs)))
@@ -216,44 +218,44 @@ class _Listener(TorchFunctionMode):
             call = Call.of("activation", activation, (sources[0],), {})
             op = None if self.live else self.flow.note(call, result, sys._getframe(1))
             inplace = bool(getattr(module, "inplace", False)) and result is sources[0]
-            heard = self._heard(
+            record = self._record(
                 op or self.trace.ops[0], activation, inplace, sources[0], options_of_module(activation, module)
             )
-            self.locator.locate(heard, sys._getframe(1), module, None)
-            self.locator.tell_apart(heard)
-            self._show(heard, result)
-            return self._handed_on(heard, result, sources[0])
+            self.locator.locate(record, sys._getframe(1), module, None)
+            self.locator.tell_apart(record)
+            self._show(record, result)
+            return self._passed_on(record, result, sources[0])
 
     def _keep(self, sources: list[Tensor]) -> None:
         if self.look is not None and sources:
             with torch._C.DisableTorchFunction():
                 self.entered = sources[0].detach().clone()
 
-    def _show(self, heard: Heard, result: Tensor) -> None:
+    def _show(self, record: CallRecord, result: Tensor) -> None:
         with torch._C.DisableTorchFunction():
             if self.look is not None and self.entered is not None:
-                self.look(heard, self.entered)
+                self.look(record, self.entered)
             if self.after is not None:
-                self.after(heard, result.detach())
+                self.after(record, result.detach())
 
-    def _heard(
+    def _record(
         self, op: Op, activation: str, inplace: bool, source: Tensor, options: tuple[tuple[str, float], ...]
-    ) -> Heard:
+    ) -> CallRecord:
         axis = self.trace.ops[op.inputs[0]].axis if op.inputs else None
         if not op.data and source.dim() == 1:
             axis = 0  # a vector of weights has one per channel
-        heard = Heard(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
-        self.trace.heard.append(heard)
-        return heard
+        record = CallRecord(op.index, activation, inplace, tuple(source.shape), axis, source.dtype, options)
+        self.trace.calls.append(record)
+        return record
 
-    def _handed_on(self, heard: Heard, result: Tensor, source: Tensor) -> Tensor:
+    def _passed_on(self, record: CallRecord, result: Tensor, source: Tensor) -> Tensor:
         """The result, or an alias of an input that was overwritten."""
         if self.live or result is not source:
             return result
-        heard.inplace = True
-        self.flow.lose(result, heard)
+        record.inplace = True
+        self.flow.lose(result, record)
         alias: Tensor = result.view_as(result)
-        self.flow.mark(alias, heard.op)
+        self.flow.mark(alias, record.op)
         return alias
 
 

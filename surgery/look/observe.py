@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surgery.activations.input_stats import Seen
-from surgery.dataflow.trace import Heard
+from surgery.activations.input_stats import InputStats
+from surgery.dataflow.trace import CallRecord
 from surgery.isolation.leftovers import nothing_left
-from surgery.isolation.meta_copy import read, twin
+from surgery.isolation.meta_copy import read, scratch_copy
 from surgery.look.example import Example
-from surgery.look.listen import hear, listening
+from surgery.look.listen import listening, trace_forward
 from surgery.look.site import Site
 from surgery.model import MODES, check_plain, home_of, in_mode
 from surgery.rng import seeded
@@ -36,11 +36,11 @@ def observing(model: nn.Module, look: Callable[[Key, Tensor], None]) -> Iterator
         CannotLook: the model is wrapped or scripted.
     """
     check_plain(model)
-    with listening(model, after=lambda heard, output: look(heard.key, output), live=True):
+    with listening(model, after=lambda record, output: look(record.key, output), live=True):
         yield
 
 
-def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Site, Seen]:
+def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Site, InputStats]:
     """Input statistics of each call per channel, on the user's example; without one, from the norm in front.
 
     Behind a norm the input is roughly normal; the norm's bias is its mean, the weight its standard deviation. Without
@@ -50,23 +50,23 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     wanted = {site.key: site for site in sites}
     if home_of(model).type == "meta":
         return {}
-    behind = {} if sample.given else {key: seen for key, site in wanted.items() if (seen := behind_norm(model, site))}
+    behind = {} if sample.given else {key: stats for key, site in wanted.items() if (stats := behind_norm(model, site))}
     found = dict(behind)
 
-    def look(heard: Heard, entered: Tensor) -> None:
-        site = wanted.get(heard.key)
-        if site is not None and heard.key not in found and entered.numel():
-            found[heard.key] = _seen(entered, site.channel_axis)
+    def look(record: CallRecord, entered: Tensor) -> None:
+        site = wanted.get(record.key)
+        if site is not None and record.key not in found and entered.numel():
+            found[record.key] = _stats_of(entered, site.channel_axis)
 
     for mode in MODES:  # some calls happen in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
             continue
         with seeded(), nothing_left(model) as noted:
-            _show(twin(model, meta=False), sample.on(home_of(model)), mode, look, noted)
-    runs: dict[tuple[object, ...], list[Seen]] = {}
-    for key, seen in found.items():
-        runs.setdefault(key[:-1], []).append(seen)
-    pooled = {place: Seen.pooled(parts) for place, parts in runs.items()}
+            _show(scratch_copy(model, meta=False), sample.on(home_of(model)), mode, look, noted)
+    runs: dict[tuple[object, ...], list[InputStats]] = {}
+    for key, stats in found.items():
+        runs.setdefault(key[:-1], []).append(stats)
+    pooled = {place: InputStats.pooled(parts) for place, parts in runs.items()}
     return {wanted[key]: pooled[key[:-1]] for key in found if pooled[key[:-1]].finite}
 
 
@@ -74,25 +74,25 @@ def _show(
     solid: nn.Module,
     sample: Example,
     mode: str,
-    look: Callable[[Heard, Tensor], None],
+    look: Callable[[CallRecord, Tensor], None],
     noted: AbstractContextManager[Any],
 ) -> None:
-    hear(in_mode(solid, mode), sample.args, sample.kwargs, look, noted=noted)
+    trace_forward(in_mode(solid, mode), sample.args, sample.kwargs, look, noted=noted)
 
 
-def _seen(entered: Tensor, axis: int) -> Seen:
-    """Input statistics of a call; under `torch.vmap` those of the whole batch, in tensors such as the call receives."""
+def _stats_of(entered: Tensor, axis: int) -> InputStats:
+    """Input statistics of a call; under `torch.vmap` those of the whole batch, in the layout of a single call."""
     whole, dims = entered, entered.dim()
     while torch._C._functorch.is_batchedtensor(whole):
         batch = torch._C._functorch.maybe_get_bdim(whole)
         whole = torch._C._functorch.get_unwrapped(whole).movedim(batch, 0)
     if whole is entered:
-        return Seen.of(entered, axis)
+        return InputStats.of(entered, axis)
     rows = whole.flatten() if dims < 2 else whole.movedim(axis % dims - dims, -1).flatten(0, -2)
-    return replace(Seen.of(rows, 1), dims=dims, axis=axis)
+    return replace(InputStats.of(rows, 1), dims=dims, axis=axis)
 
 
-def behind_norm(model: nn.Module, site: Site) -> Seen | None:
+def behind_norm(model: nn.Module, site: Site) -> InputStats | None:
     """Input statistics implied by the norm in front of a call; None unless it has an affine scale."""
     norm = model.get_submodule(site.norm) if site.norm is not None else None
     weight, bias = (read(norm, name) if norm is not None else None for name in ("weight", "bias"))
@@ -100,4 +100,4 @@ def behind_norm(model: nn.Module, site: Site) -> Seen | None:
         return None
     mean, deviation = bias.detach().float(), weight.detach().float().abs()
     low, high = mean - 4 * deviation, mean + 4 * deviation
-    return Seen(mean, deviation, low, high, len(site.shape), site.channel_axis)
+    return InputStats(mean, deviation, low, high, len(site.shape), site.channel_axis)

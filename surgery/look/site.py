@@ -247,7 +247,7 @@ class Sites(Sequence[Site]):
             if key in _PATTERNS:
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
                 wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
-                pattern = tuple(path for one in wanted for path in _meant(key, one, known))
+                pattern = tuple(path for given in wanted for path in _meant(key, given, known))
             fits = computes if key == "activation" else matches
             kept = tuple(site for site in kept if fits(pattern, values(site)))
         return self._only(kept)

@@ -15,7 +15,7 @@ from surgery.activations.functions.rectified_scores import RectifiedScores
 from surgery.dataflow.operations import SQUASHING
 from surgery.edit.rollback import all_or_nothing
 from surgery.errors import BadValue
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.finder import find_sites
 from surgery.look.site import Site
 from surgery.model import M
@@ -92,7 +92,7 @@ def gain(function: Callable[[Tensor], Tensor], channels: int = 1, *, axis: int =
     Source: He et al. 2015, arXiv 1502.01852, equation 10, where f is ReLU; the same argument for any f.
     """
     if isinstance(function, nn.Module):
-        function = twin(function, meta=False).to("cpu", torch.float64).eval()
+        function = scratch_copy(function, meta=False).to("cpu", torch.float64).eval()
     points = torch.arange(-round(REACH / STEP), round(REACH / STEP) + 1, dtype=torch.float64) * STEP
     weights = torch.softmax(-points.square() / 2, 0)
     shape, along = [1] * dims, 0 if axis % dims else dims - 1

@@ -11,7 +11,7 @@ from torch import nn
 
 from surgery.errors import CannotLook
 from surgery.history.history import steps_of
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example
 from surgery.model import home_of, in_mode
 from surgery.rng import random_state_kept
@@ -79,7 +79,7 @@ def _last_entered(model: nn.Module, activations: list[str], layers: list[str], e
 def _run(
     model: nn.Module, activations: list[str], layers: list[str], example: Example, device: torch.device
 ) -> dict[str, str]:
-    other = in_mode(twin(model, meta=device.type == "meta"), "eval")
+    other = in_mode(scratch_copy(model, meta=device.type == "meta"), "eval")
     found: dict[str, str] = {}
     current: list[str] = []
 

@@ -11,7 +11,7 @@ from surgery.errors import BadValue, SurgeryError
 from surgery.history.history import Step, steps_of
 from surgery.history.manual_numbers import SET_BY_HAND, set_since
 from surgery.history.plan_data import calls_of, fingerprint, layout, replay_of
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example
 from surgery.look.finder import find_sites
 from surgery.look.site import Sites
@@ -52,12 +52,12 @@ def rehearse(model: nn.Module, steps: list[Data], example: Example | None = None
         sample = example or (Example.from_data(last) if last is not None else Example.of(None, model))
         sites = find_sites(model, sample)
         try:
-            _rehearse(twin(model, meta=True, history=True), model, steps, sites, example)
+            _rehearse(scratch_copy(model, meta=True, history=True), model, steps, sites, example)
         except SurgeryError:
             if home_of(model).type == "meta":
                 raise
             # If control flow depends on values, a copy without values cannot be run.
-            _rehearse(twin(model, meta=False, history=True), model, steps, sites, example)
+            _rehearse(scratch_copy(model, meta=False, history=True), model, steps, sites, example)
     except SurgeryError as error:
         raise BadValue(
             f"Saved as it is, this {type(model).__name__} could not be loaded again.",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning.masks.masks import Masks
 from surgery.errors import CannotEdit, WrongModel
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +113,7 @@ class Places:
 
 
 def _of_places(layer: nn.Module) -> nn.Module:
-    copied = twin(layer, meta=True).double().to_empty(device="cpu")
+    copied = scratch_copy(layer, meta=True).double().to_empty(device="cpu")
     with torch.no_grad():
         for param in copied.parameters():
             param.copy_(_numbered(param))

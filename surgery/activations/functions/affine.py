@@ -131,7 +131,7 @@ def _density(t: Tensor) -> Tensor:
 def _behind(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (channels,) of the output of a norm."""
     weight, bias = read(norm, "weight"), read(norm, "bias")
-    known = next((one for one in (weight, bias) if isinstance(one, Tensor)), torch.ones(channels))
+    known = next((value for value in (weight, bias) if isinstance(value, Tensor)), torch.ones(channels))
     deviation = weight.detach().double().abs() if isinstance(weight, Tensor) else torch.ones_like(known).double()
     mean = bias.detach().double() if isinstance(bias, Tensor) else torch.zeros_like(known).double()
     if mean.numel() == channels:

@@ -11,7 +11,7 @@ from surgery.activations.dispatch import Function, apply
 from surgery.activations.functions.piecewise import along, best_lines, bounds_for, summed, taken
 from surgery.activations.functions.pwlu import around_zero, averaged, check, check_rows
 from surgery.activations.functions.smelu import positive
-from surgery.activations.input_stats import Elementwise, Seen
+from surgery.activations.input_stats import Elementwise, InputStats
 
 
 def _tables(start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,18 +91,18 @@ class NPWLU(nn.Module):
         self._become(F.relu, low, high, (low, high))
 
     @torch.no_grad()
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Fit `function` as closely as equal intervals can, with a knot at zero, within three deviations of the mean.
 
         A `bound` given by the user stays.
         """
-        rows = len(seen.mean)
+        rows = len(stats.mean)
         if len(self.start) == 1 and rows > 1:
-            seen, function = seen.shared(), averaged(function, rows)
-        low, high = bounds_for(function, seen, self.intervals, True, self.start.dtype)
+            stats, function = stats.shared(), averaged(function, rows)
+        low, high = bounds_for(function, stats, self.intervals, True, self.start.dtype)
         if self.bound is not None:
             low, high = around_zero(function, self.bound, len(self.start), self.intervals, True, self.start.dtype)
-        self._become(function, low, high, (seen.low, seen.high))
+        self._become(function, low, high, (stats.low, stats.high))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from surgery.activations.dispatch import Function
-from surgery.activations.input_stats import Elementwise, Seen
+from surgery.activations.input_stats import Elementwise, InputStats
 from surgery.errors import BadValue
 
 PER_INTERVAL = 16  # points per interval at which a fit is evaluated
@@ -54,8 +54,8 @@ def tables(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Anchors, bases and slopes (N + 2, C) of the regions, from heights (N + 1, C) and the rest (C,)."""
     intervals = heights.shape[0] - 1
-    channels = max(one.shape[-1] for one in (heights, left, right, low_slope, high_slope))
-    heights, begin, end, low, high = (one.expand(len(one) if one.dim() > 1 else 1, channels) for one in (
+    channels = max(param.shape[-1] for param in (heights, left, right, low_slope, high_slope))
+    heights, begin, end, low, high = (param.expand(len(param) if param.dim() > 1 else 1, channels) for param in (
         heights, left, right, low_slope, high_slope))  # fmt: skip
     steps = torch.arange(intervals, dtype=heights.dtype, device=heights.device).unsqueeze(1)
     knots = begin + steps * ((end - begin) / intervals)
@@ -93,15 +93,15 @@ PWLU = Function("pwlu", _pwlu, _pwlu_gradients)
 
 
 def bounds_for(
-    function: Elementwise, seen: Seen, intervals: int, snap: bool, dtype: torch.dtype
+    function: Elementwise, stats: InputStats, intervals: int, snap: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Bounds (C,) three deviations from the mean; with `snap` adjusted so that `function`'s corners fall on knots.
 
     These are zero and, for a clipped ReLU, the cap. A channel with a constant input gets bounds at a distance of three
     on either side of it.
     """
-    mean = seen.mean.double().nan_to_num(posinf=0.0, neginf=0.0)
-    deviation = seen.deviation.double().nan_to_num(posinf=0.0)
+    mean = stats.mean.double().nan_to_num(posinf=0.0, neginf=0.0)
+    deviation = stats.deviation.double().nan_to_num(posinf=0.0)
     deviation = torch.where(deviation > 1e-4 * (1 + mean.abs()), deviation, 1.0)
     low, high = mean - WIDE * deviation, mean + WIDE * deviation
     return snapped(function, low, high, intervals, dtype) if snap else (low, high)
@@ -186,8 +186,8 @@ def best_lines(
 
     half, slopes = (right - left) / 2, []
     for bound, height, far, sign in ((left, heights[0], reach[0], -1), (right, heights[-1], reach[1], 1)):
-        seen = torch.nan_to_num(sign * (far.double() - bound), nan=0.0, posinf=0.0)
-        steps = (spread[1:] / intervals * torch.maximum(seen, half) * sign + bound).to(dtype)
+        distance = torch.nan_to_num(sign * (far.double() - bound), nan=0.0, posinf=0.0)
+        steps = (spread[1:] / intervals * torch.maximum(distance, half) * sign + bound).to(dtype)
         ahead = steps.double() - bound
         slopes.append((ahead * (_values(function, steps) - height)).sum(0) / ahead.square().sum(0))
     return heights, slopes[0], slopes[1]

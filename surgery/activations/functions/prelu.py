@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
-from surgery.activations.input_stats import Elementwise, Seen, fitted, ones_like
+from surgery.activations.input_stats import Elementwise, InputStats, fitted, ones_like
 from surgery.errors import BadValue
 
 Alternation = Literal["slopes", "weights"]
@@ -69,9 +69,9 @@ class PReLU(nn.PReLU):
         super().__init__(num_parameters, init)
         self.axis = axis
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Take the slope of `function` left of zero."""
-        self.weight.copy_(fitted(-function(-ones_like(seen)), self.weight))
+        self.weight.copy_(fitted(-function(-ones_like(stats)), self.weight))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
@@ -144,10 +144,10 @@ class FReLU(nn.Module):
             return True
         return self.phase == number if self.alternate == "slopes" else self.phase == 1
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Take the slopes of `function` right and left of zero."""
-        self.positive.copy_(fitted(function(ones_like(seen)), self.positive))
-        self.negative.copy_(fitted(-function(-ones_like(seen)), self.negative))
+        self.positive.copy_(fitted(function(ones_like(stats)), self.positive))
+        self.negative.copy_(fitted(-function(-ones_like(stats)), self.negative))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""

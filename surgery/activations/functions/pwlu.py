@@ -16,7 +16,7 @@ from surgery.activations.functions.piecewise import PWLU as FUNCTION
 from surgery.activations.functions.piecewise import WIDE, along, best_lines, bounds_for, region_of, snapped, tables
 from surgery.activations.functions.simple import QuickGELU, SquaredReLU
 from surgery.activations.functions.smelu import FLOOR
-from surgery.activations.input_stats import Elementwise, Seen
+from surgery.activations.input_stats import Elementwise, InputStats
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.processes import processes
 
@@ -43,7 +43,7 @@ def ordered(
 ) -> tuple[Tensor, ...]:
     """The parameters of the function, with left < right whatever was learned; the gradient can still separate them."""
     check_rows("heights", heights, intervals + 1)
-    left, right = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (left, right))
+    left, right = (bound.to(torch.promote_types(bound.dtype, torch.float32)) for bound in (left, right))
     least = FLOOR * (1 + left.detach().abs())
     right = right + (least - (right - left)).clamp_min(0).detach()
     return heights, left, right, low_slope, high_slope
@@ -127,8 +127,8 @@ class PWLU(nn.Module):
         self.told = True
         before, self.gathering = self.gathering, progress < self.warmup
         if self.gathering:
-            for one in self.parameters():
-                one.grad = None
+            for param in self.parameters():
+                param.grad = None
         elif before and self.warmup and int(self.gathered) > 0:
             self._realign()
             self.gathered.zero_()
@@ -140,18 +140,18 @@ class PWLU(nn.Module):
             del self.running_mean, self.running_deviation, self.gathered
 
     @torch.no_grad()
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
-        """Fit `function` as closely as possible, with bounds three standard deviations from the mean in `seen`.
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
+        """Fit `function` as closely as possible, with bounds three standard deviations from the mean in `stats`.
 
         A `bound` given by the user stays. Beyond the bounds, the outer slopes are fitted over the observed range.
         """
-        rows = len(seen.mean)
+        rows = len(stats.mean)
         if self.heights.shape[1] == 1 and rows > 1:
-            seen, function = seen.shared(), averaged(function, rows)
-        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
+            stats, function = stats.shared(), averaged(function, rows)
+        low, high = bounds_for(function, stats, self.intervals, self.snap, self.left.dtype)
         if self.bound is not None:
             low, high = around_zero(function, self.bound, len(self.left), self.intervals, self.snap, self.left.dtype)
-        self._become(function, low, high, (seen.low, seen.high))
+        self._become(function, low, high, (stats.low, stats.high))
 
     @torch.no_grad()
     def fit(self, function: Elementwise, low: float | Tensor, high: float | Tensor) -> float:
@@ -164,8 +164,8 @@ class PWLU(nn.Module):
             BadValue: the bounds are not in order, or the function is not finite there.
         """
         low, high = (
-            torch.as_tensor(one, dtype=torch.float64, device=self.left.device).expand(self.left.shape)
-            for one in (low, high)
+            torch.as_tensor(bound, dtype=torch.float64, device=self.left.device).expand(self.left.shape)
+            for bound in (low, high)
         )
         if not bool((high - low > FLOOR * (1 + low.abs())).all()):
             raise BadValue("The bounds must be in order.", asked=f"{low.tolist()} to {high.tolist()}",
@@ -187,7 +187,7 @@ class PWLU(nn.Module):
             self._gather(input.detach())
         if self.like is not None:
             return self.like(input)  # type: ignore[no-any-return]
-        return pwlu(input, self.axis, self.intervals, *(one.detach() for one in self._own()))
+        return pwlu(input, self.axis, self.intervals, *(param.detach() for param in self._own()))
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -217,13 +217,13 @@ class PWLU(nn.Module):
     def _realign(self) -> None:
         """Move the bounds to the range of the inputs, and keep the function."""
         if self.like is None:
-            before = [one.detach().clone() for one in self._settled()]
+            before = [param.detach().clone() for param in self._settled()]
             function: Elementwise = lambda rows: apply(FUNCTION, rows, -1, *before)  # noqa: E731
         else:
             function = _rows_of(self.like, self.heights, self._inner)
         mean, deviation = self.running_mean, self.running_deviation
-        seen = Seen(mean, deviation, mean, mean)
-        low, high = bounds_for(function, seen, self.intervals, self.snap, self.left.dtype)
+        stats = InputStats(mean, deviation, mean, mean)
+        low, high = bounds_for(function, stats, self.intervals, self.snap, self.left.dtype)
         self._become(function, low, high, (low, high))
 
     @torch.no_grad()
@@ -236,10 +236,10 @@ class PWLU(nn.Module):
             raise BadValue(f"The warm-up statistics are for {own} channels.", asked=there)
         count = x.numel() // own
         if count:
-            over = [one for one in range(x.dim()) if own == 1 or one != axis % x.dim()]
+            over = [dim for dim in range(x.dim()) if own == 1 or dim != axis % x.dim()]
             # One more axis, since an empty list would reduce all of them.
             rows = x.to(self._inner).unsqueeze(-1)
-            square, mean = (one.reshape(own) for one in torch.var_mean(rows, [*over, -1], correction=0))
+            square, mean = (moment.reshape(own) for moment in torch.var_mean(rows, [*over, -1], correction=0))
         else:
             square, mean = (torch.zeros_like(self.running_mean, dtype=self._inner) for _ in range(2))
         if processes() > 1:
@@ -265,7 +265,7 @@ class Folded(nn.Module):
     ) -> None:
         super().__init__()
         dtype = torch.promote_types(heights.dtype, torch.float32)
-        params = (one.detach().to(dtype) for one in (heights, left, right, low_slope, high_slope))
+        params = (param.detach().to(dtype) for param in (heights, left, right, low_slope, high_slope))
         for name, table in zip(("anchors", "bases", "slopes"), tables(*params), strict=True):
             self.register_buffer(name, table.clone())
         self.axis = axis
@@ -275,7 +275,7 @@ class Folded(nn.Module):
         axis = self.axis if -input.dim() <= self.axis < input.dim() else -1
         dtype = torch.promote_types(input.dtype, torch.float32)
         last = torch.atleast_1d(input).movedim(axis, -1).to(dtype)
-        anchors, bases, slopes = (one.to(dtype) for one in (self.anchors, self.bases, self.slopes))
+        anchors, bases, slopes = (table.to(dtype) for table in (self.anchors, self.bases, self.slopes))
         region = region_of(last, anchors[0], anchors[-1], len(anchors) - 2)
         value = along(last, region, anchors, bases, slopes).to(input.dtype)
         return value.movedim(-1, axis) if input.dim() else value.reshape(())
@@ -315,7 +315,7 @@ def _module_like(like: str | nn.Module | None) -> nn.Module:
 def _rows_of(like: nn.Module, heights: Tensor, dtype: torch.dtype) -> Elementwise:
     """The function of a module on rows (n, C) for these heights; averaged over channels if the heights are shared."""
     function = copy.deepcopy(like).to(heights.device, dtype)
-    channels = max((one.shape[-1] for one in like.parameters() if one.dim()), default=1)
+    channels = max((param.shape[-1] for param in like.parameters() if param.dim()), default=1)
     return averaged(function, channels) if heights.shape[1] == 1 and channels > 1 else function
 
 

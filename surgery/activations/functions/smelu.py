@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
-from surgery.activations.input_stats import COARSE, Elementwise, Seen, best_of, fitted, nearest_member, ones_like
+from surgery.activations.input_stats import COARSE, Elementwise, InputStats, best_of, fitted, nearest_member, ones_like
 from surgery.errors import BadValue
 
 FAR = 1e3  # where a function is assumed to have reached its asymptote
@@ -88,9 +88,9 @@ class SmeLU(nn.Module):
         self.beta = nn.Parameter(torch.full((channels,), float(beta)), requires_grad=learn)
         self.axis = axis
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Become the member nearest to `function`, with beta between 0.05 and 4."""
-        nearest_member(self, self.beta, function, seen, torch.logspace(math.log10(0.05), math.log10(4), 60))
+        nearest_member(self, self.beta, function, stats, torch.logspace(math.log10(0.05), math.log10(4), 60))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
@@ -137,9 +137,9 @@ class GSmeLU(nn.Module):
         )
         self.axis = axis
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Take the asymptotes of `function`, and the width of the joint that fits it best where they cross."""
-        far = FAR * ones_like(seen)
+        far = FAR * ones_like(stats)
         lines = []
         for slope, end in ((self.low_slope, -far), (self.high_slope, far)):
             rise = (function(2 * end) - function(end)) / end
@@ -148,14 +148,14 @@ class GSmeLU(nn.Module):
         (low_slope, low), (high_slope, high) = lines
         bend = high_slope - low_slope
         crossing = torch.where(bend.abs() > FLOOR, (low - high) / bend, 0.0)
-        points = seen.grid(COARSE)
+        points = stats.grid(COARSE)
         wanted, errors, members = function(points), [], []
         for half in torch.logspace(math.log10(0.05), math.log10(4), 60).tolist():
             begin = crossing - half
             members.append((-begin, crossing + half, low_slope * begin + low))
             for param, value in zip((self.left, self.right, self.height), members[-1], strict=True):
                 param.copy_(fitted(value, param))
-            errors.append((seen.through(self)(points) - wanted).square().mean(0))
+            errors.append((stats.through(self)(points) - wanted).square().mean(0))
         best = best_of(torch.stack(errors), self.left)
         for number, param in enumerate((self.left, self.right, self.height)):
             values = torch.stack([fitted(member[number], param) for member in members])

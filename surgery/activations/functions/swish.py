@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
-from surgery.activations.input_stats import Elementwise, Seen, nearest_member
+from surgery.activations.input_stats import Elementwise, InputStats, nearest_member
 
 
 def _swish(x: Tensor, beta: Tensor) -> Tensor:
@@ -48,9 +48,9 @@ class Swish(nn.Module):
         self.beta = nn.Parameter(torch.full((channels,), float(beta)), requires_grad=learn)
         self.axis = axis
 
-    def start_as(self, function: Elementwise, seen: Seen) -> None:
+    def start_as(self, function: Elementwise, stats: InputStats) -> None:
         """Become the member nearest to `function`, with beta between 0 and 20."""
-        nearest_member(self, self.beta, function, seen, MEMBERS)
+        nearest_member(self, self.beta, function, stats, MEMBERS)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery import activations
-from surgery.activations.input_stats import Seen, Starting, start
+from surgery.activations.input_stats import InputStats, Starting, start
 from surgery.activations.table import ROWS
 from tests.models import picture
 from tests.surgery.activations.every import LEARNED, PLAIN, made, numbers
@@ -19,11 +19,11 @@ from tests.surgery.activations.every import LEARNED, PLAIN, made, numbers
 CHANNELS = 3
 
 
-def seen(dims: int = 2) -> Seen:
+def seen(dims: int = 2) -> InputStats:
     """Three channels that saw different numbers, all of them some on either side of zero."""
     rows = numbers(400, CHANNELS) / 2 + torch.tensor([-0.5, 0.0, 1.0])
     x = rows.reshape(100, *[2] * (dims - 2), -1, CHANNELS).movedim(-1, 1) if dims > 2 else rows
-    return Seen.of(x, 1)
+    return InputStats.of(x, 1)
 
 
 # -- what was seen ----------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def seen(dims: int = 2) -> Seen:
 )
 def test_of_a_tensor(shape: tuple[int, ...], axis: int) -> None:
     x = numbers(*shape)
-    rows, found = x.movedim(axis, -1).reshape(-1, 3), Seen.of(x.float(), axis)
+    rows, found = x.movedim(axis, -1).reshape(-1, 3), InputStats.of(x.float(), axis)
     wanted = (rows.mean(0), rows.std(0, correction=0), rows.amin(0), rows.amax(0))
     for tensor, other in zip((found.mean, found.deviation, found.low, found.high), wanted, strict=True):
         assert tensor.dtype == torch.float32
@@ -43,28 +43,28 @@ def test_of_a_tensor(shape: tuple[int, ...], axis: int) -> None:
 
 
 def test_of_a_row_and_of_half_precision() -> None:
-    found = Seen.of(torch.tensor([1.0, 3.0]), 1)
+    found = InputStats.of(torch.tensor([1.0, 3.0]), 1)
     assert (found.mean.tolist(), found.deviation.tolist()) == ([2.0], [1.0])
-    big = Seen.of(torch.full((100, 1), 60000.0, dtype=torch.float16), 1)  # whose sum is too much for its type
+    big = InputStats.of(torch.full((100, 1), 60000.0, dtype=torch.float16), 1)  # whose sum is too much for its type
     assert big.mean.tolist() == [60000.0]
 
 
 def test_of_nothing_a_standard_normal() -> None:
-    found = Seen.nothing(2)
+    found = InputStats.nothing(2)
     assert found.mean.tolist() == [0, 0] and found.deviation.tolist() == [1, 1]
     assert found.low.tolist() == [-4, -4] and found.high.tolist() == [4, 4]
 
 
 def test_of_all_channels_together() -> None:
     x = numbers(50, 3) + torch.tensor([0.0, 5.0, -2.0])
-    found, wanted = Seen.of(x, 1).shared(), Seen.of(x.reshape(-1, 1), 1)
+    found, wanted = InputStats.of(x, 1).shared(), InputStats.of(x.reshape(-1, 1), 1)
     for name in ("mean", "deviation", "low", "high"):
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name), atol=1e-5, rtol=1e-5)
 
 
 def test_the_grid_reaches_from_end_to_end_and_holds_zero() -> None:
     zeros = torch.zeros(3)
-    found = Seen(zeros, zeros + 1, torch.tensor([-1.0, 0.5, -3.0]), torch.tensor([2.0, 0.7, -1.0])).grid(10)
+    found = InputStats(zeros, zeros + 1, torch.tensor([-1.0, 0.5, -3.0]), torch.tensor([2.0, 0.7, -1.0])).grid(10)
     assert found.shape == (10, 3)
     assert found[0].tolist() == [-1.0, 0.5, -3.0]
     torch.testing.assert_close(found[-1], torch.tensor([2.0, 0.7, -1.0]))
@@ -81,7 +81,7 @@ def test_rows_go_through_a_function_on_tensors_such_as_were_seen(dims: int, axis
         return x * torch.tensor([1.0, 2.0, 3.0]).reshape([3 if place == axis % dims else 1 for place in range(dims)])
 
     rows, ones = torch.randn(7, 3), torch.ones(3)
-    through = Seen(ones, ones, -ones, ones, dims, axis).through(function)
+    through = InputStats(ones, ones, -ones, ones, dims, axis).through(function)
     assert torch.equal(through(rows), rows * torch.tensor([1.0, 2.0, 3.0]))
     assert len(shapes[0]) == dims and shapes[0][axis] == 3
 
@@ -153,7 +153,7 @@ OTHERS = ("gelu", "silu", "relu", "elu", "hardswish")
 FITTED = [(new, old) for new in FITTING for old in OTHERS if (new, old) not in EXACT]
 
 
-def largest(module: nn.Module, function: nn.Module, what: Seen) -> float:
+def largest(module: nn.Module, function: nn.Module, what: InputStats) -> float:
     """The largest difference over a finer grid than start looks at, one number after the other."""
     worst = 0.0
     for channel in range(CHANNELS):

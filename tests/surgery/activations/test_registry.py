@@ -133,7 +133,7 @@ def test_a_builder_that_makes_no_module_is_refused() -> None:
 
 def test_register_names_what_makes_a_function_a_full_citizen() -> None:
     text = activations.register.__doc__ or ""
-    for protocol in ("channels", "axis", "like", "start_as(function, seen)", "set_progress(progress, step)"):
+    for protocol in ("channels", "axis", "like", "start_as(function, stats)", "set_progress(progress, step)"):
         assert f"`{protocol}`" in text
 
 

@@ -52,7 +52,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[tuple[nn.Module, Call, int, Again]] = []
+        self.calls: list[tuple[nn.Module, Call, int, Again]] = []
         self.passes: dict[tuple[FrameType, str, int], int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,7 +74,7 @@ class Watch(TorchFunctionMode):
                 key = (frame, call.callee, call.ordinal)
                 self.passes[key] = self.passes.get(key, 0) + 1
                 number = at.f_locals[call.counter] if call.counter else self.passes[key]
-                self.heard.append((owner, call, number if call.looped else 0, act))
+                self.calls.append((owner, call, number if call.looped else 0, act))
                 return
             frame = frame.f_back
         raise AssertionError("an activation without an owner")
@@ -91,7 +91,7 @@ def thin(owner: nn.Module, frame: FrameType) -> bool:
 def calls_of(model: nn.Module, *inputs: Any) -> list[tuple[nn.Module, Call, int, Again]]:
     with Watch() as watch:
         model(*copy.deepcopy(inputs))
-    return watch.heard
+    return watch.calls
 
 
 def install(owner: nn.Module, *splices: Splice) -> None:

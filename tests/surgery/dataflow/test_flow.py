@@ -170,11 +170,11 @@ HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {
     "numpy": lambda x: torch.from_numpy(x.numpy() * 1.0),
     "list": lambda x: torch.tensor(x.tolist()),
     "item": lambda x: torch.stack([torch.stack([torch.tensor(value.item()) for value in row]) for row in x]),
-    "extension": lambda x: _unheard(x),
+    "extension": lambda x: _ignored(x),
 }
 
 
-def _unheard(x: Tensor) -> Tensor:
+def _ignored(x: Tensor) -> Tensor:
     """As an operation of an extension, which tells no torch function of itself."""
     with torch._C.DisableTorchFunction():
         return x * 1.0

@@ -343,7 +343,7 @@ def test_a_mode_in_which_another_method_is_called_is_proved_from_around() -> Non
 def test_numbers_that_are_all_alike_prove_nothing_so_others_are_drawn() -> None:
     module = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1))
     nn.init.zeros_(module[0].weight)
-    solid = proof.solid_twin(module, "eval")
+    solid = proof.copy_with_values(module, "eval")
     assert not any((param == param.flatten()[0]).all() for param in solid.parameters())
     assert module[0].weight.eq(0).all()
 

@@ -100,13 +100,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """How many copies of modules are made to experiment on, and the forwards of a ResNet, by mode and device."""
     done: Counter[str] = Counter()
     for module in (finder, observe, prove):
-        original: Callable[..., nn.Module] = module.twin
+        original: Callable[..., nn.Module] = module.scratch_copy
 
-        def twin(model: nn.Module, *, original: Callable[..., nn.Module] = original, **how: Any) -> nn.Module:
-            done["twins"] += 1
+        def scratch_copy(model: nn.Module, *, original: Callable[..., nn.Module] = original, **how: Any) -> nn.Module:
+            done["copies"] += 1
             return original(model, **how)
 
-        monkeypatch.setattr(module, "twin", twin)
+        monkeypatch.setattr(module, "scratch_copy", scratch_copy)
 
     def count(module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, ResNet):
@@ -122,7 +122,7 @@ def test_a_network_is_looked_at_once_before_and_once_after(work: Counter[str]) -
     assert work == {
         "eval on meta": 2,  # before, after
         "train on meta": 2,  # before, after
-        "twins": 5,  # one for each of these, and one that nobody watches
+        "copies": 5,  # one for each of these, and one that nobody watches
     }
 
 
@@ -132,5 +132,5 @@ def test_starting_values_and_calls_of_the_network_itself_take_one_forward_each(w
         "eval on meta": 2,
         "train on meta": 2,
         "eval on cpu": 2,  # what enters the calls; that the new modules are called where nobody watches
-        "twins": 6,
+        "copies": 6,
     }

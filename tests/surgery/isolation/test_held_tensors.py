@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.isolation import held_tensors as held
-from surgery.isolation.held_tensors import held_by_code, held_in
+from surgery.isolation.held_tensors import held_by_code, reachable_tensors
 
 
 class Shelf(Mapping[str, Tensor]):
@@ -95,8 +95,8 @@ def _running() -> list[FrameType]:
 def test_containers_are_read_without_their_own_methods_and_in_order() -> None:
     first, second, third, fourth = (torch.rand(1) for _ in range(4))
     nested = (first, {"a": Boxed([second]), "b": [third]}, SHELF, fourth)
-    assert [id(value) for value in held_in(nested)] == list(map(id, (first, second, third, fourth)))
-    assert [id(value) for value in held_in(nested, 5)] == list(map(id, (first, second)))
+    assert [id(value) for value in reachable_tensors(nested)] == list(map(id, (first, second, third, fourth)))
+    assert [id(value) for value in reachable_tensors(nested, 5)] == list(map(id, (first, second)))
 
 
 def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

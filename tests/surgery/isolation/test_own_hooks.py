@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pruning
 import surgery
-from surgery.isolation.meta_copy import twin
+from surgery.isolation.meta_copy import scratch_copy
 from tests.asserts import assert_untouched
 
 NOTED: list[Tensor] = []
@@ -79,7 +79,7 @@ def test_looks_the_same_before_and_after_a_forward(way: str) -> None:
 def test_a_copied_hook_speaks_of_the_copy() -> None:
     model = Collecting("closure").eval()
     model(X)
-    other = twin(model, meta=False)
+    other = scratch_copy(model, meta=False)
     model.kept.clear()
     other.layers[0](X)  # type: ignore[index, operator]
     assert len(other.kept) == 1  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_hooks_of_the_user_stay_behind() -> None:
     surgery.find_sites(model, X)
     surgery.transform(model, surgery.swap("prelu"), X)
     assert not calls
-    assert len(twin(model, meta=True).layers[0]._forward_hooks) == 1  # type: ignore[index, union-attr]
+    assert len(scratch_copy(model, meta=True).layers[0]._forward_hooks) == 1  # type: ignore[index, union-attr]
 
 
 def test_timm_features_by_hooks() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from surgery.activations.input_stats import Seen
+from surgery.activations.input_stats import InputStats
 from surgery.look.observe import behind_norm, seen_at
 from tests import models
 from tests.asserts import assert_untouched
@@ -57,7 +57,7 @@ def entered(model: nn.Module, paths: dict[str, str], x: Tensor) -> dict[str, Ten
     return noted
 
 
-def assert_seen(seen: Seen, x: Tensor, axis: int) -> None:
+def assert_seen(seen: InputStats, x: Tensor, axis: int) -> None:
     rows = x.movedim(axis, -1).flatten(0, -2)
     wanted = (rows.mean(0), rows.std(0, correction=0), rows.amin(0), rows.amax(0))
     for number, other in zip((seen.mean, seen.deviation, seen.low, seen.high), wanted, strict=True):

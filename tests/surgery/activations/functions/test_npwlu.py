@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from surgery.activations import dispatch as forms
 from surgery.activations.functions.npwlu import FUNCTION, NPWLU
-from surgery.activations.input_stats import Seen, Starting, start
+from surgery.activations.input_stats import InputStats, Starting, start
 from surgery.errors import BadValue
 
 
@@ -91,13 +91,13 @@ def test_it_begins_as_relu_bit_for_bit(intervals: int) -> None:
 def test_starting_as_relu_from_anything_seen(mean: float, deviation: float) -> None:
     ones, module = torch.ones(2), NPWLU(2)
     assert isinstance(module, Starting)
-    start(module, F.relu, Seen(mean * ones, deviation * ones, (mean - 9) * ones, (mean + 9) * ones))
+    start(module, F.relu, InputStats(mean * ones, deviation * ones, (mean - 9) * ones, (mean + 9) * ones))
     x = torch.linspace(-100, 100, 999)[:, None].expand(-1, 2)
     assert torch.equal(module(x), F.relu(x))
 
 
 def test_starting_as_something_else() -> None:
-    seen = Seen(torch.zeros(3), torch.ones(3), -4 * torch.ones(3), 4 * torch.ones(3))
+    seen = InputStats(torch.zeros(3), torch.ones(3), -4 * torch.ones(3), 4 * torch.ones(3))
     errors = [start(NPWLU(3, intervals), F.gelu, seen) for intervals in (4, 8, 16)]
     assert errors[0] < 0.12 and errors[1] < 0.05 and errors[2] < 0.02
     slopes, x = torch.tensor([0.1, -0.3, 0.0]), 5 * torch.randn(40, 3)

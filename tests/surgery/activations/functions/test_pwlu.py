@@ -20,7 +20,7 @@ import surgery
 from surgery.activations import dispatch as forms
 from surgery.activations.functions import piecewise
 from surgery.activations.functions.pwlu import LIKE, MOST_INTERVALS, PWLU, Folded
-from surgery.activations.input_stats import Seen, Starting, start
+from surgery.activations.input_stats import InputStats, Starting, start
 from surgery.errors import BadValue, UnknownName
 from tests.processes import in_two
 
@@ -181,7 +181,7 @@ def test_what_is_piecewise_linear_on_its_knots_is_met(intervals: int, low: float
 @given(st.floats(-30, 30), st.floats(0, 20), st.integers(1, 20))
 def test_bounds_from_what_was_seen(snap: bool, mean: float, deviation: float, intervals: int) -> None:
     ones = torch.ones(2)
-    seen = Seen(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
+    seen = InputStats(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
     module = PWLU(2, intervals, snap=snap)
     error = start(module, F.relu, seen)
     assert (module.left < module.right).all()
@@ -207,7 +207,7 @@ def test_a_clipped_relu_is_met_wherever_its_input_was_seen(
     mean: float, deviation: float, intervals: int, cap: float
 ) -> None:
     ones, x = torch.ones(2), torch.linspace(-2, 3, 501)[:, None].expand(-1, 2)
-    seen = Seen(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
+    seen = InputStats(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
     for limit, rounding in ((6.0, 1e-6), (cap, 1e-5)):  # the knots of other caps are no short numbers
         module = PWLU(2, intervals)
         start(module, nn.Hardtanh(0.0, limit), seen)
@@ -225,7 +225,7 @@ def test_as_relu6_it_has_knots_at_zero_and_six(intervals: int) -> None:
 
 def test_other_functions_with_knots_on_the_grid() -> None:
     slopes, x = torch.tensor([0.1, -0.3, 0.0]), 5 * torch.randn(40, 3)
-    seen = Seen(torch.zeros(3), torch.tensor([1.0, 2.0, 0.3]), -9 * torch.ones(3), 9 * torch.ones(3))
+    seen = InputStats(torch.zeros(3), torch.tensor([1.0, 2.0, 0.3]), -9 * torch.ones(3), 9 * torch.ones(3))
     module = PWLU(3)
     assert isinstance(module, Starting)
     assert start(module, lambda rows: F.prelu(rows, slopes), seen) < 1e-5
