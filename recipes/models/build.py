@@ -136,7 +136,7 @@ def _with_other_classes(named: ModelName, classes: int) -> nn.Module:
     """The model in a saved folder with a new classifier, unless it has this many classes."""
     assert named.folder is not None
     plain, model = _of_catalogue(named), _of_catalogue(named, kwargs={**named.kwargs, "num_classes": classes})
-    was, now = ({name: value.shape for name, value in one.state_dict().items()} for one in (plain, model))
+    was, now = ({name: value.shape for name, value in built.state_dict().items()} for built in (plain, model))
     saved = load(named.folder, plain)
     if was == now:
         return saved

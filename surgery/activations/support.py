@@ -64,21 +64,23 @@ class Support:
     def cell(self, function: str, target: str, *, precision: str = "fp32", layout: str = "image") -> Cell | None:
         """What a function becomes on a target; None where that was not measured."""
         asked = (function, target, precision, layout)
-        found = (one for one in self.cells if (one.function, one.target, one.precision, one.layout) == asked)
+        found = (cell for cell in self.cells if (cell.function, cell.target, cell.precision, cell.layout) == asked)
         return next(found, None)
 
     def told(self, function: str) -> list[str]:
         """What a function becomes on each target, on images in single precision: "ncnn: GELU"."""
-        return [f"{one.target}: {one}" for one in self.where(function=function, precision="fp32", layout="image").cells]
+        return [
+            f"{cell.target}: {cell}" for cell in self.where(function=function, precision="fp32", layout="image").cells
+        ]
 
     def where(self, **facts: str) -> Support:
         """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`."""
-        kept = (one for one in self.cells if all(getattr(one, name) == value for name, value in facts.items()))
+        kept = (cell for cell in self.cells if all(getattr(cell, name) == value for name, value in facts.items()))
         return Support(tuple(kept), self.measured)
 
     def to_json(self) -> str:
         """All cells as JSON, one in a line."""
-        cells = ",\n".join(json.dumps({name: getattr(one, name) for name in Cell.__slots__}) for one in self.cells)
+        cells = ",\n".join(json.dumps({name: getattr(cell, name) for name in Cell.__slots__}) for cell in self.cells)
         return f'{{"measured": {json.dumps(self.measured)},\n"cells": [\n{cells}\n]}}'
 
     def __repr__(self) -> str:
@@ -91,14 +93,14 @@ class Support:
         return html_table(self._head(), self._rows(), below=self._notes())
 
     def _targets(self) -> list[str]:
-        return list(dict.fromkeys(one.target for one in self.cells))
+        return list(dict.fromkeys(cell.target for cell in self.cells))
 
     def _head(self) -> tuple[str, ...]:
         return ("function", "precision", "layout", *self._targets())
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = dict.fromkeys((one.function, one.precision, one.layout) for one in self.cells)
-        by_key = {(one.function, one.precision, one.layout, one.target): str(one) for one in self.cells}
+        rows = dict.fromkeys((cell.function, cell.precision, cell.layout) for cell in self.cells)
+        by_key = {(cell.function, cell.precision, cell.layout, cell.target): str(cell) for cell in self.cells}
         return [(*row, *(by_key.get((*row, target), "-") for target in self._targets())) for row in rows]
 
     def _notes(self) -> list[str]:
@@ -116,5 +118,5 @@ def support() -> Support:
 
 def support_of(data: dict[str, Any]) -> Support:
     """The table that `Support.to_json` wrote."""
-    cells = tuple(Cell(**{**one, "operators": tuple(one["operators"])}) for one in data["cells"])
+    cells = tuple(Cell(**{**entry, "operators": tuple(entry["operators"])}) for entry in data["cells"])
     return Support(cells, data["measured"])

@@ -71,25 +71,25 @@ class Report:
     @property
     def error(self) -> float:
         """The largest error of all runs, over the largest output; infinite if there is none."""
-        return max((one.relative for one in self.runs), default=float("inf"))
+        return max((run.relative for run in self.runs), default=float("inf"))
 
     def to_json(self) -> str:
         """All of it as one JSON object; an error that is not finite is null, and its verdict "wrong"."""
         sites = [
             {
-                "site": str(one.site),
-                "function": one.site.activation,
-                "verdict": one.probed.verdict,
-                "operators": one.probed.operators,
-                "error": _finite(one.probed.error),
-                "problem": one.probed.problem,
-                "swap_for": one.instead or None,
+                "site": str(fate.site),
+                "function": fate.site.activation,
+                "verdict": fate.probed.verdict,
+                "operators": fate.probed.operators,
+                "error": _finite(fate.probed.error),
+                "problem": fate.probed.problem,
+                "swap_for": fate.instead or None,
             }
-            for one in self.fates
+            for fate in self.fates
         ]
         runs = [
-            {"inputs": one.inputs, "batch": one.batch, "error": _finite(one.error), "largest_output": one.largest}
-            for one in self.runs
+            {"inputs": run.inputs, "batch": run.batch, "error": _finite(run.error), "largest_output": run.largest}
+            for run in self.runs
         ]
         facts: dict[str, Any] = {
             "target": self.target, "versions": self.versions, "model": self.model_kind, "ok": self.ok,
@@ -109,7 +109,7 @@ class Report:
         return html_table(_COLUMNS, self._rows(), above=[self._verdict()], below=self._notes())
 
     def _rows(self) -> list[tuple[str, ...]]:
-        return [one.row for one in self.fates]
+        return [fate.row for fate in self.fates]
 
     def _verdict(self) -> str:
         if self.problem:
@@ -120,10 +120,12 @@ class Report:
         return f"{self.model_kind} on {self.target}: {verdict}, maximum error {self.error:.2g} of the largest output"
 
     def _notes(self) -> list[str]:
-        problems = dict.fromkeys((one.site.activation, one.probed.problem) for one in self.fates if one.probed.problem)
+        problems = dict.fromkeys(
+            (fate.site.activation, fate.probed.problem) for fate in self.fates if fate.probed.problem
+        )
         notes = [f"{name} fails: {problem}" for name, problem in problems] or [self.problem] * bool(self.problem)
         if self.runs:
-            batches = ", ".join(str(batch) for batch in sorted({one.batch for one in self.runs}))
+            batches = ", ".join(str(batch) for batch in sorted({run.batch for run in self.runs}))
             how = "batches" if self.any_batch else "one image at a time, from batches"
             notes.append(f"run on {len(self.runs)} inputs, {how} of {batches}")
         if self.operators:
@@ -161,12 +163,12 @@ def check(
             operators = made.operators
             tried = replace(network, any_batch=made.network.any_batch)
             runs = compared(tried, made.loaded(), batches) if asked.load else ()
-            agrees = all(one.relative <= TOLERANCE for one in runs)
+            agrees = all(run.relative <= TOLERANCE for run in runs)
             if agrees:
                 made.keep()
     except NotConvertible as error:
         fates = tuple(_fates(model, sites, asked))
-        if not any(one.probed.verdict == FAILS for one in fates):
+        if not any(fate.probed.verdict == FAILS for fate in fates):
             raise _own_reasons(model, asked, example, error) from error
         return Report(asked.name, asked.versions, sites.model_kind, fates, problem=in_one_line(error))
     return Report(
@@ -197,7 +199,7 @@ def export(model: nn.Module, target: str, path: str | Path, example: Any = None)
         with written(network, asked, folder) as made:
             made.keep()
     except NotConvertible as error:
-        missing = [one for one in _fates(model, sites, asked) if one.probed.verdict == FAILS]
+        missing = [fate for fate in _fates(model, sites, asked) if fate.probed.verdict == FAILS]
         if not missing:
             raise _own_reasons(model, asked, example, error) from error
         raise _missing(asked, missing) from error
@@ -246,19 +248,21 @@ def _fates(model: nn.Module, sites: Sites, target: Target, *, each: bool = False
 
 def _kind(model: nn.Module, site: Site) -> tuple[object, ...]:
     """Sites of the same kind become the same: one function, with channels on the same axis of so many."""
-    shared = site.module is not None and all(one.numel() == 1 for one in model.get_submodule(site.module).parameters())
+    shared = site.module is not None and all(
+        param.numel() == 1 for param in model.get_submodule(site.module).parameters()
+    )
     return (site.activation, site.options, len(site.shape), site.channel_axis, shared)
 
 
 def _missing(target: Target, missing: Sequence[Fate]) -> NotConvertible:
-    problems = "; ".join(dict.fromkeys(f"{one.site.activation}: {one.probed.problem}" for one in missing))
-    swaps = dict.fromkeys((one.instead, one.site.activation) for one in missing if one.instead)
+    problems = "; ".join(dict.fromkeys(f"{fate.site.activation}: {fate.probed.problem}" for fate in missing))
+    swaps = dict.fromkeys((fate.instead, fate.site.activation) for fate in missing if fate.instead)
     hints = [f"surgery.swap({instead!r}, activation={name!r})" for instead, name in swaps]
     error = NotConvertible(
         f"{target.name} cannot convert {len(missing)} activation calls of the network.", asked=problems,
         try_=", ".join(hints) or "surgery.deploy.table(), which shows the functions that it has",
     )  # fmt: skip
-    error.sites = tuple(one.site for one in missing)
+    error.sites = tuple(fate.site for fate in missing)
     return error
 
 
@@ -266,17 +270,17 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
     """The error for a network whose activations are not what the target cannot convert."""
     kind = type(model).__name__
     if not steps_of(model):
-        told = f"{target.name} cannot convert {kind} for reasons of its own: its activations convert."
-        return NotConvertible(told, asked=in_one_line(error))
+        problem = f"{target.name} cannot convert {kind} for reasons of its own: its activations convert."
+        return NotConvertible(problem, asked=in_one_line(error))
     try:
         unedited = undo(copied(model))
         with written(network_of(unedited, example), target):
-            told = f"{target.name} cannot convert this {kind}, but its activations alone, and the unedited {kind}."
+            problem = f"{target.name} cannot convert this {kind}, but its activations alone, and the unedited {kind}."
     except NotConvertible:
-        told = f"{target.name} cannot convert {kind} for reasons of its own: the unedited {kind} fails, too."
+        problem = f"{target.name} cannot convert {kind} for reasons of its own: the unedited {kind} fails, too."
     except SurgeryError as failure:
-        told = f"{target.name} cannot convert {kind}; its activations convert. {failure}"
-    return NotConvertible(told, asked=in_one_line(error))
+        problem = f"{target.name} cannot convert {kind}; its activations convert. {failure}"
+    return NotConvertible(problem, asked=in_one_line(error))
 
 
 def _finite(error: float | None) -> float | None:

@@ -43,22 +43,22 @@ def compared(network: Network, run: Run, batches: Sequence[int] = BATCHES) -> tu
     found = []
     for what, inputs in _tried(network.args, batches):
         wanted = network.run(inputs)
-        parts = [inputs] if network.any_batch else list(zip(*(one.split(1) for one in inputs), strict=True))
+        parts = [inputs] if network.any_batch else list(zip(*(tensor.split(1) for tensor in inputs), strict=True))
         results = [run(part) for part in parts]
         outputs = [torch.cat(ones) for ones in zip(*results, strict=True)]
-        largest = max((one.abs().max().item() for one in wanted if one.numel()), default=0.0)
+        largest = max((output.abs().max().item() for output in wanted if output.numel()), default=0.0)
         found.append(Compared(what, len(inputs[0]), max_error(outputs, wanted), largest))
     return tuple(found)
 
 
 def max_error(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest difference between two lists of tensors; infinite where they differ in shape or in being finite."""
-    if [one.shape for one in outputs] != [one.shape for one in wanted]:
+    if [output.shape for output in outputs] != [output.shape for output in wanted]:
         return float("inf")
     errors = [0.0]
-    for one, other in zip(outputs, wanted, strict=True):
-        same = (one == other) | (one.isnan() & other.isnan())
-        apart = (one.double() - other.double()).abs().masked_fill(same, 0.0)
+    for output, other in zip(outputs, wanted, strict=True):
+        same = (output == other) | (output.isnan() & other.isnan())
+        apart = (output.double() - other.double()).abs().masked_fill(same, 0.0)
         errors.append(apart.nan_to_num(float("inf"), float("inf")).max().item() if apart.numel() else 0.0)
     return max(errors)
 
@@ -67,8 +67,8 @@ def _tried(args: Sequence[Tensor], batches: Sequence[int]) -> Iterator[tuple[str
     yield "the example", tuple(args)
     with seeded():
         for batch in batches:
-            yield "random", tuple(_like(one, batch, 1.0) for one in args)
-        yield "random, three times as wide", tuple(_like(one, len(one), 3.0) for one in args)
+            yield "random", tuple(_like(arg, batch, 1.0) for arg in args)
+        yield "random, three times as wide", tuple(_like(arg, len(arg), 3.0) for arg in args)
 
 
 def _like(tensor: Tensor, batch: int, width: float) -> Tensor:

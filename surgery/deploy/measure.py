@@ -49,17 +49,17 @@ def measured(target: Target) -> Iterator[Cell]:
 
 def with_cells(before: Support, target: Target, cells: tuple[Cell, ...]) -> Support:
     """The table with one target measured anew."""
-    told = f"{target.versions}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
+    conditions = f"{target.versions}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
     kept = tuple(cell for cell in before.cells if cell.target != target.name)
-    told += "" if target.load else "; converted, not run"
-    return Support(tuple(sorted((*kept, *cells), key=_order)), {**before.measured, target.name: told})
+    conditions += "" if target.load else "; converted, not run"
+    return Support(tuple(sorted((*kept, *cells), key=_order)), {**before.measured, target.name: conditions})
 
 
 def main(asked: list[str]) -> None:
     """Measure these targets, or all that are installed, and write the table after each."""
     file = Path(__file__).parent.parent / "activations" / FILE
     found = support()
-    for name in asked or [name for name, one in TARGETS.items() if one.installed()]:
+    for name in asked or [name for name, target in TARGETS.items() if target.installed()]:
         target = TARGETS[name]
         target.check_installed()
         cells = []

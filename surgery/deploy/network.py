@@ -72,12 +72,12 @@ class Network:
     def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs of the model itself on these inputs."""
         with torch.no_grad():
-            outputs: tuple[Tensor, ...] = self.model(*(one.clone() for one in inputs))
+            outputs: tuple[Tensor, ...] = self.model(*(tensor.clone() for tensor in inputs))
         return outputs
 
     def one_by_one(self) -> Network:
         """The same network for a batch of one."""
-        return Network(self.model, tuple(one[:1].clone() for one in self.args))
+        return Network(self.model, tuple(arg[:1].clone() for arg in self.args))
 
     def for_any_batch(self) -> Network:
         """The same network for every batch size.
@@ -85,14 +85,14 @@ class Network:
         Raises:
             DynamicShapes, NotConvertible: torch.export cannot leave the batch size open.
         """
-        pair = tuple(one if one.shape[0] > 1 else torch.cat((one, one)) for one in self.args)
+        pair = tuple(arg if arg.shape[0] > 1 else torch.cat((arg, arg)) for arg in self.args)
         free = replace(self, args=pair, any_batch=True)
         _ = free.program
         return free
 
     def half(self) -> Network:
         """A copy in half precision."""
-        halved = tuple(one.half() if one.is_floating_point() else one for one in self.args)
+        halved = tuple(arg.half() if arg.is_floating_point() else arg for arg in self.args)
         return Network(copied(self.model).half(), halved, self.any_batch)
 
 
@@ -116,22 +116,22 @@ def network_of(model: nn.Module, example: Any = None) -> Network:
     except CannotLook as error:
         raise NoExample(str(error).partition("\n")[0], try_="example=: a tensor, a tuple, or a dict") from error
     args = (*sample.args, *sample.kwargs.values())
-    if not args or not all(isinstance(one, Tensor) and one.dim() for one in args):
+    if not args or not all(isinstance(arg, Tensor) and arg.dim() for arg in args):
         raise BadValue(
             "A network is exported with tensors that have a batch axis.",
-            asked=", ".join(type(one).__name__ for one in args) or "no arguments",
+            asked=", ".join(type(arg).__name__ for arg in args) or "no arguments",
             try_="example= with tensors alone; bind other arguments in a module of your own",
         )
-    if len({one.shape[0] for one in args}) > 1:
-        shapes = ", ".join(str(tuple(one.shape)) for one in args)
+    if len({arg.shape[0] for arg in args}) > 1:
+        shapes = ", ".join(str(tuple(arg.shape)) for arg in args)
         raise BadValue("The arguments differ in their batch size.", asked=shapes, try_="the batch as first axis of all")
     alone = Flat(copied(model).cpu(), tuple(sample.kwargs))
-    return Network(in_mode(alone, "eval"), tuple(one.contiguous() for one in args))
+    return Network(in_mode(alone, "eval"), tuple(arg.contiguous() for arg in args))
 
 
 def _refusal(model: nn.Module, error: Exception) -> DynamicShapes | NotConvertible:
-    kind, told = type(model).__name__, f"{type(error).__name__} {error}"
-    if any(word in told for word in _DATA_DEPENDENT):
+    kind, text = type(model).__name__, f"{type(error).__name__} {error}"
+    if any(word in text for word in _DATA_DEPENDENT):
         return DynamicShapes(
             f"The shapes or the branches of {kind} depend on the values of its input.", asked=cause_of(error),
             try_="the part of the network in front of that (features, logits), and the rest in your own code",

@@ -129,7 +129,10 @@ def _facts(network: Network, target: Target) -> dict[str, object]:
     """What someone who runs the files has to know."""
     batch = ["batch"] if network.any_batch else [1]
     shaped = [
-        [{"shape": [*batch, *one.shape[1:]], "dtype": str(one.dtype).removeprefix("torch.")} for one in tensors]
+        [
+            {"shape": [*batch, *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch.")}
+            for tensor in tensors
+        ]
         for tensors in (network.args, network.outputs)
     ]
     made_with = f"torch {torch.__version__}, {target.versions}"

@@ -3,8 +3,8 @@
 from surgery.deploy.runtimes import coreml, executorch, litert, ncnn, onnxruntime, openvino, tvm
 
 TARGETS = {
-    one.name: one
-    for one in (
+    target.name: target
+    for target in (
         onnxruntime.TARGET,
         openvino.TARGET,
         ncnn.TARGET,

@@ -22,7 +22,7 @@ def write(network: Network, folder: Path) -> None:
 
     with torch.no_grad():
         traced = torch.jit.trace(network.model, network.args, check_trace=False)
-    inputs = [coremltools.TensorType(f"input_{place}", one.shape) for place, one in enumerate(network.args)]
+    inputs = [coremltools.TensorType(f"input_{place}", arg.shape) for place, arg in enumerate(network.args)]
     model = coremltools.convert(
         traced, inputs=inputs, convert_to="mlprogram", skip_model_load=True,
         minimum_deployment_target=coremltools.target.iOS17, compute_precision=coremltools.precision.FLOAT32,
@@ -35,10 +35,10 @@ def load(folder: Path) -> Run:
     import coremltools
 
     model = coremltools.models.MLModel(str(folder / FILE), compute_units=coremltools.ComputeUnit.CPU_ONLY)
-    outputs = [one.name for one in model.get_spec().description.output]
+    outputs = [output.name for output in model.get_spec().description.output]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        found = model.predict({f"input_{place}": one.numpy() for place, one in enumerate(inputs)})
+        found = model.predict({f"input_{place}": tensor.numpy() for place, tensor in enumerate(inputs)})
         return [torch.from_numpy(found[name]) for name in outputs]
 
     return run
@@ -51,7 +51,7 @@ def operators(folder: Path) -> tuple[str, ...]:
     spec = coremltools.models.MLModel(str(folder / FILE), skip_model_load=True).get_spec()
     function = spec.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
-    return tuple(one.type for one in block.operations if one.type not in _NO_OPERATORS)
+    return tuple(operation.type for operation in block.operations if operation.type not in _NO_OPERATORS)
 
 
 _ON_A_MAC = sys.platform == "darwin"

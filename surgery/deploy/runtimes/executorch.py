@@ -30,7 +30,7 @@ def load(folder: Path) -> Run:
     forward = program.load_method("forward")
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        return [one.clone() for one in forward.execute([one.contiguous() for one in inputs])]
+        return [output.clone() for output in forward.execute([tensor.contiguous() for tensor in inputs])]
 
     return run
 
@@ -41,7 +41,7 @@ def operators(folder: Path) -> tuple[str, ...]:
     from executorch.exir.schema import DelegateCall, KernelCall
 
     plan = deserialize_pte_binary((folder / FILE).read_bytes()).program.execution_plan[0]
-    calls = [one.instr_args for chain in plan.chains for one in chain.instructions]
+    calls = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
     return tuple(
         plan.operators[call.op_index].name if isinstance(call, KernelCall) else "XNNPACK"
         for call in calls

@@ -27,12 +27,14 @@ def load(folder: Path) -> Run:
     interpreter = _interpreter(folder)
     interpreter.allocate_tensors()
     # A name, "serving_default_args_0:0", ends in its place; the interpreter may list them in another order.
-    places = [one["index"] for one in sorted(interpreter.get_input_details(), key=lambda one: one["name"])]
-    results = [one["index"] for one in sorted(interpreter.get_output_details(), key=lambda one: one["name"])]
+    places = [detail["index"] for detail in sorted(interpreter.get_input_details(), key=lambda detail: detail["name"])]
+    results = [
+        detail["index"] for detail in sorted(interpreter.get_output_details(), key=lambda detail: detail["name"])
+    ]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        for place, one in zip(places, inputs, strict=True):
-            interpreter.set_tensor(place, one.contiguous().numpy())
+        for place, tensor in zip(places, inputs, strict=True):
+            interpreter.set_tensor(place, tensor.contiguous().numpy())
         interpreter.invoke()
         return [torch.from_numpy(interpreter.get_tensor(place).copy()) for place in results]
 
@@ -42,7 +44,7 @@ def load(folder: Path) -> Run:
 def operators(folder: Path) -> tuple[str, ...]:
     """The names of its operators."""
     found = _interpreter(folder)._get_ops_details()  # no public way
-    return tuple(one["op_name"] for one in found if one["op_name"] not in _NO_OPERATORS)
+    return tuple(operator["op_name"] for operator in found if operator["op_name"] not in _NO_OPERATORS)
 
 
 def _interpreter(folder: Path):  # type: ignore[no-untyped-def]  # of a package that is imported here

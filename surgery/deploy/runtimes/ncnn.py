@@ -29,7 +29,7 @@ def write(network: Network, folder: Path) -> None:
     with TemporaryDirectory() as scratch, torch.no_grad():
         traced = Path(scratch, "model.pt")
         torch.jit.trace(network.model, network.args, check_trace=False).save(traced)
-        shapes = ",".join(f"{_shape(one)}{_KINDS[one.dtype]}" for one in network.args)
+        shapes = ",".join(f"{_shape(arg)}{_KINDS[arg.dtype]}" for arg in network.args)
         command = [pnnx.EXEC_PATH, traced, f"inputshape={shapes}", "fp16=0"]
         command += [f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
@@ -57,8 +57,8 @@ def load(folder: Path) -> Run:
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         with net.create_extractor() as extractor:
-            for place, one in enumerate(inputs):
-                extractor.input(f"in{place}", ncnn.Mat(one[0].contiguous().numpy()).clone())
+            for place, tensor in enumerate(inputs):
+                extractor.input(f"in{place}", ncnn.Mat(tensor[0].contiguous().numpy()).clone())
             outputs = []
             for name in net.output_names():
                 code, mat = extractor.extract(name)

@@ -33,11 +33,11 @@ def load(folder: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [node.name for node in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        given = {name: one.numpy() for name, one in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(one) for one in session.run(None, given)]
+        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(array) for array in session.run(None, given)]
 
     return run
 
@@ -60,8 +60,8 @@ def quantize(folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[str, ..
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    names = [one.name for one in onnxruntime.InferenceSession(folder / FILE).get_inputs()]
-    given = [{name: one.numpy() for name, one in zip(names, batch, strict=True)} for batch in batches]
+    names = [node.name for node in onnxruntime.InferenceSession(folder / FILE).get_inputs()]
+    given = [{name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)} for batch in batches]
     quant_pre_process(folder / FILE, folder / FILE, skip_symbolic_shape=True)
     quantize_static(
         folder / FILE, folder / FILE, _Reader(given), quant_format=QuantFormat.QDQ,

@@ -29,7 +29,7 @@ def load(folder: Path) -> Run:
     compiled = openvino.Core().compile_model(folder / FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        found = compiled([one.numpy() for one in inputs])
+        found = compiled([tensor.numpy() for tensor in inputs])
         return [torch.from_numpy(found[place].copy()) for place in range(len(compiled.outputs))]
 
     return run
@@ -40,7 +40,7 @@ def operators(folder: Path) -> tuple[str, ...]:
     import openvino
 
     found = openvino.Core().read_model(folder / FILE).get_ordered_ops()
-    return tuple(one.get_type_name() for one in found if one.get_type_name() not in _NO_OPERATORS)
+    return tuple(node.get_type_name() for node in found if node.get_type_name() not in _NO_OPERATORS)
 
 
 TARGET = Target(

@@ -35,8 +35,8 @@ def load(folder: Path) -> Run:
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), tvm.cpu())
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        found = machine["main"](*(tvm.runtime.tensor(one.contiguous().numpy()) for one in inputs))
-        return [torch.from_numpy(one.numpy()) for one in found]
+        found = machine["main"](*(tvm.runtime.tensor(tensor.contiguous().numpy()) for tensor in inputs))
+        return [torch.from_numpy(output.numpy()) for output in found]
 
     return run
 

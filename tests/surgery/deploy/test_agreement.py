@@ -108,7 +108,7 @@ def test_errors_that_are_not_finite_are_valid_json(deployed: Known) -> None:
     name = deployed(wrong("sigmoid.default", lambda y: y / 0))
     found = json.loads(surgery.deploy.check(edited(), name, X).to_json(), parse_constant=str)
     assert found["ok"] is False and {run["error"] for run in found["runs"]} == {None}
-    assert {(one["verdict"], one["error"]) for one in found["sites"]} == {("wrong", None)}
+    assert {(site["verdict"], site["error"]) for site in found["sites"]} == {("wrong", None)}
 
 
 def test_a_target_that_is_not_installed(deployed: Known) -> None:
