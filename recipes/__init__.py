@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from recipes.models.preprocessing import preprocessing_of
     from recipes.runs.run import run
 else:
-    # What the imports above say, made when it is first asked for.
+    # The imports above, made on first access.
     _HOMES = {
         "build": "models.build", "load_model": "models.build", "preprocessing_of": "models.preprocessing",
         "names": "format.library", "load": "format.library", "describe": "format.library",

@@ -83,7 +83,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
 
     The edits are written and the model is looked at again: either the operations of its forwards, before and after,
     show that nothing else has changed, or rewritten calls are proved on copies, by their results. If anything fails on
-    the way, the model is as it was before. `look` lets new functions begin as what they replace; it
+    the way, the model is unchanged. `look` lets new functions be initialised to match what they replace; it
     is of no use where weights are loaded afterwards. A plan made with `skip_uneditable` loses the edits that are
     refused, until the rest can be carried out.
 

@@ -1,4 +1,4 @@
-"""Base pruner: the pruner that AP is combined with, checked beforehand and asked for an exact count."""
+"""Base pruner: the pruner that AP is combined with; it is checked beforehand, and must cut an exact count."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _FEW = 2  # samples for finding the calls
 class Measured:
     """The tally of each call that was made, the names of those that were not, and the number of samples.
 
-    `inputs` are the mean inputs of the layers that were asked for, by the name of their weight: a tensor (input
+    `inputs` are the mean inputs of the requested layers, by the name of their weight: a tensor (input
     channels), over samples and positions; a grouped convolution has all its input channels here. Layers that were never
     called are left out, and so are those that are neither convolutions nor linear.
     """
@@ -76,9 +76,9 @@ def check_settings(threshold: float, role: Role) -> None:
 def sites_of(model: nn.Module, batch: Example, samples: int, role: Role, mode: str) -> tuple[dict[Key, Site], set[Key]]:
     """The activation calls of a role and a mode, by their keys; and which have the samples on their first axis.
 
-    They are found with another number of samples than the batch has: what is as long as the samples are there, and on
-    the batch too (see `tallying`), is their axis. A model that runs on the whole batch only does not tell; there,
-    rows of single numbers alone are taken for samples.
+    To find their axis, the model is run on another number of samples than the batch has: it is the axis whose length
+    follows, there and on the batch (see `tallying`). If the model only runs on the whole batch, the axis is unknown,
+    and only outputs with a single axis count as one number per sample.
 
     Raises:
         CannotLook: the model does not run on the batch.

@@ -22,7 +22,7 @@ Constraint = Callable[[Scores, Masks], Mapping[str, Tensor]]  # which weights ma
 Per = Literal["model", "layer"]
 Elsewhere = Literal["keep", "cut"]
 
-_DIGITS = 6  # remainders that agree to so many digits count as equal
+_DIGITS = 6  # remainders that agree to this many digits count as equal
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def _loaded(
             num_workers=workers,
             collate_fn=partial(_collated, collate=fast_collate if prefetched else default_collate),
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else the workers' seeds would come out of the global random numbers
+            generator=torch.Generator(),  # otherwise the workers' seeds are drawn from the global generator
         )
     )
     if prefetched:

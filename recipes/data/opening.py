@@ -91,12 +91,12 @@ def open_data(
         return _cifar(name, place, asked, size, counts, workers)
     place = Path(data_dir or "", name).expanduser()
     if not place.exists():
-        beside = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
+        siblings = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
         raise UnknownName(
             f"unknown image set or folder {name}.",
             asked=str(place),
             there=", ".join([*KNOWN, *(f"{prefix}/NAME" for prefix in PREFIXES)]),
-            try_=nearest(place.name, [*KNOWN, *beside]),
+            try_=nearest(place.name, [*KNOWN, *siblings]),
         )
     return _files(place.resolve().name, _parts(place), asked, size, counts, workers)
 

@@ -46,7 +46,7 @@ class Journal:
     def begin(self, phase: str, epochs: int, steps: int, *, epoch: int = 0, step: int = 0) -> None:
         """A training begins or resumes: `phase` is its name, `steps` the number of optimiser steps in an epoch.
 
-        `epoch` is the one it stands in, from 0, and `step` how many steps of that are made. Rows of this phase from
+        `epoch` is the current one, from 0, and `step` the number of steps already made in it. Rows of this phase from
         that epoch on are dropped from the log.
 
         Raises:

@@ -27,7 +27,7 @@ def plot(folder: str | Path, file: str | Path | None = None) -> Path:
     all phases follow each other; every other phase is shaded, and each is named where there are several.
 
     Raises:
-        BadFile: the folder has no log, an empty one, or one of somebody else.
+        BadFile: the folder does not have a log, or its log is empty or has another format.
         BadValue: an ending that is none of these.
         SurgeryError: matplotlib is not installed.
     """

@@ -69,7 +69,7 @@ class TensorBoard:
 class WandB:
     """Sends the rows to Weights & Biases, project "activation-surgery", under the account that is logged in here.
 
-    The folder remembers which run it is, so that one that was killed goes on there. W&B keeps the first of two rows
+    The folder stores the id of the run, so that a killed run can resume. W&B keeps the first of two rows
     with the same number.
     """
 

@@ -1,4 +1,4 @@
-"""Names of models: what `timm/NAME`, `torchvision/NAME`, `cifar/NAME`, a bare name or a saved folder stands for."""
+"""Names of models: what `timm/NAME`, `torchvision/NAME`, `cifar/NAME`, a bare name or a saved folder refers to."""
 
 from __future__ import annotations
 

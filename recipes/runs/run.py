@@ -88,7 +88,7 @@ def run(
     named = resolve(model)
     _check(recipe, trained=pretrained is not False or named.folder is not None)
     place, name, folder = place_of(device), named.full, Path(output)
-    tell = say if place.first else _silent
+    say = say if place.first else _silent
     settings = _settings(preprocessing)
     size = asked_size(img_size, preprocessing)
     asked: dict[str, Any] = {
@@ -108,20 +108,20 @@ def run(
         train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
     )  # fmt: skip
     _seed(seed)
-    network, kwargs = _built(named, pretrained, source, size, tell)
+    network, kwargs = _built(named, pretrained, source, size, say)
     network.to(place.device)
     masks = None if named.folder is None else _masks_for(network, named.folder, kwargs != named.kwargs)
     check_before(recipe, recipe.rules_for(name), network, source, place.world)
     before = measure(network, source.testing(device=place.device), masks)
-    tell(f"{name}, {source.name}: {before.accuracy:.2%} before")
+    say(f"{name}, {source.name}: {before.accuracy:.2%} before")
     if masks is None and (named.folder is not None or isinstance(pretrained, str | Path)):
-        _tell_of_zeros(network, tell)
+        _report_zeros(network, say)
     if place.first:
         claim(folder, asked)
     try:
-        with closing(Journal(folder, trackers=trackers, say=tell)) as journal:
+        with closing(Journal(folder, trackers=trackers, say=say)) as journal:
             stages = Stages(
-                recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, tell,
+                recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, say,
                 masks=masks,
             )  # fmt: skip
             report, masks = stages.carry_out()
@@ -157,7 +157,7 @@ def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]
     return {name: value for name, value in facts.items() if isinstance(given, Preprocessing) or name in (given or {})}
 
 
-def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
+def _report_zeros(network: nn.Module, say: Callable[[str], None]) -> None:
     """Report zero weights that may have been pruned but will learn."""
     try:
         weights = prunable(network).values()
@@ -165,11 +165,11 @@ def _tell_of_zeros(network: nn.Module, tell: Callable[[str], None]) -> None:
         return  # pruning raises the same error
     zeros, size = sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
     if zeros:
-        tell(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
+        say(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
 
 
 def _built(
-    named: ModelName, pretrained: bool | str | Path, data: Data, img_size: int | None, tell: Callable[[str], None]
+    named: ModelName, pretrained: bool | str | Path, data: Data, img_size: int | None, say: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model with a classifier for the data, and the arguments for its builder."""
     name, kwargs = named.full, {"num_classes": len(data.classes)}
@@ -186,7 +186,7 @@ def _built(
         network = models.build(named, pretrained, **kwargs)
     for warning in caught:
         if issubclass(warning.category, models.NewHead):
-            tell(str(warning.message))
+            say(str(warning.message))
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return network, kwargs

@@ -48,7 +48,7 @@ class Stages:
     journal: Journal
     seed: int
     every: int
-    tell: Callable[[str], None]
+    say: Callable[[str], None]
     masks: pruning.Masks | None = None
 
     def carry_out(self) -> tuple[surgery.Report | None, pruning.Masks | None]:
@@ -77,7 +77,7 @@ class Stages:
         report = surgery.transform_(
             self.network, self.rules, self._images(1, options)[0][:2], skip_uneditable=self.recipe.skip_uneditable
         )
-        self.tell(f"\n{report}\n")
+        self.say(f"\n{report}\n")
         if options.fit_affine:
             surgery.fit_affine(self.network, self._images(options.fit_affine, options))
         if batches := self._to_recalibrate(options):
@@ -107,7 +107,7 @@ class Stages:
             self._train(model, held, _name_of(held.masks.alive, counts), short, teacher, resumes)
 
         def after(number: int, masks: pruning.Masks) -> None:
-            self.tell(f"round {number} of {asked.rounds}: density {masks.share:.1%}")
+            self.say(f"round {number} of {asked.rounds}: density {masks.share:.1%}")
 
         return pruning.run_rounds(
             self.network, train, pruner, asked.share, asked.rounds, masks=masks,

@@ -58,7 +58,7 @@ def _clear_locals(trace: TracebackType | None) -> None:
         with suppress(ValueError):  # an unassigned variable
             del cell.cell_contents
     for frame, _ in walk_tb(trace):
-        _ = frame.f_locals  # before Python 3.13 a copy, which is brought up to date when it is asked for
+        _ = frame.f_locals  # before Python 3.13 a copy, which is updated on access
 
 
 class _Births(TorchFunctionMode):

@@ -168,9 +168,9 @@ class Locator:
                     spelt = call_at(frame.f_code, frame.f_lasti).callee.split(".", 1)[-1]
                 except CannotEdit:
                     spelt = ""
-                under = [name for name in names if name.startswith(prefix + "." if prefix else "")]
-                exact = [name for name in under if name == (f"{prefix}.{spelt}" if prefix else spelt)]
-                return (exact or under or names)[0]
+                inside = [name for name in names if name.startswith(prefix + "." if prefix else "")]
+                exact = [name for name in inside if name == (f"{prefix}.{spelt}" if prefix else spelt)]
+                return (exact or inside or names)[0]
             frame = frame.f_back
         return names[0]
 
@@ -178,15 +178,15 @@ class Locator:
         """The path an activation module was called by, absolute and relative to its owner."""
         names = self.paths[id(module)]
         prefix = record.owner + "." if record.owner else ""
-        under = [name for name in names if name.startswith(prefix)]
-        if not under:
+        inside = [name for name in names if name.startswith(prefix)]
+        if not inside:
             return names[0], names[0]
         spelt = record.callee.split(".", 1)[-1]
-        exact = [name for name in under if name == prefix + spelt]
+        exact = [name for name in inside if name == prefix + spelt]
         if not exact and isinstance(owner, nn.Sequential) and record.iteration and len(owner) >= record.iteration:
             in_order = list(owner._modules)
             exact = [prefix + in_order[record.iteration - 1]]
-        chosen = (exact or under)[0]
+        chosen = (exact or inside)[0]
         return chosen, chosen[len(prefix) :]
 
     def _not_the_activation(

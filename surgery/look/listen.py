@@ -51,7 +51,7 @@ def listening(
 
     `look` receives the input of each activation call, `after` its output. An in-place activation returns an alias of
     its result, so that later reads of the overwritten input differ from reads of the result: the model must be a
-    private copy that nothing else runs meanwhile. With `live` it may be any model: tensors are passed on as they are,
+    private copy that nothing else runs meanwhile. With `live` it may be any model: tensors are passed on unchanged,
     and the trace contains the activation calls only. `references` come from `reseated`: a call of a module that was
     replaced counts as a call of its replacement.
     """

@@ -234,7 +234,7 @@ class Sites(Sequence[Site]):
 
         Keys are the fields of `Site`, and `site` for its path (with or without its turn). Values are patterns, see
         `matches`; an `activation` may be spelt like its class: "ReLU". A plain path of a `block`, an `owner` or a
-        `module` that names none of them stands for all inside it: `block="layer1"` for "layer1.0", "layer1.1" and so
+        `module` that names none of them means all inside it: `block="layer1"` for "layer1.0", "layer1.1" and so
         on. Where there is a block of that name, it is that block alone.
 
         Raises:
@@ -311,7 +311,7 @@ def _meant(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
     """
     if pattern is None or any(matches(pattern, value) for value in known):
         return (pattern,)
-    # A call is no place that others are in; stages of a plain network are "features#2".
+    # A call does not contain other sites; stages of a plain network are "features#2".
     inside = (f"{pattern}.", f"{pattern}#") if isinstance(pattern, str) and key != "site" else ()
     found = tuple(value for value in known if value.startswith(inside))
     if not found:

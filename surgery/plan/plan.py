@@ -1,4 +1,4 @@
-"""Plan: the edits that rules ask for, and every site left alone with the reason."""
+"""Plan: the edits that rules make, and every site left alone with the reason."""
 
 from __future__ import annotations
 

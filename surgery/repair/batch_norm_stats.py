@@ -18,7 +18,7 @@ from surgery.model import M, check_plain, in_eval
 from surgery.repair.batches import check_repeatable, run_through
 
 FEW = 1000  # images below which the statistics are noisy
-_ONE_CLASS = 32  # so many images of the same class are not a coincidence
+_ONE_CLASS = 32  # this many images of the same class are not a coincidence
 # Deterministic transforms of torchvision and timm; classes that are not listed may be random.
 _STILL = {
     "CenterCrop", "CenterCropOrPad", "Compose", "ConvertImageDtype", "Grayscale", "ImageClassification",

@@ -67,7 +67,7 @@ class Affine(nn.Module):
         mixture of the distributions.
 
         Raises:
-            BadValue: `function` cannot be called on rows of so many channels.
+            BadValue: `function` cannot be called on rows with this number of channels.
         """
         mean, deviation = _behind(norm, len(self.weight))
         slope, intercept = best_line(function, mean, deviation)
