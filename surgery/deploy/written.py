@@ -70,12 +70,13 @@ def written(network: Network, target: Target, output: Path | None = None) -> Ite
     """
     if output is not None:
         check_free(output)
+        output = output.absolute()  # a converter may run in a folder of its own
         output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="deploy-", dir=output.parent if output else None) as scratch:
         folder = Path(scratch, "network")
         folder.mkdir()
         made = _converted(network, target, folder)
-        (folder / FACTS).write_text(json.dumps(_facts(made, target), indent=1) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(_facts(made, target)) + "\n", encoding="utf-8")
         yield Written(folder, made, target, output)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import surgery
+from surgery.deploy.network import Network
 from surgery.deploy.target import Target
 from surgery.errors import BadFile, NotConvertible, NotInstalled, UnknownName
 from tests.asserts import assert_raises, assert_untouched
@@ -131,6 +132,19 @@ def test_export_writes_what_check_runs(deployed: Known, tmp_path: Path) -> None:
     folder = surgery.deploy.export(edited(), "memory", tmp_path / "deep" / "out", X)
     assert sorted(path.name for path in folder.iterdir()) == ["deploy.json", "program.txt"]
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
+
+
+def test_targets_write_to_absolute_paths(deployed: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter may be a program that runs elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[Path] = []
+
+    def note(network: Network, folder: Path) -> None:
+        seen.append(folder)
+        MEMORY.write(network, folder)
+
+    folder = surgery.deploy.export(edited(), deployed(replace(MEMORY, write=note)), "out/memory", X)
+    assert folder == Path("out/memory") and folder.is_dir() and seen[0].is_absolute()
 
 
 def test_every_target_is_listed() -> None:
