@@ -12,7 +12,7 @@ from surgery.text import html_table, table
 
 FILE = "support.json"
 OPERATOR, PIECES, WRONG, FAILS, FLOAT = "one operator", "decomposed", "wrong", "fails", "in float"
-_SHOWN = 4  # operators in a cell
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,29 @@ class Cell:
     problem: str
 
     def __str__(self) -> str:
-        """What it becomes, in a few words."""
-        if self.verdict == FAILS:
-            return "fails"
-        if self.verdict == WRONG:
-            return f"wrong by {self.error:.2g}"
-        if self.verdict == FLOAT:
-            return "in float"
-        count = len(self.operators)
-        return " + ".join(self.operators) or "nothing" if count <= _SHOWN else f"{count} operators"
+        """What it becomes, as short as a table wants it: its one operator, or how many it takes."""
+        return self._told(most=1)
+
+    @property
+    def summary(self) -> str:
+        """What it becomes: its operators, of more than a few the number."""
+        return self._told(most=_FEW)
 
     @property
     def details(self) -> str:
         """All that is known: every operator, how far it is wrong, why it fails."""
+        told = self._told(most=len(self.operators))
+        return f"{told}: {self.problem}" if self.problem else told
+
+    def _told(self, most: int) -> str:
         if self.verdict == FAILS:
-            return f"fails: {self.problem}"
-        wrong = f", wrong by {self.error:.2g}" if self.verdict == WRONG else ""
-        return (" + ".join(self.operators) or "nothing") + wrong
+            return FAILS
+        count = len(self.operators)
+        names = " + ".join(self.operators) or "nothing"
+        told = names if count <= max(most, 1) else f"{count} operators"
+        if self.verdict == WRONG:
+            return f"{told}, wrong by {self.error:.2g}"
+        return f"{told}, in float" if self.verdict == FLOAT else told
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ TABLE = Support(CELLS, {"ncnn": "ncnn 1, 2026-11-28", "executorch": "executorch 
 def test_it_prints_functions_by_targets() -> None:
     assert str(TABLE).splitlines() == [
         "function  precision  layout  ncnn   executorch",
-        "gelu      fp32       image   GELU   wrong by 0.00047",
+        "gelu      fp32       image   GELU   XNNPACK, wrong by 0.00047",
         "swish     fp32       image   fails  5 operators",
         "ncnn: ncnn 1, 2026-11-28",
         "executorch: executorch 1, 2026-11-28",
@@ -33,6 +33,13 @@ def test_cells_are_found_and_told_in_full() -> None:
     assert TABLE.cell("swish", "tvm") is None
     assert [cell.function for cell in TABLE.where(verdict="wrong").cells] == ["gelu"]
     assert TABLE.cells[1].details == "XNNPACK, wrong by 0.00047" and TABLE.cells[3].details == "a + b + c + d + e"
+    assert TABLE.told("swish") == ["ncnn: fails", "executorch: 5 operators"]
+
+
+def test_a_few_operators_are_named_where_there_is_room() -> None:
+    cell = Cell("silu", "onnxruntime", "int8", "image", "in float", ("Dequantize", "Silu"), 0.01, "")
+    assert (str(cell), cell.summary) == ("2 operators, in float", "Dequantize + Silu, in float")
+    assert str(Cell("relu", "onnxruntime", "int8", "image", "one operator", (), 0.01, "")) == "nothing"
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
