@@ -11,16 +11,16 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-def run_python_blocks(page: Path, folder: Path) -> int:
-    """Run them in one namespace; a block of `text` is what the one before it prints. Returns how many ran.
+def run_python_blocks(page: Path, folder: Path, most: int | None = None) -> int:
+    """Run them in one namespace, or only the first ones; a block of `text` is what the one before it prints.
 
-    Each is a file in `folder`: methods that are defined there have a source, which surgery reads.
+    Returns how many ran. Each is a file in `folder`: methods that are defined there have a source, which surgery reads.
     """
     names: dict[str, object] = {"__name__": page.stem}
     ran = 0
     languages = blocks(page)
     for (language, code), (next_language, expected) in zip(languages, [*languages[1:], ("", "")], strict=True):
-        if language != "python":
+        if language != "python" or ran == most:
             continue
         file = folder / f"{page.stem}_{ran}.py"
         file.write_text(code, encoding="utf-8")

@@ -12,10 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* images are few for calibration statistics")
 def test_python_blocks_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(ROOT / "README.md", tmp_path) >= 2
+
+
+def test_the_first_block_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_python_blocks(ROOT / "README.md", tmp_path, most=1) == 1
 
 
 def test_first_block_shows_its_output() -> None:

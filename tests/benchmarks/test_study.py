@@ -5,26 +5,39 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks.__main__ import STUDIES
 from benchmarks.conditions import processor
 from benchmarks.studies import activations, ap, erase, rounds, trainings, vit, vit_ap
 from benchmarks.studies.jobs import Jobs, Protocol, Write
-from benchmarks.studies.networks import resnet
+from benchmarks.studies.networks import Network, resnet
 from benchmarks.studies.study import Study
 from recipes.data import open_data
+from recipes.models.cifar_resnet import CifarResNet
 from surgery import erase_relu, swap
 
 ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
 
-NETWORK = resnet(20)
+
+@dataclass(frozen=True)
+class Shallow(Network):
+    """A network like those of the studies, of one block a stage."""
+
+    def build(self, seed: int, *, fresh: bool) -> nn.Module:
+        torch.manual_seed(seed)
+        return CifarResNet(8)
+
+
+NETWORK = Shallow("cifar/resnet8", resnet(20).trained, resnet(20).fresh)
 TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
 
 
@@ -114,7 +127,7 @@ def test_structural_hosts_have_a_table_of_their_own(tmp_path: Path) -> None:
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The studies train on scikit-learn's digits."""
     for module in (rounds, trainings):
-        monkeypatch.setattr(module, "open_data", lambda *_, **counts: open_data("digits", **counts))
+        monkeypatch.setattr(module, "open_data", lambda *_, **counts: open_data("digits", size=16, **counts))
 
 
 def collected(measure: Callable[[Write], None]) -> list[dict[str, float]]:
