@@ -60,7 +60,7 @@ def assert_bit_equal(a: Iterable[Tensor], b: Iterable[Tensor], what: str = "outp
 
 
 def assert_only_changed(before: Iterable[Any], after: Iterable[Any], edited: Iterable[Any]) -> None:
-    """The sites after an edit are those from before without the `edited` ones, in the same order, facts unchanged.
+    """The sites after an edit are the earlier ones without the `edited` ones, in the same order, with the same facts.
 
     Facts that describe the surroundings (feeds, fed_by, weights, place in block or owner) may follow the edit; what
     names a call, says what it computes, and says on which tensor may not.
@@ -113,7 +113,7 @@ def _train_once(model: nn.Module, example: Any, seed: int) -> dict[str, dict[str
 
 
 def assert_same_frame(old: nn.Module, new: nn.Module) -> None:
-    """What surrounds the function is the same: class, names, devices, dtypes, gradient flags, modes, hooks.
+    """Everything but the function is the same: class, names, devices, dtypes, gradient flags, modes, hooks.
 
     `new` may have children and parameters of its own that `old` lacks, but none under an old name that differ.
     """
@@ -159,7 +159,7 @@ def _random_state() -> tuple[Any, ...]:
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that looking at it must not change."""
+    """All state of a model, which looking must not change."""
     modules = list(model.named_modules(remove_duplicate=False))
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {
@@ -180,7 +180,7 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def _process() -> dict[str, Any]:
-    """Everything about the process that looking at a model must not change."""
+    """All state of the process, which looking must not change."""
     return {
         "random state": _random_state(),
         "grad mode": torch.is_grad_enabled(),
@@ -215,7 +215,7 @@ def _global_hooks() -> list[list[int]]:
 
 @contextmanager
 def assert_process_untouched() -> Iterator[None]:
-    """Whatever happens inside (an exception too) leaves the process' random numbers and switches as they were."""
+    """Nothing inside, not even an exception, changes the random state and the switches of the process."""
     before = _process()
     try:
         yield
@@ -226,7 +226,7 @@ def assert_process_untouched() -> Iterator[None]:
 
 @contextmanager
 def assert_untouched(model: nn.Module) -> Iterator[None]:
-    """Whatever happens inside (an exception too) leaves no trace on the model, nor on the process."""
+    """Nothing inside, not even an exception, changes the model or the process."""
     before = _snapshot(model)
     numbers = [(name, tensor.detach().clone()) for name, tensor in model.state_dict().items()]
     try:

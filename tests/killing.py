@@ -16,7 +16,7 @@ from surgery import files
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 def halt() -> None:
@@ -51,7 +51,7 @@ class Clock:
 
     @contextmanager
     def around_files(self, writer: ModuleType) -> Iterator[None]:
-        """Inside, there is a moment before and after every file that this module writes, puts in place or removes."""
+        """Inside, there is a moment before and after every file that this module writes, renames or removes."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.os, "replace", self.around(os.replace))
             patch.setattr(writer, "save_file", self.around(writer.save_file))

@@ -33,7 +33,7 @@ class Started:
         self._process.start()
 
     def ended(self) -> CompletedProcess[str]:
-        """Wait for its end: what it printed, and its exit status, negative after a signal."""
+        """Wait for its end; returns its output and its exit status, negative after a signal."""
         with self._streams as folder:
             self._process.join(_PATIENCE)
             code = self._process.exitcode
@@ -46,17 +46,17 @@ class Started:
 
 
 def called(function: Callable[..., object], *args: Any) -> CompletedProcess[str]:
-    """What a process printed that called the function."""
+    """The output of a process that calls the function."""
     return Started(function, *args).ended()
 
 
 def run_python(code: str, *args: object) -> CompletedProcess[str]:
-    """What `python -c code args` prints."""
+    """The output of `python -c code args`."""
     return called(_run_code, code, *map(str, args))
 
 
 def in_two(function: Callable[..., object], folder: Path, *args: Any) -> None:
-    """Call `function(rank, folder, *args)` in two processes that talk through Gloo; neither may fail."""
+    """Call `function(rank, folder, *args)` in two processes connected by Gloo; neither may fail."""
     ranks = [Started(_join, function, rank, folder, args) for rank in (0, 1)]
     ends = [rank.ended() for rank in ranks]
     assert [end.returncode for end in ends] == [0, 0], "\n".join(end.stderr for end in ends)

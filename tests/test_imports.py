@@ -180,7 +180,7 @@ def tree(module: str) -> ast.Module:
 
 
 def imports(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported below `node`, also by `import_module("...")`."""
+    """Line and full name of every import below `node`, including `import_module("...")`."""
     for inner in ast.walk(node):
         match inner:
             case ast.Import(names=names):
@@ -203,7 +203,7 @@ def functions(node: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def at_import(node: ast.Module) -> ast.Module:
-    """Only what runs when the module is imported: no function bodies, nothing under `if TYPE_CHECKING`."""
+    """The statements that run on import: no function bodies, nothing in `if TYPE_CHECKING`."""
 
     class Shallow(ast.NodeTransformer):
         def visit_FunctionDef(self, node: ast.FunctionDef) -> None:

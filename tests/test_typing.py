@@ -105,7 +105,7 @@ def test_pyright_sees_every_mistake(pyright: str) -> None:
 
 @pytest.fixture(scope="module")
 def mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What mypy says; it is told to read types also from libraries that do not promise to have them."""
+    """The output of mypy, which also reads types from libraries that do not declare them."""
     folder = tmp_path_factory.mktemp("mypy")
     (folder / "mypy.ini").write_text(f"[mypy]\nfollow_untyped_imports = true\ncache_dir = {folder / 'cache'}\n")
     return told_by([sys.executable, "-m", "mypy"], folder)
@@ -113,7 +113,7 @@ def mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def pyright(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What pyright says, where it is installed."""
+    """The output of pyright, if installed."""
     if find_spec("pyright") is None:
         pytest.skip("pyright is not installed")
     folder = tmp_path_factory.mktemp("pyright")
@@ -141,5 +141,5 @@ def calls(program: str) -> set[int]:
 
 
 def without_modules(text: str) -> str:
-    """A type as pyright tells it."""
+    """A type as pyright prints it."""
     return re.sub(r"\b\w+\.", "", text)

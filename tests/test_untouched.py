@@ -31,7 +31,7 @@ def net() -> nn.Sequential:
 
 
 def shuffled() -> DataLoader[Any]:
-    """A loader that draws from the generator of the process whenever it is read."""
+    """A loader that draws from the global generator whenever it is iterated."""
     return DataLoader(TensorDataset(IMAGES, torch.arange(64) % 2), batch_size=16, shuffle=True)
 
 
@@ -65,7 +65,7 @@ def test_repairs_touch_nothing_but_the_model() -> None:
 
 
 class Counted:
-    """Batches that say how often somebody began to read them."""
+    """Batches that count how often they are iterated."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -101,7 +101,7 @@ def normed_classifier() -> tuple[nn.Module, torch.Tensor]:
 
 
 class Scale(nn.Module):
-    """A parametrization that counts how often it is asked in training."""
+    """A parametrization that counts its calls in training mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ ARMS = ["control", "edited"]
 
 
 def square(arm: str, seed: int, write: Write) -> None:
-    """Two rows: at the top of the file, as other processes look it up by its name."""
+    """Write two rows; at module level, so that other processes can import it."""
     for epoch in range(2):
         write({"epoch": epoch, "accuracy": (seed + epoch) ** 2 / 100})
 

@@ -22,7 +22,7 @@ TABLES = """# Results
 
 
 def test_tables_of_the_page_are_those_of_the_results() -> None:
-    """Where this fails: `python -m benchmarks.page`."""
+    """If this fails, run `python -m benchmarks.page`."""
     text = PAGE.read_text(encoding="utf-8")
     assert text.count("<!-- table: ") >= 5
     assert filled(text, PAGE.parent) == text

@@ -180,7 +180,7 @@ def test_a_training_that_diverges_is_a_result() -> None:
 
 
 def written(study: Study[Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:
-    """The page of these rows; its plot is a picture."""
+    """The page of these rows; its plot is an image."""
     file = folder / f"{study.name}_{protocol.name}.csv"
     Jobs(file).carry_out(arms, range(protocol.seeds), do, "cpu")
     study.write_page(protocol, Jobs(file))

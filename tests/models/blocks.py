@@ -199,7 +199,7 @@ class InceptionNet(Stated):
 
 
 class DenseLayer(nn.Module):
-    """Norm, ReLU, 1x1, norm, ReLU, 3x3; the input is kept beside the result."""
+    """Norm, ReLU, 1x1, norm, ReLU, 3x3; the input is concatenated with the result."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class MobileNet(Stated):
 
 
 class PlainNet(Stated):
-    """VGG in small: two stages between pools, then a classifier of linear layers."""
+    """A small VGG: two stages between pools, then a classifier of linear layers."""
 
     sites = (
         site("1", owner="features", block="features#1", position=1, positions=2, inplace=True, joins_by=None),

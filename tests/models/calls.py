@@ -142,7 +142,7 @@ class FunctionalSpellings(Stated):
 
 
 class FunctionalOptions(Stated):
-    """Functional calls with options; the softmax and the threshold are none of ours."""
+    """Functional calls with options; softmax and threshold are not on the list."""
 
     sites = (
         site("leaky_relu", "leaky_relu", inplace=True),
@@ -185,7 +185,7 @@ class FunctionalOptions(Stated):
 
 
 class EveryModule(Stated):
-    """Every activation module of torch's closed list, one after the other; softmax is none."""
+    """Every activation module of torch's closed list in sequence; softmax is not one."""
 
     names: ClassVar[tuple[tuple[nn.Module, str], ...]] = (
         (nn.ReLU(), "relu"),
@@ -222,7 +222,7 @@ class EveryModule(Stated):
 
 
 class TimmOwnAutograd(Stated):
-    """timm's activations with a backward of their own: no torch function is called in them."""
+    """timm's activations with a custom backward, which call no torch function."""
 
     sites = (
         site("hswish", "hardswish", module="hswish", fed_by=("conv",), weights=("conv.weight",), channels=4),
@@ -257,7 +257,7 @@ class NormAct(Stated):
 
 
 class QuickGELU(nn.Module):
-    """The class that half of all CLIP code carries along."""
+    """The class that most CLIP implementations contain."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
@@ -279,7 +279,7 @@ class MyReLU(nn.ReLU):
 
 
 class ForeignClasses(Stated):
-    """Activation classes of somebody's own: two by their well-known names, one as a subclass."""
+    """User-defined activation classes: two by their well-known names, one as a subclass."""
 
     sites = (
         site("quick", "quick_gelu", module="quick", role="nonlinearity", fed_by=("linear",), feeds=("linear",)),
@@ -298,12 +298,12 @@ class ForeignClasses(Stated):
 
 
 def free_swish(x: Tensor) -> Tensor:
-    """An activation in a function of no module."""
+    """An activation in a free function."""
     return F.silu(x)
 
 
 class FreeFunction(Stated):
-    """The call is in a free function: it belongs to the module that called the function."""
+    """The call is in a free function, and belongs to the module that calls it."""
 
     sites = (site("silu", "silu", module=None, fed_by=("conv",), feeds=("conv",), owner_kind="FreeFunction"),)
 

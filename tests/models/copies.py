@@ -84,7 +84,7 @@ WAYS: dict[str, Copy] = {
 
 
 class Bottle(nn.Module):
-    """A residual block with a squeeze-and-excite gate; `copy` stands wherever data goes on."""
+    """A residual block with a squeeze-and-excite gate; `copy` is applied to all data that flows on."""
 
     def __init__(self, copy: Copy) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Bottle(nn.Module):
 
 
 class Copying(nn.Module):
-    """A stem, two blocks and a score; `copy` is handed the picture and what enters every gate."""
+    """A stem, two blocks and a score; `copy` is applied to the image and the input of every gate."""
 
     def __init__(self, copy: Copy = lambda x: x) -> None:
         super().__init__()

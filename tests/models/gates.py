@@ -78,7 +78,7 @@ class LinearAttention(Stated):
 
 
 class SigmoidHead(Stated):
-    """A squashing function at the very end is the head, the ReLU before is not."""
+    """A squashing function at the very end is the head; the ReLU before it is not."""
 
     sites = (
         site("act", role="nonlinearity", fed_by=("linear",), feeds=("linear",)),

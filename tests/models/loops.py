@@ -101,7 +101,7 @@ class HeadOnLevels(Stated):
 
 
 class TrainOnly(Stated):
-    """An auxiliary output with an activation of its own, in training only."""
+    """An auxiliary output with its own activation, in training only."""
 
     sites = (
         site("act", ordinal=1, turn=1, turns=2, fed_by=("conv",)),

@@ -33,12 +33,12 @@ def site(target: str, activation: str = "relu", **facts: Any) -> Facts:
 
 
 def picture(channels: int = 3, side: int = 8) -> Tensor:
-    """A batch of two pictures, the same numbers every time."""
+    """A batch of two images, always the same."""
     return torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
 
 
 class Stated(nn.Module):
-    """A model that says which activation calls it makes."""
+    """A model that states its activation calls."""
 
     sites: ClassVar[tuple[Facts, ...]] = ()
     example: ClassVar[Any] = picture()

@@ -39,7 +39,7 @@ def two_cut(rank: int, folder: Path) -> None:
                 optimizer.step()
 
     def alone(model: nn.Module, held: Held) -> None:
-        """Nobody averages: the movements differ, and the weights."""
+        """Without averaging, movements and weights differ."""
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
         with held(optimizer):
             optimizer.zero_grad()
@@ -95,7 +95,7 @@ def two_cut(rank: int, folder: Path) -> None:
 
 def one_of_two_fails(rank: int, folder: Path) -> None:
     def refused(own: type[BaseException], *words: str, of: Callable[[], object]) -> None:
-        """The second process fails by itself, and the first is told so; nobody is left waiting for the other."""
+        """The second process fails, and the first one raises as well, instead of waiting for it."""
         if rank == 1:
             assert_raises(own, of, *words)
         else:

@@ -29,7 +29,7 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
 
 
 def random_masks(model: nn.Module, share: float = 0.5, seed: int = 1) -> Masks:
-    """Masks under which each weight lives with a chance of `share`."""
+    """Random masks that keep each weight with probability `share`."""
     generator = torch.Generator().manual_seed(seed)
     return Masks(
         {name: torch.rand(mask.shape, generator=generator) < share for name, mask in Masks.full(model).items()}
@@ -53,6 +53,6 @@ def pruned_counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def assert_held(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """The zeros are where the masks say, all of them and no others."""
+    """Exactly the weights that the masks prune are zero."""
     for name, weight in weights(model, masks).items():
         assert torch.equal(weight != 0, masks[name]), f"{name}: {zero_counts(model, masks)} {pruned_counts(masks)}"

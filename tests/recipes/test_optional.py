@@ -16,7 +16,7 @@ Broken = Callable[[str], None]
 
 @pytest.fixture
 def torchvision_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
-    """Puts another source in the place of torchvision."""
+    """Replaces torchvision by other source code."""
 
     def replaced(source: str) -> None:
         (tmp_path / "torchvision.py").write_text(source)

@@ -30,7 +30,7 @@ to = "silu"
 
 
 class Computed(nn.Module):
-    """A ReLU that can be exchanged, and a PReLU that cannot: its weight is computed from another."""
+    """A ReLU that can be edited, and a PReLU that cannot: its weight is computed from another."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Computed(nn.Module):
 
 
 class Hidden(nn.Module):
-    """A ReLU that can be exchanged, and one whose function is found by its name when it is called."""
+    """A ReLU that can be edited, and one whose function is looked up by its name when called."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Hidden(nn.Module):
 
 @pytest.fixture
 def hidden(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of another network in the place of one of ours."""
+    """A model name for which another network is built."""
     build: Callable[..., nn.Module] = lambda short, published, kwargs: Hidden(**kwargs)  # noqa: E731
     monkeypatch.setitem(_BUILDERS, "cifar", build)
     return "cifar/resnet20"
@@ -64,7 +64,7 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the network that is built in the place of one of ours."""
+    """The model name for which this network is built."""
     build: Callable[..., nn.Module] = lambda short, published, kwargs: Computed(**kwargs)  # noqa: E731
     monkeypatch.setitem(_BUILDERS, "cifar", build)
     return "cifar/resnet20"

@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.fixture
 def own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
+    """Functions registered in a test are removed after it."""
     monkeypatch.setattr(activations.registry, "_BY_NAME", dict(activations.registry._BY_NAME))
 
 

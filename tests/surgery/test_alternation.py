@@ -26,7 +26,7 @@ X = picture() * 4 - 2
 
 
 class Net(nn.Module):
-    """Two ReLUs, weights that the user froze, and a PReLU that is no part of this."""
+    """Two ReLUs, weights that the user froze, and a PReLU that does not alternate."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def test_one_of_two_calls_and_one_of_two_modes() -> None:
 
 def test_a_rebuilt_copy_cannot_be_taken_back() -> None:
     class Deep(nn.Module):
-        """A net whose activation stands inside a part: a copy makes that part anew."""
+        """A network whose activation is inside a child, which copying creates anew."""
 
         def __init__(self) -> None:
             super().__init__()

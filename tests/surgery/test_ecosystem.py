@@ -53,7 +53,7 @@ def timm_resnet() -> nn.Module:
 
 @dataclass(frozen=True)
 class Net:
-    """A model, what is done to it, and whether that takes a rewritten class."""
+    """A model, its edit, and whether that needs a rewritten class."""
 
     build: Callable[[], nn.Module]
     rules: tuple[surgery.Rule, ...]
@@ -102,7 +102,7 @@ def output(model: nn.Module, images: Tensor = IMAGES) -> Tensor:
 
 
 def gradients(model: nn.Module, run: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-    """Gradients of one training step, run by the model itself or by `run`; the model is left as it was."""
+    """Gradients of one training step, run by the model itself or by `run`; the model is unchanged."""
     model.zero_grad()
     torch.manual_seed(1)
     (model if run is None else run)(IMAGES).square().sum().backward()

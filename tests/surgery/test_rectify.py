@@ -60,7 +60,7 @@ def rectified(model: nn.Module, reading: str = "scores", x: Tensor = X) -> tuple
 
 
 def shares_of(scores: Tensor) -> Tensor:
-    """The logarithms of the shares, written down anew."""
+    """The logarithms of the probabilities, by hand."""
     positive = scores.clamp_min(0) / scores.clamp_min(0).sum(1, keepdim=True)
     positive = positive.clamp(1e-7, 1 - 1e-7)
     return (positive / positive.sum(1, keepdim=True)).log()
@@ -170,7 +170,7 @@ def test_it_learns() -> None:
 
 
 class Twofold(nn.Linear):
-    """A linear layer that says what it does twice, and runs the second."""
+    """A linear layer with two definitions of its forward, of which the second runs."""
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
@@ -231,7 +231,7 @@ def test_classifiers_of_timm_that_script_another_way(name: str) -> None:
 
 
 class Lambda(nn.Linear):
-    """A linear layer whose forward is no method that can be read."""
+    """A linear layer whose forward is not a readable method."""
 
     forward = lambda self, input: F.linear(input, self.weight, self.bias)  # noqa: E731
 
@@ -244,7 +244,7 @@ class Apart(nn.Linear):
 
 
 class Handed(Ending):
-    """A net that hands its classifier two things."""
+    """A network that passes two arguments to its classifier."""
 
     def forward(self, x: Tensor) -> Any:
         features = F.relu(self.conv(x)).mean((2, 3))

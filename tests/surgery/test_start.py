@@ -66,14 +66,14 @@ def started(model: nn.Module, rule: Rule, example: Any = None) -> tuple[nn.Modul
 
 
 def apart(model: nn.Module, edited: nn.Module, x: Tensor) -> float:
-    """The largest difference of the outputs, as a share of the largest output."""
+    """The largest difference of the outputs, relative to the largest output."""
     with torch.no_grad():
         before, after = model.eval()(x.clone()).double(), edited.eval()(x.clone()).double()
     return float((after - before).abs().max() / before.abs().max())
 
 
 def entering(model: nn.Module, path: str, x: Tensor) -> Tensor:
-    """What enters the module at a path, noted by a hook."""
+    """The input of the module at a path, recorded by a hook."""
     noted: list[Tensor] = []
     with model.get_submodule(path).register_forward_pre_hook(lambda _, args: noted.append(args[0].clone())):
         model(x.clone())
@@ -486,7 +486,7 @@ def test_a_bound_of_ones_own_holds_between_two_of_a_kind() -> None:
 
 
 class Nothing(nn.Module):
-    """A net whose second ReLU gets no numbers, as the heads of a detector that detects nothing."""
+    """A network whose second ReLU gets an empty input, like the heads of a detector that detects nothing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ STATED = [kind for kind in models.STATED if kind.sites]
 
 
 def transformed(model: nn.Module, rule: Rule | list[Rule], example: Any = None) -> nn.Module:
-    """The edited copy; checks on the way that the model is untouched and that frame and weight names are kept."""
+    """The edited copy, after a check that the model is unchanged, and frame and weight names are kept."""
     example = picture() if example is None else example
     with assert_untouched(model):
         edited, report = surgery.transform(model, rule, example)
@@ -192,7 +192,7 @@ def test_erasing_equals_the_model_written_by_hand(
 
 
 class GammaNet(nn.Module):
-    """As in dm_nfnet: the activation is scaled in place, and its input goes on in a shortcut."""
+    """As in dm_nfnet: the activation is scaled in place, and a shortcut reads its input."""
 
     def __init__(self, inplace: bool) -> None:
         super().__init__()
@@ -328,7 +328,7 @@ def test_in_place_gives_the_report_and_edits_the_model_itself() -> None:
 
 
 class EveryPlace(nn.Module):
-    """A slot, a shared module and a function."""
+    """A plain module, a shared module and a function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -765,7 +765,7 @@ def test_a_rule_that_changed_nothing_may_come_again() -> None:
 
 
 class Counting(nn.Module):
-    """Goes another way once it has a child named `relu_1`: its second call cannot stand alone, its first one can."""
+    """Takes another branch if it has a child named `relu_1`: its second call cannot be separated, its first one can."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -777,7 +777,7 @@ class Counting(nn.Module):
 
 
 class Unwatched(nn.Module):
-    """Calls its activation only where somebody has hooks on it."""
+    """Calls its activation only if it has hooks."""
 
     def __init__(self) -> None:
         super().__init__()

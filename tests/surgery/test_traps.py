@@ -102,7 +102,7 @@ def test_weights_and_example_are_never_written_to() -> None:
 
 
 class ItsOwnCopy(nn.Module):
-    """A module that hands itself out as its copy."""
+    """A module that returns itself as its copy."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_a_module_that_is_its_own_copy_is_refused(model: nn.Module) -> None:
 
 
 class Alternating(nn.Module):
-    """A property that changes with every look at it."""
+    """A property that changes whenever it is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ REGISTRY: dict[str, type] = {}
 
 
 class Registered(nn.Module):
-    """Every subclass enters a registry."""
+    """Every subclass is registered."""
 
     def __init_subclass__(cls) -> None:
         REGISTRY[cls.__name__] = cls
@@ -207,7 +207,7 @@ def test_dataclasses_are_looked_into() -> None:
 
 
 class ReplacesItsBuffer(nn.Module):
-    """Every forward puts a new tensor in the place of a buffer, as position tables that follow the input do."""
+    """Every forward replaces a buffer by a new tensor, like position tables that depend on the input."""
 
     def __init__(self) -> None:
         super().__init__()

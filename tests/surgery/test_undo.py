@@ -38,7 +38,7 @@ RULES: tuple[tuple[type[models.Stated], Rule], ...] = (
 
 
 def frame(model: nn.Module) -> dict[str, object]:
-    """Everything undoing has to bring back, objects by identity."""
+    """Everything that undo must restore, objects by identity."""
     modules = list(model.named_modules(remove_duplicate=False))
     return {
         "objects": [(path, id(module)) for path, module in modules],

@@ -126,7 +126,7 @@ def is_detector(name: str) -> bool:
 
 
 def has_default_example(name: str) -> bool:
-    """True for classifiers: the library must come upon the right example by itself."""
+    """True for classifiers: the library must choose a suitable example itself."""
     short = name.split("/")[1]
     other = (*_DETECTORS, *_DENSE, *_CLIPS, "raft")
     return not short.startswith(tuple(_LOOKED_AT) if name.startswith("timm/") else other)

@@ -33,7 +33,7 @@ def checked(sites: Sites, model: nn.Module, example: Any, row: Row) -> tuple[lis
 def erase_and_undo(
     model: nn.Module, example: Any, sites: Sites, picked: list[Site], before: list[torch.Tensor], counted: list[Event]
 ) -> bool:
-    """Erase these calls, compare with the oracle, undo; False where the library refuses, by name and untouched."""
+    """Erase these calls, compare with the oracle, undo; False if the library refuses, leaving the model unchanged."""
     seen = list(sites.where(modes="eval"))
     gone = {seen.index(site) for site in picked}
     wanted, kept = oracle.output_without(model, example, gone)
@@ -58,7 +58,7 @@ def erase_and_undo(
 
 
 def assert_finite(before: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
-    """Numbers that overflow prove nothing. What is infinite by design, such as scores of padding, stays so."""
+    """Overflow proves nothing. Values that are infinite by design, such as scores of padding, stay so."""
     for old, new in zip(before, wanted, strict=True):
         assert not old.isnan().any() and not new.isnan().any(), "numbers overflow"
         # A detector may find more, or less, without some of its calls.
@@ -66,7 +66,7 @@ def assert_finite(before: list[torch.Tensor], wanted: list[torch.Tensor]) -> Non
 
 
 def hard_among(model: nn.Module, seen: list[Site]) -> list[Site]:
-    """The calls for which a new module in a slot is not enough: functional ones, and of modules called again."""
+    """The calls for which replacing a module is not enough: functional ones, and those of shared modules."""
     called = [None if site.module is None else id(model.get_submodule(site.module)) for site in seen]
     times = Counter(called)
     return [site for site, path in zip(seen, called, strict=True) if path is None or times[path] > 1]

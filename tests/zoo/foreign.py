@@ -151,7 +151,7 @@ def build(name: str) -> nn.Module:
 
 
 def example(name: str, model: nn.Module) -> Any:
-    """What to call it on, in both modes: detectors get pictures of unequal size, and what is to be found in them."""
+    """What to call it on, in both modes: detectors get images of unequal size, and targets."""
     library, short = name.split("/", 1)
     if library == "transformers":
         from tests.zoo import guests_transformers

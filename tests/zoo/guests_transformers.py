@@ -64,7 +64,7 @@ def _config_class(name: str, kind: Any) -> Any:
 
 
 def example(model: Any) -> dict[str, torch.Tensor]:
-    """Keywords for the model: pictures or a clip, and a few words where it reads any."""
+    """Keywords for the model: images or a clip, and a few words if it reads text."""
     config, wanted = model.config, inspect.signature(model.forward).parameters
     side = _first(config, "image_size", IMAGE)
     side = int(side[0] if isinstance(side, list | tuple) else side)
@@ -81,7 +81,7 @@ def example(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _special(config: Any, side: int) -> dict[str, torch.Tensor]:
-    """The inputs that are no plain pictures."""
+    """The inputs that are not plain images."""
     match config.model_type:
         case "timesformer" | "videomae" | "vivit":
             return {"pixel_values": torch.rand(2, _frames(config), 3, side, side)}

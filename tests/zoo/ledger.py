@@ -18,7 +18,7 @@ WAIT_S = 900.0
 
 @dataclass
 class Row:
-    """What one test saw of one model: one line of the ledger. Owners are named by class, once per site."""
+    """The result of a test for a model: one line of the ledger. Owners are named by class, once per site."""
 
     name: str
     what: str

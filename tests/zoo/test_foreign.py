@@ -65,7 +65,7 @@ def test_calls(name: str, ledger: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES["edits"])
 def test_edits(name: str, ledger: Path, tmp_path: Path) -> None:
-    """Exchange every call for what computes the same, save, load, undo; then erase one call, and undo."""
+    """Swap every call for an equal function, save, load, undo; then erase one call, and undo."""
     with swept(ledger, name, "edits") as row:
         model, example = with_numbers(name)
         sites = surgery.find_sites(model, example)
@@ -118,7 +118,7 @@ def with_numbers(name: str) -> tuple[nn.Module, Any]:
 
 
 def exchanges(name: str, sites: Sites) -> list[surgery.Rule]:
-    """For each activation of the model one that computes the same: a learned one that begins exactly so, or itself."""
+    """An equal function for each activation of the model: a learned one with equal initial values, or itself."""
     rules = []
     for activation in sorted({site.activation for site in sites}):
         equal = [row.name for row in ROWS if activation in row.begins] or [activation]
@@ -128,7 +128,7 @@ def exchanges(name: str, sites: Sites) -> list[surgery.Rule]:
 
 
 def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """How much was swept. It is collected last, so it only waits for what other workers have in hand."""
+    """The totals of the sweep. It is collected last, and waits for the tests of other workers."""
     wanted = {(what, name) for what, names in NAMES.items() for name in names}
     if is_partial(request, wanted):
         pytest.skip("a partial run has no totals")

@@ -59,7 +59,7 @@ def test_edits(name: str, ledger: Path) -> None:
 
 @pytest.mark.parametrize("name", catalogue.REPRESENTATIVES)
 def test_swaps(name: str, ledger: Path) -> None:
-    """Put an FReLU at every ReLU, which changes nothing, and a PWLU at every nonlinearity; and undo."""
+    """Swap every ReLU for an FReLU, which changes nothing, and every nonlinearity for a PWLU; and undo."""
     with row_in(ledger, name, "swaps") as row:
         model, example = with_numbers(name)
         before = oracle.output(model, example)
@@ -93,7 +93,7 @@ def with_numbers(name: str) -> tuple[nn.Module, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calls(name: str, ledger: Path) -> None:
-    """The library finds the calls that the independent count finds: as many, in that order, on those shapes."""
+    """The library finds the same calls as the independent count: number, order and shapes."""
     with row_in(ledger, name, "calls") as row:
         if name in catalogue.EXCLUDED:
             expected = catalogue.EXCLUDED[name]
@@ -123,7 +123,7 @@ def look(name: str, row: Row) -> None:
 
 
 def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """How much was swept. It is collected last, so it only waits for what other workers have in hand."""
+    """The totals of the sweep. It is collected last, and waits for the tests of other workers."""
     wanted = {("calls", name) for name in NAMES}
     wanted |= {(what, name) for name in catalogue.REPRESENTATIVES for what in ("edits", "swaps")}
     if is_partial(request, wanted):

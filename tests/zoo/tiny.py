@@ -93,7 +93,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 
 def tiny(config: Any, **overrides: Any) -> Any:
-    """The configuration of a small network of the same kind; `overrides` say what no rule can know."""
+    """The configuration of a small network of the same kind; `overrides` add what no rule can derive."""
     plain = type(config)()
     overrides = OVERRIDES.get(config.model_type, {}) | overrides
     settings: dict[str, Any] = {}

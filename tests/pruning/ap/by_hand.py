@@ -16,7 +16,7 @@ NOW = [-1.5, -2.1, -2.0, 0.75, 4.5, 0.0, 1.0, -0.1]
 
 
 def by_hand(before: list[float], now: list[float], dead: tuple[int, ...] = ()) -> Round:
-    """A round of one weight (1, n); the places `dead` were pruned before."""
+    """A round of one weight (1, n); the positions `dead` were pruned before."""
     layer = nn.Linear(len(now), 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([now]))
@@ -25,13 +25,13 @@ def by_hand(before: list[float], now: list[float], dead: tuple[int, ...] = ()) -
 
 
 def nothing(round: Round, share: float) -> Masks:
-    """A host that is asked to cut nothing and does."""
+    """A base pruner that cuts although it should cut nothing."""
     assert count_of(share, round.masks.alive) == 0
     return round.masks
 
 
 def magnitude(round: Round, share: float) -> Masks:
-    """A host as anybody may write it."""
+    """A base pruner as a user might write it."""
     scores = {name: weight.abs() for name, weight in round.now.items()}
     return cut_lowest(round.masks, scores, count_of(share, round.masks.alive))
 

@@ -56,7 +56,7 @@ def slow_lowest(masks: dict[str, list[bool]], entries: list[tuple[float, int, st
 def slow_lite(
     before: dict[str, Tensor], now: dict[str, Tensor], masks: Masks, share: float, ap_share: float
 ) -> dict[str, list[bool]]:
-    """Masks after the host's cut by magnitude and AP's among living negative weights that moved least."""
+    """The masks after a cut by magnitude, and AP's cut of the unpruned negative weights that moved least."""
     lists = {name: mask.flatten().tolist() for name, mask in masks.items()}
     alive = sum(sum(row) for row in lists.values())
     total, ap = int(share * alive + 1e-6), int(ap_share * alive + 1e-6)

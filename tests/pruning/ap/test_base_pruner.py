@@ -24,7 +24,7 @@ def round_of(alive: int) -> Round:
 
 
 def by_count(count_of):
-    """A host that works out its own count."""
+    """A base pruner that computes its own count."""
 
     def host(round: Round, share: float) -> Masks:
         scores = {name: tensor.abs() for name, tensor in round.now.items()}

@@ -160,7 +160,7 @@ def test_nothing_dead_is_a_shortfall() -> None:
 
 
 def with_a_norm(scale: list[float]) -> nn.Sequential:
-    """Three units that a norm turns by its scale, all silent by its shift."""
+    """Three units whose signs a norm changes by its scale, all silent because of its bias."""
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[-1.0, -3.0, 0.25], [2.0, -2.0, 1.5], [-4.0, -4.0, -4.0]]))

@@ -10,7 +10,7 @@ from surgery.look.finder import find_sites
 
 
 class Two(nn.Module):
-    """One layer that feeds two calls, each behind a norm of its own, and one that none follows."""
+    """A layer that feeds two calls, each behind its own norm, and a layer without a call."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ def batch(seed: int, size: int = 4) -> Tensor:
 
 
 def trained(model: nn.Module, steps: int, every: int | None) -> list[Any]:
-    """Losses of some steps, and the numbers of the model after them."""
+    """The losses of some steps, and the tensors of the model after them."""
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     torch.manual_seed(0)
     losses = []

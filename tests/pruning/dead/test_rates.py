@@ -114,7 +114,7 @@ def counted(row: DeadRow) -> tuple[Any, ...]:
 
 
 def damaged(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Some filters of every third layer are cut, some biases pushed so far down that their units cannot speak."""
+    """Some filters of every third layer are cut, and some biases so low that their units are never active."""
     generator = torch.Generator().manual_seed(seed)
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     with torch.no_grad():
@@ -366,7 +366,7 @@ def test_what_is_no_number_is_refused_at_the_first_such_call() -> None:
 
 
 class Sequence(nn.Module):
-    """Five tokens of three numbers, (N, T, 3), which it goes through time first."""
+    """Five tokens of three numbers, (N, T, 3), processed time first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def test_suppression_worked_by_hand() -> None:
     ids=["linear", "conv", "grouped", "depthwise", "transposed", "transposed-grouped"],
 )
 def test_a_weight_is_weighed_with_its_own_input(layer) -> None:
-    """Cut all that holds one unit down: on inputs equal to their means nothing below zero is left of it alone."""
+    """Cut all weights that suppress one unit: on inputs equal to their means, only its output is not negative."""
     means = torch.tensor([0.5, -1.0, 2.0, -0.25, 1.5, -3.0])
     extent = [4] * (layer.weight.dim() - 2)
     x = means.reshape(1, 6, *[1] * len(extent)).expand(1, 6, *extent)

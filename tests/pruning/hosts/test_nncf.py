@@ -70,7 +70,7 @@ def in_training(mode: Any = LOCAL) -> tuple[Net, dict[str, Tensor], torch.optim.
 
 
 def plain(model: Net, masks: Masks) -> Net:
-    """The same weights in a model without NNCF, zero where they do not live."""
+    """The same weights in a model without NNCF, with zeros where they are pruned."""
     fresh = net()
     fresh.load_state_dict({name: value for name, value in model.state_dict().items() if "nncf" not in name})
     masks.lay_over(fresh)

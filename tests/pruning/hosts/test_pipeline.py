@@ -50,7 +50,7 @@ def count(tensors: Iterable[Tensor]) -> int:
 
 
 def slow_cut(before: dict[str, Tensor], now: dict[str, Tensor], many: int) -> set[tuple[str, int]]:
-    """Names and places of the living negative weights that moved least."""
+    """Names and positions of the unpruned negative weights that moved least."""
     moved = [
         (abs(new - old), place, name, index)
         for place, name in enumerate(now)

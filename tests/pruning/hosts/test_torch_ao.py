@@ -23,7 +23,7 @@ NAMES = ["0.weight", "3.weight"]
 
 
 class Smallest(BaseSparsifier):
-    """Masks a share of each tensor: its smallest weights, whatever was masked before."""
+    """Masks a fraction of each tensor: its smallest weights, ignoring earlier masks."""
 
     def __init__(self, share: float) -> None:
         super().__init__(defaults={"sparsity_level": share})
@@ -40,7 +40,7 @@ def net() -> nn.Sequential:
 
 
 def prepared(share: float = 0.25, kind: str = "blocks") -> tuple[nn.Sequential, BaseSparsifier]:
-    """A model under a sparsifier that has done a step; the last layer is not under it."""
+    """A model with a sparsifier that has made a step; the last layer is not sparsified."""
     model = net()
     if kind == "blocks":
         host: BaseSparsifier = WeightNormSparsifier(sparsity_level=share, sparse_block_shape=(1, 4))

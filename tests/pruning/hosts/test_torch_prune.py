@@ -75,7 +75,7 @@ def methods(model: nn.Module) -> list[int]:
 
 
 def still(model: nn.Module, before: dict[str, Tensor], masks: Masks, count: int) -> set[tuple[str, int]]:
-    """The slow way: of all negative living weights, those that moved least."""
+    """Slow reference: of all unpruned negative weights, those that moved least."""
     moved = [
         (abs(float(now) - float(was)), name, place)
         for name in NAMES

@@ -83,7 +83,7 @@ OPTIMISERS: dict[str, Make] = {
 def train(
     model: nn.Module, optimizer: Optimizer, steps: int, first: int = 0, after: Callable[[], None] | None = None
 ) -> None:
-    """So many steps; `after` is called after each."""
+    """Make a number of steps; `after` is called after each."""
     for step in range(first, first + steps):
         optimizer.zero_grad()
         loss_of(model, step).backward()
@@ -97,7 +97,7 @@ def inner(optimizer: Optimizer) -> Optimizer:
 
 
 def kept(optimizer: Optimizer, param: nn.Parameter) -> list[Tensor]:
-    """What an optimiser keeps that has the shape of a weight."""
+    """The state of an optimiser that has the shape of a weight."""
     state = inner(optimizer).state.get(param, {})
     return [tensor for tensor in state.values() if isinstance(tensor, Tensor) and tensor.shape == param.shape]
 
@@ -118,7 +118,7 @@ def masked_by_hand(model: nn.Module, masks: Masks) -> None:
 
 @torch.no_grad()
 def pruned_by_hand(model: nn.Module, optimizer: Optimizer, masks: Masks) -> None:
-    """The weights and what the optimiser keeps about them, one tensor after the other."""
+    """The weights and their optimiser state, as a list of tensors."""
     masked_by_hand(model, masks)
     for name, param in model.named_parameters():
         for tensor in kept(optimizer, param) if name in masks else []:
@@ -187,7 +187,7 @@ def test_slow_copies_of_lookahead_are_cleared(name: str) -> None:
 
 
 class Wrapping(Optimizer):
-    """Another kind of wrapper: it has hooks of its own that nobody calls, and keeps its optimiser by its own name."""
+    """Another kind of wrapper: it has hooks that are never called, and stores its optimiser under another name."""
 
     def __init__(self, inside: Optimizer) -> None:
         super().__init__(inside.param_groups, {})
@@ -469,7 +469,7 @@ def test_several_optimisers() -> None:
 
 
 def test_one_optimiser_for_each_weight() -> None:
-    """As those that step in the backward pass."""
+    """Like optimisers that step in the backward pass."""
     model = tiny_net()
     for param in model.parameters():
         own = SGD([param])
@@ -710,7 +710,7 @@ ALL = st.sampled_from(sorted(OPTIMISERS))
 def test_whatever_is_pruned_and_whenever(
     name: str, shape: tuple[int, int], kernel: int, shares: list[float], steps: list[int], seed: int, nested: bool
 ) -> None:
-    """Masks that tighten at random steps: zeros are where the masks say, and all else is as the slow loop has it."""
+    """Masks that tighten at random steps: zeros exactly where they should be, everything else as in the slow loop."""
     wide, high = shape
     torch.manual_seed(seed)
     start = nn.Sequential(nn.Conv1d(wide, high, kernel), nn.Tanh(), nn.Flatten(), nn.Linear(high * 3, 2))

@@ -25,7 +25,7 @@ def sgd(model: nn.Module) -> Optimizer:
 
 
 class Prepared(Optimizer):
-    """As Accelerate's: a torch optimiser by class only, whose own hooks are never called."""
+    """Like Accelerate's: a torch optimiser by class only, whose own hooks are never called."""
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -46,7 +46,7 @@ class Prepared(Optimizer):
 
 
 class Stranger:
-    """As apex's and fairscale's: no torch optimiser at all, with one or several inside."""
+    """Like those of apex and fairscale: not a torch optimiser, with one or several inside."""
 
     def __init__(self, *optimizers: Any) -> None:
         self.optim = optimizers[0] if len(optimizers) == 1 else list(optimizers)
@@ -61,7 +61,7 @@ class Stranger:
 
 
 class Own(Optimizer):
-    """An optimiser that steps by itself and never called torch's constructor: nobody sees its steps."""
+    """An optimiser that never called torch's constructor, so that its steps cannot be observed."""
 
     def __init__(self, params: Iterable[nn.Parameter]) -> None:
         self.param_groups = [{"params": list(params)}]
@@ -73,7 +73,7 @@ class Own(Optimizer):
 
 
 class ScheduleFree(Optimizer):
-    """Schedule-free SGD: gradients at y, steps of z, and their average x where one validates.
+    """Schedule-free SGD: gradients at y, steps of z, and their average x for validation.
 
     Source: Defazio et al. 2024, "The road less scheduled", algorithm 1.
     """
@@ -107,7 +107,7 @@ class ScheduleFree(Optimizer):
 
 
 def train(model: nn.Module, optimizer: Any, steps: int = 3, masks: Masks | None = None) -> None:
-    """So many steps; with masks, the gradients are masked by hand."""
+    """Make a number of steps; with masks, the gradients are masked by hand."""
     for step in range(steps):
         optimizer.zero_grad()
         loss_of(model, step).backward()

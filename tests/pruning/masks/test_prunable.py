@@ -24,7 +24,7 @@ from tests.asserts import assert_raises, assert_untouched
 
 
 class Attention(nn.Module):
-    """One of torch's attentions whose three inputs have widths of their own."""
+    """An attention layer of torch whose three inputs have different widths."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_layers_that_use_their_weight_as_it_is(layer: nn.Module) -> None:
 
 
 class Doubled(nn.Linear):
-    """Linear in its weight, though torch's own forward is not what it calls."""
+    """Linear in its weight, although it does not call torch's forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x * 2, self.weight, self.bias)
@@ -106,7 +106,7 @@ class Centred(nn.Conv1d):
 
 
 class Lost(nn.Linear):
-    """It needs something that is not there when it runs alone."""
+    """It cannot run on its own."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.parent.scaled(x) + super().forward(x)  # type: ignore[operator, union-attr, no-any-return]
@@ -125,7 +125,7 @@ class Pair(nn.Linear):
 
 
 class Noisy(nn.Linear):
-    """Random numbers of its own do not make it another function of its weight."""
+    """Random numbers do not make it another function of its weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(nn.functional.dropout(x, 0.5, self.training))
@@ -178,7 +178,7 @@ def test_standardised_networks_of_timm_are_refused(model: str) -> None:
 
 def test_tensors_of_a_class_of_their_own_are_refused_by_name() -> None:
     class Packed(Tensor):
-        """As quantised and distributed tensors are."""
+        """A tensor subclass, like quantised and distributed tensors."""
 
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     masks = Masks.full(model)

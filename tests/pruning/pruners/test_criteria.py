@@ -112,7 +112,7 @@ def test_lamp_of_zeros_that_live() -> None:
 
 
 def slow_lamp(weight: list[float], kept: list[bool]) -> list[float]:
-    """Each against each: who is larger, or as large and at a later place."""
+    """Compare all pairs: which weights are larger, or equal at a later position."""
     found = []
     for place, number in enumerate(weight):
         larger = [
@@ -306,7 +306,7 @@ def test_a_criterion_is_pure_and_scores_every_weight(name: str) -> None:
 
 @pytest.mark.parametrize("name", CRITERIA)
 def test_half_precision_is_not_lost(name: str) -> None:
-    """Squares and products of numbers that a half number holds, but not its square."""
+    """Squares and products of numbers that fit in half precision, while their squares do not."""
     model = layers([[1e-4, 2e-4]], [[1e-4], [3e-4]]).half()
     small = {key: torch.full_like(mask, 1e-4, dtype=torch.half) for key, mask in Masks.full(model).items()}
     round = Round.of(model, {key: 2 * value for key, value in snapshot(model).items()}, gradients=small, movement=small)

@@ -23,14 +23,14 @@ def own(round: Round, share: float) -> Masks:
 
 
 class Own:
-    """A pruner that is made first."""
+    """A pruner class, which must be instantiated."""
 
     def __call__(self, round: Round, share: float) -> Masks:
         return round.masks
 
 
 class Staged:
-    """A pruner of several cuts alone."""
+    """A staged pruner class."""
 
     def stages(self, alive: int, share: float) -> list[Callable[[Round], Masks]]:
         return [lambda round: round.masks]

@@ -83,7 +83,7 @@ def test_exactly_the_share_is_cut_and_the_model_stays(name: str, share: float) -
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_the_lowest_are_cut_round_after_round(name: str) -> None:
-    """No weight that stays has a lower score than one that went, in what is compared."""
+    """No remaining weight has a lower score than a cut one, among those that compete."""
     model, pruner = convnet(), FACTORIES[name]()
     masks = Masks.full(model)
     for _ in range(4):
@@ -205,7 +205,7 @@ def test_random_weights_follow_the_seed() -> None:
 
 
 def groups_of(mask: Tensor, m: int) -> Tensor:
-    """How many live in each group of m along axis 1."""
+    """The number of unpruned weights in each group of m along axis 1."""
     return torch.stack([part.sum(1) for part in mask.split(m, dim=1)])
 
 

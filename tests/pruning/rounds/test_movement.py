@@ -27,7 +27,7 @@ def loss(model: nn.Module, step: int) -> Tensor:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) -> dict[str, Tensor]:
-    """Train, and say what should have been gathered."""
+    """Train, and return the expected movement."""
     expected = {name: torch.zeros_like(value) for name, value in weights(model).items()}
     for step in range(steps):
         optimizer.zero_grad()

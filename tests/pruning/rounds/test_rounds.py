@@ -80,7 +80,7 @@ def magnitude(round: Round, share: float) -> Masks:
 
 
 class Spy:
-    """A pruner by movement if it wants that, else by magnitude, that keeps what it is told."""
+    """A pruner by movement if it wants that, else by magnitude, that records its arguments."""
 
     def __init__(self, *wants: str) -> None:
         self.wants = frozenset(wants)
@@ -98,7 +98,7 @@ class Spy:
 
 
 class Stages(Spy):
-    """Two cuts of half the share each, counted on what lived when the round began."""
+    """Two cuts of half the share each, of the weights that were unpruned when the round began."""
 
     def stages(self, alive: int, share: float) -> list[Callable[[Round], Masks]]:
         whole = count_of(share, alive)
@@ -621,7 +621,7 @@ def test_a_pruner_may_refuse_the_share_in_advance() -> None:
 
 
 def run(model: nn.Module, folder: Path | None, clock: Clock, pruner: Any, rewind: Any) -> Masks:
-    """A run whose every part draws from the global generators, and which may end at any moment."""
+    """A run in which everything draws from the global generators, and which may end at any moment."""
 
     def drawing(model: nn.Module) -> None:
         clock.tick()
@@ -704,7 +704,7 @@ KILLED = random.Random(4).sample(range(1, 150), 4)
 
 
 def kill_and_go_on(home: Path) -> None:
-    """Kill a run at some moments, each time in a process of its own, and let another one end it."""
+    """Kill a run at several moments, each time in a separate process, and let another one finish it."""
     pruner, rewind = STOPPED["stages, init"]
 
     def until(moment: int | None, folder: Path) -> None:

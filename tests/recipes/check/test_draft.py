@@ -36,7 +36,7 @@ def test_a_draft_is_a_recipe_that_works(name: str, rule: surgery.Rule, count: in
 
 
 def by_block(sites: surgery.Sites):  # type: ignore[no-untyped-def]
-    """In order of the first site of each block, in order of execution inside of it."""
+    """Blocks in the order of their first sites, and sites in order of execution."""
     order = list(dict.fromkeys(site.block for site in sites))
     return lambda pair: (order.index(pair[1].block), pair[0])
 

@@ -27,7 +27,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def refused_after(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line on stderr of a command that tells something before it fails."""
+    """The one line on stderr of a command that prints something before it fails."""
     assert cli.main(words) == 2
     out, err = capsys.readouterr()
     assert out and err.count("\n") == 1

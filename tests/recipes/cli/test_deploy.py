@@ -16,7 +16,7 @@ from tests.surgery.deploy.memory import MEMORY, lacking, wrong
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target without a runtime stands for onnxruntime."""
+    """A target without a runtime replaces onnxruntime."""
     monkeypatch.setitem(TARGETS, "onnxruntime", MEMORY)
 
 

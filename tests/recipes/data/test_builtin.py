@@ -16,7 +16,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures of each class in train-0 and train-1, one in test; the grey value tells which it is."""
+    """Two images of each class in train-0 and train-1, one in test; the grey value identifies each."""
     for shard, start in (("train-0", 0), ("train-1", 100), ("test", 200)):
         count = 1 if shard == "test" else 2
         members = {
@@ -100,7 +100,7 @@ def test_the_shared_test_set(surgery_data: Path) -> None:
 
 
 def parts(data: ImageSet, train: bool = True) -> tuple[Pictures, ...]:
-    """The training part, if wanted, and the test part, which must be there."""
+    """The training split, if wanted, and the test split, which must exist."""
     found = (data.train, data.test) if train else (data.test,)
     kept = tuple(part for part in found if part is not None)
     assert len(kept) == len(found)

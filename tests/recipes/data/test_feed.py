@@ -18,7 +18,7 @@ ALL_ON = Finetune(batch_size=8, crop=2, hflip=0.5, cutout=3)
 
 
 def numbered(count: int, size: int = 6) -> Pictures:
-    """Random pictures whose labels are their numbers."""
+    """Random images whose labels are their indices."""
     images = torch.randint(
         0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )

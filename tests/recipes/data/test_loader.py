@@ -35,7 +35,7 @@ def grey(label: int, copy: int) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of 120-pixel pictures, four and two copies; the grey value tells which it is."""
+    """Two classes of 120-pixel images, four and two copies; the grey value identifies each."""
     pictures = {
         f"{part}/{name}/{copy}.png": picture(grey(label, copy), 120)
         for part, copies in (("train", 4), ("val", 2))
@@ -62,7 +62,7 @@ def equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]
 
 
 def noisy(folder: Path) -> Path:
-    """The same folder with pictures on which every augmentation shows."""
+    """The same folder with images on which every augmentation is visible."""
     for path in folder.rglob("*.png"):
         path.write_bytes(encoded(torch.randint(0, 256, (3, 110, 120), dtype=torch.uint8)))
     return folder
@@ -212,7 +212,7 @@ def test_sets_that_timm_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 class Reader:
-    """What timm's readers of streams look like: grey pictures 0, 1, 2 ... of two classes."""
+    """A stream as timm reads it: grey images 0, 1, 2 ... of two classes."""
 
     def __init__(self, split: str, count: int, class_to_idx: dict[str, int]) -> None:
         self.split = split
@@ -232,7 +232,7 @@ class Reader:
 
 
 def streams(monkeypatch: pytest.MonkeyPatch, class_to_idx: dict[str, int]) -> list[dict[str, object]]:
-    """Let timm's `create_dataset` make streams, without a test part named validation; how it was called."""
+    """Let timm's `create_dataset` return streams, without a validation split; returns its calls."""
     calls: list[dict[str, object]] = []
 
     def create_dataset(name: str, root: str | None, split: str, **settings: object) -> IterableImageDataset:

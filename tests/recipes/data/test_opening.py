@@ -24,7 +24,7 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 def tree(folder: Path, size: int = 8, test: str = "test") -> Path:
-    """Three classes; the grey value of a picture is 10 * its class + its copy, plus 100 in the test part."""
+    """Three classes; the grey value of an image is 10 * class + copy, plus 100 in the test split."""
     pictures = {
         f"{part}/{name}/{copy}.png": picture(base + 10 * label + copy, size)
         for part, base, copies in (("train", 0, 4), (test, 100, 2))
@@ -35,7 +35,7 @@ def tree(folder: Path, size: int = 8, test: str = "test") -> Path:
 
 
 def values(data: Data) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Grey value and label of every picture, to train on (sorted) and to test on (in order)."""
+    """Grey value and label of every image, of the training split (sorted) and the test split (in order)."""
     options = Finetune(batch_size=1, crop=0, hflip=0.0)
     fed = [pair for batch in data.training(options).epoch(0) for pair in _greys(*batch)]
     return sorted(fed), [pair for batch in data.testing(2) for pair in _greys(*batch)]
@@ -133,7 +133,7 @@ def test_so_many_of_each_part_the_same_every_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_number_out_of_its_range_is_told_by_itself(given: dict[str, Any], says: str) -> None:
-    """Names that are not asked about are not told of."""
+    """Names that are not compared are not reported."""
     (name,) = given
     others = {"size", "workers", "train_num_samples", "val_num_samples"} - {name}
     with pytest.raises(BadValue, match=re.escape(says)) as caught:
@@ -236,7 +236,7 @@ def labels_of(data: Data) -> Tensor:
 
 
 def write_cifar(root: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
-    """Two pictures a class in each file of torchvision's CIFAR folder, and its checksums; images of the test part."""
+    """Two images per class in each file of torchvision's CIFAR folder, with checksums; returns the test images."""
     count = 100 if kind is torchvision.datasets.CIFAR100 else 10
     key = "fine_labels" if count == 100 else "labels"
     names = CIFAR if count == 10 else tuple(f"class{index:02}" for index in range(100))

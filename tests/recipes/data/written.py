@@ -30,7 +30,7 @@ def picture(value: int, size: int = 32) -> Tensor:
 
 
 def write_tree(folder: Path, pictures: Mapping[str, Tensor]) -> Path:
-    """Pictures by path below the folder; one of the class tells by its kind of name, .jpg or .png, how it is stored."""
+    """Write images by path below the folder; the suffix, .jpg or .png, gives the format."""
     for name, image in pictures.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

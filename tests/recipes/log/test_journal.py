@@ -19,14 +19,14 @@ from tests.asserts import assert_raises
 
 
 class Terminal(io.StringIO):
-    """A text that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class Taken:
-    """A tracker that keeps what it is told."""
+    """A tracker that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
@@ -42,7 +42,7 @@ class Taken:
 
 
 def trained(journal: Journal, phase: str, epochs: int, *, start: int = 0, steps: int = 2) -> None:
-    """A training whose loss is the epoch, told from epoch `start` on."""
+    """A training whose loss is the epoch, from epoch `start` on."""
     journal.begin(phase, epochs, steps, epoch=start)
     for epoch in range(start, epochs):
         for step in range(steps):
@@ -55,7 +55,7 @@ def epochs_of(folder: Path) -> list[tuple[str, int]]:
 
 
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """A clock that moves only when it is called with seconds."""
+    """A clock that advances only when called with seconds."""
     now = [0.0]
     monkeypatch.setattr("recipes.log.progress_bar.time.perf_counter", lambda: now[0])
 

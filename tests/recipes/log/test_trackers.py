@@ -15,7 +15,7 @@ from tests.asserts import assert_raises
 
 
 class Writer:
-    """As `SummaryWriter`: keeps what it is told."""
+    """A `SummaryWriter` that records its calls."""
 
     made: list[Writer]
 
@@ -36,7 +36,7 @@ class Writer:
 
 
 class Run:
-    """As a run of W&B."""
+    """A run of W&B that records its calls."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings, self.points, self.finished = settings, [], 0

@@ -189,7 +189,7 @@ def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Pa
 
 
 def same(model: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
-    """Whether all weights are equal, those named `but` excepted, which differ in shape."""
+    """Whether all weights are equal, except those named in `but`, which differ in shape."""
     first, second = model.state_dict(), other.state_dict()
     return list(first) == list(second) and all(
         first[name].shape != second[name].shape if name in but else torch.equal(first[name], second[name])
@@ -199,7 +199,7 @@ def same(model: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
 
 @pytest.fixture
 def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts a file where torchvision would keep the weights of a model that it has downloaded."""
+    """Puts a file where torchvision caches downloaded weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -218,7 +218,7 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 @pytest.fixture
 def timm_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """The model whose weights lie in the cache of huggingface_hub, as those of timm/test_resnet; no network."""
+    """The model whose weights are in the cache of huggingface_hub as those of timm/test_resnet; without a network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     model = timm.create_model("test_resnet")

@@ -34,7 +34,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """Two classes of large pictures that are no squares."""
+    """Two classes of large images that are not square."""
     draws = numpy.random.default_rng(0)
     for part in ("train", "test"):
         for label in ("ant", "bee"):
@@ -51,7 +51,7 @@ def images_of(data: Any) -> Tensor:
 
 
 def by_timm(config: Any, place: Path) -> Tensor:
-    """The test pictures, as timm's own transform makes them."""
+    """The test images after timm's own transform."""
     transform = create_transform(**resolve_data_config({}, pretrained_cfg=config.to_dict()))
     paths = sorted((place / "test").rglob("*.png"))
     return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])  # type: ignore[misc]
@@ -79,7 +79,7 @@ def test_large_pictures_are_those_of_timm(name: str, large: Path) -> None:
 
 
 def test_every_model_of_timm_and_torchvision_is_read() -> None:
-    """Against timm's own reading; torchvision's resizing is by whole pixels, so that shares must come out there."""
+    """Against timm's own result; torchvision resizes to whole pixels, which the fractions must reproduce."""
     names = timm.list_models()
     for name in names:
         config, found = get_pretrained_cfg(name), preprocessing_of(f"timm/{name}")
@@ -106,7 +106,7 @@ def test_every_model_of_timm_and_torchvision_is_read() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "vit_b_16", "inception_v3", "swin_t"])
 def test_large_pictures_are_nearly_those_of_torchvision(name: str, large: Path) -> None:
-    """It resizes tensors, timm pictures: they round differently."""
+    """It resizes tensors, timm PIL images: they round differently."""
     data = open_data(str(large), preprocessing=preprocessing_of(f"torchvision/{name}"), workers=0)
     transform = models.get_model_weights(name).DEFAULT.transforms()
     paths = sorted((large / "test").rglob("*.png"))
@@ -151,7 +151,7 @@ def test_the_digits_are_normalised_for_a_model_that_asks_for_it() -> None:
 
 
 def _resized(own: Tensor) -> Tensor:
-    """The digits as fed before, which are bilinear; a model that asks for bicubic ones gets those."""
+    """Digits are resized bilinearly by default, and bicubically for a model that expects that."""
     small = images_of(open_data("digits", size=8, val_num_samples=20))
     fed: Tensor = nn.functional.interpolate(small, size=own.shape[-2:], mode="bicubic", antialias=True)
     return fed.clamp(0, 1)
@@ -310,7 +310,7 @@ def test_a_result_with_another_preprocessing_is_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path) -> None:
-    """EfficientNet-Lite0 on a picture of each class of ImageNet; with the usual colours it is ten points worse."""
+    """EfficientNet-Lite0 on an image of each ImageNet class; with the default mean and std it is ten points worse."""
     from recipes.data.dataset import Data, Decoding
     from recipes.data.image_files import PictureFile
     from recipes.data.loader import Files

@@ -23,7 +23,7 @@ from tests.asserts import assert_raises
 
 
 class FakeHub:
-    """A hub in memory, in the place of HfApi."""
+    """A hub in memory that replaces HfApi."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

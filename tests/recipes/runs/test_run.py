@@ -49,7 +49,7 @@ def small_run(recipe: Recipe | str, output: Path, **options: Any) -> tuple[Outco
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, list[str]]:
-    """A run with everything in it."""
+    """A run with all stages."""
     folder = tmp_path_factory.mktemp("whole") / "out"
     return folder, *small_run(WHOLE, folder)
 
@@ -155,7 +155,7 @@ def test_one_class_and_no_images_are_refused() -> None:
 
 
 class Picky(torch.nn.Module):
-    """Refuses what it is run on with an error of this library; `copies` are the devices that it can be copied on."""
+    """Raises an error of this library when run; `copies` are the devices on which it can be copied."""
 
     def __init__(self, copies: tuple[str, ...] = ("cpu", "meta")) -> None:
         super().__init__()
@@ -289,13 +289,13 @@ def test_what_a_folder_says_is_not_trusted(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """As a signal would: nothing catches it."""
+    """Like a signal: nothing catches it."""
 
 
 def test_a_run_that_is_cut_short_anywhere_ends_the_same(
     whole: tuple[Path, Outcome, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every step of every stage is interrupted once, at random distances; what was done is not done again."""
+    """Every step of every stage is interrupted once, at random intervals; finished work is not repeated."""
     from recipes.log.journal import Journal
 
     left = 0
@@ -355,7 +355,7 @@ def test_a_run_that_is_killed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
 
 
 def killed_after(child: subprocess.Popen[bytes], folder: Path, saves: int, more: float) -> bool:
-    """Kill a process once it has written so many checkpoints and some more seconds are over; False if it ends first."""
+    """Kill a process some seconds after it has written a number of checkpoints; False if it ends first."""
     seen: set[int] = set()
     while child.poll() is None:
         seen |= {path.stat().st_mtime_ns for path in folder.glob("training/*/training.json")}

@@ -157,7 +157,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path_factory: pytest.TempPathFactory, da
 
 
 def _means_the_same(first: bytes, other: bytes) -> bool:
-    """A space for a line's end, or an exponent in capitals, changes nothing in JSON."""
+    """A space instead of a newline, or an upper-case exponent, does not change the JSON."""
     try:
         return bool(json.loads(first) == json.loads(other))
     except ValueError:

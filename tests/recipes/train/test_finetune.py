@@ -35,7 +35,7 @@ from tests.processes import called, forked, in_two
 
 @dataclass(frozen=True)
 class Random:
-    """A feed of random images whose left half says the label; `rank` of `world` takes its slice of every batch."""
+    """A feed of random images whose left half encodes the label; `rank` of `world` gets its slice of every batch."""
 
     steps: int = 4
     size: int = 8
@@ -53,7 +53,7 @@ class Random:
 
 
 class Log:
-    """A journal that keeps what it is told, and drops what a training that goes on tells anew."""
+    """A journal that records its calls, and drops rows that a resumed training repeats."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[Any, ...]] = []
@@ -79,7 +79,7 @@ def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def net(norm: bool = False) -> nn.Module:
-    """A small network: a convolution, perhaps a norm, a classifier of two classes."""
+    """A small network: a convolution, optionally a norm, a classifier of two classes."""
     return seeded(
         lambda: nn.Sequential(
             nn.Conv2d(3, 4, 3), *([nn.BatchNorm2d(4)] if norm else []), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
@@ -88,7 +88,7 @@ def net(norm: bool = False) -> nn.Module:
 
 
 def trained(model: nn.Module | None = None, feed: Any = None, log: Log | None = None, **options: Any) -> nn.Module:
-    """A network after two short epochs; keywords that are no options go to `finetune`."""
+    """A network after two short epochs; other keywords are passed to `finetune`."""
     model = net() if model is None else model
     known = options_of(Finetune)
     rest = {name: options.pop(name) for name in list(options) if name not in known}
@@ -291,14 +291,14 @@ def test_pruned_weights_stay_zero(opt: str) -> None:
 
 
 def test_the_average_is_the_result() -> None:
-    """With a decay of 1 the average stays what it was after the first step."""
+    """With a decay of 1 the average does not change after the first step."""
     model = trained(model_ema=True, model_ema_decay=1.0, sched="none", momentum=0.0)
     first = trained(feed=Random(steps=1), epochs=1, sched="none", momentum=0.0)
     assert_bit_equal(state(model), state(first))
 
 
 def test_a_body_of_its_own_trains_the_weights_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With batch norms over processes, or compiled, what runs is a copy of the modules on the same weights."""
+    """With synchronised batch norms, or compiled, a copy of the modules with the same weights runs."""
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     model = net(True)
@@ -339,7 +339,7 @@ def test_what_cannot_be_trained_is_refused_and_nothing_changes() -> None:
 
 @dataclass(frozen=True)
 class Short(Random):
-    """It promises more than it gives."""
+    """It has fewer batches than it declares."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         return iter([*super().epoch(number, start)][:-1])
@@ -347,7 +347,7 @@ class Short(Random):
 
 @dataclass(frozen=True)
 class Poisoned(Random):
-    """From the third batch of the second epoch on, images are no numbers."""
+    """From the third batch of the second epoch on, images are NaN."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for place, (images, labels) in enumerate(super().epoch(number, start), start):
@@ -383,7 +383,7 @@ def test_accuracy_leaves_modes_and_generators_also_after_an_exception(batches: s
     images, labels = next(Random(size=4).epoch(0))
 
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
-        """As a loader that shuffles: it draws, also where it has nothing."""
+        """Like a loader that shuffles: it draws random numbers, even if it is empty."""
         for draw in (torch.rand, numpy.random.rand, random.uniform):
             draw(1, 2)
         if batches == "wrong":
@@ -415,7 +415,7 @@ class Ticking(Random):
 
 
 class Busy(nn.Module):
-    """Everything at once: norm, dropout, activations that fade and warm up."""
+    """All kinds of state: norm, dropout, activations that fade and warm up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -466,7 +466,7 @@ def run(folder: Path | None, end: int | None = None, opt: str = "lamb") -> list[
 
 
 def assert_passes_elsewhere(check: Callable[..., object], *args: Any) -> None:
-    """In a process that may fork: here, autograd may have threads by now."""
+    """In a process that may fork: in this one, autograd may already have threads."""
     done = called(check, *args)
     assert done.returncode == 0, done.stderr
 
@@ -534,7 +534,7 @@ def test_a_finished_training_gives_its_end_at_once(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Never(Random):
-    """A feed that nobody asks for anything."""
+    """A feed that must not be used."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         raise AssertionError("asked for images")
@@ -618,7 +618,7 @@ def test_two_processes_learn_as_one_with_twice_the_batch(more: dict[str, Any], t
 
 
 def alternating() -> nn.Module:
-    """Norm statistics, a warm-up that each process sees images of its own in, and slopes that take turns."""
+    """Norm statistics, a warm-up with different images in each process, and alternating slopes."""
     model = busy()
     example = torch.zeros(2, 3, 6, 6)
     other = nn.Sequential(model, nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -20,7 +20,7 @@ LEARNED = ("pwlu", "npwlu", "frelu", "swish", "smelu")
 
 
 class Plain(nn.Module):
-    """A network that says nothing of its layers, with functional calls."""
+    """A network without a group matcher, with functional calls."""
 
     def __init__(self) -> None:
         super().__init__()

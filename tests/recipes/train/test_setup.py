@@ -14,7 +14,7 @@ from recipes.train.setup import optimizer_of, schedule_of
 
 
 class Deep(nn.Module):
-    """Two layers that know their order, and a parameter that wants no decay."""
+    """Two layers that know their order, and a parameter without weight decay."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class NormReLU(nn.BatchNorm2d):
-    """A norm with an activation of its own, of another home than timm."""
+    """A norm with an activation, not from timm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(super().forward(x))
@@ -72,7 +72,7 @@ def test_a_norm_that_does_more_is_refused_by_name() -> None:
 
 
 def test_a_conversion_that_loses_an_activation_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own makes a plain norm of a norm with an activation."""
+    """torch's conversion drops the activation of a norm."""
     monkeypatch.setattr(norm_act, "convert_sync_batchnorm", nn.SyncBatchNorm.convert_sync_batchnorm)
     mixed = nn.Sequential(nn.BatchNorm2d(3), net())
     assert_raises(

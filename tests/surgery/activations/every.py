@@ -60,7 +60,7 @@ CASES = [
 
 
 def made(name: str, channels: int | None = 3, *, axis: int = 1, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The function, its parameters somewhere else in every channel; shared by all channels without `channels`."""
+    """The function with different parameters in every channel; shared by all channels without `channels`."""
     module = activations.build(name, channels, axis=axis, **LEARNED.get(name, {})).to(dtype)
     moves = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def dtype_of(form: str) -> torch.dtype:
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
-    """Normal numbers, three wide: they reach every piece of every function."""
+    """Normal numbers with standard deviation 3, which reach every piece of every function."""
     return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 

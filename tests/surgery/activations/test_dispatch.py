@@ -25,7 +25,7 @@ OLD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureW
 
 
 def answer(x: Tensor) -> Tensor:
-    """x, plus the place in the list of the form that Swish takes for it: so that a trace says which it took."""
+    """x plus the index of the form that Swish uses, so that a trace shows which it was."""
     return x + FORMS.index(form_of(SWISH, x))
 
 

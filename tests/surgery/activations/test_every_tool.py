@@ -82,7 +82,7 @@ def test_all_go_to_onnx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_symbolic_traces(name: str) -> None:
-    """A learned function is one call in them: it looks at shapes, which a trace has none of."""
+    """A learned function is a single call in them: it reads shapes, which a trace does not have."""
     module = made(name)
     traced = torch.fx.symbolic_trace(nn.Sequential(module))
     assert torch.equal(traced(X), module(X))

@@ -20,7 +20,7 @@ CHANNELS = 3
 
 
 def seen(dims: int = 2) -> InputStats:
-    """Three channels that saw different numbers, all of them some on either side of zero."""
+    """Three channels with different inputs, each with both signs."""
     rows = numbers(400, CHANNELS) / 2 + torch.tensor([-0.5, 0.0, 1.0])
     x = rows.reshape(100, *[2] * (dims - 2), -1, CHANNELS).movedim(-1, 1) if dims > 2 else rows
     return InputStats.of(x, 1)
@@ -90,7 +90,7 @@ def test_rows_go_through_a_function_on_tensors_such_as_were_seen(dims: int, axis
 
 
 def old_function(name: str, channels: int | None) -> nn.Module:
-    """A function as it may stand in a trained network."""
+    """A function as in a trained network."""
     if name == "leaky_relu":
         return nn.LeakyReLU(0.17)
     return activations.build(name) if name in PLAIN else made(name, channels)
@@ -120,7 +120,7 @@ def test_beginning_exactly(new: str, old: str, shared: bool, axis: int) -> None:
 @pytest.mark.parametrize("name", sorted(set(LEARNED) - {"affine", "rescu"}))
 @pytest.mark.parametrize(("mine", "theirs"), [(3, None), (None, 3)])
 def test_beginning_as_one_of_its_kind_with_other_channels(name: str, mine: int | None, theirs: int | None) -> None:
-    """One for all takes the place of one per channel, and the other way round."""
+    """A shared parameter replaces one per channel, and vice versa."""
     module, function = activations.build(name, mine, **LEARNED[name]), made(name, theirs)
     far = start(module, function, seen())
     if mine is not None:
@@ -154,7 +154,7 @@ FITTED = [(new, old) for new in FITTING for old in OTHERS if (new, old) not in E
 
 
 def largest(module: nn.Module, function: nn.Module, what: InputStats) -> float:
-    """The largest difference over a finer grid than start looks at, one number after the other."""
+    """The largest difference over a finer grid than that of `start`, value by value."""
     worst = 0.0
     for channel in range(CHANNELS):
         x = torch.zeros(4096, CHANNELS)

@@ -98,7 +98,7 @@ def test_channels_are_a_number_of_them(name: str, channels: Any) -> None:
 
 @pytest.fixture
 def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
+    """Functions registered in a test are removed after it."""
     monkeypatch.setattr(activations.registry, "_BY_NAME", dict(activations.registry._BY_NAME))
 
 

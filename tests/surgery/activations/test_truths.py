@@ -36,7 +36,7 @@ SEEDS = 200
 
 
 def solved(inputs: Tensor, steps: int) -> Tensor:
-    """For which rates and seeds (rates, seeds) one PReLU unit without bias learns XOR: three parameters each."""
+    """Whether one PReLU unit without bias, with three parameters, learns XOR, by rate and seed (rates, seeds)."""
     units = len(RATES) * SEEDS
     targets = torch.tensor([0.0, 1.0, 1.0, 0.0]).unsqueeze(1)
     # All units at once: their losses are added, so no gradient knows of another unit.

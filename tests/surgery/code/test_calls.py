@@ -21,7 +21,7 @@ from surgery.errors import CannotEdit
 
 
 class Probe:
-    """Called like an activation; notes the call expression it is called from."""
+    """Called like an activation; records the call expression it is called from."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -237,7 +237,7 @@ def test_what_can_be_spliced_is_not_locked() -> None:
 
 
 class Outside:
-    """Frames that are not at a call of a method's own."""
+    """Frames that are not at a call of a method itself."""
 
     act = probe
 
@@ -377,7 +377,7 @@ class Branches(nn.Module):
 
 
 class Named(TorchFunctionMode):
-    """Notes the name that generated code gives the result of each activation."""
+    """Records the name that generated code gives the result of each activation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ ACTIVATIONS = ("relu", "relu_", "sigmoid", "sigmoid_", "silu", "hardswish", "gel
 
 
 class Again(nn.Module):
-    """The activation of an observed call, as a module of its own."""
+    """The activation of an observed call, as a module."""
 
     def __init__(self, func: Callable[..., Any], options: tuple[Any, ...], words: dict[str, Any]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Again(nn.Module):
 
 
 class Watch(TorchFunctionMode):
-    """Notes, for every activation call, the owner, its call expression, its pass, and the activation."""
+    """Records, for every activation call, the owner, its call expression, its pass, and the activation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +329,7 @@ def test_two_frames_of_one_method_count_apart() -> None:
 
 
 class Scores(Owner):
-    """Calls whose work is to stay: nested, in a chain, over lines."""
+    """Calls whose effect must stay: nested, chained, over several lines."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(

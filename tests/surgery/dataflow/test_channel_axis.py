@@ -12,7 +12,7 @@ import surgery
 
 
 class Behind(nn.Module):
-    """A ReLU behind what a function makes of 3 channels of 5 by 4 pixels, and of a weight (7, 3)."""
+    """A ReLU behind a function of 3 channels of 5 by 4 pixels and a weight (7, 3)."""
 
     def __init__(self, made: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()

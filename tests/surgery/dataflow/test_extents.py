@@ -20,7 +20,7 @@ CONVOLVED = ((Factor(2, True),), (Factor(6, False),), (Factor(4, True),), (Facto
 def after(
     name: str, shape: tuple[int, ...], *args: Any, kind: str = "shape", operands: list[Operand] | None = None
 ) -> list[bool] | None:
-    """For each axis of a result of this shape: whether the example decides its extent."""
+    """For each axis of a result of this shape: whether its extent depends on the example."""
     picture = Operand((2, 6, 4, 8), True, extents=CONVOLVED)
     found = extents_after(kind, name, (None, *args), {}, operands or [picture], 1, shape)
     return None if found is None else [is_free(extent) for extent in found]
@@ -82,7 +82,7 @@ def test_operands_that_are_added_have_one_size() -> None:
 
 
 class Net(nn.Module):
-    """A convolution of 3 to 6 channels and whatever a function makes of its result, of layers and a ReLU."""
+    """A convolution of 3 to 6 channels, and any function of its result, layers and a ReLU."""
 
     def __init__(self, made: Callable[..., Tensor], *layers: nn.Module) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ def flow_of(sites: Sites) -> list[tuple[Any, ...]]:
 
 
 class Reading(nn.Module):
-    """A model that reads a number off its input, so that it cannot be looked at without numbers."""
+    """A model that reads a value of its input, so that it does not run on meta."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_scores_of_a_detector_are_heads(name: str) -> None:
 
 
 class Through(nn.Module):
-    """A gate whose way in or out leads through `hidden`."""
+    """A gate with `hidden` in front of or behind it."""
 
     def __init__(self, hidden: Callable[[Tensor], Tensor], where: str) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _ignored(x: Tensor) -> Tensor:
-    """As an operation of an extension, which tells no torch function of itself."""
+    """Like an operation of an extension, which is not a torch function."""
     with torch._C.DisableTorchFunction():
         return x * 1.0
 
@@ -212,7 +212,7 @@ SCALE = torch.tensor(0.5)
 
 
 class Constants(nn.Module):
-    """A sigmoid between layers, scaled by constants from everywhere: none makes it a gate, or an unknown."""
+    """A sigmoid between layers, scaled by constants of all kinds: its role is neither gate nor unknown."""
 
     table = torch.rand(4)
 
@@ -248,7 +248,7 @@ class Fusion(nn.Module):
 
 
 class Refined(nn.Module):
-    """A guess that begins as zeros, and is made better twice by the same code, as RAFT does."""
+    """An estimate that starts as zeros and is refined twice by the same code, as in RAFT."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ class Written(nn.ReLU):
 
 
 class Clamped(nn.ReLU):
-    """No call of the closed list in it."""
+    """Without a call of the closed list."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input.clamp(0, 1)
@@ -148,7 +148,7 @@ def test_a_clipped_gelu_keeps_its_clip() -> None:
 
 
 class QuickGELU(nn.Module):
-    """The activation of CLIP, as everybody writes it."""
+    """The activation of CLIP, as it is usually written."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)

@@ -15,7 +15,7 @@ from tests.surgery.small_net import SmallNet
 
 
 class Keywords(nn.Module):
-    """Two inputs, one by name; its results are nested."""
+    """Two inputs, one by keyword; nested results."""
 
     def __init__(self) -> None:
         super().__init__()

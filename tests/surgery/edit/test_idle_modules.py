@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 class Lending(nn.Module):
-    """Keeps a name for the activation it gives to its blocks, and never calls it."""
+    """Has a name for the activation of its blocks, and never calls it itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Reaching(nn.Module):
 
 
 class Listed(nn.Module):
-    """Its activation stands in a list of modules."""
+    """Its activation is in a list of modules."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def prove(model: nn.Module, rule: Rule) -> None:
 
 
 class Peeking(nn.Module):
-    """Looks at what its activation is, and goes another way if there are more of them."""
+    """Inspects its activations, and takes another branch if there are more of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Peeking(nn.Module):
 
 
 class FastPath(nn.Module):
-    """Calls its activation only where somebody has hooks on it, as torch's encoder layer does."""
+    """Calls its activation only if it has hooks, like torch's encoder layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class FastPath(nn.Module):
 
 
 class TypeAsking(nn.Module):
-    """Runs whatever children are activations."""
+    """Runs all children that are activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_a_rewrite_that_changes_results_is_refused() -> None:
 
 def test_a_rewrite_that_reads_another_part_of_a_tensor_is_refused() -> None:
     class Slicing(Peeking):
-        """Takes other channels, as many as before, if it has more activations."""
+        """Reads other channels, equally many, if it has more activations."""
 
         def forward(self, x: Tensor) -> Tensor:
             first = 1 if hasattr(self, "act_1") else 0
@@ -92,7 +92,7 @@ def test_a_rewrite_that_reads_another_part_of_a_tensor_is_refused() -> None:
 
 def test_a_rewrite_that_reads_another_constant_is_refused() -> None:
     class Choosing(Peeking):
-        """Holds two tensors that are no buffers, and adds the second if it has more activations."""
+        """Holds two tensors that are not buffers, and adds the second if it has more activations."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -129,7 +129,7 @@ def test_a_proof_leaves_no_trace() -> None:
 
 @pytest.fixture
 def proved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the owners that are run to prove something of them, one for each mode, as traces show nothing."""
+    """The paths of the owners that are run for a proof, one per mode, because traces do not prove it."""
     monkeypatch.setattr(transforms, "only_these_changed", lambda *_: False)
     paths: list[str] = []
     original = proof._prove
@@ -177,7 +177,7 @@ def test_owners_that_code_can_tell_apart_are_proved_each(change: Callable[[Any],
 
 
 class Steered(nn.Module):
-    """A number in a buffer decides what the code does, so a look at the model needs numbers."""
+    """The control flow depends on a value in a buffer, so a look needs real tensors."""
 
     def __init__(self, doubled: bool) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Steered(nn.Module):
 
 
 class Flagged(nn.Module):
-    """An attribute decides whether its second call can stand alone."""
+    """An attribute decides whether its second call can be separated."""
 
     def __init__(self, doubled: bool) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class Flagged(nn.Module):
 
 
 class Fused(nn.Module):
-    """An attribute decides whether its activation is called where nobody watches."""
+    """An attribute decides whether its activation is called without hooks."""
 
     def __init__(self, doubled: bool) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ def test_only_the_calls_that_cannot_stand_alone_are_blamed() -> None:
 
 
 class Head(nn.Module):
-    """Hands what it is given to something that came with it."""
+    """Passes its input to an object among its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class Parcel:
 
 
 class Giving(nn.Module):
-    """Gives a part of itself to another part, wrapped in one way or another."""
+    """Passes one of its children to another child, wrapped in several ways."""
 
     def __init__(self, wrap: Callable[[nn.Module], Any]) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ def test_only_the_nearest_module_that_owns_all_is_run() -> None:
 
 
 class TrainsElsewhere(nn.Module):
-    """Is called in one mode, and has another method called in the other."""
+    """Called in one mode; in the other, another of its methods is called."""
 
     def __init__(self) -> None:
         super().__init__()

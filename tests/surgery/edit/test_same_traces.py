@@ -21,7 +21,7 @@ from tests.models import picture
 
 
 class Shortcut(nn.Module):
-    """A ReLU that runs twice, a function, and a sum whose order could be turned round."""
+    """A ReLU that runs twice, a function, and a sum whose order could be reversed."""
 
     def __init__(self, stride: int = 1, slope: float = 0.1, turned: bool = False, twice: bool = False) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Shortcut(nn.Module):
 
 
 def shown(before: nn.Module, after: nn.Module, *sites: str) -> bool:
-    """Whether the looks show that `after` is `before` with these calls exchanged."""
+    """Whether the looks prove that `after` is `before` with these calls replaced."""
     old, new = surgery.find_sites(before, picture()), surgery.find_sites(after, picture())
     keys = {str(site): site.key for site in old}
     return same_traces.only_these_changed(
@@ -97,7 +97,7 @@ def test_common_networks_need_no_other_proof(kind: type[Any], to: str, monkeypat
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How many copies of modules are made to experiment on, and the forwards of a ResNet, by mode and device."""
+    """The number of scratch copies, and of forwards of a ResNet, by mode and device."""
     done: Counter[str] = Counter()
     for module in (finder, observe, prove):
         original: Callable[..., nn.Module] = module.scratch_copy

@@ -27,7 +27,7 @@ def decisions(model: nn.Module, rule: Rule, example: Any) -> tuple[Decision, ...
 
 
 def refused(model: nn.Module, rule: Rule, *words: str, example: Any = None) -> None:
-    """Transforming, in both ways, raises CannotEdit with these words and leaves the model as it was."""
+    """`transform` and `transform_` raise CannotEdit with these words and leave the model unchanged."""
     example = picture() if example is None else example
     for verb in (surgery.transform, surgery.transform_):
         with assert_untouched(model):
@@ -65,7 +65,7 @@ def test_erasing_all_calls_of_a_shared_module_erases_the_module() -> None:
 
 
 class Numbered(nn.Module):
-    """Registers its layers under numbers and calls them in a loop, one of them twice."""
+    """Registers its layers by numbers and calls them in a loop, one of them twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class Anonymous(Shared):
 
 
 class Shifted:
-    """Callable, but no module."""
+    """Callable, but not a module."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.sigmoid(F.relu(x) + 1)
@@ -406,7 +406,7 @@ def test_a_wrapped_part_of_a_model_is_refused_by_its_path(wrap: Callable[[nn.Mod
 
 def test_ddp_is_refused_by_its_name() -> None:
     class DistributedDataParallel(nn.Module):
-        """What stands in for torch's class, which needs a group of processes."""
+        """A stub of torch's class, which needs a process group."""
 
         __module__ = "torch.nn.parallel.distributed"
 

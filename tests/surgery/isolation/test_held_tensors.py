@@ -17,7 +17,7 @@ from surgery.isolation.held_tensors import held_by_code, reachable_tensors
 
 
 class Shelf(Mapping[str, Tensor]):
-    """A mapping that reads a file, so to say, whenever it is asked for something."""
+    """A mapping that acts like one that reads a file on access."""
 
     asked = 0
 
@@ -34,7 +34,7 @@ class Shelf(Mapping[str, Tensor]):
 
 
 class Boxed(list[Tensor]):
-    """A list that says something else when it is iterated."""
+    """A list with another content when iterated."""
 
     def __iter__(self) -> Iterator[Tensor]:
         raise AssertionError("asked")
@@ -50,7 +50,7 @@ def _table(number: int) -> Tensor:
 
 
 class Net(nn.Module):
-    """Adds constants of the module to what enters a sigmoid; the rest of the globals is none of its business."""
+    """Adds constants of its source module to the input of a sigmoid, and does not use the other globals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def test_containers_are_read_without_their_own_methods_and_in_order() -> None:
 
 
 def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A decorator that keeps its cache in a variable of its own."""
+    """A decorator with its cache in a closure."""
     known = functools.lru_cache(function)
 
     @functools.wraps(function)
@@ -111,7 +111,7 @@ def cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class Anchored(nn.Module):
-    """Adds anchors that are made once to what enters a sigmoid, as detectors of `transformers` do."""
+    """Adds anchors that are made once to the input of a sigmoid, like detectors of `transformers`."""
 
     def __init__(self) -> None:
         super().__init__()

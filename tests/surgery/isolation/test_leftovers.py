@@ -127,7 +127,7 @@ WAYS: list[Callable[[int], Tensor]] = [
 
 
 class Net(nn.Module):
-    """Adds a table that is made once, and kept outside of it; `needs_numbers` cannot be looked at on meta."""
+    """Adds a table that is made once and kept outside of the model; with `needs_numbers` it does not run on meta."""
 
     def __init__(self, table: Callable[[int], Tensor], needs_numbers: bool = False) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Net(nn.Module):
 
 
 def state() -> list[Any]:
-    """All that stands outside, as it can be compared."""
+    """All state outside of the model, in comparable form."""
     sizes = [cached.cache_info().currsize for cached in (in_bounded_cache, in_cache, two_in_cache, object_in_cache)]
     own = Net.own_table.cache_info().currsize
     kept = [sorted(KEPT), len(NOTED), len(LATEST), TABLE is None, Plain.table is None, sorted(Plain.tables)]
@@ -209,13 +209,13 @@ def test_who_cannot_let_go_is_named() -> None:
 
 
 def remembering(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A decorator that keeps its cache in a variable of its own."""
+    """A decorator with its cache in a closure."""
     known = functools.lru_cache(function)
     return lambda *args: known(*args)
 
 
 class Positioned(Stateful):
-    """Keeps positions behind a decorator before it asks for a number."""
+    """Caches positions behind a decorator before it reads a value."""
 
     @staticmethod
     @remembering
@@ -228,7 +228,7 @@ class Positioned(Stateful):
 
 @pytest.mark.parametrize("kind", [Stateful, Positioned])
 def test_a_run_that_fails_leaves_nothing_to_collect(kind: type[Stateful], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A collection takes as long as there is much in the process, such as a large library."""
+    """Garbage collection takes time in a process with a large library."""
 
     asked: list[Any] = []
     monkeypatch.setattr(gc, "collect", asked.append)
@@ -238,7 +238,7 @@ def test_a_run_that_fails_leaves_nothing_to_collect(kind: type[Stateful], monkey
 
 
 class FailsInTraining(nn.Module):
-    """What the layer that fails was called with is an argument of torch's code, too."""
+    """The arguments of the failing layer are also arguments of torch's code."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ ROLLING_BACK = ("verb_or_nothing", "put_back", "_refill", "_become")
 
 
 class Interrupted(BaseException):
-    """What is raised in the place of a KeyboardInterrupt."""
+    """Raised instead of a KeyboardInterrupt."""
 
 
 class Net(nn.Module):
@@ -65,7 +65,7 @@ class Net(nn.Module):
 
 
 def state(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that a verb may write, objects by identity and numbers by value."""
+    """All state of a model that a function may write, objects by identity and numbers by value."""
     modules = list(model.named_modules(remove_duplicate=False))
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     histories = histories_of(model)
@@ -114,7 +114,7 @@ class Lines:
         return self.trace
 
     def ends_block(self, frame: FrameType) -> bool:
-        """True where a `with` comes to its end: nothing can be raised between the block and its exit."""
+        """True at the end of a `with` block: nothing can be raised between the block and its exit."""
         if not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
             return False
         place = (id(frame), frame.f_lineno)
@@ -123,7 +123,7 @@ class Lines:
 
 
 class Replayed:
-    """A function whose results, the same in every run, are found out in the first one."""
+    """A function whose results, the same in every run, are cached in the first one."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.results, self.calls = function, list[Any](), 0
@@ -144,7 +144,7 @@ LOOKING = {
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From now on looking and proving, which write nothing, take their time once; call the result before each run."""
+    """Cache looking and proving, which write nothing, over runs; call the result before each run."""
     replayed = []
     for module, names in LOOKING.items():
         for name in names:

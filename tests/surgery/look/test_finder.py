@@ -300,7 +300,7 @@ def test_an_example_that_does_not_fit_is_refused_with_its_shape() -> None:
 
 
 def meta(build: Any, *args: Any, **kwargs: Any) -> nn.Module:
-    """A model without numbers."""
+    """A model on the meta device."""
     with torch.device("meta"):
         model: nn.Module = build(*args, **kwargs)
     return model

@@ -19,7 +19,7 @@ from tests.models import picture
 
 
 class Act(nn.Module):
-    """A module of somebody's own round a ReLU."""
+    """A user-defined module around a ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x)
@@ -37,7 +37,7 @@ class Widths(nn.Module):
 
 
 class Ranks(nn.Module):
-    """One wrapped ReLU on rows first, then on pictures, 8 channels each."""
+    """One wrapped ReLU on rows first, then on images, 8 channels each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_a_layout_suits_every_call_of_the_same_code() -> None:
 
 
 class Flat(nn.Module):
-    """A ReLU on the numbers of all pixels, as many as there are on the example; then their mean."""
+    """A ReLU on all pixels as channels, whose number depends on the example; then their mean."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class Tokens(models.Stated):
 
 
 class InPlace(models.Stated):
-    """Overwrites what enters, by module and by function; the second call sees the result of an addition."""
+    """Overwrites the inputs, by module and by function; the second call gets the result of an addition."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class InPlace(models.Stated):
 
 
 def entered(model: nn.Module, paths: dict[str, str], x: Tensor) -> dict[str, Tensor]:
-    """Copies of what modules hand on, by the site that reads it."""
+    """Copies of the outputs of modules, by the site that reads them."""
     noted: dict[str, Tensor] = {}
     for site, path in paths.items():
         model.get_submodule(path).register_forward_hook(

@@ -146,7 +146,7 @@ def test_calls_by_name_and_from_a_list_are_told_apart(turn: int) -> None:
 
 
 class Keyed(Held):
-    """Steps of which the code cannot be told what they call."""
+    """Steps whose code does not show what they call."""
 
     def hold(self) -> Any:
         return {"act": lambda x: self.act(x)}
@@ -203,7 +203,7 @@ def test_a_model_that_knows_its_activations_by_themselves_keeps_them() -> None:
 
 
 class Kept(nn.Module):
-    """Linear, an activation that is no module of the model, linear; `spelt` is how the code calls it."""
+    """Linear, an activation that is not a module of the model, linear; `spelt` is how the code calls it."""
 
     def __init__(self, kept: Any, spelt: str) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def test_activations_kept_beside_the_model_are_editable(
 
 
 class Quick(nn.Module):
-    """Quick GELU, not under its name: the sigmoid in it is not all it does."""
+    """Quick GELU under another name: the sigmoid is only a part of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)

@@ -46,7 +46,7 @@ class Gated(models.Stated):
 
 
 class GatedBlock(nn.Module):
-    """The ReLU inside the gate is no nonlinearity of the block."""
+    """The ReLU inside the gate is not a nonlinearity of the block."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Row(models.Stated):
 
 
 class Mixture(models.Stated):
-    """A bottleneck whose middle function is no ReLU."""
+    """A bottleneck whose middle function is not a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -353,7 +353,7 @@ KNOWN_TIMM_SLOW = {"inception_v3": 44, "densenet121": 58}
 
 
 def _sites(zoo: str, name: str) -> Sites:
-    """The sites of a zoo model that never gets memory for its weights."""
+    """The sites of a zoo model on the meta device."""
     # torchvision's RegNet computes its widths with tensors.
     with nullcontext() if name.startswith("regnet_x") else torch.device("meta"):
         if zoo == "timm":

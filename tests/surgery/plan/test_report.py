@@ -129,7 +129,7 @@ def test_what_is_kept_has_no_beginning() -> None:
 
 
 class WithMore(surgery.Recipe):
-    """A recipe that asks for more than surgery."""
+    """A recipe with more than surgery."""
 
     left_out = ("pruning", "fine-tuning")
 

@@ -100,7 +100,7 @@ def test_a_layer_without_bias_takes_a_line_through_zero_only() -> None:
 
 
 class Read(nn.Module):
-    """A norm, a line, and something between or beside that makes folding wrong."""
+    """A norm, a line, and another use of its input or output that makes folding wrong."""
 
     def __init__(self, what: str) -> None:
         super().__init__()

@@ -161,7 +161,7 @@ def test_each_layer_has_the_gain_of_what_it_feeds() -> None:
 
 def test_of_several_activations_the_first_counts() -> None:
     class Ahead(nn.Module):
-        """As in a network of pre-activations: the sum in front of the second activation holds the first layer, too."""
+        """As in pre-activation networks: the sum in front of the second activation includes the first layer."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -270,7 +270,7 @@ def test_modules_around_an_activation() -> None:
 
 
 class Maximum(nn.Module):
-    """An activation of somebody's own that has a layer in it: max(x, convolution of x)."""
+    """A user-defined activation with a layer in it: max(x, convolution of x)."""
 
     surgery_activation = "maximum"
 

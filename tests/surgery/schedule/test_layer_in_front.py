@@ -12,7 +12,7 @@ from surgery.schedule.layer_in_front import layers_in_front
 
 
 class Net(nn.Module):
-    """A stem with a functional call, a residual block, a concatenation and a head; with what is in front of each."""
+    """A stem with a functional call, a residual block, a concatenation and a head, with the layer in front of each."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ from tests.surgery.small_net import SmallNet
 
 
 class Table(nn.Module):
-    """An activation of somebody's own, with a table of two axes, which no rule about axes would spare."""
+    """A user-defined activation with a table of two axes, which no rule about axes would exclude from decay."""
 
     def __init__(self) -> None:
         super().__init__()

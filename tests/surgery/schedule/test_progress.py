@@ -61,7 +61,7 @@ def test_from_the_original_to_the_edited_bit_for_bit(kind: type[models.Stated], 
 
 
 def assert_same_results(first: nn.Module, other: nn.Module, example: Tensor) -> None:
-    """Bit-equal outputs in both modes; buffers of their own are left out."""
+    """Bit-identical outputs in both modes; their buffers may differ."""
     for train in (False, True):
         results = []
         for model in (first, other):

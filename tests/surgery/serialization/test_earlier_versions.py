@@ -15,7 +15,7 @@ from tests.asserts import assert_same_function
 
 
 class Flattened(nn.Module):
-    """Two activations whose channels are pixels: behind a module of its own, and by a function."""
+    """Two activations whose channels are pixels: a module and a function."""
 
     def __init__(self) -> None:
         super().__init__()

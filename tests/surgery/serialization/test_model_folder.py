@@ -30,7 +30,7 @@ OLD, NEW = edited(surgery.erase_relu()), edited(surgery.swap("prelu", block="lay
 
 
 class Killed(BaseException):
-    """As if by the operating system: what would be tidied up afterwards is not."""
+    """As if by the operating system: nothing is cleaned up afterwards."""
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[str]:

@@ -35,7 +35,7 @@ class Headed(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A layer, and beside it one of low rank."""
+    """A layer with a parallel layer of low rank."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def test_a_model_of_which_no_edit_is_left_is_not_saved_as_an_edited_one(tmp_path
 
 
 class Experts(nn.Module):
-    """The sum of the input, rounded, chooses who answers."""
+    """The rounded sum of the input selects the branch."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ PRELU = ("prelu", {"activation": "relu"})
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the steps of rules it goes through, and what is done to it afterwards."""
+    """A model, the rules of its steps, and what happens to it afterwards."""
 
     build: Callable[[], nn.Module]
     steps: tuple[Any, ...]
@@ -458,7 +458,7 @@ def test_a_fresh_process_replays_the_steps(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in two steps; copied before anybody damages it."""
+    """A model after two steps; tests copy it before they damage it."""
     folder = tmp_path_factory.mktemp("saved")
     surgery.save(edited(CASES["two steps at one owner"]), folder)
     return folder
@@ -470,7 +470,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def assert_refused(error: type[Exception], folder: Path, model: nn.Module, *words: str) -> None:
-    """Loading fails with this error and these words, and the offered model is as it was."""
+    """Loading fails with this error and these words, and the given model is unchanged."""
     with assert_untouched(model):
         assert_raises(error, lambda: surgery.load(folder, model), *words)
 

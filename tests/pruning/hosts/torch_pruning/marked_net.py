@@ -44,7 +44,7 @@ def pruner_of(model: nn.Module, images: Tensor = IMAGES, head: str = "head", **o
 
 
 def mark(model: nn.Module, *names: str) -> dict[str, dict[float, int]]:
-    """Make every entry of every weight, or of those named, another number; returns where which number stands."""
+    """Give every entry of every weight, or of those named, a unique number; returns the positions of the numbers."""
     marks = {}
     with torch.no_grad():
         for name, param in model.named_parameters():
@@ -58,7 +58,7 @@ def mark(model: nn.Module, *names: str) -> dict[str, dict[float, int]]:
 
 
 def found(model: nn.Module, marks: dict[str, dict[float, int]]) -> dict[str, Tensor]:
-    """Where the entries of each weight stood, told by their numbers."""
+    """The original positions of the entries of each weight, by their numbers."""
     return {
         name: torch.tensor([marks[name][number] for number in param.flatten().tolist()]).reshape(param.shape)
         for name, param in model.named_parameters()

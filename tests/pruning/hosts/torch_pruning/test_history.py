@@ -125,7 +125,7 @@ def test_a_damaged_step_is_refused(net: Net, tmp_path: Path, spoil: Callable[[An
 
 
 class Attending(nn.Module):
-    """Attention that reads its number of heads off itself, as those of vision transformers do."""
+    """Attention that reads its number of heads from an attribute, as in vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ def test_a_residual_channel_is_dead_if_all_that_make_it_say_so(net: Net) -> None
 
 
 class Wide(nn.Module):
-    """What two convolutions make, side by side, is added to what a third one makes."""
+    """The concatenated outputs of two convolutions are added to that of a third one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 def test_an_optimiser_inside_a_wrapper_follows(net: Net) -> None:
     class Prepared:
-        """No torch optimiser, but one inside, as Accelerate and apex have it."""
+        """Not a torch optimiser, but with one inside, as in Accelerate and apex."""
 
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self.optimizer = optimizer
@@ -91,7 +91,7 @@ def test_the_optimiser_follows(net: Net, kind: str) -> None:
 
 
 def test_training_goes_on_as_if_the_channels_had_never_been(net: Net) -> None:
-    """Momentum of the survivors kept: the next step is the one of a small network that always had this momentum."""
+    """The momentum of the remaining weights is kept: the next step is that of a small network with this momentum."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     train(net, optimizer, 3)
     kept = {name: optimizer.state[param]["momentum_buffer"] for name, param in net.named_parameters()}

@@ -64,7 +64,7 @@ def test_a_frozen_table_of_an_activation_is_refused(net: Net) -> None:
 
 def test_parameters_that_are_no_plain_numbers_are_refused_by_name(net: Net) -> None:
     class Wrapped(Tensor):
-        """As quantised and distributed tensors: a tensor of its own class."""
+        """A tensor subclass, like quantised and distributed tensors."""
 
     pruner = pruner_of(net)
     net.body.weight = nn.Parameter(net.body.weight.detach().as_subclass(Wrapped))

@@ -292,7 +292,7 @@ def batches(count: int = 5) -> list[Tensor]:
 
 
 def gathered(data: list[Tensor], dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The running mean and deviation, as the documentation has it."""
+    """The running mean and deviation, as documented."""
     mean = deviation = torch.zeros(())
     for i, x in enumerate(data):
         weight = max(1 / (i + 1), 0.1)

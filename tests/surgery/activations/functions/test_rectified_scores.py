@@ -19,7 +19,7 @@ FLOOR = 1e-7
 
 
 def keras(scores: Tensor, targets: Tensor) -> Tensor:
-    """Categorical cross-entropy of a rectified output, written down by hand, one example after the other."""
+    """Categorical cross-entropy of a rectified output, by hand, example by example."""
     losses = []
     for row, target in zip(scores.tolist(), targets.tolist(), strict=True):
         rectified = [max(0.0, score) for score in row]

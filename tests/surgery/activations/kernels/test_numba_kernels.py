@@ -28,7 +28,7 @@ HALF = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half a unit in the last
 
 
 def params_of(name: str, channels: int, intervals: int = 16) -> list[Tensor]:
-    """Parameters whose every channel is another."""
+    """Parameters that differ in every channel."""
     vary = torch.linspace(0.5, 1.5, channels)
     heights = torch.linspace(-1, 2, intervals + 1).sin().unsqueeze(1) * vary
     return {

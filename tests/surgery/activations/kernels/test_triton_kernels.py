@@ -47,7 +47,7 @@ def test_names() -> None:
 
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, float]:
-    """How far each case is from its closed form, in units of what is allowed."""
+    """The error of each case against its closed form, in units of the tolerance."""
     program = Path(__file__).with_name("interpreted.py")
     # The variable acts when a kernel is decorated, hence the process of its own.
     done = subprocess.run(
@@ -68,7 +68,7 @@ def test_interpreted_kernels_compute_the_closed_form(name: str, interpreted: dic
 
 
 class Recorder:
-    """Stands in for launching, and keeps what would be launched."""
+    """Replaces launching, and records what would be launched."""
 
     def __call__(self, kernel: Any, plan: Any, x: Tensor, tensors: Any, own: dict[str, Any]) -> None:
         self.kernel, self.plan, self.tensors = kernel, plan, tensors
@@ -91,7 +91,7 @@ class Recorder:
 
 
 def record(monkeypatch: pytest.MonkeyPatch, name: str, direction: str, x: Tensor, intervals: int = 16) -> Recorder:
-    """What would be launched for tensors that have no numbers."""
+    """What would be launched for tensors without values."""
     recorder = Recorder()
     monkeypatch.setattr(kernels, "_launch", recorder)
     monkeypatch.setattr(kernels, "_is_plain", lambda x: True)
