@@ -10,7 +10,7 @@ from benchmarks.conditions import command_line
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("", ""),
         ("--images 8 --results somewhere", " --images 8"),
@@ -18,11 +18,11 @@ from benchmarks.conditions import command_line
         ("--images 4", ""),
     ],
 )
-def test_the_command_as_it_was_given_without_folders(given: str, told: str) -> None:
+def test_the_command_as_it_was_given_without_folders(given: str, expected: str) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--test-images", type=int)
     parser.add_argument("--fused", action="store_true")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.0, 1.0))
     parser.add_argument("--results", default="results")
-    assert command_line(parser, parser.parse_args(given.split()), "speed") == f"python -m benchmarks.speed{told}"
+    assert command_line(parser, parser.parse_args(given.split()), "speed") == f"python -m benchmarks.speed{expected}"

@@ -25,7 +25,7 @@ from tests.zoo.ledger import Row, is_partial, ledger_of, row_in, wait_for
 
 pytestmark = [
     pytest.mark.foreign,
-    # Their own warnings (deprecated names, tokens that no text of ours has) are no concern of this sweep; ours are.
+    # Their own warnings (deprecated names, tokens that no text of ours has) do not concern this sweep; ours do.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:::surgery"),
 ]

@@ -19,7 +19,7 @@ from tests.zoo.ledger import Row, is_partial, ledger_of, row_in, wait_for
 
 pytestmark = [
     pytest.mark.zoo,
-    # The zoos' own warnings (deprecated names, meshgrid, ...) are no concern of this sweep; ours are.
+    # The zoos' own warnings (deprecated names, meshgrid, ...) do not concern this sweep; ours do.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:::surgery"),
 ]

@@ -151,7 +151,7 @@ def test_host_and_ap_are_the_total(alive: int, share: float, part: float) -> Non
     host, ap = shared_counts(alive, share, part * share)
     assert host + ap == count_of(share, alive) and host >= 0 and ap >= 0
     if alive:
-        assert count_of(min(host / alive, 1.0), alive) == host  # what the host is told gives its count again
+        assert count_of(min(host / alive, 1.0), alive) == host  # its share gives its count again
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
@@ -168,7 +168,7 @@ def test_exactly_so_many_are_cut(share: float, part: float, by, seed: int) -> No
     alive = round.masks.alive
     masks = with_ap(magnitude, part * share, "any", by)(round, share)
     assert masks.alive == alive - count_of(share, alive)
-    assert (masks & round.masks) == masks  # nobody is revived
+    assert (masks & round.masks) == masks  # no weight is revived
     before_ap = magnitude(round, shared_counts(alive, share, part * share)[0] / alive)
     assert (masks & before_ap) == masks
 
@@ -221,7 +221,7 @@ def test_the_stages_are_the_host_and_then_ap_with_training_between() -> None:
     assert first == magnitude(Round.of(model, before, masks), (alive - first.alive) / alive)
     train(model, shape, first)
     second = ap_cut(Round.of(model, before, first))
-    assert first.alive - second.alive == count_of(0.05, alive)  # of those living when the round began
+    assert first.alive - second.alive == count_of(0.05, alive)  # of those unpruned when the round began
     cut = {name: first[name] & ~second[name] for name in first}
     now = Round.of(model, before, first).now
     assert all(bool((now[name][value] < 0).all()) for name, value in cut.items())

@@ -14,10 +14,10 @@ from tests.pruning.dead.two_layers import ONES, Two
 def test_weights_that_lead_to_dead_units() -> None:
     found = dead_units(Two(), ONES, Masks.of(Two()))
     assert {name: units.tolist() for name, units in found.items()} == {
-        "conv.weight": [False, True, False, False],  # the last has no living weight
+        "conv.weight": [False, True, False, False],  # the last has no unpruned weight
         "fc.weight": [False, True],
     }
-    for masks in (Masks.full(Two()), None):  # nobody pruned those zeros
+    for masks in (Masks.full(Two()), None):  # these zeros are not pruned
         assert dead_units(Two(), ONES, masks)["conv.weight"].tolist() == [False, True, False, True]
 
 

@@ -229,7 +229,7 @@ def test_a_head_that_begins_at_zero_learns() -> None:
     with ap.held(optimizer := sgd(model)):
         train(model, optimizer)
         assert bool(model[6].weight.all())
-    assert ap.step().alive == 858 - int(0.1 * 858), "zeros counted as living when the round began"
+    assert ap.step().alive == 858 - int(0.1 * 858), "zeros counted as unpruned when the round began"
 
 
 def test_a_host_that_lays_no_mask_over_a_head_of_zeros_lets_it_learn() -> None:

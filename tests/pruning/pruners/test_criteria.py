@@ -253,7 +253,7 @@ def test_movement_of_what_did_not_move_is_refused() -> None:
     assert_raises(BadValue, lambda: scores.movement(Round.of(model, still)), "weight has moved", "train_first=True")
     some = {**still, "0.weight": still["0.weight"] + 1, "2.weight": still["2.weight"] + 1}
     assert_raises(BadValue, lambda: scores.movement(Round.of(model, some)), "1.weight has not moved", "keep=")
-    # What has no living weight cannot move; what is pruned does not count.
+    # A tensor without unpruned weights cannot move; pruned weights do not count.
     dead = Masks({**masks, "1.weight": torch.zeros(2, 1, dtype=torch.bool)})
     assert list(scores.movement(Round.of(model, some, dead))) == list(masks)
     pruned = Masks({**masks, "1.weight": torch.tensor([[True], [False]])})

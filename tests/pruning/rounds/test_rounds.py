@@ -84,13 +84,13 @@ class Spy:
 
     def __init__(self, *wants: str) -> None:
         self.wants = frozenset(wants)
-        self.told: list[Round] = []
+        self.rounds: list[Round] = []
 
     def __repr__(self) -> str:
         return "Spy()"
 
     def __call__(self, round: Round, share: float) -> Masks:
-        self.told.append(Round(round.model, *_clones(round.before, round.now), round.masks,
+        self.rounds.append(Round(round.model, *_clones(round.before, round.now), round.masks,
                                *_clones(round.gradients, round.movement)))  # fmt: skip
         if "movement" in self.wants:
             return cut_lowest(round.masks, round.movement, count_of(share, round.masks.alive))
@@ -235,7 +235,7 @@ def test_the_round_is_told_weights_from_where_it_began() -> None:
         ended.append(state(model))
 
     run_rounds(model, training, spy, 0.2, 2)
-    for round, before, now in zip(spy.told, begun, ended, strict=False):
+    for round, before, now in zip(spy.rounds, begun, ended, strict=False):
         for name in round.masks:
             assert torch.equal(round.before[name], before[name])
             assert torch.equal(round.now[name], now[name])
@@ -310,10 +310,10 @@ def test_stages_train_between_cuts_and_rewind_after_the_last() -> None:
     assert calls == [(180, True), (162, False), (first, True), 1, (130, False), (second, True), 2]
     assert masks.alive == second
     for cut, other in ((0, 1), (2, 3)):  # both cuts of a round look back to where it began
-        assert_bit_equal(spy.told[cut].before.values(), spy.told[other].before.values())
-    assert torch.equal(spy.told[0].before["conv1.weight"], start["conv1.weight"])
-    rewound = start["conv1.weight"] * spy.told[2].masks["conv1.weight"]
-    assert torch.equal(spy.told[2].before["conv1.weight"], rewound)
+        assert_bit_equal(spy.rounds[cut].before.values(), spy.rounds[other].before.values())
+    assert torch.equal(spy.rounds[0].before["conv1.weight"], start["conv1.weight"])
+    rewound = start["conv1.weight"] * spy.rounds[2].masks["conv1.weight"]
+    assert torch.equal(spy.rounds[2].before["conv1.weight"], rewound)
 
 
 def test_gradients_reach_the_pruner_and_leave_no_trace() -> None:
@@ -344,8 +344,8 @@ def test_gradients_reach_the_pruner_and_leave_no_trace() -> None:
 
     spy = Watched("gradients")
     run_rounds(model, training, spy, 0.2, 2, gradients=gradients)
-    assert len(spy.told) == 2
-    for given, made in zip(spy.told, seen, strict=True):
+    assert len(spy.rounds) == 2
+    for given, made in zip(spy.rounds, seen, strict=True):
         assert_bit_equal(given.gradients.values(), [made[name] for name in given.masks])
 
 
@@ -371,7 +371,7 @@ def test_movement_reaches_the_pruner(kind: type[Spy]) -> None:
     if kind is Stages:  # the movement of a round, over all its trainings: 0 and 1, then 2 and 3
         for place in (1, 3):
             sums[place] = {name: value + sums[place - 1][name] for name, value in sums[place].items()}
-    for round, total in zip(spy.told, sums, strict=False):
+    for round, total in zip(spy.rounds, sums, strict=False):
         for name in round.masks:
             torch.testing.assert_close(round.movement[name], total[name])
             assert round.movement[name].abs().sum() > 0

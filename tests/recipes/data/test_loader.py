@@ -256,7 +256,7 @@ def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fed.steps == 3
     assert [labels.tolist() for _, labels in fed.epoch(0)] == [[0, 1]] * 3
     assert [labels.tolist() for _, labels in fed.epoch(1, start=1)] == [[0, 1]] * 2
-    assert max(greys(next(fed.epoch(0))[0])) < 20 < 50 < min(greys(next(fed.epoch(100))[0])), "it is told the epoch"
+    assert max(greys(next(fed.epoch(0))[0])) < 20 < 50 < min(greys(next(fed.epoch(100))[0])), "it gets the epoch"
     for _ in range(2):
         images, labels = (torch.cat(part) for part in zip(*data.testing(4), strict=True))
         assert greys(images) == [10 * index for index in range(7)] and labels.tolist() == [0, 1, 0, 1, 0, 1, 0]

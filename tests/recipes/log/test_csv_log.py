@@ -97,7 +97,7 @@ def test_rewriting_that_is_killed_leaves_the_old_file(tmp_path: Path, monkeypatc
         patched.setattr("recipes.log.csv_log.os.replace", killed)
         assert_raises(KeyboardInterrupt, lambda: log.begin("fit"))
     assert log.rows() == SOME
-    assert log.begin("fit") == 2  # what the killed one left behind is in nobody's way
+    assert log.begin("fit") == 2  # the rows of the killed run are dropped
     assert [path.name for path in tmp_path.iterdir()] == [LOG]
 
 

@@ -29,16 +29,16 @@ class Taken:
     """A tracker that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
+        self.calls: list[tuple[object, ...]] = []
 
     def begin(self, number: int) -> None:
-        self.told.append(("begin", number))
+        self.calls.append(("begin", number))
 
     def row(self, number: int, phase: str, numbers: Mapping[str, float]) -> None:
-        self.told.append((number, phase, dict(numbers)))
+        self.calls.append((number, phase, dict(numbers)))
 
     def close(self) -> None:
-        self.told.append(("close",))
+        self.calls.append(("close",))
 
 
 def trained(journal: Journal, phase: str, epochs: int, *, start: int = 0, steps: int = 2) -> None:
@@ -238,7 +238,7 @@ def test_trackers_get_the_rows_numbered_through_all_phases(tmp_path: Path, taken
         journal.epoch({"loss": 1.0})
         journal.epoch({"loss": 0.5})
     journal.close()
-    assert taken.told == [
+    assert taken.calls == [
         ("begin", 0), (0, "fit", {"loss": 1.0}), (1, "fit", {"loss": 0.5}),
         ("begin", 2), (2, "round 1", {"loss": 1.0}), (3, "round 1", {"loss": 0.5}), ("close",),
     ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_trackers_are_told_where_a_resumed_run_goes_on(tmp_path: Path, taken: Ta
     trained(Journal(tmp_path), "fit", 3)
     trained(Journal(tmp_path), "round 1", 3)
     Journal(tmp_path, trackers=("tensorboard",)).begin("round 1", 3, 2, epoch=1)
-    assert taken.told == [("begin", 4)]
+    assert taken.calls == [("begin", 4)]
 
 
 def test_an_unknown_tracker_is_refused_at_once(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_another_process_writes_and_shows_nothing(
     for network in (journal, quiet):
         trained(network, "fit", 2)
         network.close()
-    assert (list(tmp_path.iterdir()), shown.getvalue(), said, taken.told) == ([], "", [], [])
+    assert (list(tmp_path.iterdir()), shown.getvalue(), said, taken.calls) == ([], "", [], [])
 
 
 def test_the_first_process_of_several_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -367,12 +367,12 @@ def test_a_saved_folder_stays_as_it_is(saved: tuple[Path, nn.Module], tmp_path: 
     assert_raises(BadValue, lambda: build(folder, pretrained=tmp_path / "a.safetensors"), "pretrained")
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["classes told", "default classes"])
-def test_a_saved_folder_gets_a_new_classifier_for_other_classes(told: bool, tmp_path: Path) -> None:
-    kwargs = {"num_classes": 4} if told else {}
+@pytest.mark.parametrize("given", [True, False], ids=["classes given", "default classes"])
+def test_a_saved_folder_gets_a_new_classifier_for_other_classes(given: bool, tmp_path: Path) -> None:
+    kwargs = {"num_classes": 4} if given else {}
     model, _ = surgery.transform(build("cifar/resnet20", **kwargs), surgery.swap("prelu", block="*1*"))
     surgery.save(model, tmp_path, name="cifar/resnet20", kwargs=kwargs)
-    with pytest.warns(NewHead, match=f"5 classes, where the weights have {4 if told else 10}"):
+    with pytest.warns(NewHead, match=f"5 classes, where the weights have {4 if given else 10}"):
         other = build(tmp_path, num_classes=5)
     assert other.linear.weight.shape == (5, 64)  # type: ignore[union-attr]
     weights, kept = other.state_dict(), model.state_dict()

@@ -64,7 +64,7 @@ def test_the_living_share_is_that_of_the_masks_and_zero_is_not_pruned() -> None:
 def test_dead_channels_are_told_apart() -> None:
     model = tiny_net()
     with torch.no_grad():
-        model[0].weight[0] = 0  # no living weight
+        model[0].weight[0] = 0  # no unpruned weight
         model[1].bias[0] = 1.0  # though it speaks
         model[1].bias[1:3] = -100.0  # silent
     found = measure(model, batches(), Masks.of(model))
@@ -77,7 +77,7 @@ def test_what_cannot_be_judged_is_left_out() -> None:
     assert (measure(linear, batches()).dead_dynamic, measure(linear, batches()).dead_static) == (None, None)
     none = measure(nn.Sequential(nn.Flatten(), nn.ReLU()), batches())
     assert (none.living, none.parameters, none.flops) == (None, 0, 0)
-    standardised = timm.layers.StdConv2d(2, 4, 3)  # a zero there is no zero weight
+    standardised = timm.layers.StdConv2d(2, 4, 3)  # a zero there is not a zero weight
     assert measure(nn.Sequential(standardised, nn.ReLU(), nn.Flatten()), batches()).living is None
 
 

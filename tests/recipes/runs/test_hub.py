@@ -131,7 +131,7 @@ def test_a_refusal_is_one_sentence(hub: FakeHub, folder: Path) -> None:
     hub.error = OSError("no route to host\nand more")
     caught = assert_raises(SurgeryError, lambda: push_to_hub(folder, "somebody/net"), "no route to host", "hf auth")
     assert "and more" not in str(caught)
-    assert issubclass(HfHubHTTPError, OSError)  # what the hub itself answers is told in the same way
+    assert issubclass(HfHubHTTPError, OSError)  # errors of the hub itself are reported in the same way
 
 
 def test_a_result_is_loaded_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

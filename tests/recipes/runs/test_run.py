@@ -234,7 +234,7 @@ def test_a_pruned_network_is_pruned_further_from_where_it_was(
     former, masks = (pruning.Masks.load(place / "masks.safetensors") for place in (folder, tmp_path / "pruned"))
     assert all(not (masks[name] & ~former[name]).any() for name in former), "what was pruned stays so"
     recipes.run(Recipe("more", (), finetune=SHORT), str(tmp_path / "pruned"), "digits", tmp_path / "tuned", **options)
-    assert pruning.Masks.load(tmp_path / "tuned" / "masks.safetensors") == masks, "and is told on"
+    assert pruning.Masks.load(tmp_path / "tuned" / "masks.safetensors") == masks, "and is passed on"
     masks.check_zero(recipes.load_model(tmp_path / "tuned"))
 
 

@@ -67,7 +67,7 @@ def test_what_is_swept() -> None:
     assert set(SWEPT) == set(activations.names()), "a function of the catalogue is not swept, or one of none is"
     learning = {name for name in SWEPT if any(True for _ in activations.build(name, 3).parameters())}
     assert learning == set(LEARNED) == set(FORMULAS)
-    assert {name for name in SWEPT if activations.row_of(name).learns} == learning - {"rescu"}, "fixed unless told"
+    assert {name for name in SWEPT if activations.row_of(name).learns} == learning - {"rescu"}, "fixed by default"
     assert set(FUSED) == {name for name in LEARNED if "kernel" in activations.row_of(name).running().get("cpu", "")}
 
 
@@ -172,7 +172,7 @@ def test_another_number_of_channels_is_refused(name: str, form: str) -> None:
             assert_raises(surgery.BadValue, lambda module=module, x=x: module(x), "3 channels", str(shape))
 
 
-# Functions that equal one of torch's, which says what becomes of infinities and of what is no number.
+# Functions equal to one of torch, which defines the results for infinities and NaN.
 EQUAL: dict[str, tuple[str, dict[str, object], Callable[[Tensor], Tensor]]] = {
     "prelu": ("prelu", {"init": 0.3}, lambda x: F.prelu(x, torch.tensor([0.3]))),
     "prelu at 0": ("prelu", {"init": 0.0}, lambda x: F.prelu(x, torch.tensor([0.0]))),

@@ -66,9 +66,9 @@ def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path:
 
 def test_a_network_that_fails_for_reasons_of_its_own(deployed: Known, tmp_path: Path) -> None:
     name = deployed(lacking("conv2d"))
-    told = "the unedited SmallNet fails, too"
+    reason = "the unedited SmallNet fails, too"
     error = assert_raises(
-        NotConvertible, lambda: surgery.deploy.export(edited(), name, tmp_path / "out", X), told, "conv2d"
+        NotConvertible, lambda: surgery.deploy.export(edited(), name, tmp_path / "out", X), reason, "conv2d"
     )
     assert isinstance(error, NotConvertible) and error.sites == ()
     assert_raises(NotConvertible, lambda: surgery.deploy.check(SmallNet(), name, X), "its activations convert")

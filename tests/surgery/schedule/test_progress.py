@@ -458,7 +458,7 @@ def test_where_lines_stand_in_no_activation_is_left(kind: type[models.Stated]) -
         apart = [surgery.transform(model, rule, x)[0].eval()(x) for rule in (surgery.erase(), surgery.swap("relu"))]
         assert edited.eval()(x).shape == apart[0].shape
         if kind is models.PreActNet:
-            assert not torch.allclose(edited(x), apart[0], atol=1e-3)  # these lines are no identities
+            assert not torch.allclose(edited(x), apart[0], atol=1e-3)  # these lines are not identities
 
 
 # Everything that moves, at once
@@ -472,7 +472,7 @@ def test_one_progress_moves_all_that_changes() -> None:
         surgery.swap("frelu", position=3, alternate="slopes", every=10),
     ]
     edited, _ = surgery.transform(model.train(), rules, picture())
-    edited(picture())  # somebody must gather for a while
+    edited(picture())  # it must gather for a while
 
     def state() -> tuple[set[float], set[bool], set[int | None]]:
         parts = list(edited.modules())

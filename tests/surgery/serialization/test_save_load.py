@@ -125,7 +125,7 @@ def edited(case: Case) -> nn.Module:
     for rules in case.steps:
         surgery.transform_(model, rules, case.sample())
     case.then(model)
-    with torch.no_grad():  # as if trained: the numbers that were put in are no longer the ones they started from
+    with torch.no_grad():  # as if trained: the parameters are no longer the initial ones
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model
@@ -437,7 +437,7 @@ with torch.no_grad():
     assert torch.equal(model(known["input"]), known["output"]), "another output"
 print(len(surgery.history_of(model)), len(list(model.parameters())))
 surgery.undo(model)
-print([type(one).__name__ for one in model.blocks[0].children()], len(list(model.parameters())))
+print([type(child).__name__ for child in model.blocks[0].children()], len(list(model.parameters())))
 """
 
 

@@ -1,4 +1,4 @@
-"""A network whose parameters can be told apart by marks, a pruner of it, and a training."""
+"""A network whose parameters can be distinguished by marks, a pruner of it, and a training."""
 
 from __future__ import annotations
 

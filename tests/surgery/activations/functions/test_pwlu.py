@@ -208,7 +208,7 @@ def test_a_clipped_relu_is_met_wherever_its_input_was_seen(
 ) -> None:
     ones, x = torch.ones(2), torch.linspace(-2, 3, 501)[:, None].expand(-1, 2)
     seen = InputStats(mean * ones, deviation * ones, (mean - 4 * deviation) * ones, (mean + 4 * deviation) * ones)
-    for limit, rounding in ((6.0, 1e-6), (cap, 1e-5)):  # the knots of other caps are no short numbers
+    for limit, rounding in ((6.0, 1e-6), (cap, 1e-5)):  # the knots of other caps are not exact
         module = PWLU(2, intervals)
         start(module, nn.Hardtanh(0.0, limit), seen)
         found, wanted = module(limit * x), (limit * x).clamp(0.0, limit)

@@ -154,7 +154,7 @@ def test_some_parameters_may_be_shared(channels_last: bool) -> None:
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_infinities_and_what_is_no_number_fare_as_in_the_closed_form(name: str, by_rows: bool) -> None:
-    # One channel each, so that the gradients of the parameters are told apart.
+    # One channel each, so that the gradients of the parameters are distinguishable.
     x = torch.tensor([torch.inf, -torch.inf, torch.nan, 1e38, -1e38, 0.0, -0.0, 1e-40]).repeat(3, 1)
     grad = random(3, 8, seed=1) + 2
     params = params_of(name, 8)
