@@ -77,7 +77,7 @@ def in_stages(
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class _BesideAP:
+class _PrunerWithAP:
     """A base pruner that leaves the fraction `ap_share` to AP, in the same cut or in one of its own."""
 
     factory: ClassVar[str]
@@ -111,7 +111,7 @@ class _BesideAP:
         return masks if found == count else host_cut(self.pruner, count - found, replace(round, masks=masks))
 
 
-class WithAP(_BesideAP):
+class WithAP(_PrunerWithAP):
     """A base pruner that leaves part of its cut to AP; built by `with_ap`."""
 
     __slots__ = ()
@@ -132,7 +132,7 @@ class WithAP(_BesideAP):
         return self._cut_of_ap(ap, replace(round, masks=masks.beside(round.now)))
 
 
-class InStages(_BesideAP):
+class InStages(_PrunerWithAP):
     """A pruner of two cuts, the base pruner's and AP's, with training between them; built by `in_stages`."""
 
     __slots__ = ()

@@ -76,7 +76,7 @@ def order(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
         BadValue: by="still", and nothing has moved since the round began.
     """
     if choice.by == "dead":
-        return _holding_down(round, choice)
+        return _suppressing(round, choice)
     if choice.by == "still":
         return _least_moved(round, choice)
     if choice.by == "magnitude":
@@ -109,7 +109,7 @@ def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Ten
     return scores, {name: _of_sign(now, choice.among) & learns[name] for name, now in _now(round)}
 
 
-def _holding_down(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
+def _suppressing(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
     """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit."""
     found = suppression(round.model, dict(_now(round)), round.masks, choice.batches or ())
     scores = {name: found[name] if name in found else torch.zeros_like(now) for name, now in _now(round)}

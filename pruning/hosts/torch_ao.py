@@ -25,10 +25,10 @@ __all__ = ["cut"]
 
 def sparsifier_masks(model: nn.Module) -> dict[str, Tensor]:
     """The masks of sparsifiers (not copies), by the names of `prunable`; empty for a model that is not prepared."""
-    return {name: mask for name, mask in host_masks(model).items() if _is_under(*owner_of(model, name))}
+    return {name: mask for name, mask in host_masks(model).items() if _is_sparsified(*owner_of(model, name))}
 
 
-def _is_under(module: nn.Module, own: str) -> bool:
+def _is_sparsified(module: nn.Module, own: str) -> bool:
     if not parametrize.is_parametrized(module, own):
         return False
     return any(type(part).__name__ == "FakeSparsity" for part in module.parametrizations[own])  # type: ignore[index]

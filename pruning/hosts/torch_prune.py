@@ -116,7 +116,7 @@ def finish(model: nn.Module) -> Masks:
         CannotLook: the model is wrapped or scripted.
     """
     check_plain(model)
-    held = [(path, module, own) for path, module in model.named_modules() for own in _names_under(module)
+    held = [(path, module, own) for path, module in model.named_modules() for own in _masked_names(module)
             if module.get_buffer(f"{own}_mask").dim() >= 2]  # fmt: skip
     masks = {f"{path}.{own}" if path else own: module.get_buffer(f"{own}_mask") != 0 for path, module, own in held}
     for _, module, own in held:
@@ -156,7 +156,7 @@ def _read_by(parent: nn.Module) -> tuple[str, ...]:
 
 def is_under(module: nn.Module, own: str) -> bool:
     """Whether this parameter is masked by torch.nn.utils.prune."""
-    return own in _names_under(module)
+    return own in _masked_names(module)
 
 
 @torch.no_grad()  # the masked weight stays a leaf until the next forward: it can be copied
@@ -169,7 +169,7 @@ def lay(module: nn.Module, own: str, mask: Tensor) -> None:
     prune.custom_from_mask(module, own, mask)
 
 
-def _names_under(module: nn.Module) -> list[str]:
+def _masked_names(module: nn.Module) -> list[str]:
     """The parameters of this module that are masked by torch.nn.utils.prune."""
     hooks = module._forward_pre_hooks.values()
     return [hook._tensor_name for hook in hooks if isinstance(hook, prune.BasePruningMethod)]

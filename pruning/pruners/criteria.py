@@ -170,7 +170,7 @@ def movement(round: Round) -> Scores:
     """
     found, still, moved = {}, [], False
     for name, weight, mask in _weights(round):
-        now = _wide(weight)
+        now = _single_precision(weight)
         change = now - round.before[name].to(now)
         found[name] = now * change
         if bool(change[mask].any()):
@@ -196,7 +196,7 @@ def accumulated_movement(round: Round) -> Scores:
     rate, which is the same for all weights of a step).
     """
     _check_tensors(round, round.movement, "movement")
-    return {name: _wide(round.movement[name]).to(weight.device) for name, weight, _ in _weights(round)}
+    return {name: _single_precision(round.movement[name]).to(weight.device) for name, weight, _ in _weights(round)}
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _weights(round: Round) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield name, weight, mask.to(weight.device)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _single_precision(tensor: Tensor) -> Tensor:
     """In single precision at least: products in half precision underflow."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -240,7 +240,7 @@ def _times(round: Round, tensors: Mapping[str, Tensor], what: str) -> dict[str, 
     _check_tensors(round, tensors, what)
     found = {}
     for name, weight, _ in _weights(round):
-        now = _wide(weight)
+        now = _single_precision(weight)
         found[name] = (now * tensors[name].detach().to(now)).abs()
     return found
 

@@ -214,9 +214,9 @@ class _Run:
             round = replace(round, gradients=averaged_gradients)
         masks = agreed(lambda: _checked(cuts[now.stage](round), now.masks, self.pruner))
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
-        return jointly(lambda: self._laid(now, last=now.stage == len(cuts)), "go on after the cut")
+        return jointly(lambda: self._with_masks_applied(now, last=now.stage == len(cuts)), "go on after the cut")
 
-    def _laid(self, now: Progress, last: bool) -> Progress:
+    def _with_masks_applied(self, now: Progress, last: bool) -> Progress:
         """Apply the masks of a cut to the model, which is rewound after the last cut."""
         if last:
             put_into(self.model, self.rewind or {})

@@ -47,13 +47,13 @@ class Bar:
         """A step was made; `loss` is None if unknown."""
         self._loss = self._loss if loss is None else f"loss {loss:.3f}"
         self._speed = "" if images_s is None else f"{images_s:.0f} images/s"
-        self._tell()
+        self._refresh()
         self._bar.update()
 
     def epoch(self, epoch: int, top1: float | None) -> None:
         """An epoch begins, counted from 0; `top1` is the accuracy after the previous one."""
         self._top1 = self._top1 if top1 is None else f"top-1 {top1:.1%}"
-        self._tell()
+        self._refresh()
         self._bar.set_description_str(self._counted(epoch))
 
     def close(self) -> None:
@@ -63,6 +63,6 @@ class Bar:
     def _counted(self, epoch: int) -> str:
         return f"{self._phase} {min(epoch + 1, self._epochs)}/{self._epochs}"
 
-    def _tell(self) -> None:
+    def _refresh(self) -> None:
         known = filter(None, (self._speed, self._loss, self._top1))
         self._bar.set_postfix_str(", ".join(known), refresh=False)

@@ -90,7 +90,7 @@ def body_of(model: nn.Module, options: Finetune) -> nn.Module:
         CannotEdit, NotProved: batch norms that have no equal over several processes.
     """
     check_norms(model, options)
-    wide = _wide(options)
+    wide = _synchronises(options)
     if not (wide or options.torchcompile):
         return model
     body = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
@@ -108,7 +108,7 @@ def check_norms(model: nn.Module, options: Finetune) -> None:
         BadValue: they are not on CUDA.
         CannotEdit: a norm that has no equal over several processes, by name.
     """
-    if _wide(options):
+    if _synchronises(options):
         if not _on_cuda(model):
             raise BadValue("Synchronised batch norms need CUDA.", asked="sync_bn", try_="sync_bn=False")
         check_synchronisable(model)
@@ -149,7 +149,7 @@ def share_from_first(model: nn.Module) -> None:
         distributed.broadcast(tensor, 0)
 
 
-def _wide(options: Finetune) -> bool:
+def _synchronises(options: Finetune) -> bool:
     return options.sync_bn and processes() > 1
 
 

@@ -140,7 +140,7 @@ def start(
     The error is 0 if it is within rounding. With `own` the module keeps its default initial values, and the error is
     only measured. Parameters in `asked` keep the values given here.
     """
-    if not own and not _took_over(module, function) and isinstance(module, Starting):
+    if not own and not _copied_parameters(module, function) and isinstance(module, Starting):
         module.start_as(stats.through(function), stats)
     if not own:
         set_parameters(module, asked or {})
@@ -159,7 +159,7 @@ def set_parameters(module: nn.Module, values: Mapping[str, float]) -> None:
             param.fill_(value)
 
 
-def _took_over(module: nn.Module, function: nn.Module) -> bool:
+def _copied_parameters(module: nn.Module, function: nn.Module) -> bool:
     """Copy the parameters of another module of its class, unless they are for other knots, or for more channels."""
     if type(function) is not type(module) or getattr(module, "bound", None) is not None:
         return False

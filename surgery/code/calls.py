@@ -202,7 +202,7 @@ def _method(code: CodeType, name: str, file: bytes, node: ast.FunctionDef) -> Me
     looped = {id(inner) for node in own for part in _repeated(node) for inner in ast.walk(part)}
     sources = {id(inner) for node in own if isinstance(node, ast.comprehension) for inner in ast.walk(node.iter)}
     uncountable = looped & sources  # Python does not allow `:=` in the iterable of a comprehension
-    thrown = set(map(id, _thrown(own)))
+    thrown = set(map(id, _discarded(own)))
     starts = [0, *itertools.accumulate(len(line) for line in file.splitlines(keepends=True))]
     places, ends, counts = [], dict[End, Call](), dict[str, int]()
     for call in sorted((n for n in own if isinstance(n, ast.Call)), key=_node_end):
@@ -260,7 +260,7 @@ def _repeated(node: ast.AST) -> Iterator[ast.AST]:
         yield from first.ifs
 
 
-def _thrown(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+def _discarded(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """The expressions whose value is discarded."""
     todo: list[ast.AST] = [node.value for node in nodes if isinstance(node, ast.Expr)]
     while todo:

@@ -26,7 +26,7 @@ def splice(
     Raises:
         CannotEdit: a call does not exist, is locked, or lies inside code that another edit removes.
     """
-    loom = _Loom(method, children, behind)
+    loom = _SourceWriter(method, children, behind)
     text, ends = loom.woven()
     lost = sorted(set(children) - loom.used)
     if lost:
@@ -50,7 +50,7 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
             yield from codes_in(value)
 
 
-class _Loom:
+class _SourceWriter:
     """Writes the source of a file in which one method calls other children, and records where each call ends."""
 
     def __init__(

@@ -124,7 +124,7 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
             f"{name}.fuse_model() fuses only objects of exactly this class, and would skip an edited one.",
             try_="undo, fuse, then transform again",
         )
-    if _minds_subclasses(kind):
+    if _runs_code_for_subclasses(kind):
         raise CannotEdit(f"{name} runs code whenever it is subclassed, and an edit creates a subclass.")
     methods = sorted({splice.method for splice in splices})
     for method in methods:
@@ -138,7 +138,7 @@ def check_instance(module: nn.Module, splices: Sequence[Splice]) -> None:
             raise CannotEdit(f"{name}.{function.__name__}() iterates over self.{walk}: it would also run a new child.")
 
 
-def _minds_subclasses(kind: type) -> bool:
+def _runs_code_for_subclasses(kind: type) -> bool:
     """True if creating a subclass runs user code, such as one that registers the class."""
     hooked = (base for base in kind.__mro__ if "__init_subclass__" in vars(base) and base is not object)
     return type(kind) not in (type, ABCMeta) or any(
@@ -272,16 +272,16 @@ def _digest(base: type[nn.Module], splices: tuple[Splice, ...]) -> str:
         function = inspect.getattr_static(base, name, None)
         digest.update(name.encode())
         if isinstance(function, FunctionType):
-            digest.update(_said(inspect.unwrap(function).__code__).encode())
+            digest.update(_canonical(inspect.unwrap(function).__code__).encode())
     return digest.hexdigest()[:16]
 
 
-def _said(value: object) -> str:
+def _canonical(value: object) -> str:
     if isinstance(value, CodeType):
         names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
-        return f"{value.co_name} {value.co_code.hex()} {names} {[_said(constant) for constant in value.co_consts]}"
+        return f"{value.co_name} {value.co_code.hex()} {names} {[_canonical(constant) for constant in value.co_consts]}"
     if isinstance(value, tuple):
-        return str([_said(part) for part in value])
+        return str([_canonical(part) for part in value])
     if isinstance(value, frozenset):
-        return str(sorted(map(_said, value)))  # the order of a set differs between processes
+        return str(sorted(map(_canonical, value)))  # the order of a set differs between processes
     return f"{type(value).__name__} {value!r}"

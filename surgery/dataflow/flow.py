@@ -129,7 +129,7 @@ class Flow:
         """
         shown = value if shown is None else shown
         made, path = self.marks.of(value), self.weights.get(id(value))
-        self._tell_on_reader(value, made, shown)
+        self._mark_overwritten(value, made, shown)
         writes, whole = self.memory.since(shown, -1 if made is None else made)
         if made is None and path is None and not whole and not self._constant(value, frame):
             made = self._unknown("", tuple(value.shape)).index
@@ -179,7 +179,7 @@ class Flow:
         ops.append(op)
         return op
 
-    def _tell_on_reader(self, value: Tensor, made: int | None, shown: Tensor) -> None:
+    def _mark_overwritten(self, value: Tensor, made: int | None, shown: Tensor) -> None:
         """Mark the calls that overwrote this tensor, if it is read as anything but their result."""
         if not self.lost or not strided(value):
             return

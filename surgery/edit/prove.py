@@ -119,7 +119,7 @@ def prove_effect(
             if key in proved:
                 continue
             put_in = {children[edit.site.key] for edit in edits if mode in edit.site.modes}
-            if not calls.are_made(put_in, given, noted) and not _same_unwatched(model, given, mode, noted):
+            if not calls.are_made(put_in, given, noted) and not _same_without_hooks(model, given, mode, noted):
                 owner = type(model.get_submodule(path)).__name__
                 with about(edit.site for edit in edits):
                     raise NotProved(
@@ -158,7 +158,7 @@ def _counted(module: nn.Module, count: Callable[[], None]) -> None:
     module.__class__ = Counted
 
 
-def _same_unwatched(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
+def _same_without_hooks(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
     with random_state_kept():
         solid = copy_with_values(model.get_submodule(given.at), mode)
     again = in_mode(scratch_copy(solid, meta=False), mode)  # the first run may change its state

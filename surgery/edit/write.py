@@ -177,7 +177,7 @@ def _give_own_call(
             continue
         seen.add(id(owner))
         if type(owner) is FloatFunctional:
-            _exchange(changes, model, owner, activations.Arithmetic(owner, made).train(owner.training))
+            _replace_child(changes, model, owner, activations.Arithmetic(owner, made).train(owner.training))
             continue
         _put_child(changes, owner, decision.splice.child, made)
         if isinstance(owner, fx.GraphModule):
@@ -190,7 +190,7 @@ def _give_own_call(
         _no_fast_path(changes, model, owner)
 
 
-def _exchange(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def _replace_child(changes: list[Change], model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Replace a module under all its names; the old one may become a child of the new one."""
     for parent in list(model.modules()):
         for name in [name for name, child in parent._modules.items() if child is old]:

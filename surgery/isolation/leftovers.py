@@ -160,7 +160,7 @@ class _Release:
             elif isinstance(holder, tuple | frozenset):
                 self.let_go(holder)
             else:
-                self.keepers.append(_said(holder))
+                self.keepers.append(_described(holder))
 
     def owner(self, holder: Any) -> Any:
         """The owner of a namespace: a module (the dict itself), a class or an object; None for a plain container."""
@@ -183,7 +183,7 @@ class _Release:
         if before is None and not isinstance(owner, FunctionType):
             if not isinstance(owner, dict | type) and self.came_with(owner):
                 return
-            self.keepers.append(_said(owner))
+            self.keepers.append(_described(owner))
             return
         names = owner if isinstance(owner, dict) else attributes_of(owner)
         for name in _keys_of(names, value):
@@ -232,7 +232,7 @@ def _keys_of(names: Any, value: Any) -> list[Any]:
     return [key for key, held in names.items() if held is value or key is value]
 
 
-def _said(holder: Any) -> str:
+def _described(holder: Any) -> str:
     if isinstance(holder, dict):
         return f"the names of {holder.get('__name__', 'a module')}"
     if isinstance(holder, type):

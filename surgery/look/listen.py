@@ -75,7 +75,7 @@ def _listened(
             id(module): reference.activation for reference in references for module in (reference.old, reference.new)
         }
         if given is not None:
-            handles += list(_noting(model, given))
+            handles += list(_argument_hooks(model, given))
         for module in (*model.modules(), *(reference.old for reference in references)):
             activation = known[id(module)] if id(module) in known else activation_of_module(module)
             if activation is None:
@@ -116,7 +116,7 @@ def trace_forward(
     return listener.trace
 
 
-def _noting(model: nn.Module, given: dict[str, Arguments]) -> Iterator[RemovableHandle]:
+def _argument_hooks(model: nn.Module, given: dict[str, Arguments]) -> Iterator[RemovableHandle]:
     """Hooks that put the arguments of the first call of each module into `given`.
 
     Arguments that cannot be reproduced are left out, and so are torch's layers without children, which make no calls.

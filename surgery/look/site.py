@@ -247,7 +247,7 @@ class Sites(Sequence[Site]):
             if key in _PATTERNS:
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
                 wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
-                pattern = tuple(path for given in wanted for path in _meant(key, given, known))
+                pattern = tuple(path for given in wanted for path in _expanded(key, given, known))
             fits = computes if key == "activation" else matches
             kept = tuple(site for site in kept if fits(pattern, values(site)))
         return self._only(kept)
@@ -303,7 +303,7 @@ def _fact(key: str) -> Callable[[Site], Any]:
     return lambda site: getattr(site, key)
 
 
-def _meant(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
+def _expanded(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
     """A pattern that fits a path of the model, or the paths inside the one that it names.
 
     Raises:

@@ -86,16 +86,16 @@ class Report:
         """What was kept, how new functions are initialised, and which parameters came and went, a line each."""
         named = (("new parameter", self.added), ("removed parameter", self.removed), ("unused parameter", self.idle))
         changed = [number_of(what, names) for what, names in named if names] or ["parameters unchanged"]
-        notes = [*self._beginnings(), *self._blind(), *self._shared(), *changed]
+        notes = [*self._beginnings(), *self._without_norm(), *self._shared(), *changed]
         return [*kept_lines(self.plan.kept), *notes, *left_out_line(self.plan.left_out)]
 
-    def _blind(self) -> list[str]:
+    def _without_norm(self) -> list[str]:
         """How many affine stand-ins start as the identity, because no norm in front gives their input statistics."""
         lines = [edit for edit in self.plan.edits if edit.make == "affine"]
-        blind = [edit for edit in lines if edit.site.norm is None]
-        if not blind:
+        unknown = [edit for edit in lines if edit.site.norm is None]
+        if not unknown:
             return []
-        which = f"{len(blind)} of {len(lines)} affine stand-ins"
+        which = f"{len(unknown)} of {len(lines)} affine stand-ins"
         return [f"{which} have no norm in front: they start as the identity, see fit_affine"]
 
     def _shared(self) -> list[str]:

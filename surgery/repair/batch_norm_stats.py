@@ -88,7 +88,7 @@ def _estimate(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any])
     for norm in norms:
         norm.training, norm.momentum = True, None  # None, until a weight is set: a cumulative average
         norm.reset_running_stats()
-    handles = [norm.register_forward_pre_hook(_Weigh()) for norm in norms]
+    handles = [norm.register_forward_pre_hook(_InputWeight()) for norm in norms]
     try:
         return sum(len(batch.images) for batch in run_through(model, batches))
     finally:
@@ -96,7 +96,7 @@ def _estimate(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any])
             handle.remove()
 
 
-class _Weigh:
+class _InputWeight:
     """Weights the input of a norm by its number of values per channel, relative to all earlier inputs."""
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ def set_progress(model: nn.Module, progress: float, step: int = 0) -> None:
             "`step` must be a number of training steps.", asked=f"step={step!r}", try_="a whole number, 0 or more"
         )
     if not gradual(model) and progress_of(model) is None:
-        _tell(f"Nothing in {type(model).__name__} changes over the training, so set_progress does nothing.")
+        _warn(f"Nothing in {type(model).__name__} changes over the training, so set_progress does nothing.")
     move(model, float(progress), int(step))
 
 
@@ -100,10 +100,10 @@ def settle(model: M) -> M:
     if not isinstance(model, nn.Module):
         raise BadValue("This is not a model.", asked=type(model).__name__, try_="a torch.nn.Module")
     if idle := not_driven(model):
-        _tell(f"{named(idle)} never moved before it was settled: the change happens at once. "
+        _warn(f"{named(idle)} never moved before it was settled: the change happens at once. "
               "Call surgery.set_progress(model, progress) while the model trains.")  # fmt: skip
     elif not gradual(model) and progress_of(model) is None:
-        _tell(f"Nothing in {type(model).__name__} changes over the training, so settle does nothing.")
+        _warn(f"Nothing in {type(model).__name__} changes over the training, so settle does nothing.")
     return finish(model)
 
 
@@ -123,5 +123,5 @@ def named(paths: list[str]) -> str:
     return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
 
-def _tell(text: str) -> None:
+def _warn(text: str) -> None:
     warnings.warn(text, UserWarning, stacklevel=3)

@@ -165,7 +165,7 @@ def _restore(
     if data.get("fingerprint") is not None:
         last = next(step["data"]["example"] for step in reversed(data["steps"]) if "example" in step["data"])
         if fingerprint(model, find_sites(model, example or Example.from_data(last))) != data["fingerprint"]:
-            raise _not_it(model, "that was saved")
+            raise _other_model(model, "that was saved")
     added = [name for name in data.get("buffers", []) if weights.shape_of(name) is not None and _is_free(model, name)]
     add_buffers(model, weights.read(added))
     put_weights(model, weights)
@@ -196,7 +196,7 @@ def _is_free(model: nn.Module, name: str) -> bool:
     return module is not None and not hasattr(module, last)
 
 
-def _not_it(model: nn.Module, what: str) -> WrongModel:
+def _other_model(model: nn.Module, what: str) -> WrongModel:
     return WrongModel(
         f"This {type(model).__name__} is not the model {what}: its calls or its weights differ.",
         asked=f"{sum(1 for _ in model.parameters())} parameters",
@@ -212,7 +212,7 @@ def _replay_surgery(model: nn.Module, step: dict[str, Any]) -> None:
     # method since.
     moved = [edit.site.turn for edit in plan.edits] != [edit["turn"] for edit in step["data"]["edits"]]
     if step["fingerprint"] is not None and (now != step["fingerprint"] or moved):
-        raise _not_it(model, "the edits were made on")
+        raise _other_model(model, "the edits were made on")
     apply_plan(model, _with_saved_widths(model, plan, step.get("weights")), look=False)
     steps_of(model)[-1].data.update({key: step["data"][key] for key in ("rules", "asked")})  # the plan has none
 

@@ -167,7 +167,7 @@ def _launch(kernel: Any, plan: _Plan, x: Tensor, tensors: Sequence[Tensor], own:
         kernel[plan.grid](*tensors, *plan.sizes, **own, **plan.constants)
 
 
-def _dealt(table: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _split_table(table: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The gradient of each parameter, in its shape and dtype, out of the table of all."""
     parts = table.split([_rows(param) for param in params])
     return tuple(
@@ -209,7 +209,7 @@ class _TritonKernel:
         if not _fits(self.function.name, x, params):
             return _closed_backward(self.function, grad, x, axis, params)
         of_x, table = _backward(self.function.name, grad, x, axis, params)
-        return of_x, *_dealt(table, params)
+        return of_x, *_split_table(table, params)
 
 
 def _register(function: Function) -> None:
@@ -250,7 +250,7 @@ def _register(function: Function) -> None:
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *params = ctx.saved_tensors
         of_x, table = reverse(grad, x, ctx.axis, *params)
-        return of_x, None, *_dealt(table, params)
+        return of_x, None, *_split_table(table, params)
 
     operator.register_autograd(differentiate, setup_context=keep)
 
