@@ -174,7 +174,7 @@ class Flow:
         # Constants that a model holds outside of its buffers have no names that could distinguish them.
         op.spelling = object() if unnamed else spelt((call.args, call.kwargs))
         op.extents = extents_after(kind, name, call.args, call.kwargs, operands, axis, after) if data else None
-        if kind in ("add", "concat", "attention", "softmax"):
+        if kind in ("add", "concat", "attention", "softmax") and made.dtype not in _CHOICES:
             op.place = self.place_of(frame)
         ops.append(op)
         return op
@@ -215,7 +215,7 @@ class Flow:
             kind = "concat" if len(roots) > 1 else "shape"
             op = Op(len(ops), kind, "write", parts, (), bool(data), tuple(value.shape), _axis(value, writes))
             op.traced = any(ops[part].traced for part in parts)
-            op.place = writes[-1].place if kind == "concat" else None
+            op.place = writes[-1].place if kind == "concat" and value.dtype not in _CHOICES else None
             ops.append(op)
             self.joined[key] = op.index
         return self.joined[key]

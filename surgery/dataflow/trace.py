@@ -88,6 +88,11 @@ class Trace:
                     readers[source].append(op.index)
         return readers
 
+    def only_chosen_from(self, op: Op, readers: list[list[int]]) -> bool:
+        """True if the values of a result are used for masks and indices alone."""
+        kinds = {self.ops[reader].kind for reader in readers[op.index]}
+        return kinds == {"choice"} and op.index not in self.outputs
+
     def back(self, start: int, through: Callable[[Op], bool]) -> Iterator[Op]:
         """The nearest operations before `start` that are not looked `through`, in order of discovery."""
         return self._nearest(self.ops[start].inputs, lambda place: self.ops[place].inputs, through)

@@ -44,12 +44,30 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
 
 
 def _joins(trace: Trace) -> dict[str, list[Op]]:
-    """The joins in each module's own forward, in order; the model itself is not a block."""
+    """The joins in each module's own forward, in order; the model itself is not a block.
+
+    Without those that only rank and filter: how a detector chooses among its boxes depends on their number.
+    """
     joins: dict[str, list[Op]] = {}
+    ranking = _only_chosen_from(trace)
     for op in trace.ops:
-        if op.kind in ("add", "concat") and op.place:
+        if op.kind in ("add", "concat") and op.place and op.index not in ranking:
             joins.setdefault(op.place, []).append(op)
     return joins
+
+
+def _only_chosen_from(trace: Trace) -> set[int]:
+    """The operations whose values become masks and indices alone."""
+
+    def before(start: list[int]) -> set[int]:
+        def inputs(place: int) -> tuple[int, ...]:
+            return trace.ops[place].inputs if trace.ops[place].data else ()
+
+        return set(reach(start, inputs, lambda place: trace.ops[place].kind != "choice"))
+
+    chosen = [source for op in trace.ops if op.kind == "choice" for source in op.inputs]
+    left = [op.index for op in trace.ops if op.kind == "unknown"]
+    return before(chosen) - before([*trace.outputs, *left]) if trace.outputs else set()
 
 
 def _attention(trace: Trace) -> list[str]:

@@ -67,7 +67,9 @@ class Facts:
         return tuple(sorted((kinds - {"choice"} or kinds) | (set() if op.traced else {"unknown"})))
 
     def _feeds(self, record: CallRecord) -> tuple[str, ...]:
-        kinds = {op.kind for op in self.trace.forth(record.op, looked_through, self.readers)}
+        consumers = list(self.trace.forth(record.op, looked_through, self.readers))
+        sorts = [op for op in consumers if op.kind == "other" and self.trace.only_chosen_from(op, self.readers)]
+        kinds = {"choice" if op in sorts else op.kind for op in consumers}
         return tuple(sorted(kinds | ({"output"} if self._is_returned(record) else set())))
 
     def _weights(self, record: CallRecord) -> tuple[str, ...]:
