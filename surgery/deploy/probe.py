@@ -17,7 +17,7 @@ from surgery.deploy.network import Flat, Network
 from surgery.deploy.target import Target
 from surgery.deploy.written import written
 from surgery.errors import SurgeryError, cause_of
-from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import copied, scratch_copy
 from surgery.look.listen import trace_forward
 from surgery.look.observe import Key
@@ -111,9 +111,9 @@ def inputs_at(model: nn.Module, sites: Sites, wanted: Iterable[Site]) -> dict[Ke
             entered.setdefault(record.key, x[:2].detach().float().cpu().clone())
 
     alone = in_mode(scratch_copy(model, meta=False), "eval")
-    with seeded(), nothing_left(model) as noted:
+    with seeded(), no_leftovers(model) as tracking:
         sample = sites.example.on(home_of(model))
-        trace_forward(alone, sample.args, sample.kwargs, look, noted=noted)
+        trace_forward(alone, sample.args, sample.kwargs, look, tracking=tracking)
     return entered
 
 

@@ -16,7 +16,7 @@ from surgery.deploy.advice import candidates, is_well_off, layout_of
 from surgery.deploy.agreement import target_named
 from surgery.deploy.probe import function_at
 from surgery.errors import BadValue
-from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.finder import find_sites
 from surgery.look.listen import trace_forward
@@ -81,8 +81,8 @@ def _distances(
             sums[record.key][""] += y.square().sum().item()
 
     for batch in images:
-        with seeded(), nothing_left(model) as noted:
-            trace_forward(in_mode(scratch_copy(model, meta=False), "eval"), (batch,), {}, look, noted=noted)
+        with seeded(), no_leftovers(model) as tracking:
+            trace_forward(in_mode(scratch_copy(model, meta=False), "eval"), (batch,), {}, look, tracking=tracking)
     found: dict[str, dict[str, float]] = {}
     for key, site in wanted.items():
         total = found.setdefault(site.activation, dict.fromkeys(others[site.activation], 0.0))

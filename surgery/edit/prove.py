@@ -19,7 +19,7 @@ from surgery.edit.replacement import same_activation
 from surgery.edit.strategy import Decision, Key, OwnCall
 from surgery.edit.write import carry_out
 from surgery.errors import NotProved, SurgeryError, about
-from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example, mapped
 from surgery.look.likeness import Same, can_be_given_again, likeness, shaped
@@ -72,14 +72,14 @@ def prove_rewrites(
     alike = _Alike(model)
     proved = set() if proved is None else proved
     seen_in = {path: [call.edit.site.modes for call in calls] for path, calls in by_owner.items()}
-    with nothing_left(model) as noted:
+    with no_leftovers(model) as tracking:
         for (path, mode), given in recorded_arguments(model, sample, seen_in, look).items():
             calls = by_owner[path]
             sites = [call.edit.site for call in calls]
             what = [(call.splice, site.activation, site.options) for call, site in zip(calls, sites, strict=True)]
             key = ("rewrites", mode, *what, *(alike.at(site.module) for site in sites), alike.run(path, given))
             if key not in proved:
-                prove = partial(_prove, model, path, given, mode, noted)
+                prove = partial(_prove, model, path, given, mode, tracking)
                 with about(call.edit.site for call in _culprits(calls, prove)):
                     prove(calls)
                 proved.add(key)
@@ -109,7 +109,7 @@ def prove_effect(
     alike = _Alike(model)
     proved = set() if proved is None else proved
     seen_in = {path: [edit.site.modes for edit in edits] for path, edits in by_owner.items()}
-    with nothing_left(model) as noted:
+    with no_leftovers(model) as tracking:
         calls = _Calls(model, children.values())
         recorded = recorded_arguments(model, sample, seen_in, look, modes=("eval",))
         # The outer ones run the inner ones.
@@ -119,7 +119,7 @@ def prove_effect(
             if key in proved:
                 continue
             put_in = {children[edit.site.key] for edit in edits if mode in edit.site.modes}
-            if not calls.are_made(put_in, given, noted) and not _same_without_hooks(model, given, mode, noted):
+            if not calls.are_made(put_in, given, tracking) and not _same_without_hooks(model, given, mode, tracking):
                 owner = type(model.get_submodule(path)).__name__
                 with about(edit.site for edit in edits):
                     raise NotProved(
@@ -139,10 +139,10 @@ class _Calls:
         for path in set(paths):
             _counted(self.copied.get_submodule(path), partial(self.made.add, path))
 
-    def are_made(self, paths: set[str], given: Given, noted: AbstractContextManager[Any]) -> bool:
+    def are_made(self, paths: set[str], given: Given, tracking: AbstractContextManager[Any]) -> bool:
         """True if the modules at these paths are called, in an earlier run or in one on these arguments."""
         if not paths <= self.made:
-            _run(self.copied.get_submodule(given.at), given.arguments, noted, watch=False)
+            _run(self.copied.get_submodule(given.at), given.arguments, tracking, watch=False)
         return paths <= self.made
 
 
@@ -158,12 +158,12 @@ def _counted(module: nn.Module, count: Callable[[], None]) -> None:
     module.__class__ = Counted
 
 
-def _same_without_hooks(model: nn.Module, given: Given, mode: str, noted: AbstractContextManager[Any]) -> bool:
+def _same_without_hooks(model: nn.Module, given: Given, mode: str, tracking: AbstractContextManager[Any]) -> bool:
     with random_state_kept():
         solid = copy_with_values(model.get_submodule(given.at), mode)
     again = in_mode(scratch_copy(solid, meta=False), mode)  # the first run may change its state
-    watched = _run(solid, given.arguments, noted, watch=True)
-    return _close(watched.result, _run(again, given.arguments, noted, watch=False).result)
+    watched = _run(solid, given.arguments, tracking, watch=True)
+    return _close(watched.result, _run(again, given.arguments, tracking, watch=False).result)
 
 
 class _Alike:
@@ -236,12 +236,17 @@ def _first_arguments(
     model: nn.Module, sample: Example, mode: str, paths: Iterable[str], *, meta: bool
 ) -> dict[str, Arguments]:
     """The arguments of the first call of the modules at these paths, where they can be reproduced."""
-    with nothing_left(model) as noted:
-        return _noted_arguments(model, sample, mode, paths, meta, noted)
+    with no_leftovers(model) as tracking:
+        return _recorded_arguments(model, sample, mode, paths, meta, tracking)
 
 
-def _noted_arguments(
-    model: nn.Module, sample: Example, mode: str, paths: Iterable[str], meta: bool, noted: AbstractContextManager[Any]
+def _recorded_arguments(
+    model: nn.Module,
+    sample: Example,
+    mode: str,
+    paths: Iterable[str],
+    meta: bool,
+    tracking: AbstractContextManager[Any],
 ) -> dict[str, Arguments]:
     first: dict[str, Arguments | None] = {}
     look = in_mode(scratch_copy(model, meta=meta), mode)
@@ -258,10 +263,10 @@ def _noted_arguments(
         look.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
     with random_state_kept(), torch.no_grad():
         if meta:
-            with torch.device("meta"), QuickNorms(), noted:
+            with torch.device("meta"), QuickNorms(), tracking:
                 look(*arguments.args, **arguments.kwargs)
         else:
-            with noted:
+            with tracking:
                 look(*arguments.args, **arguments.kwargs)
     given = {path: arguments for path, arguments in first.items() if arguments is not None}
     return given | {"": (sample.args, sample.kwargs)}
@@ -289,7 +294,7 @@ def _alike(value: Tensor) -> bool:
 
 
 def _prove(
-    model: nn.Module, path: str, given: Given, mode: str, noted: AbstractContextManager[Any], calls: list[OwnCall]
+    model: nn.Module, path: str, given: Given, mode: str, tracking: AbstractContextManager[Any], calls: list[OwnCall]
 ) -> None:
     """Prove it for the owner at `path`, by running the module in `given`."""
     at = given.at
@@ -305,7 +310,7 @@ def _prove(
 
     inside = path.removeprefix(at).removeprefix(".")
     carry_out(edited, [replace(call, owners=(inside,), alone=False) for call in calls], same)
-    before, after = (_run(module, given.arguments, noted, watch=True) for module in (plain, edited))
+    before, after = (_run(module, given.arguments, tracking, watch=True) for module in (plain, edited))
     owner = plain.get_submodule(inside)
     moved = []
     for call in calls:
@@ -340,14 +345,14 @@ def _stands_at(record: CallRecord, splice: Splice) -> bool:
     return (record.method, record.callee, record.ordinal, record.iteration or 0) == place
 
 
-def _run(module: nn.Module, arguments: Arguments, noted: AbstractContextManager[Any], *, watch: bool) -> Trace:
+def _run(module: nn.Module, arguments: Arguments, tracking: AbstractContextManager[Any], *, watch: bool) -> Trace:
     """One forward from a fixed random state: its output and, with `watch`, the recorded calls."""
     with seeded(), torch.no_grad():
         fresh = Example(*arguments).on(home_of(module))
         try:
             if watch:
-                return trace_forward(module, fresh.args, fresh.kwargs, noted=noted)
-            with noted:
+                return trace_forward(module, fresh.args, fresh.kwargs, tracking=tracking)
+            with tracking:
                 return Trace(result=module(*fresh.args, **fresh.kwargs))
         except Exception as error:  # whatever a forward may raise; it ran before
             raise NotProved(

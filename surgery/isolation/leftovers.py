@@ -20,10 +20,10 @@ from surgery.isolation.surroundings import ABSENT, CONTAINERS, Surroundings, att
 
 
 @contextmanager
-def nothing_left(model: nn.Module, *, strict: bool = False) -> Iterator[AbstractContextManager[Any]]:
+def no_leftovers(model: nn.Module, *, strict: bool = False) -> Iterator[AbstractContextManager[Any]]:
     """Inside, a copy of `model` is run and dropped; afterwards nothing refers to a tensor that it created.
 
-    The context manager that it yields is to be entered around the run alone.
+    Enter the context manager that it yields around the run alone.
 
     A cache filled during a look would pass its tensors, on the meta device or computed from copied weights, to the
     model itself. Caches of `functools` are cleared; dicts, lists and sets lose the new entries; names of modules,

@@ -78,13 +78,13 @@ class Surroundings:
     def own(self) -> Iterator[Any]:
         """All of this object's own references."""
         yield from (self._stood, self._ours)
-        for noted in self._stood.values():
-            yield from (noted, noted[1])
+        for record in self._stood.values():
+            yield from (record, record[1])
 
     def parts(self, value: Any) -> Any:
         """Its previous parts; None if it was not recorded."""
-        noted = self._stood.get(id(value))
-        return noted[1] if noted is not None and noted[0] is value else None
+        record = self._stood.get(id(value))
+        return record[1] if record is not None and record[0] is value else None
 
 
 def attributes_of(owner: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 
 from surgery.dataflow.trace import CallRecord, Trace
 from surgery.errors import CannotLook
-from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.classifier_output import scores_of
 from surgery.look.context import Facts
@@ -75,10 +75,10 @@ def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, s
 def _run(model: nn.Module, sample: Example, mode: str, given: dict[str, dict[str, Arguments]]) -> Trace:
     home = home_of(model)
     try:
-        noted: dict[str, Arguments] = {}
+        arguments: dict[str, Arguments] = {}
         with random_state_kept():
-            trace = _traced(model, sample, mode, torch.device("meta"), given=noted)
-        given[mode] = noted
+            trace = _traced(model, sample, mode, torch.device("meta"), given=arguments)
+        given[mode] = arguments
         return trace
     except CannotLook:
         raise
@@ -107,8 +107,8 @@ def _traced(
     given: dict[str, Arguments] | None = None,
 ) -> Trace:
     """The trace of one run of a copy, on the meta device or on the model's device."""
-    with nothing_left(model, strict=device.type == "meta") as noted:
-        return _traced_copy(model, sample, mode, device, reseat, given, noted)
+    with no_leftovers(model, strict=device.type == "meta") as tracking:
+        return _traced_copy(model, sample, mode, device, reseat, given, tracking)
 
 
 def _traced_copy(
@@ -118,22 +118,22 @@ def _traced_copy(
     device: torch.device,
     reseat: bool,
     given: dict[str, Arguments] | None,
-    noted: AbstractContextManager[Any],
+    tracking: AbstractContextManager[Any],
 ) -> Trace:
     on_meta = device.type == "meta"
     look = in_mode(scratch_copy(model, meta=on_meta), mode)
     references = reseated(look) if reseat else ()
     arguments = sample.on(device)
-    around = _on(device, noted) if on_meta else noted
-    trace = trace_forward(look, arguments.args, arguments.kwargs, references=references, noted=around, given=given)
+    around = _on(device, tracking) if on_meta else tracking
+    trace = trace_forward(look, arguments.args, arguments.kwargs, references=references, tracking=around, given=given)
     trace.result = None  # freed together with the copy that computed it
     return trace
 
 
 @contextmanager
-def _on(device: torch.device, noted: AbstractContextManager[Any]) -> Iterator[None]:
+def _on(device: torch.device, tracking: AbstractContextManager[Any]) -> Iterator[None]:
     """Make tensors on this device. Innermost, it does not see what the others read off tensors, which takes time."""
-    with noted, device:
+    with tracking, device:
         yield
 
 

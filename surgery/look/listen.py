@@ -35,7 +35,7 @@ from surgery.look.look import Arguments
 from surgery.look.references import References
 
 Shown = Callable[[CallRecord, Tensor], None]
-_UNNOTED: AbstractContextManager[Any] = nullcontext()
+_UNTRACKED: AbstractContextManager[Any] = nullcontext()
 
 
 @contextmanager
@@ -100,15 +100,15 @@ def trace_forward(
     kwargs: dict[str, Any],
     look: Shown | None = None,
     references: References = (),
-    noted: AbstractContextManager[Any] = _UNNOTED,
+    tracking: AbstractContextManager[Any] = _UNTRACKED,
     given: dict[str, Arguments] | None = None,
 ) -> Trace:
-    """Run a copy once on these arguments and return its trace; see `listening`, and `nothing_left` for `noted`.
+    """Run a copy once on these arguments and return its trace; see `listening`, and `no_leftovers` for `tracking`.
 
     The arguments of the first call of every module are put into `given`, by path.
     """
-    # `noted` is innermost: it must not see what the listener reads off tensors.
-    with torch.no_grad(), _listened(model, look, references=references, given=given) as listener, noted:
+    # `tracking` is innermost: it must not see what the listener reads off tensors.
+    with torch.no_grad(), _listened(model, look, references=references, given=given) as listener, tracking:
         listener.flow.enter(reachable_tensors((args, kwargs)))
         listener.trace.result = result = model(*args, **kwargs)
     made = [listener.flow.source(value)[0] for value in reachable_tensors(result)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from surgery.activations.input_stats import InputStats
 from surgery.dataflow.trace import CallRecord
-from surgery.isolation.leftovers import nothing_left
+from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import read, scratch_copy
 from surgery.look.example import Example
 from surgery.look.listen import listening, trace_forward
@@ -61,8 +61,8 @@ def seen_at(model: nn.Module, sites: Iterable[Site], sample: Example) -> dict[Si
     for mode in MODES:  # some calls happen in training only
         if all(key in found or mode not in site.modes for key, site in wanted.items()):
             continue
-        with seeded(), nothing_left(model) as noted:
-            _show(scratch_copy(model, meta=False), sample.on(home_of(model)), mode, look, noted)
+        with seeded(), no_leftovers(model) as tracking:
+            _show(scratch_copy(model, meta=False), sample.on(home_of(model)), mode, look, tracking)
     runs: dict[tuple[object, ...], list[InputStats]] = {}
     for key, stats in found.items():
         runs.setdefault(key[:-1], []).append(stats)
@@ -75,9 +75,9 @@ def _show(
     sample: Example,
     mode: str,
     look: Callable[[CallRecord, Tensor], None],
-    noted: AbstractContextManager[Any],
+    tracking: AbstractContextManager[Any],
 ) -> None:
-    trace_forward(in_mode(solid, mode), sample.args, sample.kwargs, look, noted=noted)
+    trace_forward(in_mode(solid, mode), sample.args, sample.kwargs, look, tracking=tracking)
 
 
 def _stats_of(entered: Tensor, axis: int) -> InputStats:
