@@ -6,10 +6,10 @@ Adapters for other libraries are in `pruning.hosts`.
 
 from pruning import hosts
 from pruning.ap.ap import in_stages, with_ap
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.dead.meter import DeadNeuronMeter
 from pruning.dead.rates import DeadNeurons, dead_neurons
 from pruning.dead.units import dead_units
-from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
 from pruning.pruners.pruners import (

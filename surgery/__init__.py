@@ -36,9 +36,9 @@ from surgery.plan.rules import Recipe, Rule, erase, erase_relu, rectify_scores, 
 from surgery.repair.affine_fit import fit_affine
 from surgery.repair.affine_fold import fold_affine
 from surgery.repair.batch_norm_stats import recalibrate
-from surgery.schedule.initialization import initialize
 from surgery.schedule.param_groups import parameter_groups
 from surgery.schedule.progress import set_progress, settle
+from surgery.schedule.weight_initialization import initialize
 from surgery.serialization.save_load import load, save
 from surgery.transforms import apply_plan, transform, transform_, undo
 

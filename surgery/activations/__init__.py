@@ -1,5 +1,6 @@
 """The catalogue of activations: the functions that can replace an activation call, by name."""
 
+from surgery.activations.catalogue import Activation
 from surgery.activations.dispatch import only
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.arithmetic import Arithmetic
@@ -13,7 +14,6 @@ from surgery.activations.functions.simple import Copy, InPlace, QuickGELU, Squar
 from surgery.activations.functions.smelu import GSmeLU, SmeLU, rescu
 from surgery.activations.functions.swish import Swish
 from surgery.activations.registry import build, describe, names, parameters, register, row_of
-from surgery.activations.table import Activation
 
 __all__ = [
     "NPWLU",

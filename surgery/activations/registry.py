@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from surgery.activations.catalogue import ROWS, Activation
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.pwlu import PWLU
 from surgery.activations.support import support
-from surgery.activations.table import ROWS, Activation
 from surgery.dataflow.operations import TAG, activation_of_class, activation_of_module, options_of_module
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
 from surgery.text import table

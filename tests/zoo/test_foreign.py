@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.activations.table import ROWS
+from surgery.activations.catalogue import ROWS
 from surgery.look.site import Sites
 from tests.asserts import assert_bit_equal
 from tests.models import randomise

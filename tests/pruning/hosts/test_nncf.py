@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
 from pruning.hosts import nncf as host
-from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.host_masks import nncf_masks
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable

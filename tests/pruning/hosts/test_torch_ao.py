@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.ao.pruning import BaseSparsifier, CubicSL, WeightNormSparsifier
 from torch.nn.utils import parametrize, prune
 
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.hosts import commit, torch_ao, torch_prune
-from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
 from pruning.rounds.round import snapshot

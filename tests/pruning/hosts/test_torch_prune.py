@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.hosts import commit, torch_prune
-from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import owner_of, prunable
 from pruning.rounds.round import snapshot

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import surgery
 from surgery import activations
+from surgery.activations.catalogue import ROWS
 from surgery.activations.input_stats import InputStats, Starting, start
-from surgery.activations.table import ROWS
 from tests.models import picture
 from tests.surgery.activations.every import LEARNED, PLAIN, made, numbers
 

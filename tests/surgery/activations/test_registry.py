@@ -10,7 +10,7 @@ from torch import nn
 
 import surgery
 from surgery import activations
-from surgery.activations.table import ROWS
+from surgery.activations.catalogue import ROWS
 from tests.asserts import assert_raises
 from tests.surgery.activations.every import LEARNED, SWEPT
 

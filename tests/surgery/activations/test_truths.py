@@ -17,7 +17,7 @@ from surgery.activations.functions.prelu import PReLU
 from surgery.activations.functions.simple import QuickGELU
 from surgery.activations.functions.smelu import SmeLU
 from surgery.activations.functions.swish import Swish
-from surgery.schedule.initialization import initialize
+from surgery.schedule.weight_initialization import initialize
 
 STEP = 2.0**-10  # a power of two, so that every point is exact
 LINE = torch.arange(-8192, 8193, dtype=torch.float64) * STEP

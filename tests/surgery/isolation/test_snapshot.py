@@ -35,7 +35,7 @@ TRANSACTION = {
         "history/settled",
         "schedule/frozen_weights",
         "schedule/progress",
-        "schedule/initialization",
+        "schedule/weight_initialization",
         "repair/affine_fold",
         "repair/affine_fit",
         "serialization/save_load",
@@ -138,7 +138,7 @@ class Replayed:
 LOOKING = {
     "transforms": ("find_sites", "seen_at", "prove_rewrites", "prove_effect"),
     "repair.affine_fold": ("find_sites", "look_at"),
-    "schedule.initialization": ("find_sites",),
+    "schedule.weight_initialization": ("find_sites",),
     "serialization.save_load": ("find_sites", "read_steps"),
 }
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 import surgery
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.hosts import torch_pruning as host
-from pruning.hosts.pipeline import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from surgery.activations import build as activation
 from surgery.errors import BadValue, CannotEdit, CannotLook

@@ -16,7 +16,7 @@ from surgery.activations.functions.prelu import FReLU, PReLU
 from surgery.activations.functions.rectified_scores import RectifiedScores
 from surgery.activations.functions.smelu import SmeLU
 from surgery.errors import BadValue, CannotLook
-from surgery.schedule.initialization import fan_of, gain, initialize
+from surgery.schedule.weight_initialization import fan_of, gain, initialize
 from tests.asserts import assert_raises, assert_untouched
 from tests.surgery.small_net import SmallNet
 

@@ -1,4 +1,4 @@
-"""Table: the rows of the catalogue: every function, its builder, its parameters, and its source."""
+"""Catalogue: a row for every activation function, with its builder, its parameters and its source."""
 
 from __future__ import annotations
 

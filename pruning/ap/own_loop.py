@@ -1,4 +1,4 @@
-"""Pipeline: AP as two lines in an existing training loop that already prunes."""
+"""AP in a training loop of your own that already prunes: two lines around each round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initialization: redraw the weights of a model, each layer with the gain of the activation that follows it."""
+"""Weight initialization: redraw the weights of a model, each layer with the gain of the activation that follows it."""
 
 from __future__ import annotations
 

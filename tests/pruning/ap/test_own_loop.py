@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from pruning.hosts.pipeline import ActivateWhilePruning
+from pruning.ap.own_loop import ActivateWhilePruning
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
