@@ -75,9 +75,8 @@ class Support:
 
     def told(self, function: str) -> list[str]:
         """What a function becomes on each target, on images in single precision: "ncnn: GELU"."""
-        return [
-            f"{cell.target}: {cell}" for cell in self.where(function=function, precision="fp32", layout="image").cells
-        ]
+        cells = self.where(function=function, precision="fp32", layout="image").cells
+        return [f"{cell.target}: {cell.summary}" for cell in cells]
 
     def where(self, **facts: str) -> Support:
         """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`."""

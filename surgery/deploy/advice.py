@@ -30,10 +30,16 @@ def is_well_off(verdict: str, operators: int) -> bool:
 
 
 def candidates(site: Site, target: str, precision: str = "fp32") -> list[str]:
-    """The functions without parameters that are well off on the target, other than the one at the site."""
+    """The functions without parameters that are well off on the target, other than the one at the site.
+
+    For a gate other gates; none that computes what another one does, as a HeLU.
+    """
+    role = row_of(site.activation).role
     cells = support().where(target=target, precision=precision, layout="image").cells
-    there = [cell.function for cell in cells if is_well_off(cell.verdict, len(cell.operators))]
-    return [name for name in there if name != site.activation and _is_plain(name)]
+    there = [row_of(cell.function) for cell in cells if is_well_off(cell.verdict, len(cell.operators))]
+    return [
+        row.name for row in there if row.role == role and row.name != site.activation and not row.learns + row.begins
+    ]
 
 
 def distance(function: nn.Module, other: nn.Module, entered: Tensor) -> float:
@@ -47,8 +53,3 @@ def layout_of(site: Site) -> str:
     """ "tokens" for a learned function with its channels on the last of three axes, else "image"."""
     tokens = row_of(site.activation).learns and len(site.shape) == 3 and site.channel_axis == 2
     return "tokens" if tokens else "image"
-
-
-def _is_plain(name: str) -> bool:
-    row = row_of(name)
-    return row.role == "nonlinearity" and not row.learns

@@ -14,9 +14,9 @@ from surgery.activations.support import FAILS, FLOAT, OPERATOR, PIECES, WRONG
 from surgery.dataflow.trace import CallRecord
 from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE
 from surgery.deploy.network import Flat, Network
-from surgery.deploy.target import Target
+from surgery.deploy.target import Target, reason_of
 from surgery.deploy.written import written
-from surgery.errors import SurgeryError, cause_of
+from surgery.errors import SurgeryError
 from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import copied, scratch_copy
 from surgery.look.listen import trace_forward
@@ -130,6 +130,6 @@ def in_short(operators: tuple[str, ...]) -> str:
 def in_one_line(error: Exception) -> str:
     """An error of a target in one line: its sentence, and what was found."""
     if not isinstance(error, SurgeryError):
-        return cause_of(error)
+        return reason_of(error)
     sentence, *facts = str(error).splitlines()
     return ": ".join([sentence.rstrip(".") if facts else sentence, *(fact.split(maxsplit=1)[1] for fact in facts)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from surgery.deploy.network import Network
 from surgery.errors import NotInstalled
+
+_LONGEST = 300  # characters of a reason
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 Quantize = Callable[[Path, Sequence[Sequence[Tensor]]], tuple[str, ...]]
@@ -84,6 +88,15 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a converter or a runtime failed, in one line: the first paragraph of the error that caused the others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    paragraph = _COLOURS.sub("", str(error)).strip().partition("\n\n")[0]
+    told = " ".join(paragraph.split()) or "no message"
+    return f"{type(error).__name__}: {told if len(told) <= _LONGEST else told[:_LONGEST] + ' ...'}"
 
 
 def _version(name: str) -> str:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target, quiet
-from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of
+from surgery.deploy.target import Run, Target, quiet, reason_of
+from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError
 
 FACTS = "deploy.json"
 
@@ -108,7 +108,7 @@ def _refusals(problem: str) -> Iterator[None]:
     except SurgeryError:
         raise
     except Exception as error:
-        raise NotConvertible(problem, asked=cause_of(error)) from error
+        raise NotConvertible(problem, asked=reason_of(error)) from error
 
 
 def _converted(network: Network, target: Target, folder: Path) -> Network:

@@ -38,5 +38,14 @@ def test_nothing_is_proposed_where_the_function_is_well_off() -> None:
     assert instead(nn.Mish(), Probed(("a", "b", "c"), 0.0)) == ""
 
 
+def test_candidates_have_the_role_of_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("relu", "helu", "pwlu", "sigmoid", "hardsigmoid")
+    cells = tuple(Cell(name, "memory", "fp32", "image", "one operator", ("op",), 0.0, "") for name in names)
+    monkeypatch.setattr(advice, "support", lambda: Support(cells, {"memory": ""}))
+    gate, call = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()), nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    found = [advice.candidates(surgery.find_sites(model, X[..., :2])[0], "memory") for model in (gate, call)]
+    assert found == [["hardsigmoid"], ["relu"]]
+
+
 def test_the_distance_is_a_root_mean_square() -> None:
     assert advice.distance(nn.ReLU(), nn.Identity(), torch.tensor([-2.0, 2.0])) == pytest.approx(2**0.5)

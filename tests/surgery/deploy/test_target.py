@@ -1,0 +1,46 @@
+"""A target: whether it is installed, what its tools print, and why they fail."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from surgery.deploy.target import quiet, reason_of
+from surgery.errors import NotInstalled
+from tests.asserts import assert_process_untouched, assert_raises
+from tests.surgery.deploy.memory import MEMORY
+
+
+def test_what_is_missing_is_named_with_its_command() -> None:
+    MEMORY.check_installed()
+    missing = replace(MEMORY, modules=("no_such_runtime.part",), distributions=("no-such-runtime", "torch"))
+    assert not missing.installed() and repr(missing) == "<Target memory: not installed>"
+    assert_raises(NotInstalled, missing.check_installed, "no-such-runtime (not installed)", "[deploy-memory]")
+
+
+def test_converters_are_quiet(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with assert_process_untouched(), pytest.raises(ValueError, match="told"), quiet():
+        print("step 1/3")
+        print("step 2/3", file=sys.stderr)
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        logging.getLogger("converter").error("untested version")
+        raise ValueError("told")
+    assert capsys.readouterr() == ("", "") and caplog.records == []
+    logging.getLogger("converter").error("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
+
+
+def test_the_reason_is_the_first_cause_in_one_line() -> None:
+    try:
+        try:
+            raise LookupError("\x1b[96mNo rule\x1b[0m for\n  aten.thing\n\nOriginal traceback: ...")
+        except LookupError as cause:
+            raise RuntimeError("conversion failed") from cause
+    except RuntimeError as error:
+        assert reason_of(error) == "LookupError: No rule for aten.thing"
+    assert reason_of(AssertionError()) == "AssertionError: no message"
+    assert len(reason_of(ValueError("x" * 1000))) < 330
