@@ -14,9 +14,10 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from surgery.activations.exported import behind
 from surgery.errors import BadValue
 
-Form = Literal["formula", "closed", "fused"]
+Form = Literal["formula", "exported", "closed", "fused"]
 FORMS = get_args(Form)
 
 # The module with the kernels of a device, and the library they need.
@@ -41,11 +42,15 @@ class Function:
     `gradients(grad, x, *params)` is its closed-form backward: the gradient of x and of each parameter, the latter in
     its shape or still to be summed to it. Both get the channels on the last axis of x; parameters have them last,
     (..., C), or (..., 1) if all channels share them. Everything is float32 or float64.
+
+    `exported(x, after, *params)` is what exporters see, see `surgery.activations.exported`: x keeps its axes, `after`
+    of which follow that of the channels.
     """
 
     name: str
     value: Callable[..., Tensor]
     gradients: Callable[..., tuple[Tensor, ...]]
+    exported: Callable[..., Tensor]
 
 
 class Kernel(Protocol):
@@ -71,6 +76,8 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         _check(function, x, axis, params)
     if form == "formula":
         return value_of(function, axis, x, params)
+    if form == "exported":
+        return _exported_of(function, axis, x, params)
     if form == "closed":
         return _Closed.apply(function, axis, x, *params)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling():
@@ -90,16 +97,18 @@ def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...])
 
 
 def form_of(function: Function, x: Tensor) -> Form:
-    """The form used for this function of x: "formula", "closed" or "fused".
+    """The form used for this function of x: "formula", "exported", "closed" or "fused".
 
-    Exported graphs and `torch.func` get the formula, which consists of torch operations only. A compiled model gets
-    the closed form, which the compiler fuses with its neighbours, unless it sums by index. Otherwise a kernel is used
-    if available.
+    `torch.func` gets the formula, which consists of torch operations only, and exporters the exported form, which
+    consists of operators that every deploy target knows. A compiled model gets the closed form, which the compiler
+    fuses with its neighbours, unless it sums by index. Otherwise a kernel is used if available.
     """
     if _only is not None:
         asked: Form | None = _asked_for(function.name)
         if asked is not None:
             return asked
+    if is_exporting():
+        return "exported"
     if taken_apart():
         return "formula"
     if torch.compiler.is_compiling():
@@ -110,9 +119,14 @@ def form_of(function: Function, x: Tensor) -> Form:
 
 def taken_apart() -> bool:
     """True where a call is exported, traced, or transformed by `torch.func`, which need plain torch operations."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return torch._C._is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+    if torch.compiler.is_compiling() or is_exporting():
+        return is_exporting()
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_exporting() -> bool:
+    """True where a call is exported (`torch.export`, `torch.onnx`) or traced (`torch.jit.trace`)."""
+    return torch.compiler.is_exporting() or torch._C._is_tracing()
 
 
 @contextmanager
@@ -230,6 +244,14 @@ def value_of(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
     last = x.movedim(axis, -1) if x.dim() else x
     value = function.value(last.to(dtype), *(param.to(dtype) for param in params)).to(x.dtype)
     return value.movedim(-1, axis) if x.dim() else value.reshape(())
+
+
+def _exported_of(function: Function, axis: int, x: Tensor, params: Any) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    inner, *given = (tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in (x, *params))
+    value = function.exported(inner, behind(x, axis), *given)
+    value = value if value.dtype == x.dtype else value.to(x.dtype)
+    return value if x.dim() else value.reshape(())
 
 
 def gradients_of(function: Function, axis: int, grad: Tensor, x: Tensor, params: Any) -> tuple[Tensor, ...]:

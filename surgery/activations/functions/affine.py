@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
+from surgery.activations.exported import behind, shaped
 from surgery.errors import BadValue
 from surgery.isolation.meta_copy import read
 
@@ -27,12 +28,18 @@ def _affine_gradients(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> 
     return grad * weight, grad * x, grad
 
 
-AFFINE = Function("affine", _affine, _affine_gradients)
+def _affine_exported(x: Tensor, after: int, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * shaped(weight, after) + shaped(bias, after)
+
+
+AFFINE = Function("affine", _affine, _affine_gradients, _affine_exported)
 
 
 @wrap  # symbolic traces keep it as one call
 def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor) -> Tensor:
     """weight x + bias, channels of x on `axis`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _affine_exported(x, behind(x, axis), weight, bias)
     return apply(AFFINE, x, axis, weight, bias)
 
 

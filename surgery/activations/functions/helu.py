@@ -16,8 +16,12 @@ from surgery.errors import BadValue
 @wrap  # symbolic traces keep it as one call
 def helu(x: Tensor, alpha: float) -> Tensor:
     """max(0, x), whose gradient passes where x > -alpha."""
-    if not taken_apart():
-        return _HeLU.apply(x, alpha)  # type: ignore[no-any-return]
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _exported(x, alpha)
+    return _exported(x, alpha) if taken_apart() else _HeLU.apply(x, alpha)
+
+
+def _exported(x: Tensor, alpha: float) -> Tensor:
     passed = torch.where((x <= 0) & (x > -alpha), x, 0.0)
     return F.relu(x) + (passed - passed.detach())
 

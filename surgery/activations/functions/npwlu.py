@@ -8,6 +8,7 @@ from torch.fx import wrap
 from torch.nn import functional as F
 
 from surgery.activations.dispatch import Function, apply
+from surgery.activations.exported import behind, shaped
 from surgery.activations.functions.piecewise import along, best_lines, bounds_for, summed, taken
 from surgery.activations.functions.pwlu import around_zero, averaged, check, check_rows
 from surgery.activations.functions.smelu import positive
@@ -50,7 +51,24 @@ def _npwlu_gradients(
     return of_x, -(slopes * plain).sum(0), plain.sum(0), slopes[1:-1] * right - shifted, of_slopes
 
 
-FUNCTION = Function("npwlu", _npwlu, _npwlu_gradients)
+def _npwlu_exported(x: Tensor, after: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> Tensor:
+    """A sum of clips, one per interval, between knots that differ by channel."""
+    anchors, bases, _ = _tables(start, height, widths, slopes)
+    knots, steep = anchors[1:].unbind(0), slopes.unbind(0)
+    first, last = knots[0], knots[len(knots) - 1]
+    low, high = steep[0], steep[len(steep) - 1]
+    total = torch.minimum(x, shaped(first, after)) * shaped(low, after)
+    total = total + torch.maximum(x, shaped(last, after)) * shaped(high, after)
+    rest = bases[0] - first * low - last * high
+    for number in range(len(knots) - 1):
+        left, right, slope = knots[number], knots[number + 1], steep[number + 1]
+        inside = torch.minimum(torch.maximum(x, shaped(left, after)), shaped(right, after))
+        total = total + inside * shaped(slope, after)
+        rest = rest - left * slope
+    return total + shaped(rest, after)
+
+
+FUNCTION = Function("npwlu", _npwlu, _npwlu_gradients, _npwlu_exported)
 
 
 @wrap  # symbolic traces keep it as one call
@@ -58,6 +76,8 @@ def npwlu(
     x: Tensor, axis: int, intervals: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor
 ) -> Tensor:
     """A piecewise linear function of x with knots at any distance; channels of x on `axis`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _npwlu_exported(x, behind(x, axis), start, height, positive(widths), slopes)
     check_rows("widths", widths, intervals)
     check_rows("slopes", slopes, intervals + 2)
     return apply(FUNCTION, x, axis, start, height, positive(widths), slopes)

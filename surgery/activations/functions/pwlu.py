@@ -11,9 +11,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import wrap
 
-from surgery.activations.dispatch import apply, taken_apart
+from surgery.activations.dispatch import apply, is_exporting, taken_apart
+from surgery.activations.exported import behind
 from surgery.activations.functions.piecewise import PWLU as FUNCTION
-from surgery.activations.functions.piecewise import WIDE, along, best_lines, bounds_for, region_of, snapped, tables
+from surgery.activations.functions.piecewise import (
+    WIDE,
+    along,
+    best_lines,
+    bounds_for,
+    region_of,
+    snapped,
+    sum_of_clips,
+    tables,
+)
 from surgery.activations.functions.simple import QuickGELU, SquaredReLU
 from surgery.activations.functions.smelu import FLOOR
 from surgery.activations.input_stats import Elementwise, InputStats
@@ -43,10 +53,13 @@ def ordered(
 ) -> tuple[Tensor, ...]:
     """The parameters of the function, with left < right whatever was learned; the gradient can still separate them."""
     check_rows("heights", heights, intervals + 1)
-    left, right = (bound.to(torch.promote_types(bound.dtype, torch.float32)) for bound in (left, right))
-    least = FLOOR * (1 + left.detach().abs())
-    right = right + (least - (right - left)).clamp_min(0).detach()
-    return heights, left, right, low_slope, high_slope
+    left, right = (bound if bound.dtype == torch.float64 else bound.float() for bound in (left, right))
+    return heights, left, apart(left, right), low_slope, high_slope
+
+
+def apart(left: Tensor, right: Tensor, least: float = FLOOR) -> Tensor:
+    """The right bound, moved as far as is needed to stay right of the left one."""
+    return right + (least * (1 + left.detach().abs()) - (right - left)).clamp_min(0).detach()
 
 
 class PWLU(nn.Module):
@@ -76,6 +89,7 @@ class PWLU(nn.Module):
         UnknownName: `like` is not the name of a function without parameters.
     """
 
+    __jit_unused_properties__ = ("gradual", "_inner")
     running_mean: Tensor
     running_deviation: Tensor
     gathered: Tensor
@@ -181,6 +195,11 @@ class PWLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return sum_of_clips(
+                input, behind(input, self.axis), self.heights, self.left, apart(self.left, self.right),
+                self.low_slope, self.high_slope,
+            )  # fmt: skip
         if not (self.gathering and (self.told or self.training)):
             return pwlu(input, self.axis, self.intervals, *self._own())
         if self.training and _first_time():
@@ -272,6 +291,10 @@ class Folded(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._exported(input)
+        if is_exporting():
+            return self._exported(input)
         axis = self.axis if -input.dim() <= self.axis < input.dim() else -1
         dtype = torch.promote_types(input.dtype, torch.float32)
         last = torch.atleast_1d(input).movedim(axis, -1).to(dtype)
@@ -279,6 +302,10 @@ class Folded(nn.Module):
         region = region_of(last, anchors[0], anchors[-1], len(anchors) - 2)
         value = along(last, region, anchors, bases, slopes).to(input.dtype)
         return value.movedim(-1, axis) if input.dim() else value.reshape(())
+
+    def _exported(self, x: Tensor) -> Tensor:
+        after, anchors, bases, slopes = behind(x, self.axis), self.anchors, self.bases, self.slopes
+        return sum_of_clips(x, after, bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1])
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -344,7 +371,7 @@ def check(channels: int, intervals: int, bound: float | None) -> None:
 
 def check_rows(name: str, table: Tensor, rows: int) -> None:
     """Check that a table was not cut along its rows, as Torch-Pruning does if all channels share it."""
-    if len(table) != rows:
+    if not torch._C._is_tracing() and len(table) != rows:  # in tracing, sizes are not integers
         raise BadValue(
             f"{name} lost rows: it was cut as if they were channels.", asked=f"{len(table)} rows", there=f"{rows} rows",
             try_=f"{name} in the ignored_layers of Torch-Pruning",

@@ -47,13 +47,14 @@ class RectifiedScores(nn.Module):
         self.reading = reading
         self.floor = float(floor)
         self.axis = axis
+        self.least = torch.finfo(torch.float32).tiny
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the rectified scores, or the logarithms of their fractions, in shape and dtype of `input`."""
         if self.reading == "scores":
             return F.relu(input)
-        positive = F.relu(input.to(torch.promote_types(input.dtype, torch.float32)))
-        total = positive.sum(self.axis, keepdim=True).clamp_min(torch.finfo(positive.dtype).tiny)
+        positive = F.relu(input if input.dtype == torch.float64 else input.float())
+        total = positive.sum(self.axis, keepdim=True).clamp_min(self.least)
         shares = (positive / total).clamp(self.floor, 1 - self.floor)
         return torch.log_softmax(shares.log(), self.axis).to(input.dtype)
 

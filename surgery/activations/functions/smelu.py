@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.fx import wrap
+from torch.nn import functional as F
 
 from surgery.activations.dispatch import Function, apply
+from surgery.activations.exported import behind, shaped
 from surgery.activations.input_stats import COARSE, Elementwise, InputStats, best_of, fitted, nearest_member, ones_like
 from surgery.errors import BadValue
 
@@ -53,13 +55,31 @@ def _gsmelu_gradients(
     return of_x, of_x + of_width, of_width, grad * (inside + left - parabola), grad * (parabola + x - inside), grad
 
 
-SMELU = Function("smelu", _smelu, _smelu_gradients)
-GSMELU = Function("gsmelu", _gsmelu, _gsmelu_gradients)
+def _smelu_exported(x: Tensor, after: int, beta: Tensor) -> Tensor:
+    """x enters one scaling only, so that exporters fold it into a convolution in front; large x cancel nowhere."""
+    root = shaped(beta.sqrt(), after)
+    above = F.relu(x * (0.5 / root) + 0.5 * root)
+    curved = torch.minimum(above, root)
+    return curved * (above + (above - curved))
+
+
+def _gsmelu_exported(
+    x: Tensor, after: int, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
+) -> Tensor:
+    low, middle = shaped(low_slope, after), shaped((right - left) / 2, after)
+    bend = _smelu_exported(x - middle, after, (left + right) / 2)
+    return bend * (shaped(high_slope, after) - low) + x * low + shaped(height + low_slope * left, after)
+
+
+SMELU = Function("smelu", _smelu, _smelu_gradients, _smelu_exported)
+GSMELU = Function("gsmelu", _gsmelu, _gsmelu_gradients, _gsmelu_exported)
 
 
 @wrap  # symbolic traces keep it as one call
 def smelu(x: Tensor, axis: int, beta: Tensor) -> Tensor:
     """0 up to -|beta|, x from |beta| on, a parabola between; channels of x on `axis`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _smelu_exported(x, behind(x, axis), positive(beta))
     return apply(SMELU, x, axis, positive(beta))
 
 
@@ -68,7 +88,10 @@ def gsmelu(
     x: Tensor, axis: int, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
 ) -> Tensor:
     """Two lines and the parabola that joins them from -left to right; channels of x on `axis`."""
-    return apply(GSMELU, x, axis, left, positive(left + right) - left, low_slope, high_slope, height)
+    right = positive(left + right) - left
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _gsmelu_exported(x, behind(x, axis), left, right, low_slope, high_slope, height)
+    return apply(GSMELU, x, axis, left, right, low_slope, high_slope, height)
 
 
 class SmeLU(nn.Module):
@@ -198,10 +221,10 @@ def rescu(
     return GSmeLU(channels, -begin, end, low_slope, high_slope, height, learn=learn, axis=axis)
 
 
-def positive(width: Tensor) -> Tensor:
+def positive(width: Tensor, floor: float = FLOOR) -> Tensor:
     """The absolute value, clamped from below at the floor, with a gradient that still leads out of the clamp."""
     size = width.abs()
-    return size + (FLOOR - size).clamp_min(0).detach()
+    return size + (floor - size).clamp_min(0).detach()
 
 
 def _above_zero(name: str, value: float) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
+from surgery.activations.exported import behind, shaped
 from surgery.activations.input_stats import Elementwise, InputStats, nearest_member
 
 
@@ -20,12 +21,18 @@ def _swish_gradients(grad: Tensor, x: Tensor, beta: Tensor) -> tuple[Tensor, ...
     return grad * (gate + beta * bend), grad * x * bend
 
 
-SWISH = Function("swish", _swish, _swish_gradients)
+def _swish_exported(x: Tensor, after: int, beta: Tensor) -> Tensor:
+    return x * torch.sigmoid(x * shaped(beta, after))
+
+
+SWISH = Function("swish", _swish, _swish_gradients, _swish_exported)
 
 
 @wrap  # symbolic traces keep it as one call
 def swish(x: Tensor, axis: int, beta: Tensor) -> Tensor:
     """x sigmoid(beta x), channels of x on `axis`."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _swish_exported(x, behind(x, axis), beta)
     return apply(SWISH, x, axis, beta)
 
 
