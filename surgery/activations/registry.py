@@ -110,7 +110,7 @@ def _described(row: Activation) -> str:
         "role": row.role,
         "begins as": row.beginning,
         "runs": "; ".join(f"{device}: {how}" for device, how in row.running().items()),
-        "deployed": "; ".join(support().told(row.name)),
+        "deployed": "; ".join(support().lines_of(row.name)),
         "also called": ", ".join(row.aliases),
         "source": row.source,
     }

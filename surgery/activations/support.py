@@ -36,28 +36,28 @@ class Cell:
 
     def __str__(self) -> str:
         """What it becomes, as short as a table wants it: its one operator, or how many it takes."""
-        return self._told(most=1)
+        return self._text(most=1)
 
     @property
     def summary(self) -> str:
         """What it becomes: its operators, of more than a few the number."""
-        return self._told(most=_FEW)
+        return self._text(most=_FEW)
 
     @property
     def details(self) -> str:
         """All that is known: every operator, how far it is wrong, why it fails."""
-        told = self._told(most=len(self.operators))
-        return f"{told}: {self.problem}" if self.problem else told
+        text = self._text(most=len(self.operators))
+        return f"{text}: {self.problem}" if self.problem else text
 
-    def _told(self, most: int) -> str:
+    def _text(self, most: int) -> str:
         if self.verdict == FAILS:
             return FAILS
         count = len(self.operators)
         names = " + ".join(self.operators) or "nothing"
-        told = names if count <= max(most, 1) else f"{count} operators"
+        text = names if count <= max(most, 1) else f"{count} operators"
         if self.verdict == WRONG:
-            return f"{told}, wrong by {self.error:.2g}"
-        return f"{told}, in float" if self.verdict == FLOAT else told
+            return f"{text}, wrong by {self.error:.2g}"
+        return f"{text}, in float" if self.verdict == FLOAT else text
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,7 +73,7 @@ class Support:
         found = (cell for cell in self.cells if (cell.function, cell.target, cell.precision, cell.layout) == asked)
         return next(found, None)
 
-    def told(self, function: str) -> list[str]:
+    def lines_of(self, function: str) -> list[str]:
         """What a function becomes on each target, on images in single precision: "ncnn: GELU"."""
         cells = self.where(function=function, precision="fp32", layout="image").cells
         return [f"{cell.target}: {cell.summary}" for cell in cells]

@@ -95,8 +95,8 @@ def reason_of(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     paragraph = _COLOURS.sub("", str(error)).strip().partition("\n\n")[0]
-    told = " ".join(paragraph.split()) or "no message"
-    return f"{type(error).__name__}: {told if len(told) <= _LONGEST else told[:_LONGEST] + ' ...'}"
+    text = " ".join(paragraph.split()) or "no message"
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'}"
 
 
 def _version(name: str) -> str:

@@ -33,7 +33,7 @@ def test_cells_are_found_and_told_in_full() -> None:
     assert TABLE.cell("swish", "tvm") is None
     assert [cell.function for cell in TABLE.where(verdict="wrong").cells] == ["gelu"]
     assert TABLE.cells[1].details == "XNNPACK, wrong by 0.00047" and TABLE.cells[3].details == "a + b + c + d + e"
-    assert TABLE.told("swish") == ["ncnn: fails", "executorch: 5 operators"]
+    assert TABLE.lines_of("swish") == ["ncnn: fails", "executorch: 5 operators"]
 
 
 def test_a_few_operators_are_named_where_there_is_room() -> None:
