@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import surgery
+from surgery.activations.catalogue import ROWS
 from surgery.activations.dispatch import only
 from surgery.activations.exported import behind, shaped
 from surgery.activations.functions.piecewise import sum_of_clips
 from surgery.activations.functions.pwlu import PWLU
-from surgery.activations.table import ROWS
 
 CHANNELS = 6
 LEARNED = [row.name for row in ROWS if row.learns]
