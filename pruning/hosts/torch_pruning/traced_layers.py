@@ -1,4 +1,4 @@
-"""Traced layers: which layers a pruner of Torch-Pruning traced. It follows gradients, so it misses frozen ones."""
+"""Traced layers: which layers a pruner of Torch-Pruning traced. It follows gradients, and misses all without."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from torch import Tensor, nn
 from torch_pruning import ops
 
 from pruning.dead.measure import buffers_kept
+from surgery.dataflow.reach import reach
+from surgery.dataflow.trace import Op
 from surgery.errors import CannotEdit
 from surgery.look.example import Example
+from surgery.look.finder import find_sites
 from surgery.model import home_of, in_eval
 
 _FEW = 3  # names in a message
+_ENDS = ("conv", "linear", "input", "unknown")  # kinds of operations that decide how many channels there are
 
 
 def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -> None:
     """Check that the pruner traced all layers that the model runs: else their neighbours would be pruned without them.
 
+    Layers that run without gradients are never traced. They may be ignored, if all that share their channels are, too.
     Without a sample to run, all frozen layers count as running.
 
     Raises:
@@ -26,14 +31,44 @@ def check_traced(pruner: Any, model: nn.Module, sample: Example | None = None) -
     """
     runs = _frozen(model) if sample is None else _run(model, sample)
     unseen = list(_unseen(pruner, model, runs))
+    if unseen and sample is not None:
+        unseen = [name for name in unseen if name not in _staying(pruner, model, sample)]
     if unseen:
         raise CannotEdit(
             "Torch-Pruning did not trace some layers that the model runs (frozen, or run without gradients), and would "
             "prune their neighbours without them.",
             asked=f"{', '.join(unseen[:_FEW])}{', ...' if len(unseen) > _FEW else ''}",
             try_="requires_grad_(True) for all, then a new pruner, then freeze again; put layers that should stay "
-                 "unchanged into its ignored_layers",
+                 "unchanged into its ignored_layers; where they run without gradients, them and all layers that share "
+                 "their channels",
         )  # fmt: skip
+
+
+def _staying(pruner: Any, model: nn.Module, sample: Example) -> set[str]:
+    """The ignored layers whose channels nothing can change: those that share them are ignored, too, or the input."""
+    look = find_sites(model, sample).look
+    trace = look.traces.get("eval") if look is not None else None
+    if trace is None:
+        return set()
+    ignored = {id(layer) for layer in pruner.ignored_layers}
+    fixed = {path for path, module in model.named_modules() if id(module) in ignored}
+    readers = trace.consumers()
+
+    def passes(op: Op) -> bool:
+        return op.kind not in _ENDS
+
+    def stays(op: Op) -> bool:
+        shared = [*reach(readers[op.index], readers.__getitem__, lambda place: passes(trace.ops[place])), op.index]
+        makers = [maker for place in shared for maker in trace.back(place, passes)]
+        return all(maker.kind == "input" or (maker.weights and _owners(maker) <= fixed) for maker in makers)
+
+    run = {path: [op for op in trace.ops if path in _owners(op)] for path in fixed}
+    return {path for path, ops in run.items() if ops and all(map(stays, ops))}
+
+
+def _owners(op: Op) -> set[str]:
+    """The paths of the modules whose parameters an operation reads."""
+    return {name.rpartition(".")[0] for name in op.weights}
 
 
 def check_plain_numbers(pruner: Any, model: nn.Module) -> None:

@@ -80,3 +80,44 @@ def test_whole_numbers_that_no_cut_reaches_may_stay(net: Net) -> None:
     net.order = nn.Parameter(torch.arange(3), requires_grad=False)
     host.step(pruner_of(net, ignored_layers=[net.order]), example=IMAGES)
     assert net.stem.weight.shape == (4, 3, 3, 3) and net.order.tolist() == [0, 1, 2]
+
+
+class Guided(nn.Module):
+    """A branch without gradients, which reads the images or a pruned layer, and is added or concatenated."""
+
+    def __init__(self, reads: str, joined: str) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+        self.guide, self.norm = nn.Conv2d(3 if reads == "images" else 8, 6, 1), nn.BatchNorm2d(6)
+        self.reader, self.head = nn.Conv2d(6, 8, 1), nn.Linear(8, 5)
+        self.reads, self.joined = reads, joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.stem(x).relu()
+        with torch.no_grad():
+            guide = self.norm(self.guide(x if self.reads == "images" else first))
+        if self.joined == "added":
+            return self.head(self.reader((self.body(first) + guide).relu()).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head((self.reader(guide) + first).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("reads", "joined", "kept", "fits"),
+    [
+        ("images", "apart", [], True), ("images", "added", ["body"], True), ("images", "added", [], False),
+        ("stem", "apart", [], False), ("stem", "apart", ["stem"], True),
+    ],
+)  # fmt: skip
+def test_a_detached_branch_may_stay_as_it_is(reads: str, joined: str, kept: list[str], fits: bool) -> None:
+    model = Guided(reads, joined)
+    layers = [model.get_submodule(name) for name in ("guide", "norm", *kept)]
+    pruner = pruner_of(model, ignored_layers=layers)
+    if fits:
+        host.step(pruner, example=IMAGES)
+        assert model(IMAGES).shape == (4, 5) and model.guide.out_channels == 6
+        assert model.reader.out_channels == (8 if "stem" in kept else 4)
+    else:
+        with assert_untouched(model):
+            assert_raises(CannotEdit, lambda: host.step(pruner, example=IMAGES), "guide", "and all layers that share")
+    without = pruner_of(Guided(reads, joined))
+    assert_raises(CannotEdit, lambda: host.step(without, example=IMAGES), "guide, norm")
