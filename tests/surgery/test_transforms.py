@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,21 @@ from torch import Tensor, fx, nn
 
 import surgery
 from surgery import transforms
-from surgery.edit.replacement import new_activation
 from surgery.plan.rules import Rule
 from tests import models
 from tests.asserts import (
     assert_bit_equal,
     assert_only_changed,
     assert_raises,
-    assert_same_frame,
     assert_same_function,
     assert_untouched,
 )
 from tests.models import picture, randomise
+from tests.surgery.transformed import transformed
 from tests.zoo.counting import count
 from tests.zoo.oracle import output, output_without
 
 STATED = [kind for kind in models.STATED if kind.sites]
-
-
-def transformed(model: nn.Module, rule: Rule | list[Rule], example: Any = None) -> nn.Module:
-    """The edited copy, after a check that the model is unchanged, and frame and weight names are kept."""
-    example = picture() if example is None else example
-    with assert_untouched(model):
-        edited, report = surgery.transform(model, rule, example)
-    names, now = [name for name, _ in model.named_parameters()], [name for name, _ in edited.named_parameters()]
-    fresh = [name for name in now if name not in names]
-    assert [name for name in report.added if name not in report.removed] == fresh
-    assert [name for name in report.removed if name not in report.added] == [n for n in names if n not in now]
-    replaced = [model.get_submodule(edit.site.module) for edit in report.plan.edits if edit.site.module]
-    bare = not report.removed and not any(list(module.children()) for module in replaced)
-    if bare and not isinstance(model, fx.GraphModule):
-        assert_same_frame(model, edited)
-    if not report.added and not report.removed:
-        assert list(edited.state_dict()) == list(model.state_dict())
-    return edited
 
 
 # Every stated model, every site
@@ -270,14 +250,6 @@ def test_a_replaced_module_hands_on_its_hooks() -> None:
     assert calls == ["GELU", "ReLU"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_new_parameters_have_the_dtype_of_their_place(dtype: torch.dtype) -> None:
-    model = models.BottleneckNet().to(dtype)
-    edited = transformed(model, surgery.swap("prelu", position=3), picture().to(dtype))
-    assert edited.get_parameter("body.0.act3.weight").dtype is dtype
-    assert edited(picture().to(dtype)).dtype is dtype
-
-
 def test_new_parameters_are_named_and_reported_and_learn() -> None:
     model = models.ResidualNet()
     edited, report = surgery.transform(model, surgery.swap("prelu", block="*", position=2), picture())
@@ -288,13 +260,6 @@ def test_new_parameters_are_named_and_reported_and_learn() -> None:
         assert slope.requires_grad
         assert slope.grad is not None
         assert slope.grad.abs().sum() > 0
-
-
-def test_what_takes_the_place_of_a_frozen_module_is_frozen() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU()).requires_grad_(False)
-    edited = transformed(model, surgery.swap("prelu", init=0.1))
-    assert edited.get_parameter("1.weight").tolist() == pytest.approx([0.1] * 4)
-    assert not edited.get_parameter("1.weight").requires_grad
 
 
 def test_a_model_on_meta_can_be_transformed() -> None:
@@ -708,36 +673,6 @@ def test_a_function_under_another_name(alias: str, name: str) -> None:
     assert {edit.make for edit in report.plan.edits} == {name}
     straight, _ = surgery.transform(models.BottleneckNet(), surgery.swap(name), picture())
     assert [type(module) for module in edited.modules()] == [type(module) for module in straight.modules()]
-
-
-def around(name: str) -> Any:
-    return torch.inference_mode() if name == "inference" else torch.autocast("cpu", torch.bfloat16)
-
-
-@pytest.mark.parametrize("mode", ["inference", "autocast"])
-def test_what_is_put_in_does_not_depend_on_where_one_calls_from(mode: str) -> None:
-    model, rule = models.BottleneckNet(), surgery.swap("prelu")
-    plan = surgery.make_plan(surgery.find_sites(model, picture()), rule)
-    planned, in_place = copy.deepcopy(model), copy.deepcopy(model)
-    with around(mode):
-        copied, _ = surgery.transform(model, rule, picture())
-        surgery.transform_(in_place, rule, picture())
-        surgery.apply_plan(planned, plan)
-    for module in (copied, in_place, planned):
-        assert {weight.dtype for weight in module.parameters()} == {torch.float32}
-        assert not any(weight.is_inference() for weight in (*module.parameters(), *module.buffers()))
-        module(picture()).sum().backward()
-        assert all(weight.grad is not None for name, weight in module.named_parameters() if "act" in name)
-
-
-def test_new_parameters_have_the_dtype_of_the_weights_before_them() -> None:
-    model = models.BottleneckNet()
-    model.body.double()
-    plan = surgery.make_plan(surgery.find_sites(models.BottleneckNet(), picture()), surgery.swap("prelu"))
-    (first, *_, last) = [replace(edit, site=replace(edit.site, dtype="bfloat16")) for edit in plan.edits]
-    assert next(new_activation(model, first).parameters()).dtype is torch.float64
-    bare = replace(last, site=replace(last.site, weights=(), owner=""))
-    assert next(new_activation(model, bare).parameters()).dtype is torch.float32
 
 
 def test_rules_are_refused_one_by_one_however_they_are_counted() -> None:

@@ -1,59 +1,32 @@
 """Large images, through timm's transforms and loaders."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import timm.data.dataset_factory
 import torch
 from PIL import Image
-from timm.data import IterableImageDataset
 from torch import Tensor
 
 import recipes.data.loader
-from recipes.data import Data, Feed, open_data
+from recipes.data import Data, open_data
 from recipes.data.dataset import Decoding
-from recipes.data.timm_datasets import Streamed
 from recipes.format.settings import Finetune
-from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName
+from surgery.errors import BadFile, BadValue
 from tests.asserts import assert_raises
-from tests.recipes.data.written import picture, write_tar, write_tree
+from tests.recipes.data.pictures import grey, greys, labels_of
 from tests.recipes.data.written import png as encoded
+from tests.recipes.data.written import write_tar
 
 ALL_ON = Finetune(batch_size=2, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
-NORMAL = (torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225)))
 # Python 3.12 and newer warn of what torch's loader does.
 workers = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
-def grey(label: int, copy: int) -> int:
-    return 60 * label + 10 * copy
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of 120-pixel images, four and two copies; the grey value identifies each."""
-    pictures = {
-        f"{part}/{name}/{copy}.png": picture(grey(label, copy), 120)
-        for part, copies in (("train", 4), ("val", 2))
-        for label, name in enumerate(("ant", "bee"))
-        for copy in range(copies)
-    }
-    return write_tree(tmp_path / "large", pictures)
-
-
 def opened(folder: Path, workers: int = 0, **asked: Any) -> Data:
     return open_data(str(folder), size=16, workers=workers, **asked)
-
-
-def greys(images: Tensor) -> list[int]:
-    """The grey value of each flat image."""
-    plain = images * NORMAL[1].view(3, 1, 1) + NORMAL[0].view(3, 1, 1)
-    assert float(plain.flatten(1).std(1).max()) < 1e-5, "a flat picture stays flat"
-    return [int(value) for value in (plain.flatten(1).mean(1) * 255).round()]
 
 
 def equal(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]) -> bool:
@@ -86,10 +59,6 @@ def test_every_picture_is_trained_on_once_an_epoch(folder: Path) -> None:
     assert images.shape == (6, 3, 16, 16) and len(labels) == 6
     order = [labels_of(opened(folder).training(Finetune(batch_size=1), seed=1), epoch) for epoch in (0, 1, 2)]
     assert all(sorted(epoch) == [0] * 4 + [1] * 4 for epoch in order) and len({tuple(epoch) for epoch in order}) > 1
-
-
-def labels_of(fed: Feed, epoch: int) -> list[int]:
-    return [int(label) for _, labels in fed.epoch(epoch) for label in labels]
 
 
 @workers
@@ -190,83 +159,3 @@ def test_tars_and_other_kinds_of_pictures(folder: Path) -> None:
         members = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(f"{part}/*/*"))}
         write_tar(place / f"{part}.tar", members)
     assert equal(list(opened(place).testing()), list(opened(folder).testing()))
-
-
-def test_torchvision_sets_through_timm(folder: Path) -> None:
-    data = open_data("torch/folder", data_dir=folder, size=16, workers=0, val_num_samples=3)
-    assert (data.name, data.classes, data.size) == ("torch/folder", ("ant", "bee"), 16)
-    assert sum(len(labels) for _, labels in data.testing()) == 3
-    assert labels_of(data.training(Finetune(batch_size=8)), 0).count(1) == 4
-    assert open_data("torch/folder", data_dir=folder).size == 224
-
-
-def test_sets_that_timm_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_raises(UnknownName, lambda: open_data("torch/mnits", data_dir=tmp_path), "torch/mnits", "mnits")
-    assert_raises(UnknownName, lambda: open_data("torch/cifar10", data_dir=tmp_path), "split train", "not found")
-
-    def lacking(*asked: object, **settings: object) -> None:
-        raise ModuleNotFoundError("No module named 'datasets'", name="datasets")
-
-    monkeypatch.setattr(timm.data.dataset_factory, "create_dataset", lacking)
-    assert_raises(SurgeryError, lambda: open_data("hfds/cifar10"), "needs datasets", "pip install datasets")
-
-
-class Reader:
-    """A stream as timm reads it: grey images 0, 1, 2 ... of two classes."""
-
-    def __init__(self, split: str, count: int, class_to_idx: dict[str, int]) -> None:
-        self.split = split
-        self.count = count
-        self.class_to_idx = class_to_idx
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for index in range(self.count):
-            yield Image.new("RGB", (20, 20), (10 * index + self.epoch,) * 3), index % 2
-
-    def __len__(self) -> int:
-        return self.count
-
-    def set_epoch(self, count: int) -> None:
-        self.epoch = count
-
-
-def streams(monkeypatch: pytest.MonkeyPatch, class_to_idx: dict[str, int]) -> list[dict[str, object]]:
-    """Let timm's `create_dataset` return streams, without a validation split; returns its calls."""
-    calls: list[dict[str, object]] = []
-
-    def create_dataset(name: str, root: str | None, split: str, **settings: object) -> IterableImageDataset:
-        calls.append({"name": name, "root": root, "split": split, **settings})
-        if split == "validation":
-            raise ValueError('Unknown split "validation".')
-        return IterableImageDataset(None, reader=Reader(split, 7, class_to_idx))
-
-    monkeypatch.setattr(timm.data.dataset_factory, "create_dataset", create_dataset)
-    return calls
-
-
-def test_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = streams(monkeypatch, {"odd": 1, "even": 0})
-    data = open_data("tfds/mine", data_dir="somewhere", size=16, workers=0)
-    assert isinstance(data.source, Streamed) and data.classes == ("even", "odd")
-    fed = data.training(Finetune(batch_size=2, hflip=0.0), seed=3)
-    assert calls[-1] == {
-        "name": "tfds/mine", "root": "somewhere", "split": "train", "is_training": True, "batch_size": 2, "seed": 3,
-    }  # fmt: skip
-    assert fed.steps == 3
-    assert [labels.tolist() for _, labels in fed.epoch(0)] == [[0, 1]] * 3
-    assert [labels.tolist() for _, labels in fed.epoch(1, start=1)] == [[0, 1]] * 2
-    assert max(greys(next(fed.epoch(0))[0])) < 20 < 50 < min(greys(next(fed.epoch(100))[0])), "it gets the epoch"
-    for _ in range(2):
-        images, labels = (torch.cat(part) for part in zip(*data.testing(4), strict=True))
-        assert greys(images) == [10 * index for index in range(7)] and labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
-    assert calls[-1]["split"] == "test"
-
-
-def test_samples_of_streams_and_streams_without_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams(monkeypatch, {"odd": 1, "even": 0})
-    data = open_data("hfids/mine", size=16, workers=0, train_num_samples=4, val_num_samples=4)
-    assert data.training(Finetune(batch_size=2)).steps == 2 and data.training(Finetune(batch_size=5)).steps == 1
-    assert sum(len(labels) for _, labels in data.testing(2)) == 4
-    streams(monkeypatch, {})
-    assert_raises(BadFile, lambda: open_data("wds/mine"), "does not name its classes")

@@ -18,76 +18,10 @@ from recipes.data.dataset import Decoding, InMemory
 from recipes.format.settings import Finetune
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName
 from tests.asserts import assert_raises
-from tests.recipes.data.written import picture, png, write_tar, write_tree
+from tests.recipes.data.folders import TEST, TRAIN, tree, values
+from tests.recipes.data.written import picture, write_tree
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def tree(folder: Path, size: int = 8, test: str = "test") -> Path:
-    """Three classes; the grey value of an image is 10 * class + copy, plus 100 in the test split."""
-    pictures = {
-        f"{part}/{name}/{copy}.png": picture(base + 10 * label + copy, size)
-        for part, base, copies in (("train", 0, 4), (test, 100, 2))
-        for label, name in enumerate(("ant", "bee", "cow"))
-        for copy in range(copies)
-    }
-    return write_tree(folder, pictures)
-
-
-def values(data: Data) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Grey value and label of every image, of the training split (sorted) and the test split (in order)."""
-    options = Finetune(batch_size=1, crop=0, hflip=0.0)
-    fed = [pair for batch in data.training(options).epoch(0) for pair in _greys(*batch)]
-    return sorted(fed), [pair for batch in data.testing(2) for pair in _greys(*batch)]
-
-
-def _greys(images: Tensor, labels: Tensor) -> list[tuple[int, int]]:
-    greys = ((images[:, 0].flatten(1).mean(1) * 0.229 + 0.485) * 255).round().int()
-    return list(zip(greys.tolist(), labels.tolist(), strict=True))
-
-
-TRAIN = [(10 * label + copy, label) for label in range(3) for copy in range(4)]
-TEST = [(100 + 10 * label + copy, label) for label in range(3) for copy in range(2)]
-
-
-@pytest.mark.parametrize("test", ["test", "val", "validation"])
-def test_a_folder_per_class(tmp_path: Path, test: str) -> None:
-    data = open_data(str(tree(tmp_path / "mine", test=test)))
-    assert isinstance(data.source, InMemory)
-    assert (data.name, data.classes, data.size) == ("mine", ("ant", "bee", "cow"), 8)
-    assert values(data) == (TRAIN, TEST)
-    assert values(open_data("mine", data_dir=tmp_path)) == (TRAIN, TEST)
-
-
-def test_tars_of_one_set(tmp_path: Path) -> None:
-    for part, base, copies in (("train-0", 0, (0, 1)), ("train-1", 0, (2, 3)), ("test", 100, (0, 1))):
-        members = {
-            f"any/{name}/{copy}.png": png(picture(base + 10 * label + copy, 8))
-            for label, name in enumerate(("ant", "bee", "cow"))
-            for copy in copies
-        }
-        write_tar(tmp_path / f"{part}.tar", members)
-    assert values(open_data(str(tmp_path))) == (TRAIN, TEST)
-
-
-def test_tars_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
-    tree(tmp_path)
-    for shard in (1, 0):
-        members = {
-            f"{name}/{shard}.png": png(picture(100 + 10 * label + shard, 8))
-            for label, name in enumerate(("ant", "bee", "cow"))
-        }
-        write_tar(tmp_path / f"test-{shard}.tar", members)
-    shutil.rmtree(tmp_path / "test")
-    assert values(open_data(str(tmp_path)))[1] == sorted(TEST, key=lambda pair: pair[0] % 10)
-
-
-def test_pictures_of_a_class_come_in_the_order_of_their_names(tmp_path: Path) -> None:
-    tree(tmp_path)
-    shutil.rmtree(tmp_path / "test" / "ant")
-    names = [11 * number % 40 for number in range(40)]
-    write_tree(tmp_path, {f"test/ant/{name:02}.png": picture(200 + name, 8) for name in names})
-    assert values(open_data(str(tmp_path)))[1][:40] == [(200 + name, 0) for name in range(40)]
 
 
 def test_where_there_are_several_parts_to_test_on_it_is_the_one_called_so(tmp_path: Path) -> None:
@@ -192,25 +126,6 @@ def test_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
     assert_raises(BadFile, lambda: open_data(str(place)), "not trained: bees", "4 classes", "hint", "bee")
     (place / "test" / "bees" / "0.png").rename(place / "test" / "bees" / "note.txt")
     assert_raises(BadFile, lambda: open_data(str(place)), "the class bees", "has no images")
-
-
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
-    place = tree(tmp_path)
-    whole = (place / "train/bee/2.png").read_bytes()
-    (place / "train/bee/2.png").write_bytes(whole[: len(whole) // 2])
-    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is not a PNG image")
-    (place / "train/bee/2.png").write_bytes(b"0" * (1 << 21))
-    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is too large for a small image")
-
-
-def test_hidden_and_other_files_are_passed_over(tmp_path: Path) -> None:
-    place = tree(tmp_path)
-    (place / "train" / ".cache").mkdir()
-    for name in ("train/ant/._0.png", "train/ant/about.txt", "train/list.csv"):
-        (place / name).write_text("no images")
-    (place / "train/ant/more").mkdir()
-    (place / "train/ant/0.png").rename(place / "train/ant/more/0.png")
-    assert values(open_data(str(place))) == (TRAIN, TEST)
 
 
 def test_digits_are_enlarged_and_in_three_channels() -> None:

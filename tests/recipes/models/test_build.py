@@ -20,32 +20,12 @@ import recipes
 import surgery
 from recipes.data import Pictures, cifar10
 from recipes.data.feed import ImageTransform, MemoryBatches
-from recipes.models.build import NewHead, build, input_size, load_weights
-from recipes.models.names import ModelName, names, resolve, saved_folder
+from recipes.models.build import NewHead, build, input_size
+from recipes.models.names import ModelName, resolve, saved_folder
 from recipes.train.finetune import accuracy
 from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName, WrongModel
 from tests.asserts import assert_raises
-
-# Counted by hand from the paper: 3 n blocks of two convolutions with their norms, a stem and a linear layer.
-CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
-
-
-@pytest.mark.parametrize("depth", CIFAR_PARAMETERS)
-def test_a_cifar_resnet_is_the_one_of_the_paper(depth: int) -> None:
-    model = build(f"cifar/resnet{depth}")
-    assert sum(parameter.numel() for parameter in model.parameters()) == CIFAR_PARAMETERS[depth]
-    assert sum(isinstance(module, nn.ReLU) for module in model.modules()) == depth - 1
-    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert f"resnet{depth}" in names("cifar") and len(names("cifar")) == len(CIFAR_PARAMETERS) + 1
-
-
-def test_the_shortcut_subsamples_and_pads_with_zeros() -> None:
-    block = build("cifar/resnet20").get_submodule("layer2.0")
-    x = torch.rand(1, 16, 8, 8)
-    shortcut = block.shortcut(x)  # type: ignore[operator]
-    assert shortcut.shape == (1, 32, 4, 4)
-    assert torch.equal(shortcut[:, 8:24], x[:, :, ::2, ::2])
-    assert not shortcut[:, :8].any() and not shortcut[:, 24:].any()
+from tests.recipes.models.same import same
 
 
 @pytest.mark.parametrize(
@@ -74,52 +54,6 @@ def test_keywords_reach_the_builder() -> None:
     assert build("timm/test_resnet", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
     assert build("torchvision/squeezenet1_1", num_classes=3)(torch.rand(1, 3, 64, 64)).shape == (1, 3)
     assert build("cifar/resnet20", num_classes=3, in_chans=1)(torch.rand(2, 1, 32, 32)).shape == (2, 3)
-
-
-def test_weights_from_a_file_are_loaded_bit_for_bit(tmp_path: Path) -> None:
-    source = build("cifar/resnet20").eval()
-    save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    for path in (tmp_path / "weights.safetensors", str(tmp_path / "weights.safetensors")):
-        loaded = build("cifar/resnet20", pretrained=path).eval()
-        x = torch.rand(2, 3, 32, 32)
-        assert torch.equal(loaded(x), source(x))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"linear.bias": None}, "linear.bias missing"),
-        ({"linear.scale": torch.ones(3)}, "linear.scale unknown"),
-        ({"linear.bias": torch.ones(3)}, "linear.bias of another shape"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    model = build("cifar/resnet20")
-    weights = {name: value for name, value in (model.state_dict() | change).items() if value is not None}
-    save_file(weights, tmp_path / "weights.safetensors")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(WrongModel, match=says):
-        load_weights(model, tmp_path / "weights.safetensors")
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_files_that_are_not_plain_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no weights file"):
-        build("cifar/resnet20", pretrained=tmp_path / "none.safetensors")
-    torch.save(build("cifar/resnet20").state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(BadFile, match=r"weights\.pth is not a safetensors file"):
-        build("cifar/resnet20", pretrained=tmp_path / "weights.pth")
-    (tmp_path / "broken.safetensors").write_bytes(b"no header")
-    with pytest.raises(BadFile, match="cannot be read as safetensors"):
-        build("cifar/resnet20", pretrained=tmp_path / "broken.safetensors")
-
-
-def test_weights_of_an_edited_model_are_refused(tmp_path: Path) -> None:
-    model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
-    surgery.save(model, tmp_path / "saved")
-    copied = shutil.copy(tmp_path / "saved" / "model.safetensors", tmp_path)  # away from its surgery.json
-    with pytest.raises(BadFile, match="weights of an edited model"):
-        build("cifar/resnet20", pretrained=copied)
 
 
 def test_published_weights_that_do_not_exist_are_refused() -> None:
@@ -186,15 +120,6 @@ def test_a_folder_with_an_edit_in_it_does_not_condemn_plain_weights(tmp_path: Pa
 
 
 # -- published weights, from the caches of the libraries ---------------------------------------------------------------
-
-
-def same(model: nn.Module, other: nn.Module, but: tuple[str, ...] = ()) -> bool:
-    """Whether all weights are equal, except those named in `but`, which differ in shape."""
-    first, second = model.state_dict(), other.state_dict()
-    return list(first) == list(second) and all(
-        first[name].shape != second[name].shape if name in but else torch.equal(first[name], second[name])
-        for name in first
-    )
 
 
 @pytest.fixture
@@ -318,19 +243,6 @@ def test_nothing_but_tensors_is_unpickled(torch_home: Callable[..., None], monke
     before = dict(os.environ)
     assert_raises(BadFile, lambda: build("torchvision/squeezenet1_1", pretrained=True), "more than weights")
     assert dict(os.environ) == before
-
-
-def test_tied_weights_are_loaded_under_both_names(tmp_path: Path) -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 3)
-            self.two.weight = self.one.weight
-
-    source, model = Tied(), Tied()
-    surgery.save(source, tmp_path, name="mine/tied")
-    load_weights(model, tmp_path / "model.safetensors")
-    assert same(model, source)
 
 
 # -- saved folders by name ---------------------------------------------------------------------------------------------

@@ -14,40 +14,13 @@ from surgery.activations.catalogue import ROWS
 from tests.asserts import assert_raises
 from tests.surgery.activations.every import LEARNED, SWEPT
 
-# What everybody knows has no source.
-KNOWN = ("identity", "relu", "hardtanh", "softplus", "tanh", "sigmoid", "hardsigmoid")
 PER = [row.name for row in ROWS if "per" in activations.parameters(row.name)]
-
-
-def test_every_name_and_alias_is_taken_once() -> None:
-    taken = [name for row in ROWS for name in (row.name, *row.aliases)]
-    assert len(taken) == len(set(taken))
-    assert activations.names() == sorted(row.name for row in ROWS)
-    assert len(ROWS) == len(SWEPT) == 30
-    for row in ROWS:
-        for name in (row.name, *row.aliases):
-            assert activations.row_of(name) is row
-            assert type(activations.build(name)) is type(activations.build(row.name))
 
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_a_slip_of_the_pen_shows_the_name(name: str) -> None:
     slip = name[:-1] + "z" + name[-1]
     assert_raises(surgery.UnknownName, lambda: activations.build(slip), repr(slip), name)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_row_says_what_is_true(row: activations.Activation) -> None:
-    assert row.formula and bool(row.source) == (row.name not in KNOWN)
-    module = activations.build(row.name, 3)
-    learned = {name for name, param in module.named_parameters() if param.requires_grad}
-    assert learned == set(row.learns)
-    parameters = set(activations.parameters(row.name))
-    assert set(row.ranges) <= parameters and set(row.starts) <= parameters
-    for old in row.begins:
-        assert old in activations.names()
-    assert row.role in ("nonlinearity", "gate", "head", "linear")
-    assert all(param.shape[-1] == 3 for param in module.parameters()), "channels stand last"
 
 
 def test_per_channel_or_per_layer() -> None:
@@ -186,18 +159,3 @@ def test_describe_is_a_table_of_all() -> None:
     assert lines[0].split()[:2] == ["name", "computes"]
     assert activations.describe("lrelu").splitlines()[0] == "leaky_relu"
     assert_raises(surgery.UnknownName, lambda: activations.describe("geluu"), "gelu")
-
-
-def test_how_each_can_begin_in_words() -> None:
-    assert activations.row_of("prelu").beginning == "relu, leaky_relu, prelu exactly; any other by its value at -1"
-    assert activations.row_of("gelu").beginning == "itself only"
-
-
-def test_a_swish_of_fixed_beta_learns_nothing() -> None:
-    for name in ("swish", "smelu", "gsmelu", "rescu"):
-        assert not any(param.requires_grad for param in activations.build(name, 3, learn=False).parameters())
-        assert all(param.requires_grad for param in activations.build(name, 3, learn=True).parameters())
-
-
-def test_prelu_is_torchs() -> None:
-    assert isinstance(activations.build("prelu", 3), nn.PReLU)

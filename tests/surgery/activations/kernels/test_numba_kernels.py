@@ -10,57 +10,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from surgery.activations import dispatch as forms
-from surgery.activations.functions.affine import AFFINE
 from surgery.activations.functions.piecewise import PWLU
-from surgery.activations.functions.prelu import FRELU, PRELU
-from surgery.activations.functions.smelu import SMELU
-from surgery.activations.functions.swish import SWISH
 
 pytest.importorskip("numba")
 
-from surgery.activations.kernels import numba_loops
 from surgery.activations.kernels.numba_kernels import KERNELS
+from tests.surgery.activations.kernels.beside_torch import (
+    CLOSE,
+    FUNCTIONS,
+    HALF,
+    assert_near,
+    in_double,
+    outcome,
+    params_of,
+    random,
+)
 
-FUNCTIONS = {function.name: function for function in (PRELU, FRELU, SMELU, SWISH, AFFINE, PWLU)}
 NAMES = sorted(FUNCTIONS)
-CLOSE = 2e-6  # of the largest entry
-HALF = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half a unit in the last place
-
-
-def params_of(name: str, channels: int, intervals: int = 16) -> list[Tensor]:
-    """Parameters that differ in every channel."""
-    vary = torch.linspace(0.5, 1.5, channels)
-    heights = torch.linspace(-1, 2, intervals + 1).sin().unsqueeze(1) * vary
-    return {
-        "prelu": [0.3 * vary],
-        "frelu": [vary, -0.2 * vary],
-        "smelu": [0.8 * vary],
-        "swish": [1.3 * vary],
-        "affine": [vary, vary - 1],
-        "pwlu": [heights, -1.93 * vary, 1.7 * vary, 0.1 * vary, 1.2 * vary],
-    }[name]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 1.5
-
-
-def outcome(form: str, name: str, x: Tensor, axis: int, params: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """The values, the gradient of x and those of the parameters."""
-    x, params = x.detach().requires_grad_(), [param.detach().requires_grad_() for param in params]
-    with forms.only(form):
-        y = forms.apply(FUNCTIONS[name], x, axis, *params)
-        return [y.detach(), *torch.autograd.grad(y, (x, *params), grad)]
-
-
-def in_double(name: str, x: Tensor, axis: int, params: list[Tensor], grad: Tensor) -> list[Tensor]:
-    return outcome("formula", name, x.double(), axis, [param.double() for param in params], grad.double())
-
-
-def assert_near(found: list[Tensor], wanted: list[Tensor], close: float = CLOSE) -> None:
-    for number, (tensor, other) in enumerate(zip(found, wanted, strict=True)):
-        error = (tensor.double() - other).abs().max() / other.abs().max().clamp_min(1e-3)
-        assert tensor.shape == other.shape and error <= close, f"result {number} is off by {error:.1e}"
 
 
 WHERE: dict[str, tuple[Callable[[], Tensor], int]] = {
@@ -106,31 +72,6 @@ def test_any_order_of_the_axes_in_memory_is_fine(data: Any) -> None:
     assert found[0].stride() == x.stride()
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("frelu", torch.bfloat16), ("pwlu", torch.bfloat16), ("frelu", torch.half)]
-)
-def test_half_precision_is_rounded_once(name: str, dtype: torch.dtype, channels_last: bool) -> None:
-    x, grad = random(3, 5, 7, 9).to(dtype), (random(3, 5, 7, 9, seed=1) + 2).to(dtype)
-    if channels_last:
-        x = x.to(memory_format=torch.channels_last)
-    params = params_of(name, 5)
-    found, wanted = outcome("fused", name, x, 1, params, grad), in_double(name, x, 1, params, grad)
-    for tensor, other in zip(found[:2], wanted[:2], strict=True):
-        assert tensor.dtype == dtype and tensor.stride() == x.stride()
-        assert ((tensor.double() - other).abs() <= HALF[dtype] * other.abs() * 1.01 + 1e-6).all()
-    assert_near(found[2:], wanted[2:])
-
-
-def test_bfloat16_is_rounded_as_torch_does() -> None:
-    x = torch.cat([random(999), torch.tensor([0.0, -0.0, torch.inf, 3.3e38, -torch.inf])]).bfloat16()
-    scale = torch.tensor([1.0039])
-    y = KERNELS["affine"].forward(x, 0, scale, torch.zeros(1))
-    assert torch.equal(y, (x.float() * scale).bfloat16())
-    all_ones = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)  # rounded up it would be a zero
-    assert KERNELS["affine"].forward(x[:9], 0, all_ones, torch.zeros(1)).isnan().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_parameters_may_be_of_another_type(dtype: torch.dtype) -> None:
     x, grad = random(3, 5, 7), random(3, 5, 7, seed=1) + 2
@@ -170,35 +111,6 @@ def test_infinities_and_what_is_no_number_fare_as_in_the_closed_form(name: str, 
     assert found[0][:, 2].isnan().all() if by_rows else found[0][2].isnan().all()
     endless = outcome("fused", name, x.clamp(-3, 3), axis, params, grad * torch.inf)  # without a warning, too
     assert not endless[1].isfinite().any(), "a gradient without end is one"
-
-
-def test_ties_and_bounds_fall_where_they_do_in_the_closed_form() -> None:
-    knots = torch.linspace(-2, 2, 9)
-    near = torch.cat([knots, knots.nextafter(knots - 1), knots.nextafter(knots + 1)])
-    x, grad = near.repeat(2, 1).T.contiguous(), random(27, 2, seed=1)
-    heights = knots.square().unsqueeze(1).repeat(1, 2)
-    for axis in (0, 1):
-        params = [heights[:, :1], *(torch.tensor([number]) for number in (-2.0, 2.0, 0.5, 3.0))] if axis else [
-            heights, *(torch.tensor([number, number]) for number in (-2.0, 2.0, 0.5, 3.0))
-        ]  # fmt: skip
-        found, wanted = (outcome(form, "pwlu", x, 1, params, grad) for form in ("fused", "closed"))
-        torch.testing.assert_close(found, wanted)
-        assert torch.equal(found[1], wanted[1])
-    beta = torch.tensor([0.5])
-    at = torch.tensor([-0.5, 0.5, 0.0])
-    found, wanted = (outcome(form, "smelu", at, 0, [beta], torch.ones(3)) for form in ("fused", "closed"))
-    torch.testing.assert_close(found, wanted)
-
-
-@pytest.mark.parametrize("intervals", [1, 5, 16, 40])
-def test_a_relu_with_a_knot_at_zero_is_exact(intervals: int) -> None:
-    knots = torch.arange(intervals + 1) * 0.25 - 0.25 * (intervals // 2)
-    ends = [knots[:1], knots[-1:], torch.zeros(1), torch.ones(1)]
-    x = random(3, 5, 7, 9) * 3
-    with forms.only("fused"):
-        y = forms.apply(PWLU, x, 1, knots.relu().unsqueeze(1), *ends)
-    assert intervals == 1 or torch.equal(y, x.relu())
-    assert_near([y], [forms.apply(PWLU, x.double(), 1, knots.relu().unsqueeze(1).double(), *ends)])
 
 
 def test_swish_is_near_over_the_whole_range() -> None:
@@ -258,27 +170,6 @@ def test_the_gradient_of_a_gradient_is_that_of_the_formula(name: str) -> None:
     )
 
 
-@pytest.fixture
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("name", ["frelu", "pwlu"])
-def test_results_do_not_depend_on_the_number_of_threads(name: str, channels_last: bool, threads: Any) -> None:
-    x, grad = random(8, 16, 32, 32), random(8, 16, 32, 32, seed=1)
-    if channels_last:
-        x = x.to(memory_format=torch.channels_last)
-    results = []
-    for count in (1, 2, 3):
-        threads(count)
-        results.append(outcome("fused", name, x, 1, params_of(name, 16), grad))
-    assert all(torch.equal(got, other) for result in results[1:] for got, other in zip(results[0], result, strict=True))
-    assert_near(results[0], in_double(name, x, 1, params_of(name, 16), grad))
-
-
 def test_only_x_is_kept_for_the_backward_pass() -> None:
     x, params = random(4, 5, 8, 8).requires_grad_(), params_of("pwlu", 5)
     kept = 0
@@ -298,20 +189,3 @@ def test_kernels_are_what_runs_here() -> None:
         assert forms.kernel_of(name, "cpu") is KERNELS[name]
         assert forms.form_of(function, random(2)) == "fused"
         assert forms.form_of(function, random(2).double()) == "closed"
-
-
-def test_where_no_folder_can_be_written_loops_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit, asked = numba_loops.njit, []
-
-    def refusing(**options: Any) -> Any:
-        asked.append(options.get("cache", False))
-        if asked[-1]:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
-
-    def double(x: int) -> int:
-        return 2 * x
-
-    monkeypatch.setattr(numba_loops, "njit", refusing)
-    assert numba_loops.compiled()(double)(21) == 42
-    assert asked == [True, False]
