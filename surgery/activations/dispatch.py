@@ -17,7 +17,7 @@ from torch import Tensor
 from surgery.activations.exported import behind
 from surgery.errors import BadValue
 
-Form = Literal["formula", "exported", "closed", "fused"]
+Form = Literal["formula", "closed", "fused", "exported"]
 FORMS = get_args(Form)
 
 # The module with the kernels of a device, and the library they need.
@@ -97,7 +97,7 @@ def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...])
 
 
 def form_of(function: Function, x: Tensor) -> Form:
-    """The form used for this function of x: "formula", "exported", "closed" or "fused".
+    """The form used for this function of x: "formula", "closed", "fused" or "exported".
 
     `torch.func` gets the formula, which consists of torch operations only, and exporters the exported form, which
     consists of operators that every deploy target knows. A compiled model gets the closed form, which the compiler
