@@ -21,15 +21,11 @@ ELSEWHERE = {
     "recipes/data/dataset.py": "recipes/data/test_opening.py",
     "recipes/data/preprocessing.py": "recipes/models/test_preprocessing.py",
     "recipes/format/recipe.py": "recipes/format/test_parse.py",  # a record
-    "recipes/format/rule_options.py": "recipes/format/test_parse.py",
     "recipes/format/settings.py": "recipes/format/test_parse.py",
     "recipes/runs/folder.py": "recipes/runs/test_run.py",
     "recipes/runs/stages.py": "recipes/runs/test_run.py",
-    "recipes/train/device.py": "gpu/test_recipes.py",
-    "surgery/activations/functions/fade.py": "surgery/schedule/test_progress.py",
     "surgery/activations/functions/piecewise.py": "surgery/activations/functions/test_pwlu.py",
     "surgery/activations/kernels/triton_code.py": "surgery/activations/kernels/test_triton_kernels.py",
-    "surgery/code/splice.py": "surgery/code/test_subclass.py",
     "surgery/dataflow/trace.py": "surgery/dataflow/test_flow.py",  # records
     "surgery/deploy/runtimes/coreml.py": "surgery/deploy/runtimes/test_runtimes.py",
     "surgery/deploy/runtimes/executorch.py": "surgery/deploy/runtimes/test_runtimes.py",

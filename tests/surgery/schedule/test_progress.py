@@ -71,14 +71,6 @@ def assert_same_results(first: nn.Module, other: nn.Module, example: Tensor) -> 
         assert_bit_equal([results[0]], [results[1]])
 
 
-@given(st.floats(0, 1))
-@settings(max_examples=30)
-def test_in_between_it_is_the_weighted_mean(progress: float) -> None:
-    fade, x = Fade(nn.ReLU(), nn.Identity()), torch.linspace(-2, 2, 9)
-    fade.set_progress(progress)
-    assert torch.allclose(fade(x), (1 - progress) * x.relu() + progress * x, atol=1e-6)
-
-
 def test_a_report_says_what_is_being_erased() -> None:
     report = surgery.transform(models.ResidualNet(), surgery.erase_relu(fade=True), picture())[1]
     assert "2 of 5 relu calls being erased as progress goes to 1" in str(report)
