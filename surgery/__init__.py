@@ -6,6 +6,7 @@ Look with `find_sites`, edit with `transform`, revert with `undo`, keep the resu
 from importlib.metadata import PackageNotFoundError, version
 
 from surgery import activations, deploy, old_names
+from surgery.deploy.torch_modules import plain
 from surgery.errors import (
     BadFile,
     BadValue,
@@ -82,6 +83,7 @@ __all__ = [
     "make_plan",
     "observing",
     "parameter_groups",
+    "plain",
     "recalibrate",
     "rectify_scores",
     "register_step",

@@ -285,9 +285,11 @@ def set_numbers(model: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> N
 
 def fold_children(model: nn.Module, paths: Iterable[str]) -> None:
     """Replace the children at these paths by the identity, under all their names: they were folded into others."""
-    for child in [model.get_submodule(path) for path in paths]:
-        made = nn.Identity().train(child.training)
-        _keep_hooks(child, made)
-        for parent in list(model.modules()):
-            for name in [name for name, value in parent._modules.items() if value is child]:
-                _put_child([], parent, name, made)
+    replace_children(model, {path: nn.Identity() for path in paths})
+
+
+def replace_children(model: nn.Module, made: Mapping[str, nn.Module]) -> None:
+    """Replace the children at these paths, under all their names; the new ones take over mode and hooks."""
+    for child, new in [(model.get_submodule(path), new) for path, new in made.items()]:
+        _keep_hooks(child, new)
+        _replace_child([], model, child, new.train(child.training))
