@@ -115,6 +115,7 @@ def test_a_count_given_as_a_share_comes_back(alive: int, data: st.DataObject) ->
 @pytest.mark.parametrize("share", [0, 1, 0.0, 0.3, 1.0])
 def test_a_share(share: float) -> None:
     check_share("share", share)
+    assert 0 <= count_of(share, 10) <= 10
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0001, 2, math.nan, math.inf, True, "0.5", None, [0.5]], ids=repr)

@@ -30,6 +30,7 @@ import surgery
 from surgery.code.calls import Call, call_at
 from surgery.code.subclass import Splice, base_of, check_instance, owns, rewritten, splices_of
 from surgery.errors import CannotEdit
+from tests.asserts import assert_untouched
 
 # -- watching ---------------------------------------------------------------------------------------------------------
 
@@ -771,7 +772,8 @@ def test_a_forward_set_on_the_instance_is_refused() -> None:
 
 @pytest.mark.parametrize("module", [NotIterating(), Constants()])
 def test_looking_at_children_elsewhere_does_no_harm(module: nn.Module) -> None:
-    check_instance(module, FORWARD)
+    with assert_untouched(module):
+        check_instance(module, FORWARD)
 
 
 # -- copies and pickles -----------------------------------------------------------------------------------------------

@@ -123,6 +123,8 @@ def test_what_was_moved_is_saved_and_settled_in_silence(rule: Rule, tmp_path: Pa
     surgery.settle(edited)
     surgery.set_progress(edited, 1.0)  # a loop that goes on
     surgery.save(edited, tmp_path)
+    loaded = surgery.load(tmp_path, models.ResidualNet())
+    assert_bit_equal(loaded.state_dict().values(), edited.state_dict().values(), "weight")
 
 
 def test_progress_is_remembered() -> None:

@@ -422,7 +422,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    surgery.load(tmp_path, fresh)
+    assert len(surgery.history_of(surgery.load(tmp_path, fresh))) == 2
 
 
 REPLAY = """
@@ -582,7 +582,7 @@ def test_edited_steps_are_noticed(change: Callable[[dict[str, Any]], object], fo
 
 def test_reformatted_steps_are_the_same_steps(folder: Path) -> None:
     rewrite(folder, lambda data: None)
-    surgery.load(folder, ResidualNet())
+    assert len(surgery.history_of(surgery.load(folder, ResidualNet()))) == 2
 
 
 def test_weights_of_another_edit_are_refused(folder: Path, tmp_path: Path) -> None:
