@@ -17,7 +17,6 @@ SOURCES = {
 # What has no test file of its own, and the tests that reach it. Nothing is to be added here.
 ELSEWHERE = {
     "pruning/dead/tally.py": "pruning/dead/test_meter.py",
-    "pruning/hosts/remasking.py": "pruning/hosts/test_torch_ao.py",
     "recipes/data/dataset.py": "recipes/data/test_opening.py",
     "recipes/data/preprocessing.py": "recipes/models/test_preprocessing.py",
     "recipes/format/recipe.py": "recipes/format/test_parse.py",  # a record
