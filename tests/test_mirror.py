@@ -36,7 +36,6 @@ ELSEWHERE = {
     "surgery/deploy/written.py": "surgery/deploy/runtimes/test_traps.py",
     "surgery/edit/write.py": "surgery/isolation/test_snapshot.py",
     "surgery/isolation/meta_copy.py": "surgery/isolation/test_own_hooks.py",
-    "surgery/isolation/surroundings.py": "surgery/isolation/test_leftovers.py",
     "surgery/look/call_site.py": "surgery/look/test_references.py",
     "surgery/look/classifier_output.py": "surgery/dataflow/test_flow.py",
     "surgery/look/context.py": "surgery/look/test_finder.py",
