@@ -91,7 +91,6 @@ def test_parts_are_those_of_before() -> None:
 
 def test_attributes_are_read_without_running_code() -> None:
     assert attributes_of(Guarded()) == {"value": 1}
-    assert attributes_of(SimpleNamespace(a=1)) == {"a": 1}
     assert attributes_of(3) is None and attributes_of([]) is None
 
 
