@@ -10,7 +10,7 @@ from surgery.activations.support import OPERATOR, PIECES, support
 from surgery.deploy.probe import Probed
 from surgery.look.site import Site
 
-MANY = 3  # operators that a function may be taken apart into before another one is proposed
+MANY = 4  # operators that a function may be taken apart into before another one is proposed
 
 
 def instead_of(function: nn.Module, site: Site, probed: Probed, entered: Tensor, target: str) -> str:

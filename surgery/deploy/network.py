@@ -49,6 +49,11 @@ class Network:
     args: tuple[Tensor, ...]
     any_batch: bool = False
 
+    @property
+    def shapes(self) -> Any:
+        """What is dynamic about its arguments, as `torch.export` wants it."""
+        return (tuple({0: Dim("batch", min=1, max=4096)} for _ in self.args),) if self.any_batch else None
+
     @cached_property
     def program(self) -> ExportedProgram:
         """What `torch.export` makes of it, once for all who ask.
@@ -57,10 +62,9 @@ class Network:
             DynamicShapes: its shapes or its branches depend on the values of its input.
             NotConvertible: torch.export fails for another reason.
         """
-        shapes = (tuple({0: Dim("batch", min=1, max=4096)} for _ in self.args),) if self.any_batch else None
         try:
             with torch.no_grad():
-                return torch.export.export(self.model, self.args, dynamic_shapes=shapes)
+                return torch.export.export(self.model, self.args, dynamic_shapes=self.shapes)
         except Exception as error:  # whatever it may raise
             raise _refusal(self.model.model, error) from error
 

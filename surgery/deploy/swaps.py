@@ -34,7 +34,7 @@ def rules_for(
     """Rules that swap each function that a target lacks for the nearest one that it has.
 
     By `surgery.deploy.table()`: a function is swapped where it fails, is wrong, or is taken apart into more than
-    three operators; in int8 also where it is computed in float. Near is a small root mean square of the difference,
+    four operators; in int8 also where it is computed in float. Near is a small root mean square of the difference,
     relative to that of the function's own output, on what its calls receive in eval mode on these `batches` (tensors,
     pairs, or dicts, as for `fit_affine`). Only nonlinearities are swapped, for functions without parameters. `fade`
     introduces them gradually, for a fine-tuning.

@@ -29,13 +29,13 @@ def instead(function: nn.Module, probed: Probed) -> str:
 
 def test_the_nearest_function_is_proposed() -> None:
     assert instead(surgery.activations.build("quick_gelu"), Probed(problem="no sigmoid")) == "gelu"
-    assert instead(nn.Mish(), Probed(("a", "b", "c", "d"), 0.0)) == "silu"
+    assert instead(nn.Mish(), Probed(tuple("abcde"), 0.0)) == "silu"
     assert instead(nn.ReLU(), Probed(("a",), 0.5)) == "gelu"  # not itself
 
 
 def test_nothing_is_proposed_where_the_function_is_well_off() -> None:
     assert instead(nn.Mish(), Probed(("mish",), 0.0)) == ""
-    assert instead(nn.Mish(), Probed(("a", "b", "c"), 0.0)) == ""
+    assert instead(nn.Mish(), Probed(tuple("abcd"), 0.0)) == ""
 
 
 def test_candidates_have_the_role_of_the_function(monkeypatch: pytest.MonkeyPatch) -> None:

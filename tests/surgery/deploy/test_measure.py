@@ -19,7 +19,7 @@ def test_every_function_is_measured(monkeypatch) -> None:  # type: ignore[no-unt
         ("sigmoid", "image", "fp16"),
     ]  # fmt: skip
     assert [cell.verdict for cell in cells[:2]] == ["fails", "fails"]
-    assert all(cell.error == 0 for cell in cells[2:])
+    assert all(cell.error < {"fp32": 1e-6, "fp16": 1e-3}[cell.precision] for cell in cells[2:])
 
 
 def test_a_target_measured_anew_replaces_its_cells_alone() -> None:
