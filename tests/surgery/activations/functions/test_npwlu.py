@@ -93,7 +93,8 @@ def test_starting_as_relu_from_anything_seen(mean: float, deviation: float) -> N
     assert isinstance(module, Starting)
     start(module, F.relu, InputStats(mean * ones, deviation * ones, (mean - 9) * ones, (mean + 9) * ones))
     x = torch.linspace(-100, 100, 999)[:, None].expand(-1, 2)
-    assert torch.equal(module(x), F.relu(x))
+    # Far beyond the last knot the distance to it is rounded.
+    torch.testing.assert_close(module(x), F.relu(x), rtol=torch.finfo(x.dtype).eps, atol=0)
 
 
 def test_starting_as_something_else() -> None:
