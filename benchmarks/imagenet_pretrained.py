@@ -176,9 +176,14 @@ def assert_kept(model: nn.Module, edited: nn.Module, reported: Reported) -> None
     assert torch.equal(scores(loaded, part), scores(edited, part)), "the loaded network is another one"
 
 
-def study(options: argparse.Namespace) -> tuple[list[Row], list[tuple[Site, float]]]:
+def trained() -> nn.Module:
+    """The network with its trained weights, in eval mode."""
     weights = shared_folder() / "weights" / f"{NAME}.safetensors"
-    model = build(f"timm/{NAME}", pretrained=weights).eval().to(memory_format=torch.channels_last)
+    return build(f"timm/{NAME}", pretrained=weights).eval()
+
+
+def study(options: argparse.Namespace) -> tuple[list[Row], list[tuple[Site, float]]]:
+    model = trained().to(memory_format=torch.channels_last)
     odd, even = halves(model, options.images)
     reported, batches = Reported(model, even), mirrored(odd, options.seed)
     rows = [reported.row(UNTOUCHED, "-", model)]
