@@ -1,6 +1,6 @@
 """Measure: fill the table of functions and targets by running each function on each target that is installed here.
 
-    python -m surgery.deploy.measure [TARGET ...]
+    python -m surgery.deploy.measure [--function NAME ...] [TARGET ...]
 
 What was measured elsewhere stays, so that targets that cannot be installed together are measured one after the other.
 """
@@ -8,7 +8,8 @@ What was measured elsewhere stays, so that targets that cannot be installed toge
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from surgery.activations import build, names, row_of
 from surgery.activations.support import FILE, Cell, Support, support
+from surgery.deploy.agreement import target_named
 from surgery.deploy.int8 import probed_int8
 from surgery.deploy.probe import Probed, as_trained, probed
 from surgery.deploy.runtimes import TARGETS
@@ -30,9 +32,9 @@ LAYOUTS = {"image": ((2, CHANNELS, 8, 8), 1), "tokens": ((2, 6, CHANNELS), 2)}
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def measured(target: Target) -> Iterator[Cell]:
-    """What each function of the catalogue becomes on a target: learned ones on images and on tokens."""
-    for name in names():
+def measured(target: Target, functions: Iterable[str]) -> Iterator[Cell]:
+    """What each of these functions becomes on a target: learned ones on images and on tokens."""
+    for name in functions:
         row = row_of(name)
         if row.role not in ("nonlinearity", "gate"):
             continue
@@ -48,22 +50,27 @@ def measured(target: Target) -> Iterator[Cell]:
 
 
 def with_cells(before: Support, target: Target, cells: tuple[Cell, ...]) -> Support:
-    """The table with one target measured anew."""
+    """The table with these functions measured anew on one target."""
+    functions = {cell.function for cell in cells}
     conditions = f"{target.versions}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
-    kept = tuple(cell for cell in before.cells if cell.target != target.name)
+    kept = tuple(cell for cell in before.cells if cell.target != target.name or cell.function not in functions)
     conditions += "" if target.load else "; converted, not run"
     return Support(tuple(sorted((*kept, *cells), key=_order)), {**before.measured, target.name: conditions})
 
 
-def main(asked: list[str]) -> None:
-    """Measure these targets, or all that are installed, and write the table after each."""
+def main(arguments: Sequence[str]) -> None:
+    """Measure these functions on these targets, or all on all that are installed, and write the table after each."""
+    parser = ArgumentParser(prog="python -m surgery.deploy.measure", description=__doc__.partition("\n")[0])
+    parser.add_argument("--function", action="append", metavar="NAME", choices=names(), help="repeatable")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    asked = parser.parse_args(arguments)
     file = Path(__file__).parent.parent / "activations" / FILE
     found = support()
-    for name in asked or [name for name, target in TARGETS.items() if target.installed()]:
-        target = TARGETS[name]
+    for name in asked.targets or [name for name, target in TARGETS.items() if target.installed()]:
+        target = target_named(name)
         target.check_installed()
         cells = []
-        for cell in measured(target):
+        for cell in measured(target, asked.function or names()):
             cells.append(cell)
             print(f"{name}  {cell.function}  {cell.precision}  {cell.layout}: {cell.details}", flush=True)
         found = with_cells(found, target, tuple(cells))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from surgery.activations import names, row_of
-from surgery.activations.support import Cell, Support
+import json
+
+import pytest
+
+from surgery.activations.support import Cell, Support, support_of
 from surgery.deploy import measure
+from surgery.errors import UnknownName
+from tests.asserts import assert_raises
 from tests.surgery.deploy.memory import MEMORY, lacking
 
 
-def test_every_function_is_measured(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    some = ["gelu", "prelu", "sigmoid"]
-    monkeypatch.setattr(measure, "names", lambda: some)
-    cells = list(measure.measured(lacking("gelu")))
+def test_functions_are_measured_in_every_layout_and_precision() -> None:
+    cells = list(measure.measured(lacking("gelu"), ["gelu", "identity", "prelu", "sigmoid"]))
     kinds = [(cell.function, cell.layout, cell.precision) for cell in cells]
     assert kinds == [
         ("gelu", "image", "fp32"), ("gelu", "image", "fp16"), ("prelu", "image", "fp32"), ("prelu", "image", "fp16"),
@@ -32,10 +35,27 @@ def test_a_target_measured_anew_replaces_its_cells_alone() -> None:
     assert found.measured["onnxruntime"].startswith("onnxruntime ") and found.measured["ncnn"] == "x"
 
 
+def test_functions_measured_anew_replace_their_cells_alone() -> None:
+    cells = tuple(Cell(name, "ncnn", "fp32", "image", "fails", (), None, "") for name in ("gelu", "prelu"))
+    new = Cell("prelu", "ncnn", "fp32", "image", "one operator", ("PReLU",), 0.0, "")
+    found = measure.with_cells(Support(cells, {"ncnn": "x"}), measure.TARGETS["ncnn"], (new,))
+    assert found.cells == (cells[0], new)
+
+
+def test_the_command_writes_after_each_target(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[str] = []
+    monkeypatch.setitem(measure.TARGETS, "memory", MEMORY)
+    monkeypatch.setattr(measure, "write_text", lambda file, text: written.append(text))
+    measure.main(["--function", "relu", "memory"])
+    [text] = written
+    cell = support_of(json.loads(text)).cell("relu", "memory")
+    assert cell is not None and cell.operators == ("relu.default",)
+    assert capsys.readouterr().out.splitlines()[0] == "memory  relu  fp32  image: relu.default"
+    assert_raises(UnknownName, lambda: measure.main(["ncm"]), "ncnn")
+
+
 def test_the_inputs_reach_far_and_near() -> None:
     x = measure._inputs((2, 8, 8, 8))
     assert x.min() == -30 and x.max() == 30 and (x.abs() < 1).float().mean() > 0.3
-
-
-def test_learned_functions_are_those_of_the_catalogue() -> None:
-    assert sum(bool(row_of(name).learns) for name in names()) >= 8 and MEMORY.half
