@@ -25,6 +25,8 @@ from surgery.look.site import Site, Sites
 from surgery.model import home_of, in_mode
 from surgery.rng import seeded
 
+_POOLS: dict[int, type[nn.Module]] = {3: nn.MaxPool1d, 4: nn.MaxPool2d}
+
 
 @dataclass(frozen=True, slots=True)
 class Probed:
@@ -59,11 +61,13 @@ class Probed:
 
 def probed(function: nn.Module, entered: Tensor, target: Target) -> Probed:
     """Export a function alone, run it on this input on the target, row by row, and compare it with torch."""
-    network = Network(in_mode(Flat(function), "eval"), (entered,))
+    pool = _POOLS.get(entered.dim()) if target.frame else None
+    alone = nn.Sequential(pool(1), function, pool(1)) if pool else function
+    network = Network(in_mode(Flat(alone), "eval"), (entered,))
     tolerance = HALF_TOLERANCE if entered.dtype == torch.float16 else TOLERANCE
     try:
         with written(network.one_by_one(), target) as made:
-            operators = made.operators
+            operators = tuple(name for name in made.operators if name not in target.frame)
             if target.load is None:
                 return Probed(operators, tolerance=tolerance)
             run = made.loaded()

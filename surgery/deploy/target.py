@@ -35,7 +35,8 @@ class Target:
 
     `modules` are what it imports, `distributions` what installs them, `extra` the extra that requires those.
     `any_batch`: a network may be written for every batch size; otherwise it is written for one, and batches are run one
-    by one. `half`: networks in half precision may be written. `quantize(folder, inputs)` makes 8 bits of a written
+    by one. `half`: networks in half precision may be written. `frame` is what max pools of size 1 become, for converters that
+    have to be shown the batch axis: a function that is tried alone stands between two of these. `quantize(folder, inputs)` makes 8 bits of a written
     network, calibrated on these inputs, and returns the operators that run then.
     """
 
@@ -49,6 +50,7 @@ class Target:
     not_run: str = ""
     any_batch: bool = False
     half: bool = False
+    frame: tuple[str, ...] = ()
     quantize: Quantize | None = None
 
     def __repr__(self) -> str:

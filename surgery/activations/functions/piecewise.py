@@ -20,6 +20,7 @@ from surgery.errors import BadValue
 
 PER_INTERVAL = 16  # points per interval at which a fit is evaluated
 WIDE = 3.0  # bounds lie this many standard deviations from the mean
+LARGEST = torch.finfo(torch.float32).max
 _FAR = 2.0**14  # beyond the corners of any clipped ReLU, and representable in every dtype
 
 
@@ -100,7 +101,8 @@ def sum_of_clips(
     scale = len(rises) / (right - left)
     low, high = low_slope / scale, high_slope / scale
     place = x * shaped(scale, after) - shaped(left * scale + below, after)
-    total = place.clamp_max(-below) * shaped(low, after) + place.clamp_min(above) * shaped(high, after)
+    # Both bounds: pnnx does not know a clip with one.
+    total = place.clamp(-LARGEST, -below) * shaped(low, after) + place.clamp(above, LARGEST) * shaped(high, after)
     rest = heights[0] + low * below - high * above
     for number, rise in enumerate(rises):
         start = number - below

@@ -59,7 +59,7 @@ def ordered(
 
 def apart(left: Tensor, right: Tensor, least: float = FLOOR) -> Tensor:
     """The right bound, moved as far as is needed to stay right of the left one."""
-    return right + (least * (1 + left.detach().abs()) - (right - left)).clamp_min(0).detach()
+    return right + (least * (1 + left.detach().abs()) - (right - left)).clamp_min(0.0).detach()
 
 
 class PWLU(nn.Module):
@@ -325,7 +325,7 @@ def _of_all_processes(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor,
     sums = torch.stack([torch.ones_like(mean), mean, square + mean.square()]) * count
     dist.all_reduce(sums)
     mean = sums[1] / sums[0]
-    return (sums[2] / sums[0] - mean.square()).clamp_min(0), mean
+    return (sums[2] / sums[0] - mean.square()).clamp_min(0.0), mean
 
 
 def _module_like(like: str | nn.Module | None) -> nn.Module:

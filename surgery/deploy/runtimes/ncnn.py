@@ -15,7 +15,7 @@ from surgery.deploy.target import Run, Target
 from surgery.errors import NotConvertible
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
-_NO_OPERATORS = {"Input", "Split"}  # Split hands one result on to several readers
+_NO_OPERATORS = {"Input", "MemoryData", "Split"}  # constants; and what hands one result on to several readers
 
 
 def write(network: Network, folder: Path) -> None:
@@ -83,4 +83,6 @@ def _shape(tensor: Tensor) -> str:
 
 _KINDS = {torch.float32: "f32", torch.float16: "f16", torch.int64: "i64", torch.int32: "i32"}
 
-TARGET = Target("ncnn", "deploy-ncnn", ("ncnn", "pnnx"), ("ncnn", "pnnx"), write, operators, load)
+TARGET = Target(
+    "ncnn", "deploy-ncnn", ("ncnn", "pnnx"), ("ncnn", "pnnx"), write, operators, load, frame=("Pooling", "Pooling1D")
+)  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +25,21 @@ def test_verdicts() -> None:
     assert failed.verdict == "fails" and str(failed) == "fails" and "memory does not have mish" in failed.problem
     off = probed(nn.ReLU(), X, wrong("relu.default", lambda y: y + 0.5))
     assert off.verdict == "wrong" and off.error == pytest.approx(0.5) and str(off) == "relu.default, wrong"
+
+
+def test_a_function_may_stand_in_a_frame() -> None:
+    """Some converters learn from a layer of their own which axis is the batch."""
+    framed = replace(MEMORY, frame=("max_pool2d.default",))
+    seen: list[tuple[str, ...]] = []
+
+    def note(folder: Path) -> tuple[str, ...]:
+        seen.append(MEMORY.operators(folder))
+        return seen[-1]
+
+    found = probed(nn.ReLU(), X, replace(framed, operators=note))
+    assert seen == [("max_pool2d.default", "relu.default", "max_pool2d.default")]
+    assert found.operators == ("relu.default",) and found.error == 0
+    assert probed(nn.ReLU(), X.flatten(), framed).operators == ("relu.default",)  # nothing to pool
 
 
 def test_errors_are_relative_above_one() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import surgery
-from surgery.deploy.probe import probed
+from surgery.deploy.probe import as_trained, probed
 from surgery.deploy.runtimes import TARGETS
 from surgery.deploy.target import Target
 from tests.models import randomise
@@ -46,6 +46,17 @@ def test_functions_that_every_target_has(target: Target, name: str) -> None:
     found = probed(surgery.activations.build(name), GRID, target)
     assert found.verdict in ("one operator", "decomposed"), found.problem
     assert 1 <= len(found.operators) <= 4 and (found.error is None or found.error < 1e-5)
+
+
+@pytest.mark.parametrize("name", ["pwlu", "npwlu", "gsmelu", "swish", "frelu", "prelu"])
+@pytest.mark.parametrize("kind", ["ncnn", "coreml", "onnxruntime"])
+def test_learned_functions_are_known_everywhere(name: str, kind: str) -> None:
+    """The converters that know least: no gathers, no moved axes, no clips with one bound, no integers for floats."""
+    target = TARGETS[kind]
+    if not target.installed():
+        pytest.skip(f"{kind} is not installed")
+    found = probed(as_trained(surgery.activations.build(name, 8)), GRID, target)
+    assert found.problem == "" and (found.error is None or found.error < 1e-5)
 
 
 def test_a_function_per_channel_keeps_its_channels(target: Target) -> None:
