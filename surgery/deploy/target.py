@@ -35,9 +35,11 @@ class Target:
 
     `modules` are what it imports, `distributions` what installs them, `extra` the extra that requires those.
     `any_batch`: a network may be written for every batch size; otherwise it is written for one, and batches are run one
-    by one. `half`: networks in half precision may be written. `frame` is what max pools of size 1 become, for converters that
-    have to be shown the batch axis: a function that is tried alone stands between two of these. `quantize(folder, inputs)` makes 8 bits of a written
+    by one. `half`: networks in half precision may be written. `quantize(folder, inputs)` makes 8 bits of a written
     network, calibrated on these inputs, and returns the operators that run then.
+
+    `frame` is what max pools of size 1 become, for a converter that has to be shown which axis is the batch: a function
+    that is tried alone stands between two of these.
     """
 
     name: str

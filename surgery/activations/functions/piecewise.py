@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from surgery.activations.dispatch import Function
 from surgery.activations.exported import shaped
@@ -20,7 +21,6 @@ from surgery.errors import BadValue
 
 PER_INTERVAL = 16  # points per interval at which a fit is evaluated
 WIDE = 3.0  # bounds lie this many standard deviations from the mean
-LARGEST = torch.finfo(torch.float32).max
 _FAR = 2.0**14  # beyond the corners of any clipped ReLU, and representable in every dtype
 
 
@@ -101,9 +101,9 @@ def sum_of_clips(
     scale = len(rises) / (right - left)
     low, high = low_slope / scale, high_slope / scale
     place = x * shaped(scale, after) - shaped(left * scale + below, after)
-    # Both bounds: pnnx does not know a clip with one.
-    total = place.clamp(-LARGEST, -below) * shaped(low, after) + place.clamp(above, LARGEST) * shaped(high, after)
-    rest = heights[0] + low * below - high * above
+    # Not clips with one bound: pnnx does not know these.
+    total = F.relu(place - above) * shaped(high, after) - F.relu(-below - place) * shaped(low, after)
+    rest = heights[0]
     for number, rise in enumerate(rises):
         start = number - below
         total = total + place.clamp(start, start + 1) * shaped(rise, after)

@@ -325,7 +325,7 @@ def _of_all_processes(square: Tensor, mean: Tensor, count: int) -> tuple[Tensor,
     sums = torch.stack([torch.ones_like(mean), mean, square + mean.square()]) * count
     dist.all_reduce(sums)
     mean = sums[1] / sums[0]
-    return (sums[2] / sums[0] - mean.square()).clamp_min(0.0), mean
+    return (sums[2] / sums[0] - mean.square()).clamp_min(0), mean
 
 
 def _module_like(like: str | nn.Module | None) -> nn.Module:

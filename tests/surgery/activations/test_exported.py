@@ -25,7 +25,7 @@ PLACES = {
 }  # fmt: skip
 
 # Operators on x that all of onnxruntime, OpenVINO, ncnn, LiteRT, Core ML, ExecuTorch and TVM convert.
-EVERYWHERE = {"add", "clamp", "clamp_max", "clamp_min", "maximum", "minimum", "mul", "prelu", "relu", "sigmoid", "sub"}
+EVERYWHERE = {"add", "clamp", "maximum", "minimum", "mul", "prelu", "relu", "rsub", "sigmoid", "sub"}
 
 EXPORTERS: dict[str, Callable[[nn.Module, Tensor], Callable[[Tensor], Tensor]]] = {
     "export": lambda module, x: torch.export.export(module, (x,)).module(),
