@@ -1,6 +1,9 @@
 """The time to analyse and edit a ResNet-50, and the time to run the edited network. From the root:
 
 python -m benchmarks.surgery_speed
+python -m benchmarks.surgery_speed --other PYTHON --other-name COMMIT    # beside another build, in turns
+
+PYTHON is the interpreter of an environment in which the other build is installed.
 """
 
 import argparse
@@ -25,6 +28,26 @@ from benchmarks.bootstrap import with_interval
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table
 
 READ = {"layer1.0.relu_2": "first block", "fc": "logits"}  # what the feature extractor returns
+
+# What is timed in two builds: processor seconds of a new process, which uses their public functions alone.
+IN_TURNS = """
+import json, time, torch, surgery
+from torchvision.models import resnet50
+torch.set_num_threads(1)
+def seconds(call):
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+first, second, third, fourth = (resnet50(weights=None) for _ in range(4))
+print(json.dumps({
+    "find_sites": seconds(lambda: surgery.find_sites(first)),
+    "find_sites, again": seconds(lambda: surgery.find_sites(first)),
+    "transform_(erase_relu())": seconds(lambda: surgery.transform_(first, surgery.erase_relu())),
+    "the same, a second model": seconds(lambda: surgery.transform_(second, surgery.erase_relu())),
+    "transform_(swap('prelu'))": seconds(lambda: surgery.transform_(third, surgery.swap("prelu"))),
+    "the same, a second model ": seconds(lambda: surgery.transform_(fourth, surgery.swap("prelu"))),
+}))
+"""
 
 Network = Callable[[Tensor], Tensor]
 
@@ -166,6 +189,23 @@ def measure_times(processes: int) -> list[tuple[str, ...]]:
     return rows
 
 
+def measure_beside(other: str, processes: int) -> list[tuple[str, ...]]:
+    """Rows of processor seconds of this build and another, their processes in turns, and the ratio of the medians."""
+    runs: tuple[list[dict[str, float]], list[dict[str, float]]] = ([], [])
+    for number in range(processes):
+        for python, found in zip((sys.executable, other), runs, strict=True):
+            folder = Path(__file__).parent.parent if python == sys.executable else Path(other).parent
+            command = [python, "-c", IN_TURNS]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"pair {number + 1}: {runs[0][-1]} {runs[1][-1]}", flush=True)
+    rows: list[tuple[str, ...]] = []
+    for name in runs[0][0]:
+        now, before = (statistics.median(run[name] for run in found) for found in runs)
+        rows.append((name.strip(), f"{now:.3f}", f"{before:.3f}", f"{now / before:.2f}"))
+    return rows
+
+
 def measure_ratios(images: Tensor, pairs: int) -> list[tuple[str, ...]]:
     """Rows of ratios of forward times against the hand-written network."""
     edited, written, again = edited_and_written()
@@ -214,6 +254,18 @@ def can_do() -> list[tuple[str, ...]]:
     ]
 
 
+def in_turns(rows: list[tuple[str, ...]], name: str) -> list[str]:
+    """The table of two builds; nothing without rows."""
+    if not rows:
+        return []
+    return [
+        f"Processor seconds beside {name}, the medians of new processes that ran in turns, each through all rows.",
+        "",
+        *markdown_table(("what", "now", name, "ratio"), rows),
+        "",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=5, help="fresh processes for the times (default: 5)")
@@ -222,16 +274,20 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
+    parser.add_argument("--other", help="the interpreter of an environment with another build")
+    parser.add_argument("--other-name", default="another build", help="how the table calls it")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.worker:
         print(json.dumps(worker()))
         return
+    beside = measure_beside(options.other, options.processes) if options.other else []
     times = measure_times(options.processes)
     torch.manual_seed(0)
     images = torch.rand(options.batch_size, 3, options.pixels, options.pixels)
     against = measure_ratios(images, options.pairs)
+    options.other = options.other and "PYTHON"  # the table contains no local path
     command = command_line(parser, options, "surgery_speed")
     text = [
         "# Speed of surgery on torchvision's ResNet-50",
@@ -240,6 +296,7 @@ def main() -> None:
         "",
         *markdown_table(("what", "median", "range"), times),
         "",
+        *in_turns(beside, options.other_name),
         f"Forward time over that of a ResNet-50 written by hand without those 16 ReLUs: the median of {options.pairs}",
         "alternating runs and its 95 % bootstrap interval. Outputs are bit-equal. Eval mode, no gradient, batch",
         f"{options.batch_size} at {options.pixels} pixels.",
