@@ -3,6 +3,7 @@
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 settings.register_profile("surgery", derandomize=True, deadline=None, database=None)
 settings.load_profile("surgery")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By default the tests of a file stay together, as they share what is slow to make; a sweep is one large file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    by_default = config.getini("addopts")[-1]
+    return LoadFileScheduling(config, log) if config.option.markexpr == by_default else None
 
 
 @pytest.hookimpl(tryfirst=True)
