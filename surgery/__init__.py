@@ -41,6 +41,7 @@ from surgery.schedule.param_groups import parameter_groups
 from surgery.schedule.progress import set_progress, settle
 from surgery.schedule.weight_initialization import initialize
 from surgery.serialization.save_load import load, save
+from surgery.simplification.simplified_model import simplify
 from surgery.transforms import apply_plan, transform, transform_, undo
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "save",
     "set_progress",
     "settle",
+    "simplify",
     "swap",
     "transform",
     "transform_",

@@ -1,0 +1,1 @@
+"""Simplification: learned functions become the cheapest ones that are equal within a tolerance."""
