@@ -107,10 +107,13 @@ def _run(model: nn.Module, functions: Iterable[nn.Module], batches: Iterable[Any
 @contextmanager
 def _observing(functions: Iterable[nn.Module], look: Seen) -> Iterator[None]:
     """Inside, `look` sees every call of these functions: its input and its output."""
-    handles = [
-        function.register_forward_hook(lambda module, args, output: look(module, args[0].detach(), output.detach()))
-        for function in functions
-    ]
+
+    def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        x: Tensor = args[0] if args else kwargs["input"]
+        if x.numel():
+            look(module, x.detach(), output.detach())
+
+    handles = [function.register_forward_hook(seen, with_kwargs=True) for function in functions]
     try:
         yield
     finally:

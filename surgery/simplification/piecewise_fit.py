@@ -9,6 +9,7 @@ from surgery.activations.functions.piecewise import region_of, summed, taken
 from surgery.simplification.points import Points
 
 _QUANTILES = (0.0, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
+_OUTER = (0.0, 0.05, 0.95, 1.0)  # for more than two intervals
 _COARSE = 256  # rows on which all bounds are compared
 _STARTS = 4  # pairs of bounds that are refined, fewer the more intervals there are
 _ROUNDS = 8  # of the search around them
@@ -41,7 +42,8 @@ def pwlu(points: Points, intervals: int, present: list[tuple[Tensor, Tensor]], t
 def _bounds(points: Points, intervals: int, present: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Pairs of bounds (pairs, columns)."""
     x = points.columns[0]
-    at = x[: 8 * _COARSE].quantile(torch.tensor(_QUANTILES, dtype=x.dtype), dim=0)
+    quantiles = torch.tensor(_OUTER if intervals > 2 else _QUANTILES, dtype=x.dtype)
+    at = x[: 8 * _COARSE].quantile(quantiles, dim=0)
     first, second = torch.triu_indices(len(at), len(at), 1)
     left, right = at[first], _wide(points, at[first], at[second])
     step = (right - left) / intervals

@@ -90,9 +90,7 @@ def simplify(
     check_plain(model)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf:
         raise BadValue(
-            "`tolerance` is a relative error above 0.",
-            asked=f"tolerance={tolerance!r}",
-            try_="1e-3, a tenth of a percent",
+            "`tolerance` is a relative error.", asked=f"tolerance={tolerance!r}", try_="a number above 0, such as 1e-3"
         )
     check_repeatable(batches)
     first = next(iter(batches_of(batches, model))).images
@@ -136,6 +134,8 @@ def _why_not(function: nn.Module | Site, calls: list[Site]) -> str:
         return "it is not called as a module of its own"
     if getattr(function, "gradual", False):
         return "it still changes with the progress of the training: settle first"
+    if not any("eval" in site.modes for site in calls):
+        return "it is not called in eval mode"
     channels = Layout.of(calls).channels
     if channels is None:
         return "its number of channels varies"

@@ -62,3 +62,18 @@ def test_inputs_that_are_not_finite_are_an_error() -> None:
     model = Twice()
     with pytest.raises(BadValue, match="not finite"), torch.no_grad():
         points_of(model, {model.act: 1}, [torch.full((1, 3, 2, 2), torch.inf)])
+
+
+def test_an_input_may_be_a_keyword_and_empty_ones_do_not_count() -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = FReLU(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(input=x) + self.act(x[:0]).sum()
+
+    model, batches = ByKeyword(), random_batches(1, 2)
+    with torch.no_grad():
+        assert len(points_of(model, {model.act: 1}, batches)[model.act].x) == batches[0].numel() // 3
+        assert points_of(model, {model.act: 1}, [batches[0][:0]]) == {}
