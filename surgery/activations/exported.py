@@ -1,7 +1,8 @@
 """Exported form: what exporters and scripts see of a function, in operators that every deploy target knows.
 
 Parameters are shaped to broadcast along the channel axis, which is never moved; there is no gather, and nothing
-depends on values. The functions here and the exported forms of the catalogue compile with `torch.jit.script`.
+depends on values. Inputs are taken to be finite, and slopes moderate: max(0, x) (p - n) + n x rounds like p x unless n
+is much larger than p. These functions and the exported forms of the catalogue compile with `torch.jit.script`.
 """
 
 from torch import Tensor

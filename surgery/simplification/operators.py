@@ -20,7 +20,7 @@ def of_pwlu(intervals: int) -> int:
 
 def of_npwlu(intervals: int) -> int:
     """The operators of an N-PWLU, whose clips are a minimum and a maximum each."""
-    return 6 + 4 * intervals
+    return 7 + 4 * intervals
 
 
 def operators_of(name: str, function: nn.Module) -> int:

@@ -52,16 +52,18 @@ def _npwlu_gradients(
 
 
 def _npwlu_exported(x: Tensor, after: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> Tensor:
-    """A sum of clips, one per interval, between knots that differ by channel."""
+    """A sum of clips, one per interval, between knots that differ by channel, counted from the middle one."""
     anchors, bases, _ = _tables(start, height, widths, slopes)
     knots, steep = anchors[1:].unbind(0), slopes.unbind(0)
-    first, last = knots[0], knots[len(knots) - 1]
+    middle = knots[len(knots) // 2]
+    x = x + shaped(-middle, after)
+    first, last = knots[0] - middle, knots[len(knots) - 1] - middle
     low, high = steep[0], steep[len(steep) - 1]
     total = torch.minimum(x, shaped(first, after)) * shaped(low, after)
     total = total + torch.maximum(x, shaped(last, after)) * shaped(high, after)
     rest = bases[0] - first * low - last * high
     for number in range(len(knots) - 1):
-        left, right, slope = knots[number], knots[number + 1], steep[number + 1]
+        left, right, slope = knots[number] - middle, knots[number + 1] - middle, steep[number + 1]
         inside = torch.minimum(torch.maximum(x, shaped(left, after)), shaped(right, after))
         total = total + inside * shaped(slope, after)
         rest = rest - left * slope

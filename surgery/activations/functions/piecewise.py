@@ -100,7 +100,7 @@ def sum_of_clips(
     above = len(rises) - below
     scale = len(rises) / (right - left)
     low, high = low_slope / scale, high_slope / scale
-    place = x * shaped(scale, after) - shaped(left * scale + below, after)
+    place = (x + shaped(-left - below / scale, after)) * shaped(scale, after)
     # Not clips with one bound: pnnx does not know these.
     total = F.relu(place - above) * shaped(high, after) - F.relu(-below - place) * shaped(low, after)
     rest = heights[0]

@@ -1,7 +1,5 @@
 """PWLU: a piecewise linear function whose heights, bounds and outer slopes are learned."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial
@@ -196,6 +194,7 @@ class PWLU(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            assert not self.gathering, "A PWLU is scripted after its warm-up: call surgery.settle(model) first."
             return sum_of_clips(
                 input, behind(input, self.axis), self.heights, self.left, apart(self.left, self.right),
                 self.low_slope, self.high_slope,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,17 @@ def operators_on(x: Tensor, module: nn.Module) -> list[str]:
     return [node.target.overloadpacket.__name__ for node in graph.nodes if node in seen]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+def test_a_pwlu_is_scripted_folded_and_after_its_warm_up() -> None:
+    x = torch.randn(2, CHANNELS, 4, 4)
+    assert_same(torch.jit.script(trained("pwlu").folded())(x), trained("pwlu")(x))
+    module = PWLU(CHANNELS, warmup=0.5)
+    with pytest.raises(torch.jit.Error, match="after its warm-up"):
+        torch.jit.script(module)(x)
+    module.finish()
+    assert_same(torch.jit.script(module)(x), module(x))
+
+
 @pytest.mark.parametrize("place", ["pictures", "tokens", "rows"])
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_target_knows_the_operators_on_x(name: str, place: str) -> None:
@@ -109,6 +121,24 @@ def test_a_pwlu_is_one_clip_per_interval() -> None:
     for intervals in (1, 2, 5, 16):
         operators = operators_on(torch.randn(2, CHANNELS, 4, 4), PWLU(CHANNELS, intervals))
         assert operators.count("clamp") == intervals
+
+
+@pytest.mark.parametrize("name", ["pwlu", "npwlu"])
+@pytest.mark.parametrize("bound", [0.01, 3.0, 500.0])
+def test_clips_far_from_zero_err_as_little(name: str, bound: float) -> None:
+    module = surgery.activations.build(name, channels=CHANNELS, bound=bound)
+    with torch.no_grad():
+        (module.left if name == "pwlu" else module.start).add_(30 * bound)
+        if name == "pwlu":
+            module.right.add_(30 * bound)
+            module.heights.copy_(torch.randn_like(module.heights) * bound)
+    x = (30 * bound + torch.linspace(-2 * bound, 2 * bound, 401))[:, None].expand(-1, CHANNELS)
+    exact = copy.deepcopy(module).double()(x.double())
+    with only("exported"):
+        error = (module(x).double() - exact).abs().max()
+    # One rounding of x itself, times the steepest slope.
+    steep = (exact[1:] - exact[:-1]).abs().max() / (x[1] - x[0])[0]
+    assert error <= 3 * torch.finfo(torch.float).eps * (30 * bound * steep + exact.abs().max())
 
 
 def test_clips_cancel_nowhere() -> None:

@@ -57,5 +57,5 @@ def test_parameters_are_rounded_to_the_precision_of_the_model() -> None:
 
 def test_cheaper_candidates_come_first_and_are_named_with_their_intervals() -> None:
     names = [str(each) for each in found("npwlu", build("npwlu", 3, axis=-1))]
-    assert names[:3] == ["identity", "relu", "leaky_relu"] and names[-1] == "pwlu, 3 intervals"
+    assert names[:3] == ["identity", "relu", "leaky_relu"] and names[-1] == "pwlu, 4 intervals"
     assert all(first != second for first, second in pairwise(names))
