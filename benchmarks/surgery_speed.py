@@ -296,7 +296,6 @@ def main() -> None:
         "",
         *markdown_table(("what", "median", "range"), times),
         "",
-        *in_turns(beside, options.other_name),
         f"Forward time over that of a ResNet-50 written by hand without those 16 ReLUs: the median of {options.pairs}",
         "alternating runs and its 95 % bootstrap interval. Outputs are bit-equal. Eval mode, no gradient, batch",
         f"{options.batch_size} at {options.pixels} pixels.",
@@ -305,6 +304,7 @@ def main() -> None:
         "",
         *markdown_table(("way", "ReLU calls found", "class kept", "weight names kept", "erases one call"), can_do()),
         "",
+        *in_turns(beside, options.other_name),
         *conditions(command, seed=0),
         "",
     ]

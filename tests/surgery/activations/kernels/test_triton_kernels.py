@@ -57,6 +57,7 @@ def interpreted() -> dict[str, float]:
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_interpreted_kernels_compute_the_closed_form(name: str, interpreted: dict[str, float]) -> None:
     cases = {case: worst for case, worst in interpreted.items() if case.startswith(f"{name}, ")}
