@@ -14,7 +14,7 @@ from torch import nn
 
 from surgery.activations.support import FAILS
 from surgery.deploy.advice import instead_of
-from surgery.deploy.comparison import BATCHES, TOLERANCE, Compared, compared
+from surgery.deploy.comparison import BATCHES, Compared, check_batches, compared
 from surgery.deploy.network import Network, network_of
 from surgery.deploy.probe import Probed, as_trained, function_at, in_one_line, inputs_at, probed
 from surgery.deploy.runtimes import TARGETS
@@ -66,7 +66,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return bool(self.runs) and self.error <= TOLERANCE
+        return bool(self.runs) and all(run.agrees for run in self.runs)
 
     @property
     def error(self) -> float:
@@ -152,18 +152,20 @@ def check(
 
     Raises:
         NotInstalled: the runtime is not installed.
-        NoExample, DynamicShapes, BadValue: see `export`.
+        NoExample, DynamicShapes: see `export`.
+        BadValue: a batch size that is not a whole number from 1 on; or see `export`.
         NotConvertible: the target cannot convert the network for reasons that are not its activations. If these are
             the reason, the report says so (`problem`).
-        BadFile: there is something at `output`.
+        BadFile: see `export`.
     """
+    check_batches(batches)
     asked, network, sites = _begun(model, target, example, output)
     try:
         with written(network, asked, Path(output) if output is not None else None) as made:
             operators = made.operators
             tried = replace(network, any_batch=made.network.any_batch)
             runs = compared(tried, made.loaded(), batches) if asked.load else ()
-            agrees = all(run.relative <= TOLERANCE for run in runs)
+            agrees = all(run.agrees for run in runs)
             if agrees:
                 made.keep()
     except NotConvertible as error:
@@ -191,7 +193,7 @@ def export(model: nn.Module, target: str, path: str | Path, example: Any = None)
         NotConvertible: the target cannot convert it; `sites` are the activation calls that it lacks operators for,
             empty if the network cannot be converted for reasons of its own.
         BadValue: an example with something else than tensors in it.
-        BadFile: there is something at `path`.
+        BadFile: there is something at `path`, or no folder can be made there.
     """
     folder = Path(path)
     asked, network, sites = _begun(model, target, example, folder)

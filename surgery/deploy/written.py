@@ -15,7 +15,7 @@ from torch import Tensor
 
 from surgery.deploy.network import Network
 from surgery.deploy.target import Run, Target, quiet, reason_of
-from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError
+from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of
 
 FACTS = "deploy.json"
 
@@ -51,8 +51,15 @@ class Written:
         return run
 
     def keep(self) -> None:
-        """Rename the folder to where it was asked for."""
-        if self.output is not None:
+        """Rename the folder to where it was asked for.
+
+        Raises:
+            BadFile: it cannot be put there.
+        """
+        if self.output is None:
+            return
+        with _writing(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
             if self.output.exists():
                 self.output.rmdir()  # it is empty
             self.folder.rename(self.output)
@@ -65,14 +72,13 @@ def written(network: Network, target: Target, output: Path | None = None) -> Ite
     It is written for every batch size where target and network allow that, else for a batch of one.
 
     Raises:
-        BadFile: there is something at `output`.
+        BadFile: there is something at `output`, or no folder can be made there.
         NotConvertible, DynamicShapes: torch.export or the target cannot convert the network.
     """
     if output is not None:
         check_free(output)
-        output = output.absolute()  # a converter may run in a folder of its own
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="deploy-", dir=output.parent if output else None) as scratch:
+        output = output.resolve()  # a converter may run in a folder of its own, and a link stays one
+    with _scratch(output) as scratch:
         folder = Path(scratch, "network")
         folder.mkdir()
         made = _converted(network, target, folder)
@@ -84,10 +90,32 @@ def check_free(output: Path) -> None:
     """Check that a folder can be made there.
 
     Raises:
-        BadFile: there is a file, or a folder that is not empty.
+        BadFile: there is a file, or a folder that is not empty; or one of its parents is a file.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BadFile(f"{output} is not empty.", try_="another folder")
+    if not (parent := _nearest_parent(output)).is_dir():
+        raise BadFile(f"{output} cannot be made, since {parent} is a file.", try_="another folder")
+
+
+def _nearest_parent(output: Path) -> Path:
+    return next(parent for parent in output.absolute().parents if parent.exists())
+
+
+def _scratch(output: Path | None) -> TemporaryDirectory[str]:
+    """A folder on the disk of the output, so that what is in it can be renamed."""
+    if output is None:
+        return TemporaryDirectory(prefix="deploy-")
+    with _writing(output):
+        return TemporaryDirectory(prefix="deploy-", dir=_nearest_parent(output))
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadFile(f"{output} cannot be written.", asked=cause_of(error), try_="another folder") from error
 
 
 def _convert(network: Network, target: Target, folder: Path) -> None:
@@ -128,13 +156,20 @@ def _converted(network: Network, target: Target, folder: Path) -> Network:
 
 def _facts(network: Network, target: Target) -> dict[str, object]:
     """What someone who runs the files has to know."""
-    batch = ["batch"] if network.any_batch else [1]
-    shaped = [
-        [
-            {"shape": [*batch, *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for tensor in tensors
-        ]
-        for tensors in (network.args, network.outputs)
-    ]
-    made_with = f"torch {torch.__version__}, {target.versions}"
-    return {"format": 1, "target": target.name, "versions": made_with, "inputs": shaped[0], "outputs": shaped[1]}
+    larger = [torch.cat((tensor, tensor[:1])) for tensor in network.args] if network.any_batch else network.args
+    outputs = zip(network.outputs, network.run(larger) if network.any_batch else network.outputs, strict=True)
+    return {
+        "format": 1,
+        "target": target.name,
+        "versions": f"torch {torch.__version__}, {target.versions}",
+        "inputs": [_shape(*pair) for pair in zip(network.args, larger, strict=True)],
+        "outputs": [_shape(*pair) for pair in outputs],
+    }
+
+
+def _shape(tensor: Tensor, of_larger_batch: Tensor) -> dict[str, object]:
+    """Shape and dtype; the first axis is "batch" where it grows with that."""
+    sizes: list[int | str] = list(tensor.shape)
+    if tensor.shape[:1] != of_larger_batch.shape[:1]:
+        sizes[0] = "batch"
+    return {"shape": sizes, "dtype": str(tensor.dtype).removeprefix("torch.")}
