@@ -25,6 +25,7 @@ from surgery.history.history import steps_of
 from surgery.isolation.meta_copy import copied
 from surgery.look.finder import find_sites
 from surgery.look.site import Site, Sites
+from surgery.schedule.progress import check_settled
 from surgery.text import html_table, table
 from surgery.transforms import undo
 
@@ -192,7 +193,7 @@ def export(model: nn.Module, target: str, path: str | Path, example: Any = None)
         DynamicShapes: the shapes or the branches of the network depend on the values of its input.
         NotConvertible: the target cannot convert it; `sites` are the activation calls that it lacks operators for,
             empty if the network cannot be converted for reasons of its own.
-        BadValue: an example with something else than tensors in it.
+        BadValue: an example with something else than tensors in it; or a network that still fades.
         BadFile: there is something at `path`, or no folder can be made there.
     """
     folder = Path(path)
@@ -219,7 +220,9 @@ def _begun(model: nn.Module, target: str, example: Any, output: str | Path | Non
     asked.check_installed()
     if output is not None:
         check_free(Path(output))
-    return asked, network_of(model, example), find_sites(model, example)
+    sites = find_sites(model, example)
+    check_settled(sites)
+    return asked, network_of(model, example), sites
 
 
 def target_named(name: str) -> Target:
@@ -242,8 +245,8 @@ def _fates(model: nn.Module, sites: Sites, target: Target, *, each: bool = False
     entered = inputs_at(model, sites, first.values())
     known = {}
     for kind, site in first.items():
-        function, x = as_trained(function_at(model, site)), entered[site.key]
-        found = probed(function, x, target)
+        function, x = function_at(model, site), entered[site.key]
+        found = probed(as_trained(function), x, target)
         known[kind] = (found, instead_of(function, site, found, x, target.name))
     return [Fate(site, *known[kind]) for site, kind in kinds.items()]
 

@@ -26,6 +26,7 @@ from surgery.model import home_of, in_mode
 from surgery.rng import seeded
 
 _POOLS: dict[int, type[nn.Module]] = {3: nn.MaxPool1d, 4: nn.MaxPool2d}
+_UNLIKE = 0.1  # how far parameters of the first and the last channel are set apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,15 @@ def function_at(model: nn.Module, site: Site) -> nn.Module:
 
 
 def as_trained(function: nn.Module) -> nn.Module:
-    """The function, its channels now unlike: some targets take a function only as long as all channels are alike."""
-    for parameter in function.parameters():
-        if parameter.numel() > 1 and (parameter == parameter[..., :1]).all():
-            with torch.no_grad():
-                parameter.mul_(torch.linspace(0.9, 1.1, parameter.shape[-1]))
-    return function
+    """A copy whose channels are unlike: some targets take a function only as long as all channels are alike."""
+    trained = copied(function)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            channels = parameter.shape[-1] if parameter.dim() else 1
+            if channels > 1 and (parameter == parameter[..., :1]).all():
+                # Added, since a factor leaves zeros alike.
+                parameter.add_(torch.linspace(0.0, _UNLIKE, channels, dtype=parameter.dtype))
+    return trained
 
 
 def inputs_at(model: nn.Module, sites: Sites, wanted: Iterable[Site]) -> dict[Key, Tensor]:

@@ -26,6 +26,7 @@ from surgery.model import in_mode
 from surgery.plan.rules import Fading, Rule, swap
 from surgery.repair.batches import batches_of, check_repeatable
 from surgery.rng import seeded
+from surgery.schedule.progress import check_settled
 
 
 def rules_for(
@@ -41,7 +42,8 @@ def rules_for(
 
     Raises:
         UnknownName: no such target.
-        BadValue: the table has no measurement of this target in this precision; or there are no batches of images.
+        BadValue: the table has no measurement of this target in this precision; or there are no batches of images;
+            or the model still fades.
     """
     name = target_named(target).name
     check_repeatable(batches)
@@ -49,7 +51,9 @@ def rules_for(
     if not support().where(target=name, precision=precision).cells:
         there = sorted({cell.precision for cell in support().where(target=name).cells})
         raise BadValue(f"Nothing was measured on {name} in {precision}.", there=", ".join(there) or "nothing")
-    sites = [site for site in find_sites(model, images[0]) if site.role == "nonlinearity" and "eval" in site.modes]
+    found = find_sites(model, images[0])
+    check_settled(found)
+    sites = [site for site in found if site.role == "nonlinearity" and "eval" in site.modes]
     lacking = [site for site in sites if not _is_there(site, name, precision)]
     apart = _distances(model, lacking, images, name, precision)
     nearest = {activation: min(found, key=lambda other: found[other]) for activation, found in apart.items() if found}

@@ -13,6 +13,7 @@ from surgery.edit.rollback import all_or_nothing
 from surgery.edit.write import keep_progress, settle_children
 from surgery.errors import BadValue
 from surgery.history.history import histories_of
+from surgery.look.site import Sites
 from surgery.model import M
 from surgery.schedule.frozen_weights import rest_weights
 
@@ -84,6 +85,22 @@ def not_driven(model: nn.Module) -> list[str]:
     histories = histories_of(model)
     moved = any(history.progress is not None and history.progress[0] > 0 for history in histories)
     return gradual(model) if histories and not moved else []
+
+
+def check_settled(sites: Sites) -> None:
+    """Check that no call of a model fades, so that each computes one function.
+
+    Raises:
+        BadValue: some do; `sites` are these.
+    """
+    fading = tuple(site for site in sites if site.activation == "fade")
+    if fading:
+        error = BadValue(
+            f"{sites.model_kind} still fades from one function to another.",
+            asked=named([str(site) for site in fading]), try_="surgery.settle(model), or of a copy of it",
+        )  # fmt: skip
+        error.sites = fading
+        raise error
 
 
 def settle(model: M) -> M:

@@ -22,6 +22,7 @@ from surgery.plan.plan import inventory, make_plan
 from surgery.plan.report import Report
 from surgery.plan.rules import Rule, swap
 from surgery.repair.batches import batches_of, check_repeatable
+from surgery.schedule.progress import check_settled
 from surgery.simplification.calibration import Difference, differences, points_of
 from surgery.simplification.candidates import Candidate, candidates, in_words
 from surgery.simplification.operators import operators_of
@@ -80,7 +81,7 @@ def simplify(
 
     Raises:
         BadValue: the tolerance is not above 0; the batches can be read only once, contain no images or fail in the
-            model; or an input is not finite.
+            model; an input is not finite; or the model still fades.
         NothingPicked: the model has no learned functions.
 
     Source: ours; least squares on what a network computes.
@@ -96,6 +97,7 @@ def simplify(
     first = next(iter(batches_of(batches, model))).images
     simplified, observed = copied(model), copied(model)
     sites = find_sites(simplified, first[:2] if example is None else example)
+    check_settled(sites)
     learned = _learned(observed, sites)
     with torch.no_grad():
         chosen = _chosen(observed, learned, batches, tolerance)

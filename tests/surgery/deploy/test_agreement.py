@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import surgery
 from surgery.deploy.network import Network
 from surgery.deploy.target import Target
-from surgery.errors import BadFile, NotConvertible, NotInstalled, UnknownName
+from surgery.errors import BadFile, BadValue, NotConvertible, NotInstalled, UnknownName
 from tests.asserts import assert_raises, assert_untouched
 from tests.surgery.deploy.memory import MEMORY, lacking, wrong
 from tests.surgery.small_net import SmallNet
@@ -116,6 +116,18 @@ def test_a_target_that_is_not_installed(deployed: Known) -> None:
     name = deployed(replace(MEMORY, modules=("torch", "no_such_runtime"), distributions=("no-such-runtime",)))
     says = ("no-such-runtime (not installed)", 'pip install "activation-surgery[deploy-memory]"')
     assert_raises(NotInstalled, lambda: surgery.deploy.check(edited(), name, X), *says)
+
+
+def test_a_network_that_still_fades(deployed: Known, tmp_path: Path) -> None:
+    """It computes neither of the two functions; settled, it is deployed like any other."""
+    fading, _ = surgery.transform(SmallNet(), surgery.swap("silu", fade=True), X)
+    says = ("SmallNet still fades", "surgery.settle(model)")
+    error = assert_raises(BadValue, lambda: surgery.deploy.export(fading, "memory", tmp_path / "out", X), *says)
+    assert isinstance(error, BadValue) and {site.activation for site in error.sites} == {"fade"}
+    assert_raises(BadValue, lambda: surgery.deploy.check(fading, "memory", X), *says)
+    assert list(tmp_path.iterdir()) == []
+    surgery.set_progress(fading, 0.5)
+    assert surgery.deploy.check(surgery.settle(fading), "memory", X).ok
 
 
 def test_an_unknown_target() -> None:

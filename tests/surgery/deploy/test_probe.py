@@ -70,12 +70,30 @@ def test_functions_and_inputs_are_those_of_the_sites() -> None:
     assert not function.inplace and entered[sites[0].key].min() < 0
 
 
-def test_channels_that_are_alike_are_made_to_differ() -> None:
-    function = as_trained(surgery.activations.build("prelu", 4))
-    assert len(set(function.weight.tolist())) == 4
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
+def test_channels_that_are_alike_are_made_to_differ(slope: float) -> None:
+    """Slopes of zero too: a PReLU that replaces a ReLU begins there."""
+    function = nn.PReLU(4, init=slope)
+    weight = as_trained(function).get_parameter("weight")
+    assert len(set(weight.tolist())) == 4 and (weight - slope).abs().max() <= 0.1
+    assert function.weight.tolist() == [slope] * 4
+
+
+def test_every_learned_function_has_channels_that_differ() -> None:
+    for name in ("pwlu", "npwlu", "frelu", "swish", "smelu", "gsmelu"):
+        function = as_trained(surgery.activations.build(name, 4)).eval()
+        y = function(torch.linspace(-3, 3, 61).reshape(-1, 1, 1, 1).expand(-1, 4, 1, 1))
+        assert all((y[:, channel] != y[:, 0]).any() for channel in range(1, 4)), name
+        assert y.isfinite().all()
+
+
+def test_what_already_differs_or_is_shared_stays() -> None:
     learned = nn.PReLU(2)
     learned.weight.data = torch.tensor([0.1, 0.7])
-    assert as_trained(learned).weight.tolist() == pytest.approx([0.1, 0.7])
+    assert as_trained(learned).get_parameter("weight").tolist() == pytest.approx([0.1, 0.7])
+    shared = surgery.activations.build("pwlu", 4, per="layer")
+    for before, after in zip(shared.parameters(), as_trained(shared).parameters(), strict=True):
+        assert torch.equal(before, after)
 
 
 def test_nothing_measured_is_not_wrong() -> None:

@@ -68,6 +68,13 @@ def test_rules_may_fade() -> None:
     assert all(rule.fade == (0.1, 0.8) for rule in surgery.deploy.rules_for(Net(), "ncnn", BATCHES, fade=(0.1, 0.8)))
 
 
+def test_a_network_that_still_fades_is_refused() -> None:
+    fading, _ = surgery.transform(Net(), surgery.swap("silu", fade=True), BATCHES[0])
+    assert_raises(
+        BadValue, lambda: surgery.deploy.rules_for(fading, "ncnn", BATCHES), "Net still fades", "surgery.settle"
+    )
+
+
 def test_a_network_that_lacks_nothing_needs_no_rules() -> None:
     assert surgery.deploy.rules_for(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), "ncnn", BATCHES) == []
 

@@ -219,6 +219,12 @@ def test_functions_that_still_change_are_left_alone() -> None:
     }
 
 
+def test_a_network_that_still_fades_is_refused() -> None:
+    with pytest.raises(BadValue, match=r"Net still fades(.|\n)*surgery\.settle") as refused:
+        surgery.simplify(learned("pwlu", fade=True), batches())
+    assert len(refused.value.sites) == 3
+
+
 class Functional(nn.Module):
     """A PReLU called as a function, with a weight of its own."""
 
