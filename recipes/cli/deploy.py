@@ -12,7 +12,7 @@ TARGETS = ("onnxruntime", "openvino", "ncnn", "litert", "coreml", "executorch", 
 
 
 def add_commands(commands: Commands[Any]) -> None:
-    """Declare it."""
+    """Add the command `deploy`."""
     about = "write a model for a runtime, run it there, and compare the outputs"
     example = "surgery deploy out --target onnxruntime --output out/onnx"
     deploy = command(commands, "deploy", _deploy, about, example)
@@ -20,7 +20,7 @@ def add_commands(commands: Commands[Any]) -> None:
     add_rules(deploy)
     deploy.add_argument("--target", required=True, choices=TARGETS, help="the runtime")
     deploy.add_argument(
-        "--output", metavar="DIR", help="a new folder for the written network, which is not kept if it disagrees"
+        "--output", metavar="DIR", help="a new folder for the written network; not kept if it disagrees"
     )
     add_weights(deploy)
 
@@ -28,7 +28,7 @@ def add_commands(commands: Commands[Any]) -> None:
 def _deploy(options: argparse.Namespace) -> None:
     import surgery
     from recipes.models.build import build
-    from surgery.errors import NotConvertible, NotEqual
+    from surgery.errors import NotConvertible, NotEqual, NotInstalled
 
     model = build(options.model, pretrained=options.weights or options.pretrained)
     example = example_of(options)
@@ -38,8 +38,10 @@ def _deploy(options: argparse.Namespace) -> None:
     print(report.to_json() if options.json else report)
     if report.problem:
         raise NotConvertible(f"{options.target} cannot convert {options.model}.", asked=report.problem)
-    if not report.ok:
-        why = report.not_run or f"maximum error {report.error:.2g} of the largest output"
-        raise NotEqual(f"{options.model} on {options.target} was not found to agree with torch.", asked=why)
+    if report.runs and not report.ok:
+        why = f"maximum error {report.error:.2g} of the largest output"
+        raise NotEqual(f"{options.model} on {options.target} does not agree with torch.", asked=why)
     if options.output and not options.json:
         print(f"written to {options.output}")
+    if report.not_run:
+        raise NotInstalled(f"{options.target} cannot run {options.model} here.", asked=report.not_run)

@@ -70,12 +70,13 @@ def _show(options: argparse.Namespace) -> None:
 def _copy(options: argparse.Namespace) -> None:
     from recipes.format.library import text_of
     from surgery.errors import BadValue
+    from surgery.files import write_text
 
     text, file = text_of(options.recipe), Path(options.file)
     if file.suffix != ".toml" or file.exists():
         raise BadValue("a recipe is copied to a new file that ends in .toml.",
                        asked=f"{file}{', a file of this name exists' if file.exists() else ''}")  # fmt: skip
-    file.write_text(text, encoding="utf-8")
+    write_text(file, text)
     print(f"copied to {file}")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from recipes.optional import missing
 from surgery.errors import BadValue, UnknownName, nearest
+from surgery.files import write_text
 
 TrackerName = Literal["tensorboard", "wandb"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
@@ -89,7 +90,7 @@ class WandB:
         known = self._folder / _ID
         if number == 0 or not known.is_file():
             known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(uuid.uuid4().hex[:12])
+            write_text(known, uuid.uuid4().hex[:12])
         self._run = self._wandb.init(
             project="activation-surgery", dir=str(self._folder), id=known.read_text().strip(), resume="allow"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +28,9 @@ def load(folder: Path) -> Run:
     """An interpreter on the CPU."""
     interpreter = _interpreter(folder)
     interpreter.allocate_tensors()
-    # A name, "serving_default_args_0:0", ends in its place; the interpreter may list them in another order.
-    places = [detail["index"] for detail in sorted(interpreter.get_input_details(), key=lambda detail: detail["name"])]
-    results = [
-        detail["index"] for detail in sorted(interpreter.get_output_details(), key=lambda detail: detail["name"])
-    ]
+    # The interpreter may list them in another order.
+    places = [detail["index"] for detail in sorted(interpreter.get_input_details(), key=place_of)]
+    results = [detail["index"] for detail in sorted(interpreter.get_output_details(), key=place_of)]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         for place, tensor in zip(places, inputs, strict=True):
@@ -39,6 +39,11 @@ def load(folder: Path) -> Run:
         return [torch.from_numpy(interpreter.get_tensor(place).copy()) for place in results]
 
     return run
+
+
+def place_of(detail: Mapping[str, Any]) -> list[int]:
+    """The place of an input or an output: its name, "serving_default_args_10:0", numbers it."""
+    return [int(number) for number in re.findall(r"\d+", detail["name"])]
 
 
 def operators(folder: Path) -> tuple[str, ...]:

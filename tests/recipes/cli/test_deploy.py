@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_deploy_fails_where_the_target_is_wrong(
     out, err = capsys.readouterr()
     assert json.loads(out)["ok"] is False and err.count("\n") == 1 and "agree with torch" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_deploy_keeps_what_it_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TARGETS, "onnxruntime", replace(MEMORY, load=None, not_run="memory runs on the moon"))
+    assert cli.main([*DEPLOY, "--output", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert out.endswith(f"written to {tmp_path / 'out'}\n") and (tmp_path / "out" / "deploy.json").is_file()
+    assert "cannot run timm/test_resnet here; got: memory runs on the moon" in err and "agree" not in err
 
 
 def test_deploy_fails_where_the_target_lacks_a_function(

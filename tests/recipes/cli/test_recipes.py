@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_recipes_are_listed_shown_copied_and_checked(tmp_path: Path, capsys: pyt
     mine.write_text(shown.replace("location", "locaton") + "\n[finetune2]\nepochs = 1\n")
     problem = refused(capsys, "recipes", "check", str(mine))
     assert "locaton" in problem and "finetune2" in problem, "all problems at once"
+
+
+def test_a_copy_that_fails_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    problem = refused(capsys, "recipes", "copy", "vgg-erase-pairs", str(tmp_path / "mine.toml"))
+    assert "no space left" in problem and list(tmp_path.iterdir()) == []
 
 
 def test_a_new_recipe_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
