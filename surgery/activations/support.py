@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from surgery.errors import BadValue, UnknownName, nearest
 from surgery.text import html_table, table
 
 FILE = "support.json"
 OPERATOR, PIECES, WRONG, FAILS, FLOAT = "one operator", "decomposed", "wrong", "fails", "in float"
 _FEW = 4
+
+# The facts of a cell that a table is filtered by, with their values; empty where the table has names of its own.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "function": (), "target": (), "precision": ("fp32", "fp16", "int8"), "layout": ("image", "tokens"),
+    "verdict": (OPERATOR, PIECES, WRONG, FAILS, FLOAT),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class Support:
 
     cells: tuple[Cell, ...]
     measured: dict[str, str]
+    everything: tuple[Cell, ...] = ()  # what it was filtered from
 
     def cell(self, function: str, target: str, *, precision: str = "fp32", layout: str = "image") -> Cell | None:
         """What a function becomes on a target; None where that was not measured."""
@@ -75,13 +83,35 @@ class Support:
 
     def lines_of(self, function: str) -> list[str]:
         """What a function becomes on each target, on images in single precision: "ncnn: GELU"."""
-        cells = self.where(function=function, precision="fp32", layout="image").cells
+        cells = self.matching(function=function, precision="fp32", layout="image")
         return [f"{cell.target}: {cell.summary}" for cell in cells]
 
+    def matching(self, **facts: str) -> tuple[Cell, ...]:
+        """The cells with these facts; none where nothing was measured."""
+        return tuple(cell for cell in self.cells if all(getattr(cell, key) == value for key, value in facts.items()))
+
     def where(self, **facts: str) -> Support:
-        """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`."""
-        kept = (cell for cell in self.cells if all(getattr(cell, name) == value for name, value in facts.items()))
-        return Support(tuple(kept), self.measured)
+        """Only the cells with these facts, such as `where(target="ncnn", verdict="fails")`.
+
+        Keys are `function`, `target`, `precision`, `layout` and `verdict`.
+
+        Raises:
+            BadValue: another key.
+            UnknownName: a function or a target that is not in the table, or another word that it does not use.
+        """
+        for key, value in facts.items():
+            self._check_known(key, value)
+        return replace(self, cells=self.matching(**facts), everything=self.everything or self.cells)
+
+    def _check_known(self, key: str, value: str) -> None:
+        if key not in _WORDS:
+            there, hint = ", ".join(_WORDS), nearest(key, _WORDS)
+            raise BadValue(f"{key!r} is not a fact of a cell.", there=there, try_=hint)
+        known = _WORDS[key] or tuple(dict.fromkeys(getattr(cell, key) for cell in self.everything or self.cells))
+        if value not in known:
+            raise UnknownName(
+                f"no cell has a {key} {value!r}.", there=", ".join(known), try_=nearest(str(value), known)
+            )
 
     def to_json(self) -> str:
         """All cells as JSON, one in a line."""

@@ -35,7 +35,7 @@ def candidates(site: Site, target: str, precision: str = "fp32") -> list[str]:
     For a gate other gates; none that computes what another one does, as a HeLU.
     """
     role = row_of(site.activation).role
-    cells = support().where(target=target, precision=precision, layout="image").cells
+    cells = support().matching(target=target, precision=precision, layout="image")
     there = [row_of(cell.function) for cell in cells if is_well_off(cell.verdict, len(cell.operators))]
     return [
         row.name for row in there if row.role == role and row.name != site.activation and not row.learns + row.begins

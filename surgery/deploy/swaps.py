@@ -24,7 +24,7 @@ from surgery.look.observe import Key
 from surgery.look.site import Site
 from surgery.model import in_mode
 from surgery.plan.rules import Fading, Rule, swap
-from surgery.repair.batches import batches_of, check_repeatable
+from surgery.repair.batches import batch_errors, batches_of, check_repeatable
 from surgery.rng import seeded
 from surgery.schedule.progress import check_settled
 
@@ -38,26 +38,37 @@ def rules_for(
     four operators; in int8 also where it is computed in float. Near is a small root mean square of the difference,
     relative to that of the function's own output, on what its calls receive in eval mode on these `batches` (tensors,
     pairs, or dicts, as for `fit_affine`). Only nonlinearities are swapped, for functions without parameters. `fade`
-    introduces them gradually, for a fine-tuning.
+    introduces them gradually, for a fine-tuning. A rule names its sites where others of the same function are well off,
+    as those on images of one that is lacking on tokens. The batches are iterated twice.
 
     Raises:
         UnknownName: no such target.
-        BadValue: the table has no measurement of this target in this precision; or there are no batches of images;
-            or the model still fades.
+        BadValue: the table has no measurement of this target in this precision; there are no batches of images, or one
+            fails in the model; or the model still fades.
     """
     name = target_named(target).name
     check_repeatable(batches)
-    images = [batch.images for batch in batches_of(batches, model)]
-    if not support().where(target=name, precision=precision).cells:
-        there = sorted({cell.precision for cell in support().where(target=name).cells})
-        raise BadValue(f"Nothing was measured on {name} in {precision}.", there=", ".join(there) or "nothing")
-    found = find_sites(model, images[0])
-    check_settled(found)
-    sites = [site for site in found if site.role == "nonlinearity" and "eval" in site.modes]
-    lacking = [site for site in sites if not _is_there(site, name, precision)]
-    apart = _distances(model, lacking, images, name, precision)
+    if not support().matching(target=name, precision=precision):
+        known = sorted({cell.precision for cell in support().matching(target=name)})
+        raise BadValue(f"Nothing was measured on {name} in {precision}.", there=", ".join(known) or "nothing")
+    sites = find_sites(model, next(iter(batches_of(batches, model))).images)
+    check_settled(sites)
+    there = [site for site in sites if site.role == "nonlinearity" and "eval" in site.modes]
+    lacking = [site for site in there if not _is_there(site, name, precision)]
+    if not lacking:
+        return []
+    apart = _distances(model, lacking, batches, name, precision)
     nearest = {activation: min(found, key=lambda other: found[other]) for activation, found in apart.items() if found}
-    return [swap(other, activation=activation, fade=fade) for activation, other in nearest.items()]
+    return [
+        swap(other, activation=activation, fade=fade, **_only_these(activation, lacking, there))
+        for activation, other in nearest.items()
+    ]
+
+
+def _only_these(activation: str, lacking: list[Site], there: list[Site]) -> dict[str, Any]:
+    """The facts of the sites that lack this activation, where others with it do not."""
+    named, every = (tuple(str(site) for site in sites if site.activation == activation) for sites in (lacking, there))
+    return {"site": named} if named != every else {}
 
 
 def _is_there(site: Site, target: str, precision: str) -> bool:
@@ -66,7 +77,7 @@ def _is_there(site: Site, target: str, precision: str) -> bool:
 
 
 def _distances(
-    model: nn.Module, sites: list[Site], images: list[Tensor], target: str, precision: str
+    model: nn.Module, sites: list[Site], batches: Iterable[Any], target: str, precision: str
 ) -> dict[str, dict[str, float]]:
     """For each activation and candidate: the relative mean square of their difference, summed over the calls."""
     wanted: dict[Key, Site] = {site.key: site for site in sites}
@@ -84,9 +95,10 @@ def _distances(
                 sums[record.key][other] += (build(other)(x.clone()) - y).square().sum().item()
             sums[record.key][""] += y.square().sum().item()
 
-    for batch in images:
-        with seeded(), no_leftovers(model) as tracking:
-            trace_forward(in_mode(scratch_copy(model, meta=False), "eval"), (batch,), {}, look, tracking=tracking)
+    alone = in_mode(scratch_copy(model, meta=False), "eval")
+    for number, batch in enumerate(batches_of(batches, model), 1):
+        with batch_errors(number, model, batch.images), seeded(), no_leftovers(model) as tracking:
+            trace_forward(alone, (batch.images,), {}, look, tracking=tracking)
     found: dict[str, dict[str, float]] = {}
     for key, site in wanted.items():
         total = found.setdefault(site.activation, dict.fromkeys(others[site.activation], 0.0))

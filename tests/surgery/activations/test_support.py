@@ -6,6 +6,8 @@ import json
 
 import surgery
 from surgery.activations.support import Cell, Support, support_of
+from surgery.errors import BadValue, UnknownName
+from tests.asserts import assert_raises
 
 CELLS = (
     Cell("gelu", "ncnn", "fp32", "image", "one operator", ("GELU",), 1e-6, ""),
@@ -36,6 +38,21 @@ def test_cells_are_found_and_told_in_full() -> None:
     assert TABLE.lines_of("swish") == ["ncnn: fails", "executorch: 5 operators"]
 
 
+def test_facts_that_do_not_exist_are_refused() -> None:
+    assert_raises(BadValue, lambda: TABLE.where(targt="ncnn"), "'targt' is not a fact of a cell", "target")
+    assert_raises(UnknownName, lambda: TABLE.where(target="nccn"), "no cell has a target 'nccn'", "ncnn, executorch")
+    assert_raises(UnknownName, lambda: TABLE.where(function="swihs"), "swish")
+    assert_raises(UnknownName, lambda: TABLE.where(verdict="failed"), "fails")
+
+
+def test_what_exists_may_have_no_cells() -> None:
+    """A table that was filtered before still knows its names, and the verdicts and precisions are a closed list."""
+    ncnn = TABLE.where(target="ncnn")
+    assert ncnn.where(target="executorch").cells == ncnn.where(verdict="wrong").cells == ()
+    assert TABLE.where(precision="int8").cells == TABLE.where(layout="tokens").cells == ()
+    assert TABLE.lines_of("of the user's own") == []
+
+
 def test_a_few_operators_are_named_where_there_is_room() -> None:
     cell = Cell("silu", "onnxruntime", "int8", "image", "in float", ("Dequantize", "Silu"), 0.01, "")
     assert (str(cell), cell.summary) == ("2 operators, in float", "Dequantize + Silu, in float")
@@ -49,6 +66,15 @@ def test_it_is_read_back_as_it_was_written() -> None:
 
 def test_the_table_of_the_package_is_whole() -> None:
     table = surgery.deploy.table()
-    assert {cell.target for cell in table.cells} <= {target.name for target in surgery.deploy.targets()}
-    assert set(table.measured) == {cell.target for cell in table.cells}
-    assert {cell.function for cell in table.cells} <= set(surgery.activations.names())
+    targets = {target.name for target in surgery.deploy.targets()}
+    rows = [surgery.activations.row_of(name) for name in surgery.activations.names()]
+    wanted = {
+        (row.name, target, layout)
+        for row in rows if row.role in ("nonlinearity", "gate")
+        for target in targets
+        for layout in (("image", "tokens") if row.learns else ("image",))
+    }  # fmt: skip
+    single = table.where(precision="fp32").cells
+    assert {(cell.function, cell.target, cell.layout) for cell in single} == wanted and len(single) == len(wanted)
+    assert {(cell.function, cell.target) for cell in table.cells} == {(name, target) for name, target, _ in wanted}
+    assert set(table.measured) == targets

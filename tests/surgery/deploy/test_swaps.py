@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from weakref import WeakSet
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,14 @@ import surgery
 from surgery.activations.support import Cell, Support
 from surgery.deploy import advice, swaps
 from surgery.errors import BadValue, UnknownName
+from surgery.isolation.meta_copy import scratch_copy
 from tests.asserts import assert_raises, assert_untouched
 
 CELLS = [
-    ("relu", "one operator", 1), ("leaky_relu", "one operator", 1), ("silu", "one operator", 1),
-    ("gelu", "fails", 0), ("hardswish", "decomposed", 5), ("mish", "decomposed", 2), ("swish", "wrong", 1),
+    ("relu", "one operator", 1, "image"), ("leaky_relu", "one operator", 1, "image"),
+    ("silu", "one operator", 1, "image"), ("gelu", "fails", 0, "image"), ("hardswish", "decomposed", 5, "image"),
+    ("mish", "decomposed", 2, "image"), ("swish", "wrong", 1, "image"),
+    ("prelu", "one operator", 1, "image"), ("prelu", "decomposed", 6, "tokens"),
 ]  # fmt: skip
 
 
@@ -35,7 +41,7 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = tuple(
-        Cell(name, "ncnn", "fp32", "image", verdict, ("op",) * count, 0.0, "") for name, verdict, count in CELLS
+        Cell(name, "ncnn", "fp32", layout, verdict, ("op",) * count, 0.0, "") for name, verdict, count, layout in CELLS
     )
     for module in (advice, swaps):
         monkeypatch.setattr(module, "support", lambda: Support(cells, {"ncnn": ""}))
@@ -62,6 +68,64 @@ def test_near_depends_on_what_the_calls_receive() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU())
     [rule] = surgery.deploy.rules_for(model, "ncnn", [20 * batch for batch in BATCHES])
     assert rule.make == "relu"
+
+
+class Layouts(nn.Module):
+    """The same activation on images and on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.line = nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
+        self.image, self.tokens = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.image(self.conv(x))
+        return self.tokens(self.line(x.flatten(2).transpose(1, 2)))
+
+
+def test_calls_that_are_well_off_stay() -> None:
+    """A PReLU that is one operator on images, and many on tokens."""
+    model, _ = surgery.transform(Layouts(), surgery.swap("prelu"), BATCHES[0])
+    rules = surgery.deploy.rules_for(model, "ncnn", BATCHES)
+    edited, report = surgery.transform(model, rules, BATCHES[0])
+    assert [str(edit.site) for edit in report.plan.edits] == ["tokens"]
+    assert [site.activation for site in surgery.find_sites(edited, BATCHES[0])] == ["prelu", "relu"]
+
+
+class Loader:
+    """Batches that exist while they are used; counts how many do."""
+
+    def __init__(self) -> None:
+        self.alive: WeakSet[Tensor] = WeakSet()
+        self.most = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(8):
+            batch = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(number))
+            self.alive.add(batch)
+            self.most = max(self.most, len(self.alive))
+            yield batch
+            del batch
+
+
+def test_one_batch_is_kept_at_a_time_and_one_copy_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[nn.Module] = []
+
+    def counted(model: nn.Module, *, meta: bool) -> nn.Module:
+        made.append(model)
+        return scratch_copy(model, meta=meta)
+
+    monkeypatch.setattr(swaps, "scratch_copy", counted)
+    loader = Loader()
+    assert [rule.make for rule in surgery.deploy.rules_for(Net(), "ncnn", loader)] == ["silu", "silu"]
+    assert loader.most <= 3 and len(made) == 1
+
+
+def test_a_batch_that_fails_in_the_model_is_named() -> None:
+    assert_raises(
+        BadValue, lambda: surgery.deploy.rules_for(Net(), "ncnn", [BATCHES[0], torch.randn(2, 5, 6, 6)]),
+        "Batch 2 fails in Net",
+    )  # fmt: skip
 
 
 def test_rules_may_fade() -> None:
