@@ -37,7 +37,8 @@ def _deploy(options: argparse.Namespace) -> None:
     report = surgery.deploy.check(model, options.target, example, output=options.output)
     print(report.to_json() if options.json else report)
     if report.problem:
-        raise NotConvertible(f"{options.target} cannot convert {options.model}.", asked=report.problem)
+        what = "run" if report.operators else "convert"
+        raise NotConvertible(f"{options.target} cannot {what} {options.model}.", asked=report.problem)
     if report.runs and not report.ok:
         why = f"maximum error {report.error:.2g} of the largest output"
         raise NotEqual(f"{options.model} on {options.target} does not agree with torch.", asked=why)

@@ -20,7 +20,7 @@ from surgery.deploy.probe import Probed, as_trained, function_at, in_one_line, i
 from surgery.deploy.runtimes import TARGETS
 from surgery.deploy.target import Target
 from surgery.deploy.written import check_free, written
-from surgery.errors import NotConvertible, SurgeryError, UnknownName, nearest
+from surgery.errors import NotConvertible, SurgeryError, UnknownName, nearest, one_line
 from surgery.history.history import steps_of
 from surgery.isolation.meta_copy import copied
 from surgery.look.finder import find_sites
@@ -50,9 +50,9 @@ class Fate:
 class Report:
     """What a target makes of a network; prints as a table of its sites.
 
-    `runs` are the forwards on the target, compared with torch; empty if it could not be converted (`problem`) or
-    cannot be run (`not_run`). `any_batch`: it was written for every batch size, else for one, and batches were run one
-    by one. `operators` are those of the whole network. `ok`: it was run, and agrees with torch in every run.
+    `runs` are the forwards on the target, compared with torch; empty if it could not be converted, or run (`problem`),
+    or cannot be run here (`not_run`). `any_batch`: it was written for every batch size, else for one, and batches were
+    run one by one. `operators` are those of the whole network. `ok`: it was run, and agrees with torch in every run.
     """
 
     target: str
@@ -114,7 +114,8 @@ class Report:
 
     def _verdict(self) -> str:
         if self.problem:
-            return f"{self.model_kind} on {self.target}: not converted"
+            what = "converted, cannot be run" if self.operators else "not converted"
+            return f"{self.model_kind} on {self.target}: {what}"
         if self.not_run:
             return f"{self.model_kind} on {self.target}: converted, not run ({self.not_run})"
         verdict = "agrees with torch" if self.ok else "does not agree with torch"
@@ -155,12 +156,13 @@ def check(
         NotInstalled: the runtime is not installed.
         NoExample, DynamicShapes: see `export`.
         BadValue: a batch size that is not a whole number from 1 on; or see `export`.
-        NotConvertible: the target cannot convert the network for reasons that are not its activations. If these are
-            the reason, the report says so (`problem`).
+        NotConvertible: the target cannot convert the network, or run it, for reasons that are not its activations. If
+            these are the reason, the report says so (`problem`).
         BadFile: see `export`.
     """
     check_batches(batches)
     asked, network, sites = _begun(model, target, example, output)
+    operators: tuple[str, ...] = ()
     try:
         with written(network, asked, Path(output) if output is not None else None) as made:
             operators = made.operators
@@ -172,8 +174,12 @@ def check(
     except NotConvertible as error:
         fates = tuple(_fates(model, sites, asked))
         if not any(fate.probed.verdict == FAILS for fate in fates):
+            if operators:
+                raise  # it was converted, and cannot be run
             raise _own_reasons(model, asked, example, error) from error
-        return Report(asked.name, asked.versions, sites.model_kind, fates, problem=in_one_line(error))
+        return Report(
+            asked.name, asked.versions, sites.model_kind, fates, operators=operators, problem=in_one_line(error)
+        )
     return Report(
         asked.name, asked.versions, sites.model_kind, tuple(_fates(model, sites, asked, each=not agrees)), runs,
         tried.any_batch, operators, not_run=asked.not_run,
@@ -280,11 +286,17 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
     try:
         unedited = undo(copied(model))
         with written(network_of(unedited, example), target):
-            problem = f"{target.name} cannot convert this {kind}, but its activations alone, and the unedited {kind}."
+            problem = (
+                f"{target.name} cannot convert the edited {kind}, "
+                f"although it converts each activation alone and the unedited {kind}."
+            )
     except NotConvertible:
         problem = f"{target.name} cannot convert {kind} for reasons of its own: the unedited {kind} fails, too."
     except SurgeryError as failure:
-        problem = f"{target.name} cannot convert {kind}; its activations convert. {failure}"
+        problem = (
+            f"{target.name} cannot convert the edited {kind}, although it converts each activation alone; "
+            f"the unedited {kind} cannot be exported: {one_line(failure)}."
+        )
     return NotConvertible(problem, asked=in_one_line(error))
 
 

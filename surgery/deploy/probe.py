@@ -25,6 +25,7 @@ from surgery.look.site import Site, Sites
 from surgery.model import home_of, in_mode
 from surgery.rng import seeded
 
+_FEW = 4  # operators that are named where there is little room
 _POOLS: dict[int, type[nn.Module]] = {3: nn.MaxPool1d, 4: nn.MaxPool2d}
 _UNLIKE = 0.1  # how far parameters of the first and the last channel are set apart
 
@@ -57,7 +58,7 @@ class Probed:
     def __str__(self) -> str:
         if self.problem:
             return FAILS
-        return in_short(self.operators) + (f", {WRONG}" if self.verdict == WRONG else "")
+        return in_short(self.operators, most=_FEW) + (f", {WRONG}" if self.verdict == WRONG else "")
 
 
 def probed(function: nn.Module, entered: Tensor, target: Target) -> Probed:
@@ -125,13 +126,15 @@ def inputs_at(model: nn.Module, sites: Sites, wanted: Iterable[Site]) -> dict[Ke
     return entered
 
 
-def in_short(operators: tuple[str, ...]) -> str:
-    """The operators in order, a run of equal ones as "3 Add"."""
+def in_short(operators: tuple[str, ...], most: int | None = None) -> str:
+    """The operators in order, a run of equal ones as "3 Add"; of more than `most` such runs, how many operators."""
     if not operators:
         return "nothing"
     runs: list[tuple[str, int]] = []
     for name in operators:
         runs = [*runs[:-1], (name, runs[-1][1] + 1)] if runs and runs[-1][0] == name else [*runs, (name, 1)]
+    if most is not None and len(runs) > most:
+        return f"{len(operators)} operators"
     return " + ".join(name if count == 1 else f"{count} {name}" for name, count in runs)
 
 

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from surgery.deploy.network import Network
-from surgery.deploy.target import Target
+from surgery.deploy import agreement
+from surgery.deploy.network import Network, network_of
+from surgery.deploy.target import Run, Target
 from surgery.errors import BadFile, BadValue, NotConvertible, NotInstalled, UnknownName
+from surgery.history.history import steps_of
 from tests.asserts import assert_raises, assert_untouched
+from tests.surgery.deploy import memory
 from tests.surgery.deploy.memory import MEMORY, lacking, wrong
 from tests.surgery.small_net import SmallNet
 
@@ -103,6 +106,49 @@ def test_a_runtime_that_refuses_its_files(deployed: Known) -> None:
     says = ("memory cannot run what was written for it", "no such device")
     report = surgery.deploy.check(edited(), name, X)
     assert all(word in report.problem for word in says) and report.runs == ()
+    assert str(report).startswith("SmallNet on memory: converted, cannot be run")
+
+
+def test_a_runtime_that_refuses_the_network_alone(deployed: Known, tmp_path: Path) -> None:
+    def load(folder: Path) -> Run:
+        if "conv2d.default" in MEMORY.operators(folder):
+            raise OSError("too large")
+        return memory.load(folder)
+
+    name = deployed(replace(MEMORY, load=load))
+    error = assert_raises(
+        NotConvertible, lambda: surgery.deploy.check(edited(), name, X, output=tmp_path / "out"), "cannot load", "large"
+    )
+    assert "cannot convert" not in str(error) and list(tmp_path.iterdir()) == []
+
+
+def together(network: Network, folder: Path) -> None:
+    """A converter that refuses a sigmoid in a network with convolutions."""
+    memory.write(network, folder)
+    if {"sigmoid.default", "conv2d.default"} <= set(memory.operators(folder)):
+        raise NotConvertible("memory cannot fuse a sigmoid.")
+
+
+def test_an_edited_network_that_fails_although_its_parts_convert(deployed: Known) -> None:
+    name = deployed(replace(MEMORY, write=together))
+    says = "memory cannot convert the edited SmallNet, although it converts each activation alone and the unedited"
+    assert_raises(NotConvertible, lambda: surgery.deploy.check(edited(), name, X), says, "cannot fuse")
+
+
+def test_an_unedited_network_that_cannot_be_exported_is_told_in_the_sentence(
+    deployed: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: nn.Module, example: object) -> Network:
+        raise BadValue("The arguments differ.", asked="(2, 3), (1, 3)", try_="one batch size")
+
+    def refuse_unedited(model: nn.Module, example: object) -> Network:
+        return (network_of if steps_of(model) else refuse)(model, example)
+
+    monkeypatch.setattr(agreement, "network_of", refuse_unedited)
+    name = deployed(replace(MEMORY, write=together))
+    error = assert_raises(NotConvertible, lambda: surgery.deploy.check(edited(), name, X))
+    sentence = str(error).splitlines()[0]
+    assert sentence.endswith("the unedited SmallNet cannot be exported: The arguments differ; hint: one batch size.")
 
 
 def test_errors_that_are_not_finite_are_valid_json(deployed: Known) -> None:

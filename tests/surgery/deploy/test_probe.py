@@ -57,6 +57,14 @@ def test_half_precision_is_judged_by_its_own_tolerance() -> None:
 def test_operators_in_short() -> None:
     assert in_short(("Mul", "Mul", "Add")) == "2 Mul + Add"
     assert in_short(()) == "nothing"
+    assert in_short(("Mul", "Mul", "Add"), most=2) == "2 Mul + Add"
+    assert in_short(("Mul", "Mul", "Add"), most=1) == "3 operators"
+
+
+def test_many_operators_are_counted() -> None:
+    assert str(Probed(("Min", "Max") * 29)) == "58 operators"
+    assert str(Probed(("Min", "Max") * 29, error=1.0)) == "58 operators, wrong"
+    assert str(Probed(("Sub", "Exp", "Add", "Div"))) == "Sub + Exp + Add + Div"
 
 
 def test_functions_and_inputs_are_those_of_the_sites() -> None:
