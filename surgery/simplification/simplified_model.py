@@ -38,7 +38,7 @@ _NAMES = ("pwlu", "npwlu", "frelu", "prelu", "swish", "smelu", "gsmelu", "rescu"
 class _Learned:
     """A learned function, all its calls, and why it cannot be simplified ("" if it can)."""
 
-    function: nn.Module
+    module: nn.Module
     calls: tuple[Site, ...]
     reason: str = ""
 
@@ -62,7 +62,7 @@ class _Chosen:
 def simplify(
     model: M, batches: Iterable[Any], tolerance: float = 1e-3, example: Any = None
 ) -> tuple[M, Simplification]:
-    """Exchange each learned function of a trained model, on a copy, for the cheapest one that computes nearly the same.
+    """Swap each learned function of a trained model, on a copy, for the cheapest one that computes nearly the same.
 
     A PWLU, NPWLU, FReLU, PReLU, Swish, SmeLU or GSmeLU becomes the function of the catalogue with the fewest operators,
     or the PWLU with the fewest intervals, that stays within the tolerance: in every channel, the root mean square of
@@ -100,7 +100,10 @@ def simplify(
     check_settled(sites)
     learned = _learned(observed, sites)
     with torch.no_grad():
-        chosen = _chosen(observed, learned, batches, tolerance)
+        axes = {function.module: function.axis for function in learned if not function.reason}
+        points = points_of(observed, axes, batches)
+        learned = [_with_reason(function, points) for function in learned]
+        chosen = _chosen(observed, learned, points, batches, tolerance)
     report = _carried_out(simplified, sites, learned, chosen) if chosen else None
     refused = _refused(report) if report is not None else {}
     rows = {
@@ -146,36 +149,46 @@ def _why_not(function: nn.Module | Site, calls: list[Site]) -> str:
     return ""
 
 
+def _with_reason(learned: _Learned, points: Mapping[nn.Module, Points]) -> _Learned:
+    """The same, but left alone if nothing entered it."""
+    unreached = not learned.reason and learned.module not in points
+    return replace(learned, reason="it received no input on these batches") if unreached else learned
+
+
 def _chosen(
-    model: nn.Module, learned: list[_Learned], batches: Iterable[Any], tolerance: float
+    model: nn.Module,
+    learned: list[_Learned],
+    points: Mapping[nn.Module, Points],
+    batches: Iterable[Any],
+    tolerance: float,
 ) -> dict[_Learned, _Chosen]:
     """For each function the first candidate within the tolerance, on a sample of its inputs and then on all of them."""
-    able = {one.function: one for one in learned if not one.reason}
-    axes = {function: one.axis for function, one in able.items()}
-    found = points_of(model, axes, batches)
+    reached = {function.module: function for function in learned if function.module in points}
+    axes = {module: function.axis for module, function in reached.items()}
     dtype = dtype_of(model) or torch.float32
     near = {
-        function: _near(points, candidates(points, able[function].name, function, tolerance, dtype), tolerance)
-        for function, points in found.items()
+        module: _near(seen, candidates(seen, reached[module].name, module, tolerance, dtype), tolerance)
+        for module, seen in points.items()
     }
     chosen: dict[_Learned, _Chosen] = {}
     while near:
-        tried = {function: first for function, left in near.items() if (first := next(left, None)) is not None}
-        modules = {function: candidate.module for function, candidate in tried.items()}
-        apart = differences(model, modules, axes, batches) if tried else {}
-        within = {function for function, difference in apart.items() if difference.error <= tolerance}
-        chosen |= {able[function]: _Chosen(tried[function], apart[function]) for function in within}
-        near = {function: near[function] for function in tried if function not in within}
+        tried = {module: first for module, left in near.items() if (first := next(left, None)) is not None}
+        others = {module: candidate.module for module, candidate in tried.items()}
+        apart = differences(model, others, axes, batches) if tried else {}
+        within = {module for module, difference in apart.items() if difference.error <= tolerance}
+        chosen |= {reached[module]: _Chosen(tried[module], apart[module]) for module in within}
+        near = {module: near[module] for module in tried if module not in within}
     return chosen
 
 
-def _near(points: Points, all_of_them: Iterator[Candidate], tolerance: float) -> Iterator[Candidate]:
-    return (candidate for candidate in all_of_them if points.error(candidate.module) <= tolerance)
+def _near(points: Points, fitted: Iterator[Candidate], tolerance: float) -> Iterator[Candidate]:
+    """Those within the tolerance on the sample."""
+    return (candidate for candidate in fitted if points.error(candidate.module) <= tolerance)
 
 
 def _carried_out(model: nn.Module, sites: Sites, learned: list[_Learned], chosen: Mapping[_Learned, _Chosen]) -> Report:
     """Edit the model, and give the new functions their fitted parameters; the report knows their maximum errors."""
-    of_site = {site: chosen[one] for one in learned if one in chosen for site in one.calls}
+    of_site = {site: chosen[function] for function in learned if function in chosen for site in function.calls}
     plan = make_plan(sites, _rules(of_site), skip_uneditable=True)
     paths = children_of(decide(model, plan), plan.edits)
     report = apply_plan(model, plan, look=False)
@@ -206,8 +219,8 @@ def _refused(report: Report) -> dict[Site, str]:
 
 
 def _row(learned: _Learned, site: Site, chosen: _Chosen | None, refused: str, tolerance: float) -> Simplified:
-    was = in_words(site.activation, learned.function)
-    before = operators_of(site.activation, learned.function)
+    was = in_words(site.activation, learned.module)
+    before = operators_of(site.activation, learned.module)
     reason = learned.reason or refused
     if chosen is not None and not reason:
         after = chosen.candidate

@@ -271,6 +271,22 @@ def test_functions_that_only_training_calls_are_left_alone() -> None:
     ]  # fmt: skip
 
 
+def test_functions_that_the_batches_do_not_reach_are_left_alone() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.rare = nn.PReLU(3, init=0.0), nn.PReLU(3, init=0.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.act(x)
+            return self.rare(y - 1) if len(y) == 1 else y
+
+    _, report = surgery.simplify(Rare(), random_batches(1), example=random_batches(1)[0][:1])
+    assert [(call.became, call.reason) for call in report.calls] == [
+        ("relu", ""), ("prelu", "it received no input on these batches")
+    ]  # fmt: skip
+
+
 def test_one_module_called_twice_becomes_one_function_for_both_calls() -> None:
     model = plain(build("frelu", 4, positive=0.9, negative=0.1), build("frelu", 4, positive=1.0, negative=0.2))
     simplified, report = surgery.simplify(model, batches(), 0.3)
