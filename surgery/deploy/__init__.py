@@ -2,7 +2,8 @@
 
 from surgery.activations.support import Support
 from surgery.activations.support import support as table
-from surgery.deploy.agreement import Report, check, export, targets
+from surgery.deploy.agreement import check, export, targets
+from surgery.deploy.report import Report
 from surgery.deploy.swaps import rules_for
 from surgery.deploy.target import Target
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,10 @@ from torch import nn
 
 from surgery.activations.support import FAILS
 from surgery.deploy.advice import instead_of
-from surgery.deploy.comparison import BATCHES, Compared, check_batches, compared
+from surgery.deploy.comparison import BATCHES, check_batches, compared
 from surgery.deploy.network import Network, network_of
-from surgery.deploy.probe import Probed, as_trained, function_at, in_one_line, inputs_at, probed
+from surgery.deploy.probe import as_trained, function_at, in_one_line, inputs_at, probed
+from surgery.deploy.report import Report, SiteResult
 from surgery.deploy.runtimes import TARGETS
 from surgery.deploy.target import Target
 from surgery.deploy.written import check_free, written
@@ -26,114 +24,7 @@ from surgery.isolation.meta_copy import copied
 from surgery.look.finder import find_sites
 from surgery.look.site import Site, Sites
 from surgery.schedule.progress import check_settled
-from surgery.text import html_table, table
 from surgery.transforms import undo
-
-_COLUMNS = ("site", "function", "becomes", "error", "swap for")
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of one site: what the target makes of its function, and what to swap it for, if anything."""
-
-    site: Site
-    probed: Probed
-    instead: str = ""
-
-    @property
-    def row(self) -> tuple[str, ...]:
-        error = "-" if self.probed.error is None else f"{self.probed.error:.2g}"
-        return (str(self.site), self.site.activation, str(self.probed), error, self.instead or "-")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Report:
-    """What a target makes of a network; prints as a table of its sites.
-
-    `runs` are the forwards on the target, compared with torch; empty if it could not be converted, or run (`problem`),
-    or cannot be run here (`not_run`). `any_batch`: it was written for every batch size, else for one, and batches were
-    run one by one. `operators` are those of the whole network. `ok`: it was run, and agrees with torch in every run.
-    """
-
-    target: str
-    versions: str
-    model_kind: str
-    fates: tuple[Fate, ...]
-    runs: tuple[Compared, ...] = ()
-    any_batch: bool = False
-    operators: tuple[str, ...] = ()
-    problem: str = ""
-    not_run: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return bool(self.runs) and all(run.agrees for run in self.runs)
-
-    @property
-    def error(self) -> float:
-        """The largest error of all runs, over the largest output; infinite if there is none."""
-        return max((run.relative for run in self.runs), default=float("inf"))
-
-    def to_json(self) -> str:
-        """All of it as one JSON object; an error that is not finite is null, and its verdict "wrong"."""
-        sites = [
-            {
-                "site": str(fate.site),
-                "function": fate.site.activation,
-                "verdict": fate.probed.verdict,
-                "operators": fate.probed.operators,
-                "error": _finite(fate.probed.error),
-                "problem": fate.probed.problem,
-                "swap_for": fate.instead or None,
-            }
-            for fate in self.fates
-        ]
-        runs = [
-            {"inputs": run.inputs, "batch": run.batch, "error": _finite(run.error), "largest_output": run.largest}
-            for run in self.runs
-        ]
-        facts: dict[str, Any] = {
-            "target": self.target, "versions": self.versions, "model": self.model_kind, "ok": self.ok,
-            "problem": self.problem, "not_run": self.not_run, "any_batch": self.any_batch, "runs": runs,
-            "sites": sites, "operators": dict(Counter(self.operators)),
-        }  # fmt: skip
-        return json.dumps(facts, indent=1)
-
-    def __repr__(self) -> str:
-        return f"<Report: {self._verdict()}>"
-
-    def __str__(self) -> str:
-        rows = [f"  {line}" for line in table(_COLUMNS, self._rows())] if self.fates else []
-        return "\n".join([self._verdict(), *rows, *(f"  {line}" for line in self._notes())])
-
-    def _repr_html_(self) -> str:
-        return html_table(_COLUMNS, self._rows(), above=[self._verdict()], below=self._notes())
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [fate.row for fate in self.fates]
-
-    def _verdict(self) -> str:
-        if self.problem:
-            what = "converted, cannot be run" if self.operators else "not converted"
-            return f"{self.model_kind} on {self.target}: {what}"
-        if self.not_run:
-            return f"{self.model_kind} on {self.target}: converted, not run ({self.not_run})"
-        verdict = "agrees with torch" if self.ok else "does not agree with torch"
-        return f"{self.model_kind} on {self.target}: {verdict}, maximum error {self.error:.2g} of the largest output"
-
-    def _notes(self) -> list[str]:
-        problems = dict.fromkeys(
-            (fate.site.activation, fate.probed.problem) for fate in self.fates if fate.probed.problem
-        )
-        notes = [f"{name} fails: {problem}" for name, problem in problems] or [self.problem] * bool(self.problem)
-        if self.runs:
-            batches = ", ".join(str(batch) for batch in sorted({run.batch for run in self.runs}))
-            how = "batches" if self.any_batch else "one image at a time, from batches"
-            notes.append(f"run on {len(self.runs)} inputs, {how} of {batches}")
-        if self.operators:
-            counts = Counter(self.operators).most_common()
-            notes.append("network: " + ", ".join(f"{count} {name}" for name, count in counts))
-        return [*notes, f"with {self.versions}"]
 
 
 def check(
@@ -172,16 +63,16 @@ def check(
             if agrees:
                 made.keep()
     except NotConvertible as error:
-        fates = tuple(_fates(model, sites, asked))
-        if not any(fate.probed.verdict == FAILS for fate in fates):
+        results = tuple(_site_results(model, sites, asked))
+        if not any(call.result.verdict == FAILS for call in results):
             if operators:
                 raise  # it was converted, and cannot be run
             raise _own_reasons(model, asked, example, error) from error
         return Report(
-            asked.name, asked.versions, sites.model_kind, fates, operators=operators, problem=in_one_line(error)
+            asked.name, asked.versions, sites.model_kind, results, operators=operators, problem=in_one_line(error)
         )
     return Report(
-        asked.name, asked.versions, sites.model_kind, tuple(_fates(model, sites, asked, each=not agrees)), runs,
+        asked.name, asked.versions, sites.model_kind, tuple(_site_results(model, sites, asked, each=not agrees)), runs,
         tried.any_batch, operators, not_run=asked.not_run,
     )  # fmt: skip
 
@@ -208,7 +99,7 @@ def export(model: nn.Module, target: str, path: str | Path, example: Any = None)
         with written(network, asked, folder) as made:
             made.keep()
     except NotConvertible as error:
-        missing = [fate for fate in _fates(model, sites, asked) if fate.probed.verdict == FAILS]
+        missing = [call for call in _site_results(model, sites, asked) if call.result.verdict == FAILS]
         if not missing:
             raise _own_reasons(model, asked, example, error) from error
         raise _missing(asked, missing) from error
@@ -243,7 +134,7 @@ def target_named(name: str) -> Target:
     return TARGETS[name]
 
 
-def _fates(model: nn.Module, sites: Sites, target: Target, *, each: bool = False) -> Iterable[Fate]:
+def _site_results(model: nn.Module, sites: Sites, target: Target, *, each: bool = False) -> Iterable[SiteResult]:
     """What becomes of every site in eval mode; equal functions are tried once, unless `each` site is asked for."""
     wanted = [site for site in sites if "eval" in site.modes]
     kinds = {site: (site.key if each else _kind(model, site)) for site in wanted}
@@ -254,7 +145,7 @@ def _fates(model: nn.Module, sites: Sites, target: Target, *, each: bool = False
         function, x = function_at(model, site), entered[site.key]
         found = probed(as_trained(function), x, target)
         known[kind] = (found, instead_of(function, site, found, x, target.name))
-    return [Fate(site, *known[kind]) for site, kind in kinds.items()]
+    return [SiteResult(site, *known[kind]) for site, kind in kinds.items()]
 
 
 def _kind(model: nn.Module, site: Site) -> tuple[object, ...]:
@@ -265,15 +156,15 @@ def _kind(model: nn.Module, site: Site) -> tuple[object, ...]:
     return (site.activation, site.options, len(site.shape), site.channel_axis, shared)
 
 
-def _missing(target: Target, missing: Sequence[Fate]) -> NotConvertible:
-    problems = "; ".join(dict.fromkeys(f"{fate.site.activation}: {fate.probed.problem}" for fate in missing))
-    swaps = dict.fromkeys((fate.instead, fate.site.activation) for fate in missing if fate.instead)
-    hints = [f"surgery.swap({instead!r}, activation={name!r})" for instead, name in swaps]
+def _missing(target: Target, missing: Sequence[SiteResult]) -> NotConvertible:
+    problems = "; ".join(dict.fromkeys(f"{call.site.activation}: {call.result.problem}" for call in missing))
+    swaps = dict.fromkeys((call.swap_for, call.site.activation) for call in missing if call.swap_for)
+    hints = [f"surgery.swap({other!r}, activation={name!r})" for other, name in swaps]
     error = NotConvertible(
         f"{target.name} cannot convert {len(missing)} activation calls of the network.", asked=problems,
         try_=", ".join(hints) or "surgery.deploy.table(), which shows the functions that it has",
     )  # fmt: skip
-    error.sites = tuple(fate.site for fate in missing)
+    error.sites = tuple(call.site for call in missing)
     return error
 
 
@@ -298,8 +189,3 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
             f"the unedited {kind} cannot be exported: {one_line(failure)}."
         )
     return NotConvertible(problem, asked=in_one_line(error))
-
-
-def _finite(error: float | None) -> float | None:
-    """What JSON can hold."""
-    return error if error is not None and math.isfinite(error) else None

@@ -37,8 +37,8 @@ def test_a_network_that_agrees(deployed: Known, tmp_path: Path) -> None:
     assert report.ok and report.error == 0 and report.any_batch and not report.problem
     assert [run.batch for run in report.runs] == [2, 1, 2, 5, 2]
     sites = surgery.find_sites(model, X)
-    assert [fate.site for fate in report.fates] == list(sites)
-    assert {fate.site.activation for fate in report.fates} == {"swish"}
+    assert [call.site for call in report.sites] == list(sites)
+    assert {call.site.activation for call in report.sites} == {"swish"}
     text = str(report)
     assert text.startswith("SmallNet on memory: agrees with torch") and "conv2d.default" in text
     assert json.loads(report.to_json())["ok"] is True and "<table>" in report._repr_html_()
@@ -50,7 +50,7 @@ def test_a_network_that_disagrees_is_not_kept(deployed: Known, tmp_path: Path) -
     name = deployed(wrong("sigmoid.default", lambda y: y * 1.01))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
     assert not report.ok and 0.005 < report.error < 0.02
-    assert all(fate.probed.verdict == "wrong" for fate in report.fates)
+    assert all(call.result.verdict == "wrong" for call in report.sites)
     assert "does not agree with torch" in str(report)
     assert list(tmp_path.iterdir()) == []
 
@@ -59,11 +59,11 @@ def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path:
     name = deployed(lacking("sigmoid"))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
     assert not report.ok and "sigmoid" in report.problem and report.runs == ()
-    assert all(fate.probed.verdict == "fails" for fate in report.fates)
+    assert all(call.result.verdict == "fails" for call in report.sites)
     assert str(report).startswith("SmallNet on memory: not converted")
     with pytest.raises(NotConvertible) as refused:
         surgery.deploy.export(edited(), name, tmp_path / "out", X)
-    assert [site.activation for site in refused.value.sites] == ["swish"] * len(report.fates)
+    assert [site.activation for site in refused.value.sites] == ["swish"] * len(report.sites)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -37,7 +37,7 @@ def test_an_edited_network_agrees(target: Target, tmp_path: Path) -> None:
         assert not report.ok and target.not_run in str(report)
     else:
         assert report.ok and report.error < 1e-5, report
-        assert {fate.probed.error < 1e-5 for fate in report.fates if fate.probed.error is not None} == {True}
+        assert {call.result.error < 1e-5 for call in report.sites if call.result.error is not None} == {True}
     assert report.operators and json.loads((tmp_path / "out" / "deploy.json").read_text())["target"] == target.name
 
 
