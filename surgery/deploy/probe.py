@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from surgery.activations import build, parameters, row_of
 from surgery.activations.support import FAILS, FLOAT, OPERATOR, PIECES, WRONG
 from surgery.dataflow.trace import CallRecord
-from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE
+from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE, max_error
 from surgery.deploy.network import Flat, Network
 from surgery.deploy.target import Target, reason_of
 from surgery.deploy.written import written
@@ -83,9 +83,8 @@ def error_of(found: Tensor, wanted: Tensor) -> float:
     """The maximum error, relative where the wanted value is above 1, absolute below."""
     if found.shape != wanted.shape:
         return float("inf")
-    same = (found == wanted) | (found.isnan() & wanted.isnan())
-    apart = (found.double() - wanted.double()).abs() / wanted.double().abs().clamp(min=1.0)
-    return apart.masked_fill(same, 0.0).nan_to_num(float("inf"), float("inf")).max().item() if apart.numel() else 0.0
+    scale = wanted.double().abs().clamp(min=1.0).nan_to_num(1.0, 1.0)
+    return max_error([found / scale], [wanted / scale])
 
 
 def function_at(model: nn.Module, site: Site) -> nn.Module:

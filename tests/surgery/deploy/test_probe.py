@@ -46,6 +46,11 @@ def test_errors_are_relative_above_one() -> None:
     assert error_of(torch.tensor([101.0, 0.5]), torch.tensor([100.0, 0.25])) == 0.25
     assert error_of(torch.tensor([110.0]), torch.tensor([100.0])) == pytest.approx(0.1)
     assert error_of(torch.tensor([float("-inf")]), torch.tensor([-100.0])) == float("inf")
+    assert error_of(torch.tensor([-100.0]), torch.tensor([float("-inf")])) == float("inf")
+    assert error_of(torch.tensor([float("nan")]), torch.tensor([-100.0])) == float("inf")
+    odd = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    assert error_of(odd, odd.clone()) == 0 and error_of(odd, -odd) == float("inf")
+    assert error_of(torch.ones(2, 1), torch.ones(2, 3)) == float("inf") and error_of(odd[:0], odd[:0]) == 0
 
 
 def test_half_precision_is_judged_by_its_own_tolerance() -> None:

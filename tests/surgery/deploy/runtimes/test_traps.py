@@ -79,9 +79,10 @@ def test_coreml_keeps_the_tanh_gelu() -> None:
         assert b"TANH" in gelu.SerializeToString() or "TANH" in str(function)
 
 
-def test_coreml_refuses_slopes_of_tokens_before_they_are_learned() -> None:
+@pytest.mark.parametrize("slope", [0.25, 0.0])
+def test_coreml_refuses_slopes_of_tokens_before_they_are_learned(slope: float) -> None:
     """It takes them as long as all are alike, and refuses after training."""
-    found = probed(as_trained(nn.PReLU(6)), torch.randn(2, 6, 8), installed("coreml"))
+    found = probed(as_trained(nn.PReLU(6, init=slope)), torch.randn(2, 6, 8), installed("coreml"))
     assert found.verdict == "fails" and "alpha" in found.problem
 
 
