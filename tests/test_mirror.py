@@ -33,7 +33,6 @@ ELSEWHERE = {
     "surgery/deploy/runtimes/onnxruntime.py": "surgery/deploy/runtimes/test_runtimes.py",
     "surgery/deploy/runtimes/openvino.py": "surgery/deploy/runtimes/test_runtimes.py",
     "surgery/deploy/runtimes/tvm.py": "surgery/deploy/runtimes/test_runtimes.py",
-    "surgery/deploy/written.py": "surgery/deploy/runtimes/test_traps.py",
     "surgery/edit/write.py": "surgery/isolation/test_snapshot.py",
     "surgery/isolation/meta_copy.py": "surgery/isolation/test_own_hooks.py",
     "surgery/look/call_site.py": "surgery/look/test_references.py",

@@ -103,6 +103,11 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'}"
 
 
+def numbers_in(name: str) -> tuple[int, ...]:
+    """What sorts the names of inputs or outputs by their numbers."""
+    return tuple(int(number) for number in re.findall(r"\d+", name))
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target
+from surgery.deploy.target import Run, Target, numbers_in
 
 FILE = "model.tflite"
 _NO_OPERATORS = {"DELEGATE"}  # stands for operators that are listed, too
@@ -28,9 +26,11 @@ def load(folder: Path) -> Run:
     """An interpreter on the CPU."""
     interpreter = _interpreter(folder)
     interpreter.allocate_tensors()
-    # The interpreter may list them in another order.
-    places = [detail["index"] for detail in sorted(interpreter.get_input_details(), key=place_of)]
-    results = [detail["index"] for detail in sorted(interpreter.get_output_details(), key=place_of)]
+    # A name, "serving_default_args_10:0", numbers its place; the interpreter may list them in another order.
+    places, results = (
+        [detail["index"] for detail in sorted(details, key=lambda detail: numbers_in(detail["name"]))]
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())
+    )
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         for place, tensor in zip(places, inputs, strict=True):
@@ -39,11 +39,6 @@ def load(folder: Path) -> Run:
         return [torch.from_numpy(interpreter.get_tensor(place).copy()) for place in results]
 
     return run
-
-
-def place_of(detail: Mapping[str, Any]) -> list[int]:
-    """The place of an input or an output: its name, "serving_default_args_10:0", numbers it."""
-    return [int(number) for number in re.findall(r"\d+", detail["name"])]
 
 
 def operators(folder: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target
+from surgery.deploy.target import Run, Target, numbers_in
 from surgery.errors import NotConvertible
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
@@ -60,7 +60,7 @@ def load(folder: Path) -> Run:
             for place, tensor in enumerate(inputs):
                 extractor.input(f"in{place}", ncnn.Mat(tensor[0].contiguous().numpy()).clone())
             outputs = []
-            for name in net.output_names():
+            for name in sorted(net.output_names(), key=numbers_in):  # out0, out1, ..., in any order
                 code, mat = extractor.extract(name)
                 if code:
                     raise NotConvertible("ncnn cannot run the network.", asked=f"code {code} for {name}")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from surgery.deploy.target import quiet, reason_of
+from surgery.deploy.target import numbers_in, quiet, reason_of
 from surgery.errors import NotInstalled
 from tests.asserts import assert_process_untouched, assert_raises
 from tests.surgery.deploy.memory import MEMORY
@@ -44,3 +44,9 @@ def test_the_reason_is_the_first_cause_in_one_line() -> None:
         assert reason_of(error) == "LookupError: No rule for aten.thing"
     assert reason_of(AssertionError()) == "AssertionError: no message"
     assert len(reason_of(ValueError("x" * 1000))) < 330
+
+
+@pytest.mark.parametrize("name", ["serving_default_args_{}:0", "StatefulPartitionedCall:{}", "out{}"])
+def test_inputs_and_outputs_are_ordered_by_number(name: str) -> None:
+    listed = [name.format(number) for number in (10, 1, 0, 2, 11)]
+    assert sorted(listed, key=numbers_in) == [name.format(number) for number in (0, 1, 2, 10, 11)]

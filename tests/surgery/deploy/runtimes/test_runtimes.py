@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import surgery
 from surgery.deploy.probe import as_trained, probed
@@ -64,3 +64,15 @@ def test_a_function_per_channel_keeps_its_channels(target: Target) -> None:
     slopes.weight.data = torch.linspace(-1, 1, 8)
     found = probed(slopes, GRID, target)
     assert found.problem == "" and (found.error is None or found.error < 1e-6)
+
+
+class Many(nn.Module):
+    """Twelve inputs and as many outputs, all of one shape."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.relu(x * (12 - place)) for place, x in reversed(list(enumerate(inputs))))
+
+
+def test_inputs_and_outputs_keep_their_order(target: Target) -> None:
+    report = surgery.deploy.check(Many(), target.name, tuple(torch.randn(2, 3) for _ in range(12)), batches=(1,))
+    assert report.ok or target.load is None, report
