@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.activations import PWLU, Affine, Fade, FReLU
+from surgery.errors import BadValue
 from surgery.plan.rules import Rule
-from surgery.schedule.progress import finish, gradual, progress_of
+from surgery.schedule.progress import check_settled, finish, gradual, progress_of
 from tests import models
 from tests.asserts import assert_bit_equal, assert_raises, assert_same_function, assert_untouched
 from tests.models import picture, randomise
@@ -559,3 +560,13 @@ def test_a_wrong_progress_moves_nothing(wrong: dict[str, Any]) -> None:
     assert_raises(surgery.BadValue, lambda: surgery.set_progress(model, **wrong))
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
     assert_raises(surgery.BadValue, lambda: surgery.settle(5), "not a model")  # type: ignore[arg-type]
+
+
+def test_whether_calls_still_fade_is_checked() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ReLU())
+    x = torch.randn(2, 3, 4, 4)
+    fading, _ = surgery.transform(model, surgery.swap("silu", fade=True, site="1"), x)
+    error = assert_raises(BadValue, lambda: check_settled(surgery.find_sites(fading, x)), "Sequential still fades", "1")
+    assert isinstance(error, BadValue) and [str(site) for site in error.sites] == ["1"]
+    surgery.set_progress(fading, 1.0)
+    check_settled(surgery.find_sites(surgery.settle(fading), x))
