@@ -1,4 +1,7 @@
-"""Hosts: adapters for other pruning libraries, which apply masks in each library's own way."""
+"""Hosts: adapters for other pruning libraries, which apply masks in each library's own way.
+
+Masks that such a library holds are read in `pruning.masks.host_masks`.
+"""
 
 from __future__ import annotations
 

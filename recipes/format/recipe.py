@@ -1,4 +1,7 @@
-"""Recipe: rules for a model, and settings for pruning and fine-tuning. Data only."""
+"""Recipe: rules for a model, and settings for pruning and fine-tuning. Data only.
+
+`parse` has the keys of a file, `write` puts them back into one.
+"""
 
 from __future__ import annotations
 

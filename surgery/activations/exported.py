@@ -3,6 +3,7 @@
 Parameters are shaped to broadcast along the channel axis, which is never moved; there is no gather, and nothing
 depends on values. Inputs are taken to be finite, and slopes moderate: max(0, x) (p - n) + n x rounds like p x unless n
 is much larger than p. These functions and the exported forms of the catalogue compile with `torch.jit.script`.
+Each form stands beside its formula in `functions/`; that of a PWLU is `sum_of_clips` in `piecewise.py`.
 """
 
 from torch import Tensor

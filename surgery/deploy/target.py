@@ -1,4 +1,7 @@
-"""Target: a runtime that networks are deployed to: how a network is written for it, run there, and read back."""
+"""Target: a runtime that networks are deployed to: how a network is written for it, run there, and read back.
+
+Each has a file in `surgery/deploy/runtimes/`, whose `__init__` lists them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pick: which sites a rule selects. Pure functions of sites and rules, without a model."""
+"""Pick: which sites a rule selects, such as the ReLUs that EraseReLU erases. Pure functions, without a model."""
 
 from __future__ import annotations
 
