@@ -110,7 +110,7 @@ class Support:
         known = _WORDS[key] or tuple(dict.fromkeys(getattr(cell, key) for cell in self.everything or self.cells))
         if value not in known:
             raise UnknownName(
-                f"no cell has a {key} {value!r}.", there=", ".join(known), try_=nearest(str(value), known)
+                f"No cell has the {key} {value!r}.", there=", ".join(known), try_=nearest(str(value), known)
             )
 
     def to_json(self) -> str:

@@ -40,7 +40,7 @@ def test_cells_are_found_and_told_in_full() -> None:
 
 def test_facts_that_do_not_exist_are_refused() -> None:
     assert_raises(BadValue, lambda: TABLE.where(targt="ncnn"), "'targt' is not a fact of a cell", "target")
-    assert_raises(UnknownName, lambda: TABLE.where(target="nccn"), "no cell has a target 'nccn'", "ncnn, executorch")
+    assert_raises(UnknownName, lambda: TABLE.where(target="nccn"), "No cell has the target 'nccn'", "ncnn, executorch")
     assert_raises(UnknownName, lambda: TABLE.where(function="swihs"), "swish")
     assert_raises(UnknownName, lambda: TABLE.where(verdict="failed"), "fails")
 
