@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
+from surgery.deploy.facts import write_facts
 from surgery.deploy.network import Network
 from surgery.deploy.target import Run, Target, quiet, reason_of
 from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of
-
-FACTS = "deploy.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def written(network: Network, target: Target, output: Path | None = None) -> Ite
         folder = Path(scratch, "network")
         folder.mkdir()
         made = _converted(network, target, folder)
-        (folder / FACTS).write_text(json.dumps(_facts(made, target)) + "\n", encoding="utf-8")
+        write_facts(made, target, folder)
         yield Written(folder, made, target, output)
 
 
@@ -152,24 +149,3 @@ def _converted(network: Network, target: Target, folder: Path) -> Network:
     single = network.one_by_one()
     _convert(single, target, folder)
     return single
-
-
-def _facts(network: Network, target: Target) -> dict[str, object]:
-    """What someone who runs the files has to know."""
-    larger = [torch.cat((tensor, tensor[:1])) for tensor in network.args] if network.any_batch else network.args
-    outputs = zip(network.outputs, network.run(larger) if network.any_batch else network.outputs, strict=True)
-    return {
-        "format": 1,
-        "target": target.name,
-        "versions": f"torch {torch.__version__}, {target.versions}",
-        "inputs": [_shape(*pair) for pair in zip(network.args, larger, strict=True)],
-        "outputs": [_shape(*pair) for pair in outputs],
-    }
-
-
-def _shape(tensor: Tensor, of_larger_batch: Tensor) -> dict[str, object]:
-    """Shape and dtype; the first axis is "batch" where it grows with that."""
-    sizes: list[int | str] = list(tensor.shape)
-    if tensor.shape[:1] != of_larger_batch.shape[:1]:
-        sizes[0] = "batch"
-    return {"shape": sizes, "dtype": str(tensor.dtype).removeprefix("torch.")}

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from surgery.deploy.facts import output_shapes
 from surgery.deploy.network import Network
 from surgery.deploy.target import Run, Target, numbers_in
 from surgery.errors import NotConvertible
@@ -44,6 +45,8 @@ def write(network: Network, folder: Path) -> None:
 def load(folder: Path) -> Run:
     """The network in float32: by itself ncnn rounds to half precision where the processor can.
 
+    Outputs get the shapes that they have in torch: ncnn drops the batch axis, and has no numbers without an axis.
+
     Raises:
         NotConvertible: ncnn refuses the file.
     """
@@ -55,16 +58,19 @@ def load(folder: Path) -> Run:
     if net.load_param(str(folder / PARAM)) or net.load_model(str(folder / BIN)):
         raise NotConvertible("ncnn cannot load the network.")
 
+    # out0, out1, ..., listed in any order
+    results = list(zip(sorted(net.output_names(), key=numbers_in), output_shapes(folder), strict=True))
+
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         with net.create_extractor() as extractor:
             for place, tensor in enumerate(inputs):
                 extractor.input(f"in{place}", ncnn.Mat(tensor[0].contiguous().numpy()).clone())
             outputs = []
-            for name in sorted(net.output_names(), key=numbers_in):  # out0, out1, ..., in any order
+            for name, shape in results:
                 code, mat = extractor.extract(name)
                 if code:
                     raise NotConvertible("ncnn cannot run the network.", asked=f"code {code} for {name}")
-                outputs.append(torch.from_numpy(mat.numpy().copy())[None])
+                outputs.append(_with_axes_of_one(torch.from_numpy(mat.numpy().copy()), shape))
         return outputs
 
     return run
@@ -75,6 +81,12 @@ def operators(folder: Path) -> tuple[str, ...]:
     lines = (folder / PARAM).read_text(encoding="utf-8").splitlines()[2:]
     kinds = (line.split()[0] for line in lines if line.strip())
     return tuple(kind for kind in kinds if kind not in _NO_OPERATORS)
+
+
+def _with_axes_of_one(found: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in this shape, if it only lacks axes of one, or has more of them; else as it is."""
+    same = [size for size in found.shape if size != 1] == [size for size in shape if size != 1]
+    return found.reshape(shape) if same else found
 
 
 def _shape(tensor: Tensor) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from surgery.deploy.network import Network, network_of
 from surgery.deploy.target import Target
@@ -55,21 +54,3 @@ def test_what_appears_meanwhile_is_not_written_over(tmp_path: Path) -> None:
     assert_raises(BadFile, lambda: keep(tmp_path / "net", replace(MEMORY, write=write)), "cannot be written")
     assert (tmp_path / "net").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
-
-
-class Detector(nn.Module):
-    """Scores of each image, anchors that are the same for all, and a number."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.relu(), torch.ones(7, 4), torch.tensor(0.5)
-
-
-def test_only_what_grows_with_the_batch_has_that_axis(tmp_path: Path) -> None:
-    network = network_of(Detector(), torch.randn(1, 3))
-
-    def shapes(output: Path, target: Target) -> list[list[int | str]]:
-        facts = json.loads((keep(output, target, network) / "deploy.json").read_text())
-        return [tensor["shape"] for tensor in (*facts["inputs"], *facts["outputs"])]
-
-    assert shapes(tmp_path / "any", MEMORY) == [["batch", 3], ["batch", 3], [7, 4], []]
-    assert shapes(tmp_path / "one", replace(MEMORY, any_batch=False)) == [[1, 3], [1, 3], [7, 4], []]

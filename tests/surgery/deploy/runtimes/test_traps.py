@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import surgery
 from surgery.deploy.network import network_of
@@ -57,6 +57,26 @@ def test_ncnn_runs_batches_one_by_one() -> None:
     slopes.weight.data = torch.tensor([-1.0, 0.5, 2.0])
     report = surgery.deploy.check(nn.Sequential(slopes), installed("ncnn").name, torch.randn(3, 3, 4, 4))
     assert report.ok and not report.any_batch
+
+
+class Anchored(nn.Module):
+    """Features of each image, their mean, and anchors and a number that are the same for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.register_buffer("anchors", torch.arange(28.0).reshape(7, 4))
+        self.register_buffer("stride", torch.tensor(8.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x).relu()
+        return y, y.mean((2, 3)), self.anchors.relu(), 2 * self.stride
+
+
+def test_ncnn_gives_outputs_without_a_batch_axis_as_they_are() -> None:
+    """It hands all outputs over without one: where torch has an axis, the facts beside the network say."""
+    report = surgery.deploy.check(Anchored(), installed("ncnn").name, torch.randn(3, 3, 4, 4))
+    assert report.ok, report
 
 
 def test_children_called_by_number_are_no_problem_for_pnnx() -> None:
