@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from surgery.look.site import Site
+
+_LONGEST = 300  # characters of a cause
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SurgeryError(Exception):
@@ -115,6 +119,28 @@ def one_line(error: SurgeryError) -> str:
     return "; ".join([sentence.rstrip("."), *rest])
 
 
+def first_line(error: BaseException) -> str:
+    """The sentence of an error of this library, or the cause, if it is of another one."""
+    return str(error).splitlines()[0] if isinstance(error, SurgeryError) else cause_of(error)
+
+
+def in_full(error: BaseException) -> str:
+    """Any error in one line with all that it says; of another library's, what caused it."""
+    if not isinstance(error, SurgeryError):
+        return root_cause_of(error)
+    sentence, *facts = str(error).splitlines()
+    return ": ".join([sentence.rstrip(".") if facts else sentence, *(fact.split(maxsplit=1)[1] for fact in facts)])
+
+
 def cause_of(error: BaseException) -> str:
     """An error of another library in one line: its type and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def root_cause_of(error: BaseException) -> str:
+    """The error that caused the others in one line: its type and the first paragraph of its message, not too long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    paragraph = _COLOURS.sub("", str(error)).strip().partition("\n\n")[0]
+    text = " ".join(paragraph.split()) or "no message"
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'}"

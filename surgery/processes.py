@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import distributed
 
-from surgery.errors import BadValue, SurgeryError, cause_of
+from surgery.errors import BadValue, first_line
 
 
 def processes() -> int:
@@ -39,15 +39,10 @@ def gathered_or_raised(mine: Any, failure: Exception | None = None, doing: str =
     Raises:
         Exception: the failure of this process; in the other processes BadValue.
     """
-    reports = gathered((None if failure is None else _first_line(failure), mine))
+    reports = gathered((None if failure is None else first_line(failure), mine))
     if failure is not None:
         raise failure
     for number, (problem, _) in enumerate(reports):
         if problem is not None:
             raise BadValue(f"Process {number} could not {doing}.", asked=problem)
     return [value for _, value in reports]
-
-
-def _first_line(failure: Exception) -> str:
-    """The first line of a failure for the other processes; with its type, unless it is an error of this library."""
-    return str(failure).splitlines()[0] if isinstance(failure, SurgeryError) else cause_of(failure)

@@ -17,7 +17,7 @@ from surgery.edit.rollback import all_or_nothing
 from surgery.edit.same_traces import only_these_changed
 from surgery.edit.strategy import children_of, decide
 from surgery.edit.write import carry_out, empty_slots, keep_history, take_back
-from surgery.errors import CannotEdit, CannotLook, NotEdited, SurgeryError, about
+from surgery.errors import CannotEdit, CannotLook, NotEdited, SurgeryError, about, first_line
 from surgery.history.history import History, Step, steps_of
 from surgery.history.plan_data import asked_of, ended, fingerprint, plan_to_data
 from surgery.isolation.meta_copy import copied
@@ -100,7 +100,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
         except SurgeryError as refusal:
             if not plan.skip_uneditable or not {edit.site for edit in plan.edits} & set(refusal.sites):
                 raise
-            plan = without(plan, refusal.sites, str(refusal).partition("\n")[0].rstrip("."))
+            plan = without(plan, refusal.sites, first_line(refusal).rstrip("."))
 
 
 @all_or_nothing()

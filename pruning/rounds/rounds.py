@@ -23,7 +23,7 @@ from pruning.rounds.checkpoint import Folder, Progress
 from pruning.rounds.movement import gathered
 from pruning.rounds.rewind import Rewind, digest_of, layout_of, put_into, state_to_rewind
 from pruning.rounds.round import Pruner, Round, Staged, wants_of
-from surgery.errors import BadValue, NothingPicked, WrongModel, cause_of
+from surgery.errors import BadValue, NothingPicked, WrongModel, cause_of, first_line
 from surgery.isolation.meta_copy import copied
 from surgery.repair.batch_norm_stats import recalibrate as estimate_norms
 from surgery.repair.batches import check_repeatable
@@ -344,4 +344,4 @@ def _rehearse(model: nn.Module, batches: Iterable[Any]) -> None:
     except BadValue as error:
         cause = f" {cause_of(error.__cause__)}" if error.__cause__ is not None else ""
         raise BadValue("The batch norms cannot be recalibrated on the batches for `recalibrate`.",
-                       asked=f"{str(error).splitlines()[0]}{cause}") from error  # fmt: skip
+                       asked=f"{first_line(error)}{cause}") from error  # fmt: skip

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from surgery.activations import build, row_of
+from surgery.activations import row_of
 from surgery.activations.support import OPERATOR, PIECES, support
+from surgery.deploy.distances import Distances, nearest_of
 from surgery.deploy.probe import Probed
 from surgery.look.site import Site
 
@@ -20,8 +20,9 @@ def instead_of(function: nn.Module, site: Site, probed: Probed, entered: Tensor,
     """
     if is_well_off(probed.verdict, len(probed.operators)):
         return ""
-    apart = {name: distance(function, build(name), entered) for name in candidates(site, target)}
-    return min(apart, key=lambda name: apart[name]) if apart else ""
+    distances = Distances(function, candidates(site, target))
+    distances.add(entered)
+    return nearest_of(distances.relative)
 
 
 def is_well_off(verdict: str, operators: int) -> bool:
@@ -40,13 +41,6 @@ def candidates(site: Site, target: str, precision: str = "fp32") -> list[str]:
     return [
         row.name for row in there if row.role == role and row.name != site.activation and not row.learns + row.begins
     ]
-
-
-def distance(function: nn.Module, other: nn.Module, entered: Tensor) -> float:
-    """The root mean square of the difference of two functions on this input."""
-    with torch.no_grad():
-        apart: Tensor = function(entered.clone()) - other(entered.clone())
-    return apart.square().mean().sqrt().item()
 
 
 def layout_of(site: Site) -> str:

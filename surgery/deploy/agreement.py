@@ -13,12 +13,12 @@ from surgery.activations.support import FAILS
 from surgery.deploy.advice import instead_of
 from surgery.deploy.comparison import BATCHES, check_batches, compared
 from surgery.deploy.network import Network, network_of
-from surgery.deploy.probe import as_trained, function_at, in_one_line, inputs_at, probed
+from surgery.deploy.probe import as_trained, function_at, inputs_at, probed
 from surgery.deploy.report import Report, SiteResult
 from surgery.deploy.runtimes import TARGETS
 from surgery.deploy.target import Target
 from surgery.deploy.written import check_free, written
-from surgery.errors import NotConvertible, SurgeryError, UnknownName, nearest, one_line
+from surgery.errors import NotConvertible, SurgeryError, UnknownName, in_full, nearest, one_line
 from surgery.history.history import steps_of
 from surgery.isolation.meta_copy import copied
 from surgery.look.finder import find_sites
@@ -69,7 +69,7 @@ def check(
                 raise  # it was converted, and cannot be run
             raise _own_reasons(model, asked, example, error) from error
         return Report(
-            asked.name, asked.versions, sites.model_kind, results, operators=operators, problem=in_one_line(error)
+            asked.name, asked.versions, sites.model_kind, results, operators=operators, problem=in_full(error)
         )
     return Report(
         asked.name, asked.versions, sites.model_kind, tuple(_site_results(model, sites, asked, each=not agrees)), runs,
@@ -173,7 +173,7 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
     kind = type(model).__name__
     if not steps_of(model):
         problem = f"{target.name} cannot convert {kind} for reasons of its own: its activations convert."
-        return NotConvertible(problem, asked=in_one_line(error))
+        return NotConvertible(problem, asked=in_full(error))
     try:
         unedited = undo(copied(model))
         with written(network_of(unedited, example), target):
@@ -188,4 +188,4 @@ def _own_reasons(model: nn.Module, target: Target, example: Any, error: NotConve
             f"{target.name} cannot convert the edited {kind}, although it converts each activation alone; "
             f"the unedited {kind} cannot be exported: {one_line(failure)}."
         )
-    return NotConvertible(problem, asked=in_one_line(error))
+    return NotConvertible(problem, asked=in_full(error))

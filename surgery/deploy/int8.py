@@ -7,9 +7,10 @@ from torch import nn
 
 from surgery.deploy.comparison import max_error
 from surgery.deploy.network import network_of
-from surgery.deploy.probe import Probed, in_one_line
+from surgery.deploy.probe import Probed
 from surgery.deploy.target import Target, quiet
 from surgery.deploy.written import written
+from surgery.errors import in_full
 from surgery.rng import seeded
 
 IMAGES, SIZE = 32, 8
@@ -35,7 +36,7 @@ def probed_int8(function: nn.Module, target: Target, channels: int) -> Probed:
             run = made.loaded()
             found = torch.cat([run([image])[0] for image in images.split(1)])
     except Exception as failure:  # a runtime may raise whatever it likes
-        return Probed(problem=in_one_line(failure))
+        return Probed(problem=in_full(failure))
     between = between_convolutions(operators)
     error = max_error([found], network.outputs) / network.outputs[0].abs().max().item()
     in_float = any(name.startswith(_DEQUANTIZE) for name in between)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from surgery.dataflow.flow import tensors_in
-from surgery.errors import BadValue, CannotLook, DynamicShapes, NoExample, NotConvertible, cause_of
+from surgery.errors import BadValue, CannotLook, DynamicShapes, NoExample, NotConvertible, cause_of, first_line
 from surgery.isolation.meta_copy import copied
 from surgery.look.example import Example
 from surgery.model import check_plain, dtype_of, in_mode
@@ -118,7 +118,7 @@ def network_of(model: nn.Module, example: Any = None) -> Network:
         with seeded():
             sample = Example.of(example, model).on(torch.device("cpu"))
     except CannotLook as error:
-        raise NoExample(str(error).partition("\n")[0], try_="example=: a tensor, a tuple, or a dict") from error
+        raise NoExample(first_line(error), try_="example=: a tensor, a tuple, or a dict") from error
     args = (*sample.args, *sample.kwargs.values())
     if not args or not all(isinstance(arg, Tensor) and arg.dim() for arg in args):
         raise BadValue(

@@ -14,9 +14,9 @@ from surgery.activations.support import FAILS, FLOAT, OPERATOR, PIECES, WRONG
 from surgery.dataflow.trace import CallRecord
 from surgery.deploy.comparison import HALF_TOLERANCE, TOLERANCE, max_error
 from surgery.deploy.network import Flat, Network
-from surgery.deploy.target import Target, reason_of
+from surgery.deploy.target import Target
 from surgery.deploy.written import written
-from surgery.errors import SurgeryError
+from surgery.errors import in_full
 from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import copied, scratch_copy
 from surgery.look.listen import trace_forward
@@ -75,7 +75,7 @@ def probed(function: nn.Module, entered: Tensor, target: Target) -> Probed:
             run = made.loaded()
             found = torch.cat([run([row])[0] for row in entered.split(1)])
     except Exception as error:  # a runtime may raise whatever it likes where it runs, too
-        return Probed(problem=in_one_line(error))
+        return Probed(problem=in_full(error))
     return Probed(operators, error_of(found, network.run([entered])[0]), tolerance=tolerance)
 
 
@@ -135,11 +135,3 @@ def in_short(operators: tuple[str, ...], most: int | None = None) -> str:
     if most is not None and len(runs) > most:
         return f"{len(operators)} operators"
     return " + ".join(name if count == 1 else f"{count} {name}" for name, count in runs)
-
-
-def in_one_line(error: Exception) -> str:
-    """An error of a target in one line: its sentence, and what was found."""
-    if not isinstance(error, SurgeryError):
-        return reason_of(error)
-    sentence, *facts = str(error).splitlines()
-    return ": ".join([sentence.rstrip(".") if facts else sentence, *(fact.split(maxsplit=1)[1] for fact in facts)])

@@ -6,21 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from surgery.activations import build
 from surgery.activations.support import support
 from surgery.dataflow.trace import CallRecord
 from surgery.deploy.advice import candidates, is_well_off, layout_of
 from surgery.deploy.agreement import target_named
+from surgery.deploy.distances import Distances, nearest_of
 from surgery.deploy.probe import function_at
 from surgery.errors import BadValue
 from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.finder import find_sites
 from surgery.look.listen import trace_forward
-from surgery.look.observe import Key
 from surgery.look.site import Site
 from surgery.model import in_mode
 from surgery.plan.rules import Fading, Rule, swap
@@ -58,7 +56,7 @@ def rules_for(
     if not lacking:
         return []
     apart = _distances(model, lacking, batches, name, precision)
-    nearest = {activation: min(found, key=lambda other: found[other]) for activation, found in apart.items() if found}
+    nearest = {activation: nearest_of(distances) for activation, distances in apart.items()}
     return [
         swap(other, activation=activation, fade=fade, **_only_these(activation, lacking, there))
         for activation, other in nearest.items()
@@ -79,29 +77,19 @@ def _is_there(site: Site, target: str, precision: str) -> bool:
 def _distances(
     model: nn.Module, sites: list[Site], batches: Iterable[Any], target: str, precision: str
 ) -> dict[str, dict[str, float]]:
-    """For each activation and candidate: the relative mean square of their difference, summed over the calls."""
-    wanted: dict[Key, Site] = {site.key: site for site in sites}
-    functions = {site.key: function_at(model, site).eval() for site in sites}
-    others = {site.activation: candidates(site, target, precision) for site in sites}
-    sums: dict[Key, dict[str, float]] = {key: defaultdict(float) for key in wanted}
+    """For each activation that has candidates, the distance of each, summed over the calls."""
+    distances = {site.key: Distances(function_at(model, site), candidates(site, target, precision)) for site in sites}
 
     def look(record: CallRecord, entered: Tensor) -> None:
-        if record.key not in wanted:
-            return
-        x = entered.detach().float().cpu()
-        with torch.no_grad():
-            y: Tensor = functions[record.key](x.clone())
-            for other in others[wanted[record.key].activation]:
-                sums[record.key][other] += (build(other)(x.clone()) - y).square().sum().item()
-            sums[record.key][""] += y.square().sum().item()
+        if record.key in distances:
+            distances[record.key].add(entered)
 
     alone = in_mode(scratch_copy(model, meta=False), "eval")
     for number, batch in enumerate(batches_of(batches, model), 1):
         with batch_errors(number, model, batch.images), seeded(), no_leftovers(model) as tracking:
             trace_forward(alone, (batch.images,), {}, look, tracking=tracking)
-    found: dict[str, dict[str, float]] = {}
-    for key, site in wanted.items():
-        total = found.setdefault(site.activation, dict.fromkeys(others[site.activation], 0.0))
-        for other in total:
-            total[other] += sums[key][other] / (sums[key][""] or 1.0)
+    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for site in sites:
+        for other, distance in distances[site.key].relative.items():
+            found[site.activation][other] += distance
     return found

@@ -21,9 +21,6 @@ from torch import Tensor
 from surgery.deploy.network import Network
 from surgery.errors import NotInstalled
 
-_LONGEST = 300  # characters of a reason
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 Quantize = Callable[[Path, Sequence[Sequence[Tensor]]], tuple[str, ...]]
 
@@ -95,15 +92,6 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a converter or a runtime failed, in one line: the first paragraph of the error that caused the others."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    paragraph = _COLOURS.sub("", str(error)).strip().partition("\n\n")[0]
-    text = " ".join(paragraph.split()) or "no message"
-    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'}"
 
 
 def numbers_in(name: str) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from surgery.deploy.facts import write_facts
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target, quiet, reason_of
-from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of
+from surgery.deploy.target import Run, Target, quiet
+from surgery.errors import BadFile, DynamicShapes, NotConvertible, SurgeryError, cause_of, root_cause_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _refusals(problem: str) -> Iterator[None]:
     except SurgeryError:
         raise
     except Exception as error:
-        raise NotConvertible(problem, asked=reason_of(error)) from error
+        raise NotConvertible(problem, asked=root_cause_of(error)) from error
 
 
 def _converted(network: Network, target: Target, folder: Path) -> Network:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from surgery.dataflow.trace import CallRecord, Trace
-from surgery.errors import CannotLook
+from surgery.errors import CannotLook, cause_of
 from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.classifier_output import scores_of
@@ -60,7 +60,7 @@ def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, s
             raise
         except Exception as error:  # whatever a forward may raise; it is reported below
             errors.append(error)
-            unseen.append((mode, f"{type(error).__name__}: {error}".splitlines()[0]))
+            unseen.append((mode, cause_of(error)))
     if not traces:
         hooked = any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
         raise CannotLook(

@@ -14,7 +14,7 @@ from surgery.activations import build
 from surgery.activations.functions.rectified_scores import RectifiedScores
 from surgery.dataflow.operations import SQUASHING
 from surgery.edit.rollback import all_or_nothing
-from surgery.errors import BadValue
+from surgery.errors import BadValue, cause_of
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.finder import find_sites
 from surgery.look.site import Site
@@ -104,8 +104,7 @@ def gain(function: Callable[[Tensor], Tensor], channels: int = 1, *, axis: int =
             values = function(rows.expand(shape).clone())
     except (RuntimeError, TypeError, ValueError) as error:
         raise BadValue(
-            "This activation cannot be evaluated on a normal distribution: "
-            + f"{type(error).__name__}: {error}".partition("\n")[0],
+            f"This activation cannot be evaluated on a normal distribution: {cause_of(error)}",
             asked=f"a float64 tensor of shape {tuple(shape)}",
         ) from error
     square = float(values.square().movedim(along, 0).flatten(1).mean(1) @ weights)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 import surgery
-from surgery.errors import BadValue, CannotEdit, SurgeryError, UnknownName, about, cause_of, nearest, one_line
+from surgery.errors import (
+    BadValue,
+    CannotEdit,
+    SurgeryError,
+    UnknownName,
+    about,
+    cause_of,
+    first_line,
+    in_full,
+    nearest,
+    one_line,
+    root_cause_of,
+)
 from tests.models import ResidualNet
 
 
@@ -47,6 +59,25 @@ def test_the_innermost_sites_count() -> None:
 )
 def test_the_cause_is_one_line(error: Exception, line: str) -> None:
     assert cause_of(error) == line
+
+
+def test_the_root_cause_is_the_first_paragraph_of_what_caused_the_others() -> None:
+    try:
+        try:
+            raise LookupError("\x1b[96mNo rule\x1b[0m for\n  aten.thing\n\nOriginal traceback: ...")
+        except LookupError as cause:
+            raise RuntimeError("conversion failed") from cause
+    except RuntimeError as error:
+        assert root_cause_of(error) == in_full(error) == "LookupError: No rule for aten.thing"
+        assert first_line(error) == cause_of(error) == "RuntimeError: conversion failed"
+    assert root_cause_of(AssertionError()) == "AssertionError: no message"
+    assert len(root_cause_of(ValueError("x" * 1000))) < 330
+
+
+def test_an_error_of_ours_in_one_line_with_all_that_it_says() -> None:
+    error = BadValue("It is wrong.", asked="a b", try_="c")
+    assert in_full(error) == "It is wrong: a b: c" and first_line(error) == "It is wrong."
+    assert in_full(BadValue("It is wrong.")) == "It is wrong."
 
 
 def test_near_names_come_nearest_first() -> None:

@@ -45,7 +45,3 @@ def test_candidates_have_the_role_of_the_function(monkeypatch: pytest.MonkeyPatc
     gate, call = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()), nn.Sequential(nn.Linear(2, 2), nn.GELU())
     found = [advice.candidates(surgery.find_sites(model, X[..., :2])[0], "memory") for model in (gate, call)]
     assert found == [["hardsigmoid"], ["relu"]]
-
-
-def test_the_distance_is_a_root_mean_square() -> None:
-    assert advice.distance(nn.ReLU(), nn.Identity(), torch.tensor([-2.0, 2.0])) == pytest.approx(2**0.5)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from surgery.deploy.target import numbers_in, quiet, reason_of
+from surgery.deploy.target import numbers_in, quiet
 from surgery.errors import NotInstalled
 from tests.asserts import assert_process_untouched, assert_raises
 from tests.surgery.deploy.memory import MEMORY
@@ -32,18 +32,6 @@ def test_converters_are_quiet(capsys: pytest.CaptureFixture[str], caplog: pytest
     assert capsys.readouterr() == ("", "") and caplog.records == []
     logging.getLogger("converter").error("heard again")
     assert [record.message for record in caplog.records] == ["heard again"]
-
-
-def test_the_reason_is_the_first_cause_in_one_line() -> None:
-    try:
-        try:
-            raise LookupError("\x1b[96mNo rule\x1b[0m for\n  aten.thing\n\nOriginal traceback: ...")
-        except LookupError as cause:
-            raise RuntimeError("conversion failed") from cause
-    except RuntimeError as error:
-        assert reason_of(error) == "LookupError: No rule for aten.thing"
-    assert reason_of(AssertionError()) == "AssertionError: no message"
-    assert len(reason_of(ValueError("x" * 1000))) < 330
 
 
 @pytest.mark.parametrize("name", ["serving_default_args_{}:0", "StatefulPartitionedCall:{}", "out{}"])
