@@ -6,7 +6,7 @@ python -m benchmarks.deploy_speed --network resnet18
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import surgery
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
-from surgery.deploy.network import network_of
-from surgery.deploy.runtimes.onnxruntime import FILE, TARGET, quantize
+from surgery.deploy.network import Network, network_of
+from surgery.deploy.runtimes.onnxruntime import FILE, OPSET, TARGET, quantize
 from surgery.deploy.written import written
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -78,6 +78,13 @@ def with_function(make: Callable[[], nn.Module], function: str, image: Tensor) -
     return edited.eval()
 
 
+def write_by_hand(network: Network, folder: Path) -> None:
+    """Write model.onnx as torch does by itself: with nn.PReLU as PRelu."""
+    program = torch.onnx.export(network.program, dynamo=True, opset_version=OPSET, verbose=False)
+    assert program is not None
+    program.save(folder / FILE)
+
+
 def session(file: Path) -> Callable[[Any], Any]:
     """A session on one thread."""
     import onnxruntime
@@ -111,7 +118,8 @@ def measured(network: str, functions: list[str], pixels: int, turns: int) -> lis
     with TemporaryDirectory() as scratch:
         for number, function in enumerate(functions):
             made = network_of(with_function(NETWORKS[network], function, image), image)
-            with written(made, TARGET, Path(scratch, str(number))) as files:
+            target = replace(TARGET, write=write_by_hand) if function == BY_HAND else TARGET
+            with written(made, target, Path(scratch, str(number))) as files:
                 files.keep()
             folder = Path(scratch, str(number))
             weight = sum(file.stat().st_size for file in folder.glob("model*")) // 1024

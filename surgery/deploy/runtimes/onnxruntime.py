@@ -20,12 +20,10 @@ OPSET = 20
 
 def write(network: Network, folder: Path) -> None:
     """Write model.onnx, with its weights beside it where they are large."""
-    # Only an export for ONNX gets the form of prelu that ONNX Runtime runs fastest.
-    anew = any(node.target is torch.ops.aten.prelu.default for node in network.program.graph.nodes)
-    source = (network.model, network.args) if anew else (network.program,)
     program = torch.onnx.export(
-        *source, dynamo=True, opset_version=OPSET, verbose=False, dynamic_shapes=network.shapes if anew else None,
+        network.program, dynamo=True, opset_version=OPSET, verbose=False,
         input_names=_names("input", len(network.args)), output_names=_names("output", len(network.outputs)),
+        custom_translation_table={torch.ops.aten.prelu.default: _two_lines},
     )  # fmt: skip
     assert program is not None
     program.save(folder / FILE)
@@ -75,6 +73,15 @@ def quantize(folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[str, ..
         options.optimized_model_filepath, options.log_severity_level = str(Path(scratch, FILE)), 3
         onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         return tuple(node.op_type for node in onnx.load(Path(scratch, FILE)).graph.node)
+
+
+def _two_lines(x: Any, slope: Any) -> Any:
+    """PReLU in the form that ONNX Runtime runs faster than its PRelu, channels on axis 1."""
+    from onnxscript import opset20 as op
+
+    if len(x.shape) > 1:
+        slope = op.Reshape(slope, [-1, *[1] * (len(x.shape) - 2)])
+    return op.Add(op.Mul(op.Relu(x), op.Sub(op.CastLike(1.0, slope), slope)), op.Mul(x, slope))
 
 
 class _Reader:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 import surgery
 from surgery.deploy.network import network_of
@@ -116,6 +118,28 @@ def test_executorch_has_one_gelu() -> None:
 def test_tvm_has_a_selu_without_its_scale() -> None:
     found = probed(nn.SELU(), GRID, installed("tvm"))
     assert found.verdict == "wrong" and found.error > 0.02
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4, 4), (2, 6, 8), (2, 6), (2, 6, 2, 2, 2)])
+def test_onnxruntime_gets_a_prelu_in_two_lines(shape: tuple[int, ...]) -> None:
+    """It runs these faster than its own PRelu."""
+    slopes = nn.PReLU(6)
+    slopes.weight.data = torch.linspace(-1, 2, 6)
+    found = probed(slopes, torch.randn(shape), installed("onnxruntime"))
+    assert found.operators == ("Relu", "Mul", "Mul", "Add") and found.error is not None and found.error < 1e-6
+
+
+def test_a_network_for_onnx_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export, exports = torch.export.export, []
+
+    def counted(*args: Any, **keywords: Any) -> ExportedProgram:
+        exports.append(1)
+        return export(*args, **keywords)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    model, _ = surgery.transform(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()), surgery.swap("prelu"), GRID)
+    surgery.deploy.export(model, installed("onnxruntime").name, tmp_path / "out", GRID)
+    assert exports == [1]
 
 
 def test_onnx_far_below_zero() -> None:
