@@ -77,8 +77,9 @@ def quantize(folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[str, ..
 
 def _two_lines(x: Any, slope: Any) -> Any:
     """PReLU in the form that ONNX Runtime runs faster than its PRelu, channels on axis 1."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
+    op: Any = opset20  # its annotations know of tensors alone
     if len(x.shape) > 1:
         slope = op.Reshape(slope, [-1, *[1] * (len(x.shape) - 2)])
     return op.Add(op.Mul(op.Relu(x), op.Sub(op.CastLike(1.0, slope), slope)), op.Mul(x, slope))
