@@ -33,7 +33,7 @@ from surgery.look.observe import observing
 from surgery.look.site import Site, Sites
 from surgery.plan.plan import Edit, Plan, make_plan
 from surgery.plan.report import Report
-from surgery.plan.rules import Recipe, Rule, erase, erase_relu, rectify_scores, swap
+from surgery.plan.rules import Recipe, Rule, drop, erase, erase_relu, rectify_scores, swap
 from surgery.repair.affine_fit import fit_affine
 from surgery.repair.affine_fold import fold_affine
 from surgery.repair.batch_norm_stats import recalibrate
@@ -73,6 +73,7 @@ __all__ = [
     "activations",
     "apply_plan",
     "deploy",
+    "drop",
     "erase",
     "erase_relu",
     "find_sites",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from surgery.edit.change import Change, catch_up, check_ours
 from surgery.edit.idle_modules import idle_slots, replaced_modules
 from surgery.edit.prove import Proved, prove_effect, prove_rewrites
 from surgery.edit.replacement import fits, new_activation
+from surgery.edit.restructure import restructured
 from surgery.edit.rollback import all_or_nothing
 from surgery.edit.same_traces import only_these_changed
 from surgery.edit.strategy import children_of, decide
@@ -24,7 +26,7 @@ from surgery.isolation.meta_copy import copied
 from surgery.look.example import Example
 from surgery.look.finder import find_sites
 from surgery.look.observe import seen_at
-from surgery.look.site import Site, Sites
+from surgery.look.site import BLOCK, Site, Sites
 from surgery.model import M, check_plain, dtype_of, home_of
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
@@ -108,10 +110,32 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     """Apply all edits of a plan, or none."""
     if not plan.edits:
         return Report(plan, plan.sites, plan.sites)
-    decisions = decide(model, plan)
-    sample = plan.sites.example
     before = fingerprint(model, plan.sites)
     weights = dict(model.named_parameters())
+    calls = replace(plan, edits=tuple(edit for edit in plan.edits if edit.site.activation != BLOCK))
+    changes, after, far, replaced = _calls_replaced(model, calls, proved, look=look)
+    if len(calls.edits) < len(plan.edits):
+        more, after = restructured(model, plan, after)
+        changes += more
+        check_outcome(plan, after)
+    step = Step("surgery", plan_to_data(plan), before, changes, dtype_of(model))
+    _remember(model, (*steps_of(model), ended(step, model)))
+    now = dict(model.named_parameters())
+    added = tuple(name for name in now if now[name] is not weights.get(name))
+    removed = tuple(name for name in weights if weights[name] is not now.get(name))
+    unused = {id(param) for module in replaced for param in module.parameters()}
+    idle = tuple(name for name, param in now.items() if id(param) in unused)
+    return Report(plan, plan.sites, after, added, removed, far, idle)
+
+
+def _calls_replaced(
+    model: nn.Module, plan: Plan, proved: Proved, *, look: bool
+) -> tuple[list[Change], Sites, dict[Site, float], list[nn.Module]]:
+    """Replace the calls that a plan edits; return the changes, the sites found afterwards, errors, replaced modules."""
+    sample = plan.sites.example
+    if not plan.edits:
+        return [], plan.sites if plan.sites.look is not None else find_sites(model, sample), {}, []
+    decisions = decide(model, plan)
     stats = (
         seen_at(model, [edit.site for edit in plan.edits if not edit.erases and edit.site in plan.sites], sample)
         if look
@@ -140,14 +164,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
         after = after or find_sites(model, sample)
     check_outcome(plan, after)
     prove_effect(model, plan.edits, children, sample, after.look, proved)
-    step = Step("surgery", plan_to_data(plan), before, list(changes), dtype_of(model))
-    _remember(model, (*steps_of(model), ended(step, model)))
-    now = dict(model.named_parameters())
-    added = tuple(name for name in now if now[name] is not weights.get(name))
-    removed = tuple(name for name in weights if weights[name] is not now.get(name))
-    unused = {id(param) for module in replaced for param in module.parameters()}
-    idle = tuple(name for name, param in now.items() if id(param) in unused)
-    return Report(plan, plan.sites, after, added, removed, far, idle)
+    return changes, after, far, replaced
 
 
 def _looked_at(model: nn.Module, sample: Example) -> Sites | None:

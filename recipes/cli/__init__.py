@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="surgery",
         description="Change which activations a vision network uses, and where; prune it; fine-tune it; deploy it.",
-        epilog="Models are timm/NAME, torchvision/NAME, cifar/resnet20 (32, 44, 56, 110), cifar/vgg16_bn, or a folder "
-        "that a run saved. Recipes are names of `surgery recipes ls`, or files that end in .toml.",
+        epilog="Models are timm/NAME, torchvision/NAME, cifar/resnet20 (18, 32, 44, 56, 110), cifar/vgg16_bn, or a "
+        "folder that a run saved. Recipes are names of `surgery recipes ls`, or files that end in .toml.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -13,7 +13,7 @@ from surgery.look.site import Site
 
 RULES: dict[str, Callable[..., surgery.Rule]] = {
     "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
-    "rectify_scores": surgery.rectify_scores,
+    "rectify_scores": surgery.rectify_scores, "drop": surgery.drop,
 }  # fmt: skip
 TEXT_FACTS = frozenset(field.name for field in fields(Site) if "str" in str(field.type)) | {"site"}
 MAYBE_FACTS = frozenset(field.name for field in fields(Site) if "None" in str(field.type))  # may be absent
@@ -59,7 +59,11 @@ def defaults(use: str) -> dict[str, Any]:
 
 def required_options(use: str) -> tuple[str, ...]:
     """The required options of a rule."""
-    return tuple(key for key in inspect.signature(RULES[use]).parameters if key == "to")
+    parameters = inspect.signature(RULES[use]).parameters.values()
+    return tuple(
+        parameter.name for parameter in parameters
+        if parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    )  # fmt: skip
 
 
 def takes_facts(use: str) -> bool:
@@ -72,7 +76,8 @@ def rule_problems(use: str, options: Mapping[str, Any]) -> Iterator[tuple[str, s
     kept: dict[str, Any] = {}
     for key in required_options(use):
         if key not in options:
-            yield key, "is missing; it is one of " + ", ".join(surgery.activations.names())
+            allowed = f"; it is one of {', '.join(surgery.activations.names())}" if key == "to" else ""
+            yield key, f"is missing{allowed}"
             return
         try:
             build_rule(use, {key: options[key]})
@@ -99,7 +104,7 @@ def _try(use: str, options: Mapping[str, Any]) -> None:
     rule = build_rule(use, options)
     for _, pattern in rule.pick:
         matches(pattern, "")
-    if use != "rectify_scores":
+    if use in ("erase_relu", "swap", "erase"):
         try:
             with torch.device("meta"):
                 surgery.activations.build(rule.make, 4, **dict(rule.params))

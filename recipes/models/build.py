@@ -24,8 +24,8 @@ def build(name: str | Path | ModelName, pretrained: bool | str | Path = False, *
     """Build a model by name, in training mode, on the CPU.
 
     `name` is `timm/NAME` (with or without a tag for its weights), `torchvision/NAME`, `cifar/resnet20` (32, 44, 56,
-    110) or `cifar/vgg16_bn`; the prefix may be omitted if the name is unique. Or it is a folder written by
-    `surgery.save`, or `hf-hub:USER/NAME`, and comes with its edits and weights.
+    110), `cifar/resnet18` or `cifar/vgg16_bn`; the prefix may be omitted if the name is unique. Or it is a folder
+    written by `surgery.save`, or `hf-hub:USER/NAME`, and comes with its edits and weights.
 
     `pretrained` is False (random weights), True (the published weights, which the catalogue's own code may download) or
     the path of a safetensors file with exactly the weights of this model. All other arguments are passed to the
@@ -222,12 +222,15 @@ def _with_new_head(short: str, classes: int, kwargs: dict[str, Any]) -> nn.Modul
 
 def _build_cifar(short: str, published: bool, kwargs: dict[str, Any]) -> nn.Module:
     from recipes.models.cifar_resnet import CifarResNet
+    from recipes.models.cifar_resnet18 import CifarResNet18
     from recipes.models.cifar_vgg import CifarVGG
 
     if published:
         raise BadValue(f"cifar/{short} has no published weights to fetch.", try_="the path of a safetensors file")
     if short.startswith("vgg"):
         return CifarVGG(**kwargs)
+    if short == "resnet18":
+        return CifarResNet18(**kwargs)
     return CifarResNet(int(short.removeprefix("resnet")), **kwargs)
 
 

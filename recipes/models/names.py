@@ -116,7 +116,7 @@ def names(catalogue: str) -> tuple[str, ...]:
         from recipes.models import cifar_resnet, cifar_vgg
 
         resnets = (f"resnet{depth}" for depth in cifar_resnet.DEPTHS)
-        return (*resnets, *(f"vgg{depth}_bn" for depth in cifar_vgg.DEPTHS))
+        return (*resnets, "resnet18", *(f"vgg{depth}_bn" for depth in cifar_vgg.DEPTHS))
     raise UnknownName(f"unknown catalogue {catalogue!r}.", there=", ".join(CATALOGUES))
 
 

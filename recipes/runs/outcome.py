@@ -15,7 +15,7 @@ from recipes.runs.evaluate import measure as measure
 from surgery import Report
 from surgery.activations import row_of
 from surgery.errors import BadFile, SurgeryError
-from surgery.look.site import NO_CALL
+from surgery.look.site import BLOCK, NO_CALL
 from surgery.text import table
 
 FORMAT = 1
@@ -116,7 +116,7 @@ class Outcome:
 
 def _counts(report: Report | None) -> tuple[int, int, int]:
     """How many calls were erased (including by fading), swapped, and added."""
-    edits = report.plan.edits if report is not None else ()
+    edits = [edit for edit in report.plan.edits if edit.site.activation != BLOCK] if report is not None else []
     added = [edit for edit in edits if edit.site.activation == NO_CALL]
     erased = [edit for edit in edits if edit not in added and row_of(edit.make).role == "linear"]
     return len(erased), len(edits) - len(erased) - len(added), len(added)

@@ -267,6 +267,17 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
     return module
 
 
+def drop_children(model: nn.Module, paths: Iterable[str]) -> list[Change]:
+    """Replace the children at these paths by the identity; a child with other names keeps them."""
+    changes: list[Change] = []
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        _put_child(
+            changes, _alone(changes, model, parent), name, nn.Identity().train(model.get_submodule(path).training)
+        )
+    return changes
+
+
 def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Register buffers of these names that were added to the saved model, such as the counters of a profiler."""
     for name, value in values.items():

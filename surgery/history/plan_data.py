@@ -139,6 +139,12 @@ def asked_of(rule: Rule) -> str:
     return str(replace(rule, expect=None, optional=False, remaining=False))
 
 
+def dropped_by(steps: Iterable[dict[str, Any]]) -> list[str]:
+    """The paths of the blocks that saved steps drop."""
+    edits = [edit for step in steps for edit in step["data"].get("edits", ()) if edit["make"] == "dropped"]
+    return [f"{edit['site'][0]}.{edit['site'][2]}".removeprefix(".") for edit in edits]
+
+
 def plan_to_data(plan: Plan) -> dict[str, Any]:
     """A plan as plain data: its rules, which of them took effect, the keys of its sites and their replacements."""
     because = {edit.because for edit in plan.edits}

@@ -19,7 +19,7 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
     a transformer layer, which joins around attention, the blocks are the children that contain the calls. In a network
     without joins, they are the convolutions between two pools.
     """
-    joins = _joins(trace)
+    joins = joins_of(trace)
     attention = _attention(trace)
     paths = [_block_of(record, joins, attention, kind_of) for record in trace.calls]
     kinds = {path: kind_of.get(path, "") for path in paths if path is not None}
@@ -43,7 +43,7 @@ def block_facts(trace: Trace, roles: list[str], kind_of: dict[str, str]) -> list
     return facts
 
 
-def _joins(trace: Trace) -> dict[str, list[Op]]:
+def joins_of(trace: Trace) -> dict[str, list[Op]]:
     """The joins in each module's own forward, in order; the model itself is not a block.
 
     Without those that only rank and filter: how a detector chooses among its boxes depends on their number.

@@ -20,6 +20,7 @@ from surgery.look.example import Example
 from surgery.look.listen import trace_forward
 from surgery.look.look import Arguments, Look
 from surgery.look.references import reseated
+from surgery.look.residual_blocks import blocks_of
 from surgery.look.site import Site, Sites
 from surgery.model import MODES, check_plain, home_of, in_mode
 from surgery.rng import random_state_kept, seeded
@@ -40,8 +41,10 @@ def find_sites(model: nn.Module, example: Any = None) -> Sites:
     check_plain(model)
     sample = Example.of(example, model)
     look, unseen = look_at(model, sample)
-    scores = scores_of(model, dict(look.traces))
-    return Sites(_sites(model, dict(look.traces)), sample, type(model).__name__, unseen, scores=scores, look=look)
+    traces = dict(look.traces)
+    scores, items = scores_of(model, traces), _sites(model, traces)
+    blocks = blocks_of(model, traces, items)
+    return Sites(items, sample, type(model).__name__, unseen, scores=scores, blocks=blocks, look=look)
 
 
 def look_at(model: nn.Module, sample: Example) -> tuple[Look, tuple[tuple[str, str], ...]]:

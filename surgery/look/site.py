@@ -18,6 +18,7 @@ Value = str | int | bool | None
 Pattern = Value | Sequence[Value]
 
 NO_CALL = "none"  # value of `activation` where none is called
+BLOCK = "block"  # value of `activation` of a block as a whole
 
 LONGEST_PATTERN = 1000  # characters
 PATIENCE = 0.1  # seconds for one pattern on one text: some patterns would take years
@@ -127,7 +128,14 @@ class Site:
         run = f" run {self.run}/{self.runs}" if self.runs > 1 else ""
         return f"{self.path}{turn}{run}"
 
+    @property
+    def is_call(self) -> bool:
+        """Whether an activation is called here; False behind the classifier and for a block as a whole."""
+        return self.activation not in (NO_CALL, BLOCK)
+
     def __repr__(self) -> str:
+        if self.activation == BLOCK:
+            return f"<Site {self}: {self.block_kind}{'' if self.locked else ', can be dropped'}>"
         if self.activation == NO_CALL:
             return f"<Site {self}: behind the classifier, {self.channels} channels>"
         place = f" of {self.block}" if self.block else ""
@@ -196,6 +204,8 @@ class Sites(Sequence[Site]):
 
     `unseen` says, per mode, why that mode could not be run. `example` is what the model was run on. `scores` is the
     site behind the classifier whose output the model returns, where a call can be inserted; None without such a site.
+    `blocks` are the basic modules as a whole, see `drop`: `str(block)` is its path, and `block.locked` says why it
+    cannot be dropped, None if it can.
     `look` is what all this was read off; copies and pickles are without it.
     """
 
@@ -205,6 +215,7 @@ class Sites(Sequence[Site]):
     unseen: tuple[tuple[str, str], ...] = ()
     everything: tuple[Site, ...] = field(default=(), repr=False)
     scores: Site | None = None
+    blocks: tuple[Site, ...] = ()
     look: Look | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -213,8 +224,8 @@ class Sites(Sequence[Site]):
 
     @property
     def places(self) -> tuple[Site, ...]:
-        """Where a rule can put a function, at every call and behind the classifier."""
-        return self.items if self.scores is None else (*self.items, self.scores)
+        """What a rule can edit: every call, the place behind the classifier, and the blocks."""
+        return (*self.items, *(() if self.scores is None else (self.scores,)), *self.blocks)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -247,7 +258,7 @@ class Sites(Sequence[Site]):
             if key in _PATTERNS:
                 known = {value for site in self.everything or self.items for value in _texts(values(site))}
                 wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
-                pattern = tuple(path for given in wanted for path in _expanded(key, given, known))
+                pattern = tuple(path for given in wanted for path in expanded(key, given, known))
             fits = computes if key == "activation" else matches
             kept = tuple(site for site in kept if fits(pattern, values(site)))
         return self._only(kept)
@@ -303,7 +314,7 @@ def _fact(key: str) -> Callable[[Site], Any]:
     return lambda site: getattr(site, key)
 
 
-def _expanded(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
+def expanded(key: str, pattern: Value, known: set[str]) -> tuple[Value, ...]:
     """A pattern that fits a path of the model, or the paths inside the one that it names.
 
     Raises:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from math import floor
 from typing import Any
 
-from surgery.look.site import Site, Sites, computes, is_named
+from surgery.errors import CannotEdit
+from surgery.look.site import Pattern, Site, Sites, computes, expanded, is_named, matches
 from surgery.plan.rules import Location, Order, Rule
 
 Unit = list[Site]  # the sites to edit in one basic module
@@ -165,8 +166,38 @@ def pick_scores(sites: Sites, **_: Any) -> tuple[list[Site], dict[Site, str]]:
     return [] if sites.scores is None else [sites.scores], {}
 
 
+def pick_dropped(sites: Sites, *, block: Pattern) -> tuple[list[Site], dict[Site, str]]:
+    """`drop`: the blocks of these paths that can be dropped.
+
+    Raises:
+        CannotEdit: a block that is named in full cannot.
+    """
+    named = blocks_named(sites, block)
+    for site in named:
+        if site.locked is not None and is_named(site, {"site": block}):
+            raise CannotEdit(f"{site} cannot be dropped: {site.locked}.", asked=f"drop({block!r})",
+                             there=", ".join(str(one) for one in sites.blocks if one.locked is None)[:200])  # fmt: skip
+    return (
+        [site for site in named if site.locked is None],
+        {site: f"cannot be dropped: {site.locked}" for site in named if site.locked is not None},
+    )
+
+
+def blocks_named(sites: Sites, pattern: Pattern) -> list[Site]:
+    """The blocks whose paths match, or that are inside a path that names none of them; see `Sites.where`.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    known = {str(block) for block in sites.blocks}
+    wanted = pattern if isinstance(pattern, tuple | list) else (pattern,)
+    patterns = tuple(path for given in wanted for path in expanded("block", given, known))
+    return [site for site in sites.blocks if matches(patterns, str(site))]
+
+
 _PICKERS: dict[str, Callable[..., tuple[list[Site], dict[Site, str]]]] = {
     "erase_relu": pick_erased,
     "swap": pick_facts,
     "rectify_scores": pick_scores,
+    "drop": pick_dropped,
 }

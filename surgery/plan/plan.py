@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from surgery.activations import row_of
 from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
-from surgery.look.site import NO_CALL, Site, Sites
+from surgery.look.site import BLOCK, Site, Sites
 from surgery.plan.pick import pick
 from surgery.plan.rules import Fading, Options, Rule, Start
 from surgery.text import counted, html_table, table
@@ -31,6 +31,7 @@ EDIT_COLUMNS = ("site", "block", "before", "", "after")
 class Edit:
     """Replace the activation called at `site` by `make`, because of rule number `because`.
 
+    Where `site` is a block as a whole, `make` is "dropped" or "moved_padding".
     `per_channel` is for models of earlier versions: parameters per channel though their number varies with the input.
     """
 
@@ -50,7 +51,7 @@ class Edit:
     @property
     def erases(self) -> bool:
         """True if no activation is left there."""
-        return row_of(self.make).role == "linear" and not self.fade
+        return self.site.is_call and row_of(self.make).role == "linear" and not self.fade
 
     def __repr__(self) -> str:
         return f"<Edit {self}>"
@@ -61,7 +62,7 @@ class Edit:
     @property
     def row(self) -> tuple[str, ...]:
         """Where it is and what it does, as cells of a table with the columns of `EDIT_COLUMNS`."""
-        before = "-" if self.site.activation == NO_CALL else self.site.activation
+        before = self.site.activation if self.site.is_call else self.site.block_kind or "-"
         after = f"{self.make} (fading)" if self.fade else self.make
         return str(self.site), self.site.block or "-", before, "->", after
 
@@ -92,8 +93,9 @@ class Plan:
         return html_table(EDIT_COLUMNS, [edit.row for edit in self.edits], above=[self._head()], below=self._remarks())
 
     def _head(self) -> str:
-        calls = sum(edit.site.activation != NO_CALL for edit in self.edits)
-        return f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind} will be edited"
+        calls = sum(edit.site.is_call for edit in self.edits)
+        head = f"{calls} of {len(self.sites)} activation calls of {self.sites.model_kind} will be edited"
+        return ", ".join([head, *blocks_in_words(self.edits)])
 
     def _remarks(self) -> list[str]:
         return kept_lines(self.kept) + left_out_line(self.left_out)
@@ -102,6 +104,13 @@ class Plan:
 def kept_lines(kept: Iterable[tuple[Site, str]]) -> list[str]:
     """A line for every reason for which sites are kept, with their number."""
     return [f"kept: {reason}" for reason in counted(reason for _, reason in kept)]
+
+
+def blocks_in_words(edits: Iterable[Edit]) -> list[str]:
+    """What happens to blocks as a whole: how many are dropped, and in how many the padding is moved."""
+    makes = Counter(edit.make for edit in edits if edit.site.activation == BLOCK)
+    done = {"dropped": "dropped", "moved_padding": "with their padding moved"}
+    return [f"{count} block{'s' if count != 1 else ''} {done[make]}" for make, count in makes.items()]
 
 
 def left_out_line(parts: tuple[str, ...]) -> list[str]:
@@ -141,14 +150,43 @@ def make_plan(sites: Sites, rules: Rules, *, skip_uneditable: bool = False) -> P
                 )
             taken[site] = Edit(site, rule.make, rule.params, rule.fade, number, rule.start)
         why = {site: reason for site, reason in (reasons | why).items()}
-    kept = tuple((site, why.get(site, "not asked for")) for site in sites if site not in taken)
+    _check_dropped(list(taken.values()), listed)
+    blocks = [site for site in sites.blocks if site in why]
+    kept = tuple((site, why.get(site, "not asked for")) for site in (*sites, *blocks) if site not in taken)
     edits = tuple(taken[site] for site in sites.places if site in taken)
     plan = Plan(sites, listed, edits, kept, _left_out(rules), skip_uneditable)
+    gone = gone_with(plan)
+    plan = replace(plan, kept=tuple((site, reason) for site, reason in kept if site not in gone))
     for site in (edit.site for edit in edits if skip_uneditable):
         # A module may be replaced even if its calls are locked; a function cannot.
         if site.locked and (site.module is None or site.by_reference):
             plan = without(plan, [site], f"{site}: {site.locked}")
     return plan
+
+
+def _check_dropped(edits: Sequence[Edit], rules: Sequence[Rule]) -> None:
+    """Check that nothing is edited inside a block that is dropped."""
+    dropped = [edit for edit in edits if edit.make == "dropped"]
+    for edit in edits:
+        around = next((block for block in dropped if is_within(edit.site, str(block.site))), None)
+        if around is not None:
+            raise RuleConflict(
+                f"{edit.site} is in {around.site}, which is dropped.",
+                asked=f"rule {edit.because}: {rules[edit.because - 1]}; rule {around.because}: "
+                f"{rules[around.because - 1]}",
+                try_="rules for the activations of other blocks",
+            )
+
+
+def gone_with(plan: Plan) -> set[Site]:
+    """The calls that are gone with the blocks that a plan drops."""
+    dropped = [str(edit.site) for edit in plan.edits if edit.make == "dropped"]
+    return {site for site in plan.sites if any(is_within(site, block) for block in dropped)}
+
+
+def is_within(site: Site, block: str) -> bool:
+    """Whether a site is in a module, or is a module inside it; not the module itself."""
+    return f"{site.owner}.".startswith(f"{block}.")
 
 
 def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from surgery.activations import row_of
 from surgery.errors import NotProved, about
 from surgery.look.layout import Layout, same_code, widths_in_words
-from surgery.look.site import NO_CALL, Site, Sites
-from surgery.plan.plan import EDIT_COLUMNS, Plan, kept_lines, left_out_line
+from surgery.look.site import BLOCK, NO_CALL, Site, Sites
+from surgery.plan.plan import EDIT_COLUMNS, Plan, blocks_in_words, gone_with, kept_lines, left_out_line
 from surgery.text import html_table, number_of, table
 
 
@@ -67,7 +67,8 @@ class Report:
 
     def _done(self) -> list[str]:
         """What was done to how many calls, one line for each kind of edit."""
-        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in self.plan.edits)
+        calls = [edit for edit in self.plan.edits if edit.site.activation != BLOCK]
+        kinds = Counter((edit.site.activation, edit.make, edit.fade) for edit in calls)
         counts = Counter(site.activation for site in self.before)
         lines = []
         for (old, new, fade), count in kinds.items():
@@ -78,6 +79,7 @@ class Report:
             done = stand_in.get(new, f"replaced by {new}")
             lines.append(f"{count} of {counts[old]} {old} calls {'being ' if fade else ''}{done}")
             lines[-1] += " as progress goes to 1" if fade else ""
+        lines += blocks_in_words(self.plan.edits)
         *first, last = lines or ["no edits"]
         kept = len(self.plan.kept)
         return [*first, f"{last}; {kept} call{'s' if kept != 1 else ''} kept"]
@@ -104,7 +106,7 @@ class Report:
         return [
             f"{path} is called at {widths_in_words(calls)}: its {edit.make} shares its parameters across channels"
             for path, (edit, calls) in alike.items()
-            if row_of(edit.make).learns and Layout.of(calls).channels is None
+            if edit.site.is_call and row_of(edit.make).learns and Layout.of(calls).channels is None
         ]
 
     def _beginnings(self) -> list[str]:
@@ -115,7 +117,7 @@ class Report:
                 pairs.setdefault((edit.site.activation, edit.make), []).append((self.far[edit.site], edit.site))
         lines = []
         put_in = [edit for edit in self.plan.edits if not edit.erases and edit.make != "identity"]
-        unknown = Counter(e.make for e in put_in if e.site not in self.far and e.site.activation != NO_CALL)
+        unknown = Counter(edit.make for edit in put_in if edit.site not in self.far and edit.site.is_call)
         for (old, new), found in pairs.items():
             most, site = max(found, key=lambda pair: pair[0])
             error = f"maximum error {most:.2g} ({site})" if most else "exact"
@@ -131,12 +133,12 @@ def check_outcome(plan: Plan, after: Sites) -> None:
     Raises:
         NotProved: something else changed, or an edit had no effect.
     """
-    edits = {edit.site: edit for edit in plan.edits}
+    edits, gone = {edit.site: edit for edit in plan.edits}, gone_with(plan)
     for mode in ("eval", "train"):
         wanted = []
         for site in plan.sites:
             edit = edits.get(site)
-            if mode in site.modes and not (edit and edit.erases):
+            if mode in site.modes and site not in gone and not (edit and edit.erases):
                 made = ("fade" if edit.fade else edit.make) if edit else site.activation
                 wanted.append((site.owner, made))
         wanted += [(edit.site.owner, edit.make) for edit in plan.edits if edit.site.activation == NO_CALL]

@@ -218,6 +218,23 @@ def rectify_scores(
     return Rule("rectify_scores", (), "rectified_scores", settings, False, expect, optional, remaining)
 
 
+def drop(block: Pattern, *, expect: int | None = None, optional: bool = False, remaining: bool = False) -> Rule:
+    """Drop residual blocks whole: each becomes the identity, so that what enters it goes on unchanged.
+
+    `block` is a pattern for the paths of `find_sites(model).blocks`, as in `Sites.where`. A block can be dropped if its
+    forward adds what it computes to its own input, as the blocks of a ResNet without a projection and the layers of a
+    transformer do. A block named in full that cannot is an error, a wildcard leaves it alone; the plan says why.
+    An activation behind the sum goes, too.
+
+    Raises:
+        BadValue: `block` is not a path, a pattern, or several of them.
+
+    Source: stochastic depth at test time; Huang et al. 2016, arXiv 1603.09382, section 3, and Veit et al. 2016,
+    arXiv 1605.06431, which removes single blocks of trained ResNets.
+    """
+    return Rule("drop", (("block", _paths(block)),), "dropped", (), False, expect, optional, remaining)
+
+
 def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
     """Erase activations at the sites with these facts: `swap` to the identity, or to another `stand_in`.
 
@@ -228,6 +245,14 @@ def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
         raise UnknownName("erase has no option 'to'.", try_="swap")
     _one_of("stand_in", stand_in, get_args(StandIn))
     return swap(stand_in, **options)
+
+
+def _paths(pattern: Pattern) -> Pattern:
+    """A pattern for paths, or several, checked."""
+    listed = pattern if isinstance(pattern, tuple | list) else (pattern,)
+    if not listed or not all(isinstance(part, str) for part in listed):
+        raise BadValue("`block` is the path of a block, or a pattern.", asked=f"block={pattern!r}", try_="'layer3.*'")
+    return _hashable(pattern)  # type: ignore[no-any-return]
 
 
 def _hashable(value: Any) -> Any:

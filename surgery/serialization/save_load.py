@@ -20,7 +20,7 @@ from surgery.edit.write import add_buffers, set_numbers
 from surgery.errors import BadValue, NotEdited, SurgeryError, WrongModel, cause_of
 from surgery.history.history import histories_of, steps_of
 from surgery.history.manual_numbers import SET_BY_HAND, check_numbers
-from surgery.history.plan_data import Replay, fingerprint, plan_from_data, register_step, replay_of
+from surgery.history.plan_data import Replay, dropped_by, fingerprint, plan_from_data, register_step, replay_of
 from surgery.look.example import Example, unwritten
 from surgery.look.finder import find_sites
 from surgery.model import M, check_plain
@@ -128,7 +128,7 @@ def load(folder: str | Path, model: M, example: Any = None) -> M:
     weights = Weights.of(Path(folder) / WEIGHTS)
     if all(step["kind"] == "surgery" for step in data["steps"]):
         check_plain(model)
-        check_before(model, weights)
+        check_before(model, weights, dropped_by(data["steps"]))
     else:
         _restore(copy.deepcopy(model), replays, data, weights, sample)  # steps that cannot be undone are rehearsed
     try:

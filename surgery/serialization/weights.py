@@ -103,13 +103,16 @@ def write_weights(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
         raise BadValue("The weights cannot be written to a safetensors file.", asked=str(error)) from error
 
 
-def check_before(model: nn.Module, weights: Weights) -> None:
+def check_before(model: nn.Module, weights: Weights, dropped: Iterable[str] = ()) -> None:
     """Check that the tensors that no edit touches are in the file, before anything is edited.
+
+    The modules at the paths in `dropped` will be gone.
 
     Raises:
         WrongModel: naming the missing or mismatched ones, with both shapes.
     """
     called = {path for path, module in model.named_modules(remove_duplicate=False) if activation_of_module(module)}
+    called |= set(dropped)
     untouched = {n: tensor for n, tensor in tensors_of(model).items() if not any(at in called for at in parents_of(n))}
     wrong = _other_shapes(untouched, weights)
     _refuse(model, {"other shape": wrong, "missing": [n for n in untouched if weights.shape_of(n) is None]})

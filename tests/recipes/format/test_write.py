@@ -89,6 +89,9 @@ rules = st.one_of(
     st.fixed_dictionaries(common, optional={"init": st.floats(0.0, 0.9)}).map(lambda g: surgery.swap("prelu", **g)),
     st.fixed_dictionaries(common, optional={"block": patterns}).map(lambda given: surgery.erase(**given)),
     st.fixed_dictionaries(common).map(lambda given: surgery.rectify_scores("shares", **given)),
+    st.fixed_dictionaries({"block": st.sampled_from(["a.b", ("a", "b.*")]), **common}).map(
+        lambda given: surgery.drop(**given)
+    ),
 )  # fmt: skip
 
 

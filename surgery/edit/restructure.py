@@ -1,0 +1,94 @@
+"""Restructure: carry out the edits of whole blocks, which are dropped, and prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import nn
+
+from surgery.dataflow.trace import Op, Trace
+from surgery.edit.change import Change
+from surgery.edit.write import drop_children
+from surgery.errors import CannotEdit, NotProved, about
+from surgery.look.finder import find_sites
+from surgery.look.residual_blocks import Residual, residual_of
+from surgery.look.site import BLOCK, Sites
+from surgery.plan.plan import Edit, Plan
+
+
+def restructured(model: nn.Module, plan: Plan, now: Sites) -> tuple[list[Change], Sites]:
+    """Drop blocks as a plan says; return the changes and the sites found afterwards.
+
+    `now` are the sites of the model as it is. Looks from before and after prove that the operations of dropped blocks
+    are gone, and all others as before.
+
+    Raises:
+        CannotEdit: a block cannot be dropped.
+        NotProved: something else changed.
+    """
+    edits = [edit for edit in plan.edits if edit.site.activation == BLOCK]
+    dropped = [edit for edit in edits if edit.make == "dropped"]
+    changes: list[Change] = []
+    if dropped:
+        before, paths = now, [str(edit.site) for edit in dropped]
+        _check_droppable(before, dropped)
+        changes += drop_children(model, paths)
+        now = _found_again(model, before, dropped)
+        _prove_dropped(before, now, dropped)
+    return changes, now
+
+
+def _found_again(model: nn.Module, before: Sites, edits: Iterable[Edit]) -> Sites:
+    with about(edit.site for edit in edits):
+        return find_sites(model, before.example)
+
+
+def _check_droppable(sites: Sites, edits: Iterable[Edit]) -> None:
+    """Check again: an earlier edit of the same plan may have changed the block."""
+    blocks = {str(site): site for site in sites.blocks}
+    for edit in edits:
+        reason = blocks[str(edit.site)].locked if str(edit.site) in blocks else "it is not there"
+        if reason is not None:
+            with about([edit.site]):
+                raise CannotEdit(f"{edit.site} cannot be dropped: {reason}.", asked=str(edit))
+
+
+def _traces(sites: Sites) -> Mapping[str, Trace]:
+    return sites.look.traces if sites.look is not None else {}
+
+
+def _prove_dropped(before: Sites, after: Sites, edits: Sequence[Edit]) -> None:
+    found = _traces(after)
+    for mode, trace in _traces(before).items():
+        gone = [place for edit in edits if isinstance(place := residual_of(trace, str(edit.site)), Residual)]
+        if mode not in found or len(gone) < len(edits) or not _only_dropped(trace, found[mode], gone):
+            _not_proved("Dropping changed more than the blocks", edits, mode)
+
+
+def _only_dropped(before: Trace, after: Trace, gone: Sequence[Residual]) -> bool:
+    """True if the second trace is the first without these blocks: their readers read what entered them."""
+    exits = {residual.output: residual.source for residual in gone}
+    became = {0: 0}
+    left = list(after.ops[1:])
+    for op in before.ops[1:]:
+        sources = tuple(became.get(source) for source in op.inputs)
+        following = left[0] if left else None
+        if op.index in exits and exits[op.index] in became:
+            became[op.index] = became[exits[op.index]]
+        elif following is not None and following.inputs == sources and _operation(following) == _operation(op):
+            became[op.index] = left.pop(0).index
+        elif not any(residual.source < op.index <= residual.last for residual in gone):
+            return False
+    return not left and tuple(filter(None, (became.get(op) for op in before.outputs))) == after.outputs
+
+
+def _operation(op: Op) -> tuple[object, ...]:
+    return (op.kind, op.name, op.weights, op.shape, op.spelling)
+
+
+def _not_proved(what: str, edits: Sequence[Edit], mode: str) -> None:
+    with about(edit.site for edit in edits):
+        raise NotProved(
+            f"{what} in {mode} mode; everything was undone.", asked="; ".join(str(edit) for edit in edits),
+            try_="leave these blocks alone, or change the model's code",
+        )  # fmt: skip
