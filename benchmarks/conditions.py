@@ -3,7 +3,6 @@
 import argparse
 import csv
 import datetime
-import platform
 import shlex
 import sys
 import textwrap
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from surgery.cost.conditions import processor as processor
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -59,14 +60,6 @@ def write_results(folder: str | Path, name: str, text: Sequence[str], rows: Sequ
 def device_name(device: str = "cpu") -> str:
     """The model name of the processor or the GPU that is used."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
-
-
-def processor() -> str:
-    """The model name of the processor."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def paragraph(text: str) -> str:

@@ -6,6 +6,12 @@ Look with `find_sites`, edit with `transform`, revert with `undo`, keep the resu
 from importlib.metadata import PackageNotFoundError, version
 
 from surgery import activations, deploy, old_names
+from surgery.budget.choice import choose
+from surgery.budget.front import Front
+from surgery.budget.prediction_difference import prediction_difference
+from surgery.cost.block_times import time_blocks
+from surgery.cost.counts import macs, relu_count
+from surgery.cost.table import LatencyTable
 from surgery.deploy.torch_modules import plain
 from surgery.errors import (
     BadFile,
@@ -52,6 +58,8 @@ __all__ = [
     "CountChanged",
     "DynamicShapes",
     "Edit",
+    "Front",
+    "LatencyTable",
     "NoExample",
     "NotConvertible",
     "NotEdited",
@@ -72,6 +80,7 @@ __all__ = [
     "__version__",
     "activations",
     "apply_plan",
+    "choose",
     "deploy",
     "drop",
     "erase",
@@ -82,18 +91,22 @@ __all__ = [
     "history_of",
     "initialize",
     "load",
+    "macs",
     "make_plan",
     "observing",
     "parameter_groups",
     "plain",
+    "prediction_difference",
     "recalibrate",
     "rectify_scores",
     "register_step",
+    "relu_count",
     "save",
     "set_progress",
     "settle",
     "simplify",
     "swap",
+    "time_blocks",
     "transform",
     "transform_",
     "undo",

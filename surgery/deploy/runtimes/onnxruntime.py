@@ -30,10 +30,12 @@ def write(network: Network, folder: Path) -> None:
 
 
 def load(folder: Path) -> Run:
-    """A session on the CPU."""
+    """A session on the CPU, with as many threads as torch has."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:

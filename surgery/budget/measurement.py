@@ -1,0 +1,101 @@
+"""Measurement: what sets of actions do to the predictions of a network on batches, each measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from surgery.budget.damage import NO_DAMAGE, Damage, Reference
+from surgery.budget.journal import Journal
+from surgery.budget.prefix import Prefix
+from surgery.budget.trial import Trial
+from surgery.cost.action import Action
+from surgery.errors import NotProved
+from surgery.model import in_eval
+from surgery.repair.batches import Batch, batch_errors
+
+_ROUNDING = 1e-3  # of the largest score: how far the copy with switches may be from the network
+
+
+def reference_of(model: nn.Module, batches: Sequence[Batch]) -> Reference:
+    """The predictions of a network before any edit.
+
+    Raises:
+        BadValue: a batch fails in the model, or it does not return scores of classes.
+    """
+    return Reference.of(outputs_of(model, batches), [batch.labels for batch in batches])
+
+
+def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
+    """What a network returns for batches, in eval mode.
+
+    Raises:
+        BadValue: a batch fails in the model.
+    """
+    outputs = []
+    for number, batch in enumerate(batches, 1):
+        with in_eval(model), batch_errors(number, model, batch.images):
+            outputs.append(model(batch.images.clone()))
+    return outputs
+
+
+class Measurements:
+    """Measures damages on batches, and keeps them in a journal under a topic.
+
+    With `enter_at`, paths of blocks, what is in front of a block is computed once for all actions behind it.
+    """
+
+    def __init__(
+        self, trial: Trial, reference: Reference, batches: Sequence[Batch], journal: Journal, topic: str,
+        enter_at: Iterable[str] = (),
+    ) -> None:  # fmt: skip
+        self.trial, self.reference, self.journal, self.topic = trial, reference, journal, topic
+        trial.set_to(())
+        self.prefix = Prefix(trial.network, [batch.images for batch in batches], enter_at)
+        self._check_copy(reference)
+
+    def known(self, actions: Iterable[Action]) -> Damage | None:
+        """The damage of these actions together if it was measured before."""
+        listed = list(actions)
+        found = self.journal.get(self.topic, name_of(listed)) if listed else NO_DAMAGE.to_data()
+        return None if found is None else Damage.from_data(found)
+
+    def damage(self, actions: Iterable[Action]) -> Damage:
+        """The damage of these actions together."""
+        listed = list(actions)
+        return self.known(listed) or self._measured(listed)
+
+    def close(self) -> None:
+        """Forget what entered the blocks."""
+        self.trial.set_to(())
+        self.prefix.close()
+
+    def _measured(self, actions: Sequence[Action]) -> Damage:
+        self.trial.set_to(())
+        starts = self.prefix.calls.starts
+        paths = sorted(map(self.trial.path_of, actions), key=lambda path: starts.get(path, -1))
+        self.prefix.move_to(self.prefix.cut_for(paths[0]))
+        self.trial.set_to(actions)
+        found = self.reference.damage(list(self.prefix.outputs()))
+        self.trial.set_to(())
+        self.journal.put(self.topic, name_of(actions), found.to_data())
+        return found
+
+    def _check_copy(self, reference: Reference) -> None:
+        """Check that the copy in which actions are tried computes what the network computes."""
+        first = next(self.prefix.outputs()).double().cpu()
+        expected, found = reference.logs[: len(first)].softmax(1), first.softmax(1)
+        if not bool((expected - found).abs().max() <= _ROUNDING):
+            raise NotProved("A copy of this network with a switch at every call predicts something else.",
+                            try_="surgery.transform, which proves every single edit")  # fmt: skip
+
+
+def name_of(actions: Iterable[Action]) -> str:
+    """The name of a set of actions in a journal."""
+    return " + ".join(sorted(map(str, actions)))
+
+
+def images_in(batches: Sequence[Batch]) -> int:
+    """The number of images."""
+    return sum(len(batch.images) for batch in batches)

@@ -1,0 +1,151 @@
+"""Choice: fronts of small networks, from the first image to the plan, and from where a choice stopped."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import surgery
+from surgery.budget.choice import choose, spaced
+from surgery.budget.front import Front
+from surgery.budget.pareto import State
+from surgery.cost.block_times import time_blocks
+from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName
+from tests.surgery.budget.actions import erase
+from tests.surgery.budget.networks import batches, images, small_net
+
+
+def chosen(cost: Any = "relu_count", menu: tuple[str, ...] = ("erase", "affine", "drop"), **options: Any) -> Front:
+    return choose(small_net(), batches(labelled=True), menu, cost, worst=5.0, **options)
+
+
+def kl(model: Any, plan: Any, data: Any) -> float:
+    edited, _ = surgery.transform(model, plan.rules, images(2))
+    whole = torch.cat([batch[0] for batch in data])
+    with torch.no_grad():
+        before, after = (network(whole).double().log_softmax(1) for network in (model, edited))
+    return (before.exp() * (before - after)).sum(1).mean().item()
+
+
+def test_the_damage_of_a_point_is_that_of_its_plan() -> None:
+    others = batches(labelled=True, seed=9)
+    front = chosen(report_on=others)
+    for point in front.best[:-1]:
+        assert point.damage.kl == pytest.approx(kl(small_net(), point, batches(labelled=True)), rel=1e-4, abs=1e-9)
+        assert point.reported is not None
+        assert point.reported.kl == pytest.approx(kl(small_net(), point, others), rel=1e-4, abs=1e-9)
+    plan = front.within(relu_count=600)
+    assert sum(site.role == "nonlinearity" for site, _ in plan.kept if site in plan.sites.items) <= 5
+
+
+def test_greedy_points_are_nested_and_the_front_reaches_both_ends() -> None:
+    front = chosen()
+    steps = sorted((p for p in front.points if p.by in ("greedy", "both")), key=lambda p: -p.predicted_cost)
+    touched = [{site for action in point.actions for site in action.sites} for point in steps]
+    assert all(before <= after for before, after in pairwise(touched))
+    assert front.best[-1].actions == () and front.best[0].costs == 0.0
+    assert all(a.costs < b.costs and a.damage.kl > b.damage.kl for a, b in pairwise(front.best))
+
+
+def test_every_action_that_saves_something_is_a_candidate() -> None:
+    front = chosen(menu=("erase", "drop", "merge"))
+    assert [str(one.action) for one in front.candidates] == [
+        "erase relu", "drop blocks.0", "erase blocks.0.relu 1/2", "erase blocks.0.relu 2/2", "drop blocks.1",
+        "erase blocks.1.relu 1/2", "erase blocks.1.relu 2/2",
+    ]  # fmt: skip
+    assert {one.damage.images for one in front.candidates} == {18}
+
+
+@pytest.mark.parametrize("cost", ["sites", "macs"])
+def test_other_counts_are_costs(cost: str) -> None:
+    front = chosen(cost)
+    assert front.kind == cost and front.best[0].costs < front.total
+
+
+def test_latency_is_measured_and_predicted(tmp_path: Path) -> None:
+    front = chosen("latency", ("drop",), path=tmp_path / "journal.json")
+    assert (tmp_path / "journal.times.json").exists()
+    assert all(point.cost is not None and point.cost > 0 for point in front.points) and front.total > 0
+    assert any(name == "timed" for name, _ in front.conditions)
+
+
+def test_a_choice_goes_on_from_its_journal(tmp_path: Path) -> None:
+    path, lines = tmp_path / "journal.json", list[str]()
+    first = chosen("latency", ("erase", "drop"), path=path, report_on=batches(labelled=True, seed=9))
+    again = chosen(
+        "latency", ("erase", "drop"), path=path, report_on=batches(labelled=True, seed=9), progress=lines.append
+    )
+    assert again.to_json() == first.to_json()
+    assert any("measured alone" in line and "per s" not in line for line in lines)
+    with pytest.raises(BadFile, match="another choice"):
+        choose(small_net(1), batches(), ("drop",), "sites", path=path)
+
+
+def test_an_interrupted_choice_keeps_what_it_measured(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        raise Interrupted
+
+    path = tmp_path / "journal.json"
+    with pytest.raises(Interrupted):
+        chosen(path=path, progress=stop)
+    assert chosen(path=path).to_json() == chosen().to_json()
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = small_net().train()
+    before, state = repr(model), {name: value.clone() for name, value in model.state_dict().items()}
+    choose(model, batches(), ("erase", "drop"), "sites", worst=5.0)
+    assert repr(model) == before and model.training and not model._forward_hooks
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_images_known_by_heart_are_warned_of() -> None:
+    model = small_net()
+    with torch.no_grad():
+        known = [(batch, model(batch).argmax(1)) for batch in batches()]
+    with pytest.warns(UserWarning, match=r"knows these images by heart \(accuracy 100.0%"):
+        choose(model, known, ("drop",), "sites")
+
+
+def test_a_given_table_is_used_or_refused(tmp_path: Path) -> None:
+    table = time_blocks(small_net(), images(2), ("drop",), rounds=2, path=tmp_path / "times.json")
+    front = chosen("latency", ("drop",), table=tmp_path / "times.json")
+    assert front.total == table.network.ms
+    with pytest.raises(BadFile, match="layout channels_last, not contiguous"):
+        chosen("latency", ("drop",), table=table, layout="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"menu": ("burn",)}, UnknownName, "not on the menu"),
+        ({"cost": "euros"}, UnknownName, "'euros' is not a cost"),
+        ({"swap_to": "pwlu"}, BadValue, "has learned parameters"),
+        ({"worst": 0}, BadValue, "`worst` is a divergence"),
+        ({"points": 0}, BadValue, "`points` is a number"),
+        ({"runtime": "paper"}, UnknownName, "not a runtime"),
+        ({"batches": []}, BadValue, "No batches"),
+        ({"batches": iter([images()])}, BadValue, "iterated more than once"),
+        ({"batches": images()}, BadValue, "This is one batch"),
+        ({"batches": [torch.rand(2, 5, 8, 8)]}, Exception, "5"),
+        ({"report_on": []}, BadValue, "No batches"),
+        ({"menu": ("swap",)}, NothingPicked, "Nothing on this menu saves sites in SmallNet"),
+    ],
+)
+def test_bad_input_is_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    given = {"batches": batches(), "menu": ("drop",), "cost": "sites"} | options
+    with pytest.raises(error, match=message):
+        choose(small_net(), **given)
+
+
+def test_states_are_spread_over_what_they_save() -> None:
+    states = [State((erase(str(k)),) if k else (), float(k), float(k)) for k in range(11)]
+    assert [state.saved for state in spaced(states, 5)] == [2, 4, 6, 8, 10]
+    assert spaced(states, 99) == states[1:]
