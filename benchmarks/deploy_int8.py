@@ -58,7 +58,7 @@ def row(function: str, model: nn.Module, odd: Pictures, even: Pictures, calibrat
     with TemporaryDirectory() as scratch, written(network_of(edited, image), TARGET, Path(scratch, "net")) as files:
         plain = session(files.folder / FILE)
         before = scores(plain, even)
-        quantize(files.folder, [[chosen.contiguous()] for chosen in odd.images[:calibrating].split(1)])
+        quantize(files.network, files.folder, [[chosen.contiguous()] for chosen in odd.images[:calibrating].split(1)])
         small = session(files.folder / FILE)
         after = scores(small, even)
         times = fastest({"fp32": plain, "int8": small}, image, turns)

@@ -125,7 +125,7 @@ def measured(network: str, functions: list[str], pixels: int, turns: int) -> lis
             weight = sum(file.stat().st_size for file in folder.glob("model*")) // 1024
             sizes[function] = (len(TARGET.operators(folder)), weight)
             plain[function] = session(folder / FILE)
-            quantize(folder, [[torch.randn(1, 3, pixels, pixels)] for _ in range(4)])
+            quantize(made, folder, [[torch.randn(1, 3, pixels, pixels)] for _ in range(4)])
             small[function] = session(folder / FILE)
             print(f"{network}, {function}: {sizes[function]}", flush=True)
         times = fastest(plain | {f"{name} int8": run for name, run in small.items()}, image, turns)

@@ -35,11 +35,11 @@ MAY_IMPORT = {
 # one file alone. A file may have the name of its runtime, since imports here are absolute.
 RUNTIMES = {
     "surgery.deploy.runtimes.onnxruntime": {"onnx", "onnxruntime", "onnxscript"},
-    "surgery.deploy.runtimes.openvino": {"openvino"},
+    "surgery.deploy.runtimes.openvino": {"openvino", "nncf"},
     "surgery.deploy.runtimes.ncnn": {"ncnn", "pnnx"},
-    "surgery.deploy.runtimes.litert": {"litert_torch", "ai_edge_litert"},
+    "surgery.deploy.runtimes.litert": {"litert_torch", "ai_edge_litert", "ai_edge_quantizer"},
     "surgery.deploy.runtimes.coreml": {"coremltools"},
-    "surgery.deploy.runtimes.executorch": {"executorch"},
+    "surgery.deploy.runtimes.executorch": {"executorch", "torchao"},
     "surgery.deploy.runtimes.tvm": {"tvm"},
 }
 

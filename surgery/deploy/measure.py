@@ -22,7 +22,7 @@ from surgery.deploy.agreement import target_named
 from surgery.deploy.int8 import probed_int8
 from surgery.deploy.probe import Probed, as_trained, probed
 from surgery.deploy.runtimes import TARGETS
-from surgery.deploy.target import Target
+from surgery.deploy.target import Target, versions_of
 from surgery.files import write_text
 from surgery.rng import seeded
 
@@ -44,16 +44,17 @@ def measured(target: Target, functions: Iterable[str]) -> Iterator[Cell]:
                     continue
                 function = as_trained(build(name, CHANNELS if row.learns else None, axis=axis)).to(dtype)
                 yield _cell(name, target, precision, layout, probed(function, _inputs(shape).to(dtype), target))
-        if target.quantize is not None:
+        if target.quantizes():
             function = as_trained(build(name, CHANNELS if row.learns else None))
             yield _cell(name, target, "int8", "image", probed_int8(function, target, CHANNELS))
 
 
 def with_cells(before: Support, target: Target, cells: tuple[Cell, ...]) -> Support:
-    """The table with these functions measured anew on one target."""
-    functions = {cell.function for cell in cells}
-    conditions = f"{target.versions}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
-    kept = tuple(cell for cell in before.cells if cell.target != target.name or cell.function not in functions)
+    """The table with these cells measured anew on one target."""
+    measured = {_key(cell) for cell in cells}
+    used = (*target.distributions, *(target.quantizer if any(cell.precision == "int8" for cell in cells) else ()))
+    conditions = f"{versions_of(used)}, torch {torch.__version__.partition('+')[0]}, {date.today().isoformat()}"
+    kept = tuple(cell for cell in before.cells if _key(cell) not in measured)
     conditions += "" if target.load else "; converted, not run"
     return Support(tuple(sorted((*kept, *cells), key=_order)), {**before.measured, target.name: conditions})
 
@@ -75,6 +76,10 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{name}  {cell.function}  {cell.precision}  {cell.layout}: {cell.details}", flush=True)
         found = with_cells(found, target, tuple(cells))
         write_text(file, found.to_json() + "\n")
+
+
+def _key(cell: Cell) -> tuple[str, ...]:
+    return cell.function, cell.target, cell.precision, cell.layout
 
 
 def _order(cell: Cell) -> tuple[object, ...]:

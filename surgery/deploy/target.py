@@ -22,7 +22,17 @@ from surgery.deploy.network import Network
 from surgery.errors import NotInstalled
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
-Quantize = Callable[[Path, Sequence[Sequence[Tensor]]], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """An operator of a network in 8 bits, fused as it runs; `in_float` if it computes in float, or leads there."""
+
+    name: str
+    in_float: bool = False
+
+
+Quantize = Callable[[Network, Path, Sequence[Sequence[Tensor]]], tuple[Ran, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,9 @@ class Target:
 
     `modules` are what it imports, `distributions` what installs them, `extra` the extra that requires those.
     `any_batch`: a network may be written for every batch size; otherwise it is written for one, and batches are run one
-    by one. `half`: networks in half precision may be written. `quantize(folder, inputs)` makes 8 bits of a written
-    network, calibrated on these inputs, and returns the operators that run then.
+    by one. `half`: networks in half precision may be written. `quantize(network, folder, batches)` makes 8 bits of what
+    was written for this network, calibrated on these inputs, and returns the operators that run then, in order, without
+    those that only move channels; `quantizer` is what it imports besides.
 
     `frame` is what max pools of size 1 become, for a converter that has to be shown which axis is the batch: a function
     that is tried alone stands between two of these.
@@ -54,18 +65,23 @@ class Target:
     half: bool = False
     frame: tuple[str, ...] = ()
     quantize: Quantize | None = None
+    quantizer: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Target {self.name}: {self.versions if self.installed() else 'not installed'}>"
 
     def installed(self) -> bool:
         """Whether everything it imports is there."""
-        return all(find_spec(name.partition(".")[0]) is not None for name in self.modules)
+        return _are_there(self.modules)
+
+    def quantizes(self) -> bool:
+        """Whether what is installed can make 8 bits of a network for it."""
+        return self.quantize is not None and self.installed() and _are_there(self.quantizer)
 
     @property
     def versions(self) -> str:
         """Its distributions with their versions."""
-        return ", ".join(f"{name} {_version(name)}" for name in self.distributions)
+        return versions_of(self.distributions)
 
     def check_installed(self) -> None:
         """Check that it can be used.
@@ -76,7 +92,7 @@ class Target:
         if not self.installed():
             raise NotInstalled(
                 f"The deployment target {self.name} is not installed.",
-                asked=", ".join(f"{name} {_version(name)}" for name in self.distributions),
+                asked=self.versions,
                 try_=f'pip install "activation-surgery[{self.extra}]"',
             )
 
@@ -97,6 +113,15 @@ def quiet() -> Iterator[None]:
 def numbers_in(name: str) -> tuple[int, ...]:
     """What sorts the names of inputs or outputs by their numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", name))
+
+
+def versions_of(distributions: Sequence[str]) -> str:
+    """These distributions with their versions."""
+    return ", ".join(f"{name} {_version(name)}" for name in distributions)
+
+
+def _are_there(modules: Sequence[str]) -> bool:
+    return all(find_spec(name.partition(".")[0]) is not None for name in modules)
 
 
 def _version(name: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target, numbers_in
+from surgery.deploy.target import Ran, Run, Target, numbers_in
 
 FILE = "model.tflite"
 _NO_OPERATORS = {"DELEGATE"}  # stands for operators that are listed, too
@@ -41,6 +41,21 @@ def load(folder: Path) -> Run:
     return run
 
 
+def quantize(network: Network, folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[Ran, ...]:
+    """Quantise model.tflite to 8 bits by ai-edge-quantizer, weights per channel; inputs and outputs stay in float."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    made = quantizer.Quantizer(str(folder / FILE), recipe.static_wi8_ai8())
+    for end in (recipe.TFLOperationName.INPUT, recipe.TFLOperationName.OUTPUT):
+        made.update_quantization_recipe(".*", end, algorithm_key=recipe.AlgorithmName.NO_QUANTIZE)
+    [(signature, ends)] = _interpreter(folder).get_signature_list().items()
+    names = sorted(ends["inputs"], key=numbers_in)
+    given = [{name: tensor.numpy() for name, tensor in zip(names, batch, strict=True)} for batch in batches]
+    made.quantize(made.calibrate({signature: given})).export_model(str(folder / FILE), overwrite=True)
+    found = (name for name in operators(folder) if name != "TRANSPOSE")
+    return tuple(Ran(name, in_float=name == "DEQUANTIZE") for name in found)
+
+
 def operators(folder: Path) -> tuple[str, ...]:
     """The names of its operators."""
     found = _interpreter(folder)._get_ops_details()  # no public way
@@ -55,5 +70,5 @@ def _interpreter(folder: Path):  # type: ignore[no-untyped-def]  # of a package 
 
 TARGET = Target(
     "litert", "deploy-litert", ("litert_torch", "ai_edge_litert"), ("litert-torch", "ai-edge-litert"),
-    write, operators, load,
+    write, operators, load, quantize=quantize, quantizer=("ai_edge_quantizer",),
 )  # fmt: skip

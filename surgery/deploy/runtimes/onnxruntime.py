@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surgery.deploy.network import Network
-from surgery.deploy.target import Run, Target
+from surgery.deploy.target import Ran, Run, Target
 
 FILE = "model.onnx"
 # The first with GELU as one operator. Not the newest: asked for 26, torch 2.15 writes a file that no runtime reads.
@@ -53,7 +53,7 @@ def operators(folder: Path) -> tuple[str, ...]:
     return tuple(node.op_type for node in graph.node if node.op_type != "Constant")
 
 
-def quantize(folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[str, ...]:
+def quantize(network: Network, folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[Ran, ...]:
     """Quantise model.onnx to 8 bits, calibrated on these inputs; the operators that run then, fused as they run.
 
     Activations are unsigned, weights per channel: signed activations, the default, leave most convolutions in float.
@@ -74,7 +74,8 @@ def quantize(folder: Path, batches: Sequence[Sequence[Tensor]]) -> tuple[str, ..
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath, options.log_severity_level = str(Path(scratch, FILE)), 3
         onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
-        return tuple(node.op_type for node in onnx.load(Path(scratch, FILE)).graph.node)
+        names = [node.op_type for node in onnx.load(Path(scratch, FILE)).graph.node]
+    return tuple(Ran(name, in_float=name == "DequantizeLinear") for name in names if name != "Transpose")
 
 
 def _two_lines(x: Any, slope: Any) -> Any:

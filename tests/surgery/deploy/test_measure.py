@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from surgery.activations.support import Cell, Support, support_of
 from surgery.deploy import measure
@@ -40,6 +42,17 @@ def test_functions_measured_anew_replace_their_cells_alone() -> None:
     new = Cell("prelu", "ncnn", "fp32", "image", "one operator", ("PReLU",), 0.0, "")
     found = measure.with_cells(Support(cells, {"ncnn": "x"}), measure.TARGETS["ncnn"], (new,))
     assert found.cells == (cells[0], new)
+
+
+def test_eight_bits_stay_where_the_quantiser_is_missing() -> None:
+    old = [Cell("prelu", "ncnn", precision, "image", "fails", (), None, "") for precision in ("fp32", "int8")]
+    new = Cell("prelu", "ncnn", "fp32", "image", "one operator", ("PReLU",), 0.0, "")
+    target = replace(measure.TARGETS["ncnn"], quantizer=("torch",))
+    found = measure.with_cells(Support(tuple(old), {"ncnn": "x"}), target, (new,))
+    assert found.cells == (new, old[1]) and "torch 2" in found.measured["ncnn"]
+    found = measure.with_cells(found, target, (replace(old[1], problem="new"),))
+    assert found.cells == (new, replace(old[1], problem="new"))
+    assert found.measured["ncnn"].count(f"torch {torch.__version__.partition('+')[0]}") == 2
 
 
 def test_the_command_writes_after_each_target(

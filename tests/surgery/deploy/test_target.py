@@ -22,6 +22,13 @@ def test_what_is_missing_is_named_with_its_command() -> None:
     assert_raises(NotInstalled, missing.check_installed, "no-such-runtime (not installed)", "[deploy-memory]")
 
 
+def test_a_target_quantises_with_its_quantiser_alone() -> None:
+    able = replace(MEMORY, quantize=lambda *_: (), quantizer=("torch",))
+    assert able.quantizes() and not MEMORY.quantizes()
+    assert not replace(able, quantizer=("no_such_quantiser",)).quantizes()
+    assert not replace(able, modules=("no_such_runtime",)).quantizes()
+
+
 def test_converters_are_quiet(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with assert_process_untouched(), pytest.raises(ValueError, match="told"), quiet():
         print("step 1/3")
