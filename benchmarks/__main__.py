@@ -22,6 +22,7 @@ SMALL = {
     "deploy_speed": "--network resnet18 --functions prelu --pixels 32 --turns 1",
     "simplify_table": "--tolerances 0.2 --steps 1 --batch-size 8 --calibration-images 16 --test-images 100 --turns 1",
     "deploy_int8": "--functions relu6 pwlu --images 8 --calibrating 2 --turns 1",
+    "deploy_cost": "--functions silu --images 64 --epochs 1 --calibrating 2 --test-images 100 --turns 1",
     "mask_overhead": "--device cpu --rounds 1 --steps 1 --side 64",
     "meter_overhead": "--rounds 1",
 }
