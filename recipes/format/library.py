@@ -53,7 +53,7 @@ def describe(name: str | Path | Recipe) -> str:
     recipe = name if isinstance(name, Recipe) else load(name)
     facts = [("about", recipe.about), ("source", recipe.source), ("models", ", ".join(recipe.models))]
     facts += [(f"rule {number}", rule_line(rule)) for number, rule in enumerate(recipe.rules, 1)]
-    for title, table in (("pruning", recipe.pruning), ("finetune", recipe.finetune)):
+    for title, table in (("pruning", recipe.pruning), ("finetune", recipe.finetune), ("choose", recipe.choice)):
         if table is not None:
             default = {field.name: field.default for field in fields(table)}
             # All of the short table, and of the long one what differs from the defaults.

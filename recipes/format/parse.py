@@ -12,7 +12,7 @@ import surgery
 from recipes.format.options import problems_of
 from recipes.format.recipe import Recipe
 from recipes.format.rule_options import FACTS, MAYBE_FACTS, RULES, build_rule, named_options, rule_problems, takes_facts
-from recipes.format.settings import Finetune, Pruning
+from recipes.format.settings import Choice, Finetune, Pruning
 from recipes.format.write import FORMAT, written
 from recipes.models.names import CATALOGUES
 from surgery.errors import BadFile, nearest
@@ -21,7 +21,7 @@ MOST_TEXT = 4000  # characters of one text
 MOST_IN_A_FILE = 2**20  # bytes of a recipe, and so characters
 VERSIONED = ("torch", "torchvision", "timm")
 
-_KEYS = ("format", "about", "source", "models", "skip_uneditable", "rule", "pruning", "finetune", "result")
+_KEYS = ("format", "about", "source", "models", "skip_uneditable", "rule", "pruning", "finetune", "choose", "result")
 
 Problem = tuple[str, str]  # the table, and the key with what was found and what is allowed
 
@@ -33,7 +33,7 @@ def parse(given: str | Mapping[str, Any], name: str = "recipe") -> Recipe:
     other key one of its arguments. Lists become tuples, and `false` means "absent" for facts of a site that may be
     absent (`block = false`: outside any block). `expect` is a number of sites, or a table of them by full model name.
     `skip_uneditable = true` leaves calls alone that cannot be edited. `[pruning]` and `[finetune]` contain options of
-    `Pruning` and `Finetune`, `[result]` measured results.
+    `Pruning` and `Finetune`, `[choose]` says how the rules were chosen, `[result]` has measured results.
 
     Raises:
         BadFile: the text has mistakes, all of which are listed: the table, the key, what was found, what is allowed.
@@ -95,6 +95,7 @@ def _recipe(given: Mapping[str, Any], name: str) -> Recipe:
         Pruning(**given["pruning"]) if "pruning" in given else None,
         Finetune(**given["finetune"]) if "finetune" in given else None,
         given.get("skip_uneditable", False),
+        Choice(**given["choose"]) if "choose" in given else None,
     )
 
 
@@ -119,7 +120,10 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
         if key not in _KEYS:
             yield top, _unknown(key, _KEYS)
     if type(given.get("format")) is not int or given["format"] < 1:
-        yield top, f"format is {FORMAT}, " + (f"not {given['format']!r}" if "format" in given else "and is missing")
+        yield (
+            top,
+            f"format is 1 or {FORMAT}, " + (f"not {given['format']!r}" if "format" in given else "and is missing"),
+        )
     elif given["format"] > FORMAT:
         yield top, f"format is {FORMAT} at most here, not {given['format']}: it was written for a newer version"
     for key in ("about", "source"):
@@ -138,7 +142,9 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
     else:
         for number, rule in enumerate(rules, 1):
             yield from ((f"[[rule]] {number}", problem) for problem in _rule_problems(rule))
-    for key, kind in (("pruning", Pruning), ("finetune", Finetune)):
+    if given.get("format") == 1 and "choose" in given:
+        yield top, f"choose needs format = {FORMAT}"
+    for key, kind in (("pruning", Pruning), ("finetune", Finetune), ("choose", Choice)):
         table = given.get(key, {})
         if not isinstance(table, Mapping):
             yield top, f"{key} is a table, begun by [{key}], not {table!r}"

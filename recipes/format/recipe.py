@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import surgery
+from recipes.format.settings import Choice as Choice
 from recipes.format.settings import Finetune as Finetune
 from recipes.format.settings import Pruning as Pruning
 
@@ -18,13 +19,15 @@ class Recipe(surgery.Recipe):
     """A surgery recipe with what may follow: pruning and fine-tuning.
 
     `expects` says, per rule and by the full name of a model, how many sites the rule picks there. With
-    `skip_uneditable`, calls that cannot be edited are left alone and reported, as in `surgery.transform`.
+    `skip_uneditable`, calls that cannot be edited are left alone and reported, as in `surgery.transform`. `choice` says
+    how the rules were chosen, if `surgery.choose` did.
     """
 
     expects: tuple[Mapping[str, int], ...] = ()
     pruning: Pruning | None = None
     finetune: Finetune | None = None
     skip_uneditable: bool = False
+    choice: Choice | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Settings: how a network is pruned in rounds, and how it is trained. Data only, checked when made."""
+"""Settings: how a network is pruned, how it is trained, how it was chosen. Data only, checked when made."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ Score = Literal["still", "dead", "magnitude", "random"]
 ApOrder = Literal["beside", "stages"]
 Schedule = Literal["cosine", "tanh", "poly", "step", "none"]
 Dtype = Literal["bfloat16", "float16"]
+Cost = Literal["latency", "relu_count", "sites", "macs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +104,30 @@ class Finetune:
     recalibrate: int = option(
         0, "batches to recalibrate batch norms on, after surgery and after every cut", least=0, most=2**20
     )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How the rules of a recipe were chosen, see `surgery.choose`: a record, from which nothing is done."""
+
+    model: str = option("", "the network it was chosen for, by its full name")
+    menu: str = option("", "what was on the menu")
+    cost: Cost = option("latency", "what was to be saved", choices=get_args(Cost))
+    budget: str = option("", "the budget, such as speedup=1.3")
+    cost_before: float = option(0.0, "the cost of the unedited network", least=0)
+    cost_predicted: float = option(0.0, "the predicted cost of the edited network", least=0)
+    cost_measured: float | None = option(None, "its measured cost, where it is a time", kind=float, least=0)
+    damage_predicted: float = option(0.0, "the sum of the divergences of its edits, in nats", least=0)
+    damage: float = option(0.0, "the divergence on the images it was chosen on", least=0)
+    damage_error: float = option(0.0, "its standard error", least=0)
+    reported: float | None = option(None, "the divergence on other images", kind=float, least=0)
+    reported_error: float | None = option(None, "its standard error", kind=float, least=0)
+    accuracy_change: float | None = option(None, "the change of the accuracy, a fraction", kind=float, least=-1, most=1)
+    accuracy_error: float | None = option(None, "its standard error", kind=float, least=0)
+    conditions: str = option("", "the images, and how times were measured")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -14,14 +14,15 @@ from recipes.format.options import options_of
 from recipes.format.rule_options import FACTS, MAYBE_FACTS, defaults
 from surgery.errors import BadValue
 
-FORMAT = 1
+FORMAT = 2  # the newest; 2 came with [choose]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def written(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> str:
     """Convert a recipe to TOML text, without settings at their default; see `recipes.format.parse.to_toml`."""
-    lines = [f"format = {FORMAT}"]
+    choice = getattr(recipe, "choice", None)
+    lines = [f"format = {FORMAT if choice is not None else 1}"]  # the oldest that has what is written
     for key in ("about", "source", "models"):
         if value := getattr(recipe, key):
             lines.append(f"{key} = {_written(value)}")
@@ -30,8 +31,9 @@ def written(recipe: surgery.Recipe, result: Mapping[str, Any] | None = None) -> 
     expects: Sequence[Mapping[str, int]] = getattr(recipe, "expects", ()) or ({},) * len(recipe.rules)
     for rule, expected in zip(recipe.rules, expects, strict=True):
         lines += ["", "[[rule]]", *_lines(rule_table(rule, expected))]
-    for name in ("pruning", "finetune"):
-        if (table := getattr(recipe, name, None)) is not None:
+    tables = {name: getattr(recipe, name, None) for name in ("pruning", "finetune")} | {"choose": choice}
+    for name, table in tables.items():
+        if table is not None:
             default = {field.name: field.default for field in fields(table)}
             values = {option: getattr(table, option) for option in options_of(type(table))}
             lines += ["", f"[{name}]", *_lines({key: value for key, value in values.items() if value != default[key]})]

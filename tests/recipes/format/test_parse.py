@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import surgery
 from recipes.format.parse import FORMAT, parse, to_toml, versions
 from recipes.format.recipe import Recipe
-from recipes.format.settings import Finetune, Pruning
+from recipes.format.settings import Choice, Finetune, Pruning
 from recipes.format.write import rule_line
 from surgery.errors import BadFile
 from tests.asserts import assert_raises
@@ -67,6 +67,46 @@ def test_a_file_is_the_recipe_it_says() -> None:
     )
 
 
+CHOSEN = """format = 2
+models = ["cifar/resnet56"]
+
+[[rule]]
+use = "drop"
+block = ["layer1.4"]
+
+[choose]
+model = "cifar/resnet56"
+menu = "erase, drop"
+budget = "speedup=1.1"
+cost_before = 12.5
+damage = 0.034
+damage_error = 0.003
+"""
+
+
+def test_a_file_may_say_how_it_was_chosen() -> None:
+    recipe = parse(CHOSEN, "chosen")
+    assert recipe.choice == Choice(
+        model="cifar/resnet56", menu="erase, drop", budget="speedup=1.1", cost_before=12.5, damage=0.034,
+        damage_error=0.003,
+    )  # fmt: skip
+    assert recipe.rules == (surgery.drop(block=("layer1.4",)),) and to_toml(recipe) == CHOSEN
+    assert recipe.left_out == ()  # it is a record, not something to do
+
+
+def test_the_format_is_the_oldest_that_has_what_is_in_the_file() -> None:
+    assert to_toml(Recipe("mine", (surgery.erase_relu(),))).startswith("format = 1\n") and FORMAT == 2
+    assert parse(WHOLE.replace("format = 1\n", "format = 2\n", 1), "mine") == parse(WHOLE, "mine")
+    older = CHOSEN.replace("format = 2", "format = 1")
+    assert_raises(BadFile, lambda: parse(older), "top of the file: choose needs format = 2")
+
+
+def test_a_wrong_record_of_a_choice_is_refused() -> None:
+    wrong = CHOSEN.replace("damage = 0.034", "damage = -1").replace("menu", "menue")
+    assert_raises(BadFile, lambda: parse(wrong), "[choose]: menue: unknown option; near: menu", "damage is at least 0")
+    assert_raises(BadFile, lambda: parse({"format": 2, "choose": {}}), "nothing to do")
+
+
 def test_what_a_rule_must_pick_depends_on_the_model() -> None:
     recipe = parse(WHOLE)
     assert [rule.expect for rule in recipe.rules_for("timm/resnet50")] == [8, 3]
@@ -100,7 +140,7 @@ def test_a_table_is_the_rule_it_says(table: dict[str, Any], made: surgery.Rule) 
 
 def test_all_mistakes_are_told_at_once() -> None:
     wrong = """
-    format = 2
+    format = 3
     abuot = "x"
     models = ["resnet50"]
     [[rule]]
@@ -129,7 +169,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         lambda: parse(wrong, "mine.toml"),
         "mine.toml has 15 problems:",
         "top of the file: abuot: unknown key; near: about",
-        "format is 1 at most here, not 2",
+        "format is 2 at most here, not 3",
         "models: 'resnet50' is not a full name",
         "[[rule]] 1: share = 5: `share` is a fraction of the modules; hint: 0 to 1",
         "[[rule]] 1: locatoin: unknown key; near: location",
@@ -152,10 +192,10 @@ def test_all_mistakes_are_told_at_once() -> None:
         ("format = ", "is not TOML"),
         ("x = " + "[" * 5000, "is not TOML"),
         ("format = " + "1" * 5000, "is not TOML"),
-        ({}, "format is 1, and is missing"),
+        ({}, "format is 1 or 2, and is missing"),
         ({"format": 1}, "nothing to do"),
         ({"format": 1, "rule": []}, "nothing to do"),
-        ({"format": True, "pruning": {}}, "format is 1, not True"),
+        ({"format": True, "pruning": {}}, "format is 1 or 2, not True"),
         ({"format": 1, "pruning": 3}, "pruning is a table"),
         ({"format": 1, "rule": {"use": "swap"}}, "rule is a list of tables"),
         ({"format": 1, "about": 3, "pruning": {}}, "about is a text, not 3"),

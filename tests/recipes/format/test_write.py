@@ -11,7 +11,7 @@ import surgery
 from recipes.format.options import Option, options_of
 from recipes.format.parse import parse, to_toml
 from recipes.format.recipe import Recipe
-from recipes.format.settings import Finetune, Pruning
+from recipes.format.settings import Choice, Finetune, Pruning
 from surgery.errors import BadFile, BadValue
 from tests.asserts import assert_raises
 
@@ -102,7 +102,10 @@ def recipes(draw: st.DrawFn) -> Recipe:
     pruning = draw(st.none() | settings_of(Pruning))
     finetune = draw(settings_of(Finetune) if not listed and pruning is None else st.none() | settings_of(Finetune))
     models = tuple(draw(st.lists(st.sampled_from(["timm/a", "cifar/b"]), max_size=2)))
-    return Recipe("mine", listed, draw(texts), draw(texts), models, expects if any(expects) else (), pruning, finetune)
+    return Recipe(
+        "mine", listed, draw(texts), draw(texts), models, expects if any(expects) else (), pruning, finetune,
+        choice=draw(st.none() | settings_of(Choice)),
+    )  # fmt: skip
 
 
 @settings(max_examples=40)
