@@ -37,6 +37,9 @@ from surgery.history.plan_data import register_step
 from surgery.look.finder import find_sites
 from surgery.look.observe import observing
 from surgery.look.site import Site, Sites
+from surgery.merging.groups import LinearGroup, LinearGroups, linear_groups
+from surgery.merging.merged_model import merge
+from surgery.merging.report import MergeReport
 from surgery.plan.plan import Edit, Plan, make_plan
 from surgery.plan.report import Report
 from surgery.plan.rules import Recipe, Rule, drop, erase, erase_relu, rectify_scores, swap
@@ -60,6 +63,9 @@ __all__ = [
     "Edit",
     "Front",
     "LatencyTable",
+    "LinearGroup",
+    "LinearGroups",
+    "MergeReport",
     "NoExample",
     "NotConvertible",
     "NotEdited",
@@ -90,9 +96,11 @@ __all__ = [
     "fold_affine",
     "history_of",
     "initialize",
+    "linear_groups",
     "load",
     "macs",
     "make_plan",
+    "merge",
     "observing",
     "parameter_groups",
     "plain",

@@ -194,7 +194,7 @@ def undo(model: M, steps: int | None = None) -> M:
         )  # fmt: skip
     kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
     for step in dropped:
-        if step.kind != "surgery":
+        if not step.changes:
             raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
     check_ours(model, (change for step in dropped for change in step.changes))
     for step in reversed(dropped):

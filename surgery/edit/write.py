@@ -304,3 +304,11 @@ def replace_children(model: nn.Module, made: Mapping[str, nn.Module]) -> None:
     for child, new in [(model.get_submodule(path), new) for path, new in made.items()]:
         _keep_hooks(child, new)
         _replace_child([], model, child, new.train(child.training))
+
+
+def put_modules(model: nn.Module, made: Mapping[str, nn.Module]) -> list[Change]:
+    """Put these modules at their paths, under all their names, and return the changes; they take over the mode."""
+    changes: list[Change] = []
+    for child, new in [(model.get_submodule(path), new) for path, new in made.items()]:
+        _replace_child(changes, model, child, new.train(child.training))
+    return changes

@@ -1,0 +1,1 @@
+"""Merging: what lies between two nonlinearities and is linear becomes one layer."""

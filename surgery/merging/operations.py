@@ -1,0 +1,379 @@
+"""Operations: which calls of torch are affine maps of one tensor, per channel or by a kernel, and which maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surgery.activations.functions.affine import Affine
+from surgery.dataflow.operations import activation_of_module
+from surgery.merging.linear_map import SIZED, LinearMap
+
+FLOAT = torch.float64
+
+
+class Values:
+    """The parameters and buffers of a model by name, in float64; matrices and kernels on demand as shapes only."""
+
+    def __init__(self, model: nn.Module, *, shapes_only: bool = False) -> None:
+        named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+        self.tensors = dict(named)
+        self.shapes_only = shapes_only
+
+    def __call__(self, name: str) -> Tensor:
+        """The values of a tensor of the model, on the CPU."""
+        tensor = self.tensors[name].detach()
+        if tensor.is_meta or (self.shapes_only and tensor.dim() > 1):
+            return torch.empty(tensor.shape, dtype=FLOAT, device="meta")
+        return tensor.to("cpu", FLOAT)
+
+    def vector(self, name: str | None, size: int, default: float) -> Tensor:
+        """A vector of the model; one value for all, if there is no name."""
+        return torch.full((size,), default, dtype=FLOAT) if name is None else self(name).flatten()
+
+    def finished(self, made: LinearMap) -> LinearMap:
+        """The map without a bias that is zero; with shapes alone, where only those are wanted."""
+        bias = made.bias
+        if bias is not None and not bias.is_meta and not bool(bias.any()):
+            bias = None
+        weight = made.weight
+        if self.shapes_only:
+            weight, bias = weight.to("meta"), None if bias is None else bias.to("meta")
+        return LinearMap(weight, bias, made.stride, made.padding, made.dilation, made.groups, made.mode)
+
+
+# Builds the map for a tensor with this number of channels.
+Build = Callable[[Values, int], LinearMap]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One affine operation: on which tensor, by its position among the arguments, along which axis of channels.
+
+    `axis` is None if it treats all elements alike. A sum has two sources and no map; `sign` is that of the second.
+    `heavy` operations have a weight of their own, which a merged layer may take the place of.
+    """
+
+    sources: tuple[int, ...]
+    build: Build | None = None
+    axis: int | None = None
+    sign: int = 1
+    heavy: bool = False
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of one call, with the names of those that are parameters or buffers of the model."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    names: Mapping[int, str]  # by id
+    shape: tuple[int, ...]  # of the result
+    depends: Callable[[Any], bool]  # whether a value depends on the input of the model
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def name_of(self, value: Any) -> str | None:
+        """The name of a parameter or buffer, None for other values."""
+        return self.names.get(id(value))
+
+
+def linear_operation(name: str, call: Arguments) -> Linear | None:
+    """The affine map that a call of the torch function of this name computes; None if it is not known to be one."""
+    rule = _RULES.get(name.strip("_"))
+    return rule(call) if rule is not None and isinstance(call.get(0, "input"), Tensor | int | float) else None
+
+
+def why_not_linear(name: str, call: Arguments) -> str:
+    """Why a call that could be an affine map is not."""
+    plain = name.strip("_")
+    if plain in ("conv1d", "conv2d", "conv3d", "linear") and call.name_of(call.get(1, "weight")) is None:
+        return "its weight is computed (a mask, a norm or a parametrisation)"
+    if plain == "batch_norm" and call.get(5, "training", False):
+        return "it normalises by its batch"
+    return f"{plain} is not linear" if plain not in _RULES else f"{plain} has no exact form here"
+
+
+def _convolution(call: Arguments) -> Linear | None:
+    given, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
+    path, bias_path = call.name_of(weight), call.name_of(bias)
+    if path is None or (bias is not None and bias_path is None) or given.dim() != weight.dim():
+        return None
+    axes = weight.dim() - 2
+    stride, dilation = (_sizes(call.get(place, key, 1), axes) for place, key in ((3, "stride"), (5, "dilation")))
+    asked, groups = call.get(4, "padding", 0), int(call.get(6, "groups", 1))
+    kernel = weight.shape[2:]
+    if asked == "same":
+        total = [gap * (size - 1) for gap, size in zip(dilation, kernel, strict=True)]
+        padding = tuple((both // 2, both - both // 2) for both in total)
+    else:
+        padding = tuple((side, side) for side in _sizes(0 if asked == "valid" else asked, axes))
+
+    def build(values: Values, _: int) -> LinearMap:
+        shift = None if bias_path is None else values(bias_path)
+        return LinearMap(values(path), shift, stride, padding, dilation, groups)
+
+    return Linear((0,), build, 1, heavy=True, weights=_named(path, bias_path))
+
+
+def _linear(call: Arguments) -> Linear | None:
+    weight, bias = call.get(1, "weight"), call.get(2, "bias")
+    path, bias_path = call.name_of(weight), call.name_of(bias)
+    if path is None or weight.dim() != 2 or (bias is not None and bias_path is None):
+        return None
+
+    def build(values: Values, _: int) -> LinearMap:
+        return LinearMap(values(path), None if bias_path is None else values(bias_path), (), (), (), 1)
+
+    return Linear((0,), build, len(call.shape) - 1, heavy=True, weights=_named(path, bias_path))
+
+
+def _batch_norm(call: Arguments) -> Linear | None:
+    mean, variance, weight, bias = (call.get(place, key) for place, key in enumerate(
+        ("running_mean", "running_var", "weight", "bias"), 1))  # fmt: skip
+    names = [call.name_of(value) for value in (mean, variance, weight, bias)]
+    unnamed = [value for value, name in zip((mean, variance, weight, bias), names, strict=True)
+               if value is not None and name is None]  # fmt: skip
+    if call.get(5, "training", False) or names[0] is None or names[1] is None or unnamed:
+        return None
+    return _norm(names, float(call.get(7, "eps", 1e-5)))
+
+
+def _norm(names: list[str | None], epsilon: float) -> Linear:
+    """Running mean, running variance, weight and bias of a batch norm, the last two optional."""
+
+    def build(values: Values, channels: int) -> LinearMap:
+        mean, variance, weight, bias = (
+            values.vector(name, channels, default) for name, default in zip(names, (0, 1, 1, 0), strict=True)
+        )
+        scale = weight / (variance + epsilon).sqrt()
+        return LinearMap.diagonal(scale, bias - mean * scale)
+
+    return Linear((0,), build, 1, weights=_named(*names))
+
+
+def _sum(call: Arguments, sign: int = 1, *, swapped: bool = False) -> Linear | None:
+    """A sum, or with `sign` -1 the first minus the second; `swapped`: the second minus the first."""
+    one, two = call.get(0, "input"), call.get(1, "other")
+    if call.get(2, "alpha", 1) != 1 or (swapped and call.depends(two)):
+        return None
+    if call.depends(one) and call.depends(two):
+        same = tuple(one.shape) == tuple(two.shape) == call.shape
+        return Linear((0, 1), None, sign=sign) if same else None
+    place, constant = (0, two) if call.depends(one) else (1, one)
+    if not isinstance(constant, int | float | Tensor) or tuple(call.args[place].shape) != call.shape:
+        return None
+    known = _per_channel(call, constant)
+    if known is None:
+        return None
+    path, axis = known
+
+    def build(values: Values, channels: int) -> LinearMap:
+        shift = values.vector(path, channels, 0.0 if path else float(constant))
+        scale = torch.ones(channels, dtype=FLOAT)
+        if sign < 0:
+            scale, shift = (scale, -shift) if place == 0 and not swapped else (-scale, shift)
+        return LinearMap.diagonal(scale, shift.expand(channels))
+
+    return Linear((place,), build, axis, weights=_named(path))
+
+
+def _product(call: Arguments, *, divided: bool = False) -> Linear | None:
+    one, two = call.get(0, "input"), call.get(1, "other")
+    if call.depends(one) and call.depends(two):
+        return None
+    place, constant = (0, two) if call.depends(one) else (1, one)
+    if (divided and place) or call.kwargs.get("rounding_mode") or not isinstance(constant, int | float | Tensor):
+        return None
+    known = _per_channel(call, constant)
+    if known is None or tuple(call.args[place].shape) != call.shape:
+        return None
+    path, axis = known
+
+    def build(values: Values, channels: int) -> LinearMap:
+        scale = values.vector(path, channels, 0.0 if path else float(constant)).expand(channels)
+        return LinearMap.diagonal(1 / scale if divided else scale)
+
+    return Linear((place,), build, axis, weights=_named(path))
+
+
+def _per_channel(call: Arguments, constant: int | float | Tensor) -> tuple[str | None, int | None] | None:
+    """The name and the axis of a constant that has one value per channel, or one for all; None for others."""
+    if not isinstance(constant, Tensor):
+        return None, None
+    path = call.name_of(constant)
+    long = [axis - constant.dim() for axis, size in enumerate(constant.shape) if size > 1]
+    if path is None or len(long) > 1 or constant.dim() > len(call.shape):
+        return None
+    return path, long[0] + len(call.shape) if long else None
+
+
+def _average(call: Arguments) -> Linear | None:
+    given = call.get(0, "input")
+    kernel = call.get(1, "kernel_size")
+    axes = given.dim() - 2
+    kernel = _sizes(kernel, axes)
+    stride = _sizes(call.get(2, "stride") or kernel, axes)
+    padding = _sizes(call.get(3, "padding", 0), axes)
+    divisor = call.get(6, "divisor_override") or math.prod(kernel)
+    if any(padding) and not call.get(5, "count_include_pad", True):
+        return None
+
+    def build(_: Values, channels: int) -> LinearMap:
+        return LinearMap.average(channels, kernel, stride, padding, divisor)
+
+    floor = LinearMap.average(1, kernel, stride, padding, divisor).size_after(tuple(given.shape[2:]))
+    return Linear((0,), build, 1) if floor == call.shape[2:] else None  # windows may be cut at the border
+
+
+def _pad(call: Arguments) -> Linear | None:
+    given, sides = call.get(0, "input"), list(call.get(1, "pad", ()))
+    mode, value = call.get(2, "mode", "constant"), call.get(3, "value")
+    axes = given.dim() - 2
+    if min(sides, default=0) < 0 or value or axes < 1 or not all(type(side) is int for side in sides):
+        return None
+    pairs = list(zip(sides[::2], sides[1::2], strict=True))
+    pairs = [(0, 0)] * (given.dim() - len(pairs)) + pairs[::-1]
+    if any(pairs[0]) or (any(pairs[1]) and mode != "constant"):
+        return None
+    padding, (below, above) = tuple(pairs[2:]), pairs[1]
+
+    def build(_: Values, channels: int) -> LinearMap:
+        weight = torch.zeros(channels + below + above, channels, *(1,) * axes, dtype=FLOAT)
+        if not below and not above:
+            weight, groups = torch.ones(channels, 1, *(1,) * axes, dtype=FLOAT), channels
+        else:
+            weight[range(below, below + channels), range(channels)] = 1.0
+            groups = 1
+        ones = (1,) * axes
+        return LinearMap(weight, None, ones, padding, ones, groups, "zeros" if mode == "constant" else mode)
+
+    return Linear((0,), build, 1)
+
+
+def _strided(call: Arguments) -> Linear | None:
+    """Every second place: `x[:, :, ::2, ::2]`."""
+    given, asked = call.args[0], call.args[1]
+    asked = asked if isinstance(asked, tuple) else (asked,)
+    if not all(isinstance(part, slice) or part is Ellipsis for part in asked) or given.dim() < 3:
+        return None
+    where = next((place for place, part in enumerate(asked) if part is Ellipsis), None)
+    if where is not None:
+        asked = asked[:where] + (slice(None),) * (given.dim() - len(asked) + 1) + asked[where + 1 :]
+    steps = [*asked, *(slice(None),) * (given.dim() - len(asked))]
+    whole = [part.start in (None, 0) and part.stop is None and (part.step or 1) > 0 for part in steps]
+    if not all(whole) or any((part.step or 1) != 1 for part in steps[:2]):
+        return None
+    stride = tuple(part.step or 1 for part in steps[2:])
+    return Linear((0,), lambda _, channels: LinearMap.diagonal(torch.ones(channels, dtype=FLOAT), None, stride), 1)
+
+
+def _same(call: Arguments) -> Linear | None:
+    """A copy, also in another layout; not in another dtype."""
+    given = call.get(0, "input")
+    others = [value for value in (*call.args[1:], *call.kwargs.values()) if isinstance(value, torch.dtype | Tensor)]
+    same = tuple(given.shape) == call.shape and all(
+        (other if isinstance(other, torch.dtype) else other.dtype) == given.dtype for other in others
+    )
+    return Linear((0,), _identity) if same else None
+
+
+def _dropout(call: Arguments) -> Linear | None:
+    return None if call.get(2, "training", True) else Linear((0,), _identity)
+
+
+def _negative(_: Arguments) -> Linear:
+    return Linear((0,), lambda _, channels: LinearMap.diagonal(-torch.ones(channels, dtype=FLOAT)))
+
+
+def _identity(_: Values, channels: int) -> LinearMap:
+    return LinearMap.diagonal(torch.ones(channels, dtype=FLOAT))
+
+
+def _sizes(value: Any, axes: int) -> tuple[int, ...]:
+    sizes = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return tuple(int(size) for size in (sizes if len(sizes) == axes else sizes * axes))
+
+
+def _named(*names: str | None) -> tuple[str, ...]:
+    return tuple(name for name in names if name is not None)
+
+
+def is_copy(operation: Linear) -> bool:
+    """Whether an operation passes values on unchanged."""
+    return operation.build is _identity
+
+
+# Batch norms without parameters, whose statistics and weights are all buffers.
+_FROZEN = ("FrozenBatchNorm2d",)
+
+_RULES: dict[str, Callable[[Arguments], Linear | None]] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("add", "iadd", "radd"), _sum),
+    **dict.fromkeys(("sub", "isub"), lambda call: _sum(call, -1)),
+    "rsub": lambda call: _sum(call, -1, swapped=True),
+    **dict.fromkeys(("mul", "imul", "rmul", "multiply"), _product),
+    **dict.fromkeys(("div", "itruediv", "truediv", "true_divide"), lambda call: _product(call, divided=True)),
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _average),
+    **dict.fromkeys(("clone", "contiguous", "to", "type_as", "alias"), _same),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"), _dropout),
+    "linear": _linear, "batch_norm": _batch_norm, "pad": _pad, "getitem": _strided, "neg": _negative,
+}  # fmt: skip
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module is known by its class: what it calls does not matter."""
+    if isinstance(module, nn.Identity):
+        return False
+    named = type(module).__name__ in _FROZEN or _is_sized(module)
+    return isinstance(module, Affine) or (named and not module._modules) or activation_of_module(module) is not None
+
+
+def operation_of_module(module: nn.Module, path: str, given: Tensor) -> Linear | None:
+    """The map of a module that is known by its class, not by what it calls; None for other modules."""
+    at = f"{path}." if path else ""
+    if isinstance(module, Affine):
+        return _affine_module(module, at, given)
+    if type(module).__name__ in _FROZEN and not module._modules:
+        names: list[str | None] = [f"{at}{name}" for name in ("running_mean", "running_var", "weight", "bias")]
+        return _norm(names, float(module.eps))  # type: ignore[arg-type]
+    if isinstance(module, nn.Conv2d) and _is_sized(module):
+        return _convolution_sized(module, at)
+    return None
+
+
+def _is_sized(module: nn.Module) -> bool:
+    """Whether it is a convolution of timm that pads by the size of its input."""
+    return type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d)
+
+
+def _affine_module(module: Affine, at: str, given: Tensor) -> Linear:
+    single = len(module.weight) == 1
+
+    def build(values: Values, channels: int) -> LinearMap:
+        slope, intercept = values(f"{at}weight"), values(f"{at}bias")
+        return LinearMap.diagonal(slope.expand(channels), intercept.expand(channels))
+
+    axis = None if single else module.axis % given.dim()
+    return Linear((0,), build, axis, weights=(f"{at}weight", f"{at}bias"))
+
+
+def _convolution_sized(module: nn.Conv2d, at: str) -> Linear | None:
+    if set(module._parameters) != {"weight", "bias"} or module._parameters["weight"] is None:
+        return None
+    names = _named(f"{at}weight", f"{at}bias" if module.bias is not None else None)
+    stride, dilation = tuple(module.stride), tuple(module.dilation)
+
+    def build(values: Values, _: int) -> LinearMap:
+        shift = values(names[1]) if len(names) > 1 else None
+        return LinearMap(values(names[0]), shift, stride, ((0, 0), (0, 0)), dilation, module.groups, SIZED)
+
+    return Linear((0,), build, 1, heavy=True, weights=names)

@@ -1,0 +1,181 @@
+"""Sections: which units become one layer, as a chain of modules or as a block with its skip, and which cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import pairwise
+
+from torch import nn
+
+from surgery.activations import Affine, Copy
+from surgery.history.history import histories_of
+from surgery.merging.forward import Forward
+from surgery.merging.linear_map import LinearMap, NotMergeable
+from surgery.merging.operations import Values, is_copy
+from surgery.merging.units import Unit, macs, map_between, units_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Section:
+    """What becomes one layer: the modules on the way, from node `taken` to node `returned`, and the map.
+
+    A chain has its `units`; a block is one module, `block`, whose layer is called `layer` there and is followed by the
+    child `kept`. `erased` are the sites inside. `reason`: why there is no such layer ("" if there is one).
+    """
+
+    paths: tuple[str, ...]
+    taken: int
+    returned: int
+    map: LinearMap | None
+    macs_before: int = 0
+    macs_after: int = 0
+    units: tuple[Unit, ...] = ()
+    erased: tuple[str, ...] = ()
+    block: str | None = None
+    layer: str = ""
+    kept: str = ""
+    function: tuple[str, tuple[tuple[str, float], ...]] | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Finder:
+    model: nn.Module
+    forward: Forward
+    values: Values
+    units: list[Unit]
+    sites: dict[str, int]  # erased sites: path -> the node it is called on
+    refused: list[Section] = field(default_factory=list)
+
+    def chains(self) -> Iterator[Section]:
+        """The chains that can be merged; what cannot goes into `refused`."""
+        behind = {unit.returned: unit for unit in self.units}
+        before = {unit.path: self.before(unit, behind) for unit in self.units}
+        followed = {unit.path for unit in before.values() if unit is not None}
+        follower = {unit.path: other for other in self.units if (unit := before[other.path]) is not None}
+        for unit in self.units:
+            if before[unit.path] is None:
+                chain = [unit]
+                while chain[-1].path in followed:
+                    chain.append(follower[chain[-1].path])
+                yield from self.cut(chain)
+
+    def before(self, unit: Unit, behind: dict[int, Unit]) -> Unit | None:
+        """The unit whose result is read by this one alone, at most copied on the way."""
+        first = behind.get(self.origin(unit.taken))
+        if first is None or first.refusal or unit.refusal:
+            return None
+        return first if not self.why_read_elsewhere(first.returned, unit.taken) else None
+
+    def origin(self, node: int) -> int:
+        """The node that a node is a copy of."""
+        while (made := self.forward.nodes[node]).linear is not None and is_copy(made.linear):
+            node = made.reads[0]
+        return node
+
+    def why_read_elsewhere(self, node: int, end: int) -> str:
+        """Why the nodes from `node` to its copy `end` cannot vanish; "" if each is read once."""
+        place = end
+        while True:
+            readers = self.forward.readers[place]
+            if len(readers) > 1:
+                where = sorted({self.forward.nodes[reader].module or "the model" for reader in readers})
+                return f"its result is read {len(readers)} times, in {' and '.join(where[:2])}"
+            if place in self.forward.outputs:
+                return "its result is an output of the model"
+            if place == node:
+                return ""
+            place = self.forward.nodes[place].reads[0]
+
+    def between(self, first: Unit, last: Unit) -> list[str]:
+        """The erased sites between two units."""
+        nodes, place = {first.returned}, last.taken
+        while place != first.returned:
+            nodes.add(place)
+            place = self.forward.nodes[place].reads[0]
+        return [path for path, node in self.sites.items() if node in nodes and path not in (first.path, last.path)]
+
+    def cut(self, chain: list[Unit]) -> Iterator[Section]:
+        """Cut a chain into sections, each as long as it can be and as it is worth."""
+        section = _started(chain[0])
+        linked = False  # whether an activation was erased since the last layer with weights
+        for last, unit in pairwise(chain):
+            erased = self.between(last, unit) + ([unit.path] if unit.path in self.sites else [])
+            linked = linked or bool(erased)
+            assert section.map is not None
+            try:
+                if _differ(section, unit):
+                    raise NotMergeable("its channels are on different axes")
+                made = section.map.then(unit.map)
+            except NotMergeable as error:
+                if linked or not unit.heavy:
+                    paths = (*section.paths, unit.path)
+                    self.refused.append(replace(section, paths=paths, erased=(*section.erased, *erased),
+                                                map=None, reason=str(error)))  # fmt: skip
+                made = None
+            cost = macs(made, self.forward.nodes[unit.returned].shape) if made is not None else 0
+            free = unit.macs == 0 or section.macs_before == 0
+            if made is None or not (linked or free or cost <= section.macs_after + unit.macs):
+                yield section
+                section, linked = _started(unit), False
+                continue
+            linked = linked and not unit.heavy
+            section = replace(
+                section, paths=(*section.paths, unit.path), returned=unit.returned, map=made,
+                macs_before=section.macs_before + unit.macs, macs_after=cost,
+                units=(*section.units, unit), erased=(*section.erased, *erased),
+            )  # fmt: skip
+        yield section
+
+
+def sections_of(model: nn.Module, forward: Forward, values: Values) -> list[Section]:
+    """All that can be merged into one layer, and what cannot, with its reason, in order of execution."""
+    finder = _Finder(model, forward, values, units_of(model, forward, values), _erased_sites(model, forward))
+    found = [section for section in finder.chains() if len(section.units) > 1 and _layer_of(section)]
+    return sorted(found + finder.refused, key=lambda section: (section.taken, section.returned))
+
+
+def layer_path(section: Section) -> str:
+    """The path of the module whose place the merged layer takes."""
+    return section.block if section.block is not None else _layer_of(section)
+
+
+def exact_map(section: Section, forward: Forward, values: Values) -> LinearMap:
+    """The map of a section with these values.
+
+    Raises:
+        NotMergeable: there is none.
+    """
+    if section.block is not None:
+        return map_between(forward, section.taken, section.returned, values)[0]
+    maps = [map_between(forward, unit.taken, unit.returned, values)[0] for unit in section.units]
+    return values.finished(reduce(LinearMap.then, maps))
+
+
+def _layer_of(section: Section) -> str:
+    return next((unit.path for unit in section.units if unit.heavy), "")
+
+
+def _started(unit: Unit) -> Section:
+    return Section((unit.path,), unit.taken, unit.returned, unit.map, unit.macs, unit.macs, (unit,))
+
+
+def _differ(section: Section, unit: Unit) -> bool:
+    axes = {part.axis for part in (*section.units, unit)} - {None}
+    return len(axes) > 1
+
+
+def _erased_sites(model: nn.Module, forward: Forward) -> dict[str, int]:
+    """The sites whose activation was erased or made affine, with the node that each is called on."""
+    put = {
+        id(change.put) for history in histories_of(model) for step in history.steps for change in step.changes
+        if isinstance(change.put, nn.Identity | Copy | Affine)
+    }  # fmt: skip
+    return {
+        call.path: call.taken
+        for call in forward.calls
+        if call.taken is not None
+        and (id(module := model.get_submodule(call.path)) in put or isinstance(module, Affine))
+    }

@@ -1,0 +1,34 @@
+"""Groups: what is listed, and how it prints."""
+
+from __future__ import annotations
+
+import torch
+
+import surgery
+from surgery.merging.groups import LinearGroup, linear_groups
+from tests.models import randomise
+from tests.surgery.merging.networks import IMAGES, Plain
+
+
+def test_the_groups_of_a_model_are_listed_and_printed() -> None:
+    model = randomise(Plain(padding=1)).eval()
+    edited, _ = surgery.transform(model, surgery.erase(site="act1"), IMAGES)
+    groups = linear_groups(edited, IMAGES)
+    assert groups[0] == LinearGroup(
+        "conv1", "chain", ("conv1", "bn1"), (), (3, 3), (1, 1), 1, 11 * 12 * 6 * 27, 11 * 12 * 6 * 27
+    )
+    assert len(groups) == 3 and len(groups.mergeable) == 2 and len(groups.refused) == 1
+    assert repr(groups) == "<LinearGroups: Plain: 2 groups can be merged, 1 cannot>"
+    lines = str(groups).splitlines()
+    assert lines[1].split()[:4] == ["group", "kind", "layers", "sites"] and len(lines) == 5
+    assert "not merged: the second convolution pads by 1x1 behind a bias" in str(groups)
+    assert "<table>" in groups._repr_html_()
+    assert list(groups) == list(groups[:])
+
+
+def test_listing_changes_nothing() -> None:
+    model = Plain()
+    before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    linear_groups(model, IMAGES)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
