@@ -9,9 +9,11 @@ from typing import Any, overload
 from torch import nn
 
 from surgery.look.example import Example
-from surgery.merging.forward import forward_of
+from surgery.merging.blocks import blocks_of
+from surgery.merging.forward import Forward, forward_of
 from surgery.merging.operations import Values
-from surgery.merging.sections import Section, layer_path, sections_of
+from surgery.merging.sections import Section, chains_of, erased_sites, layer_path, unmerged
+from surgery.merging.units import units_of
 from surgery.text import html_table, table
 
 _HEAD = ("group", "kind", "layers", "sites", "kernel", "stride", "groups", "MACs", "merged", "")
@@ -110,6 +112,17 @@ def linear_groups(model: nn.Module, example: Any = None) -> LinearGroups:
     forward = forward_of(model, Example.of(example, model))
     sections = sections_of(model, forward, Values(model, shapes_only=True))
     return LinearGroups(tuple(map(group_of, sections)), type(model).__name__)
+
+
+def sections_of(model: nn.Module, forward: Forward, values: Values) -> list[Section]:
+    """All that can become one layer, and what cannot, with its reason, in order of execution."""
+    units, sites = units_of(model, forward, values), erased_sites(model, forward)
+    blocks = list(blocks_of(model, forward, values, units, sites))
+    merged = tuple(f"{section.block}." for section in blocks if not section.reason)
+    outside = [unit for unit in units if not unit.path.startswith(merged)]
+    found = [*blocks, *chains_of(model, forward, values, outside, sites)]
+    found += unmerged(model, forward, units, sites, found)
+    return sorted(found, key=lambda section: (section.taken, section.returned))
 
 
 def group_of(section: Section) -> LinearGroup:

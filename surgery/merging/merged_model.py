@@ -18,13 +18,13 @@ from surgery.look.example import Example
 from surgery.look.finder import find_sites
 from surgery.merging.check import difference_of, outputs_differ, random_input
 from surgery.merging.forward import Forward, forward_of
-from surgery.merging.groups import LinearGroup, group_of
+from surgery.merging.groups import LinearGroup, group_of, sections_of
 from surgery.merging.layer import Layer, filled
 from surgery.merging.linear_map import NotMergeable
 from surgery.merging.operations import Values
 from surgery.merging.replacement import Replacement
 from surgery.merging.report import MergedGroup, MergeReport
-from surgery.merging.sections import Section, exact_map, layer_path, sections_of
+from surgery.merging.sections import Section, exact_map, layer_path
 from surgery.model import HISTORY, M, check_plain, dtype_of, home_of, parents_of
 
 KIND = "merge"

@@ -99,6 +99,8 @@ def why_not_linear(name: str, call: Arguments) -> str:
         return "its weight is computed (a mask, a norm or a parametrisation)"
     if plain == "batch_norm" and call.get(5, "training", False):
         return "it normalises by its batch"
+    if plain in ("mul", "imul", "multiply") and all(map(call.depends, (call.get(0, "input"), call.get(1, "other")))):
+        return "a gate multiplies it by another tensor"
     return f"{plain} is not linear" if plain not in _RULES else f"{plain} has no exact form here"
 
 

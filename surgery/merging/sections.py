@@ -1,20 +1,21 @@
-"""Sections: which units become one layer, as a chain of modules or as a block with its skip, and which cannot."""
+"""Sections: what becomes one layer; and those that are chains of modules, one behind the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgery.activations import Affine, Copy
 from surgery.history.history import histories_of
 from surgery.merging.forward import Forward
 from surgery.merging.linear_map import LinearMap, NotMergeable
 from surgery.merging.operations import Values, is_copy
-from surgery.merging.units import Unit, macs, map_between, units_of
+from surgery.merging.units import Unit, macs, map_between
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,11 +131,46 @@ class _Finder:
         yield section
 
 
-def sections_of(model: nn.Module, forward: Forward, values: Values) -> list[Section]:
-    """All that can be merged into one layer, and what cannot, with its reason, in order of execution."""
-    finder = _Finder(model, forward, values, units_of(model, forward, values), _erased_sites(model, forward))
-    found = [section for section in finder.chains() if len(section.units) > 1 and _layer_of(section)]
-    return sorted(found + finder.refused, key=lambda section: (section.taken, section.returned))
+def chains_of(
+    model: nn.Module, forward: Forward, values: Values, units: list[Unit], sites: dict[str, int]
+) -> Iterator[Section]:
+    """The chains that become one layer, and those with erased sites that have no exact form."""
+    finder = _Finder(model, forward, values, units, sites)
+    yield from (section for section in finder.chains() if len(section.units) > 1 and _layer_of(section))
+    yield from finder.refused
+
+
+def unmerged(
+    model: nn.Module, forward: Forward, units: list[Unit], sites: dict[str, int], found: Iterable[Section]
+) -> Iterator[Section]:
+    """The erased sites and the batch norms that are in no section, with the reason."""
+    known = {path for section in found for path in (*section.paths, *section.erased)}
+    of = {unit.path: unit for unit in units}
+    norms = {unit.path: unit.taken for unit in units if isinstance(model.get_submodule(unit.path), _BatchNorm)}
+    for path, node in (sites | norms).items():
+        if path not in known:
+            unit = of.get(path)
+            reason = (unit.refusal if unit else "") or _why_alone(forward, units, node, unit.returned if unit else node)
+            yield Section((path,), node, node, None, erased=(path,) if path in sites else (), reason=reason)
+
+
+def _why_alone(forward: Forward, units: list[Unit], taken: int, returned: int) -> str:
+    """Why what computes node `returned` from node `taken` is merged with nothing beside it."""
+    refused = next((f"{unit.path}: {unit.refusal}" for unit in units
+                    if unit.refusal and (unit.returned == taken or unit.taken == returned)), "")  # fmt: skip
+    if refused:
+        return refused
+    nodes = forward.nodes
+    while len(readers := forward.readers[returned]) == 1 and (made := nodes[readers[0]].linear) and is_copy(made):
+        returned = readers[0]
+    for what, node in (("result", returned), ("input", taken)):
+        if len(readers := forward.readers[node]) > 1:
+            where = sorted({nodes[reader].module or "the model" for reader in readers})
+            return f"its {what} is read {len(readers)} times, in {' and '.join(where[:2])}"
+    beside = [nodes[taken], *(nodes[reader] for reader in forward.readers[returned])]
+    whys = [node.why for node in beside if node.why]
+    joined = any(node.linear is not None and node.linear.build is None for node in beside)
+    return next(iter(whys), "a sum is beside it" if joined else "the layers beside it have no exact product")
 
 
 def layer_path(section: Section) -> str:
@@ -167,7 +203,7 @@ def _differ(section: Section, unit: Unit) -> bool:
     return len(axes) > 1
 
 
-def _erased_sites(model: nn.Module, forward: Forward) -> dict[str, int]:
+def erased_sites(model: nn.Module, forward: Forward) -> dict[str, int]:
     """The sites whose activation was erased or made affine, with the node that each is called on."""
     put = {
         id(change.put) for history in histories_of(model) for step in history.steps for change in step.changes

@@ -73,7 +73,7 @@ def test_the_map_is_what_the_call_computes(case: str) -> None:
 OTHER: dict[str, tuple[Callable[[Calls, Tensor], Tensor], str]] = {
     "activation": (lambda m, x: F.relu(x), "relu is not linear"),
     "pool": (lambda m, x: F.max_pool2d(x, 2), "is not linear"),
-    "gate": (lambda m, x: x * x.mean((2, 3), keepdim=True), "mul has no exact form here"),
+    "gate": (lambda m, x: x * x.mean((2, 3), keepdim=True), "a gate multiplies it by another tensor"),
     "map": (lambda m, x: x * m.map, "mul has no exact form here"),
     "computed": (lambda m, x: F.conv2d(x, m.same.weight * 2), "its weight is computed"),
     "ceiling": (lambda m, x: F.avg_pool2d(x, 4, ceil_mode=True), "avg_pool2d has no exact form here"),

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from surgery.activations import Affine
+from surgery.merging.groups import sections_of
 from surgery.merging.operations import Values
-from surgery.merging.sections import exact_map, layer_path, sections_of
+from surgery.merging.sections import exact_map, layer_path
 from tests.surgery.merging.networks import IMAGES, Plain, seen
 
 
