@@ -20,11 +20,23 @@ _TRIED = 2  # images on which a prefix is proved
 
 
 class _Nothing(nn.Module):
-    """What stands for a module whose result is not needed."""
+    """What stands for a module whose result is not needed: NaN of its shape, and the attributes of the module."""
+
+    def __init__(self, module: nn.Module, shape: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.shape, self.original = shape, (module,)  # in a tuple, so that it is no child
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.original[0], name)
 
     def forward(self, input: Any = None, *_: Any, **__: Any) -> Any:
-        """Return the first argument."""
-        return input
+        """Return NaN (N, *shape), or the first argument if the shape is unknown."""
+        if self.shape is None or not isinstance(input, Tensor):
+            return input
+        return torch.full((len(input), *self.shape), torch.nan, dtype=input.dtype, device=input.device)
 
 
 class _Reached(Exception):
@@ -33,27 +45,34 @@ class _Reached(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """When modules are called in one forward: the first start and the last end of each, by path, as event numbers."""
+    """When modules are called in one forward: the first start and the last end of each, by path, as event numbers.
+
+    `shapes` are those of the tensors they return, without the batch.
+    """
 
     starts: dict[str, int]
     ends: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor) -> Calls:
         """The calls of a forward in eval mode."""
         starts: dict[str, int] = {}
         ends: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         number = count()
 
         def begin(path: str) -> None:
             starts.setdefault(path, next(number))
 
-        def end(path: str) -> None:
+        def end(path: str, result: Any) -> None:
             ends[path] = next(number)
+            if isinstance(result, Tensor) and result.shape[:1] == images.shape[:1]:
+                shapes[path] = tuple(result.shape[1:])
 
         with in_eval(network), _hooked(network, begin, end):
             network(images.clone())
-        return cls(starts, ends)
+        return cls(starts, ends, shapes)
 
     def finished_before(self, path: str) -> list[str]:
         """The outermost modules all of whose calls end before the module at `path` is called first."""
@@ -118,7 +137,9 @@ class Prefix:
         entered = [first, *(self._entering(cut, number) for number in range(1, len(self.images)))]
         passed = {path: self.network.get_submodule(path) for path in self._ahead_of(cut)}
         before = None if cut in self._exact else self._output(0)
-        replace_children(self.network, {path: _Nothing() for path in passed})
+        replace_children(
+            self.network, {path: _Nothing(module, self.calls.shapes.get(path)) for path, module in passed.items()}
+        )
         at, self.at, known, self._entered = self.at, cut, self._entered, [part for part in entered if part is not None]
         if before is not None:
             self._exact[cut] = self._gives(before)
@@ -176,12 +197,12 @@ class Prefix:
 
 
 @contextmanager
-def _hooked(network: nn.Module, begin: Callable[[str], None], end: Callable[[str], None]) -> Iterator[None]:
+def _hooked(network: nn.Module, begin: Callable[[str], None], end: Callable[[str, Any], None]) -> Iterator[None]:
     """Inside, `begin` and `end` are called with the path of each module that is called."""
     handles = []
     for path, module in network.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
-        handles.append(module.register_forward_hook(lambda *_, path=path: end(path)))
+        handles.append(module.register_forward_hook(lambda *seen, path=path: end(path, seen[-1])))
     try:
         yield
     finally:
