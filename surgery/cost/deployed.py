@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,16 +14,25 @@ from surgery.cost.stopwatch import Function
 from surgery.deploy.network import network_of
 from surgery.deploy.runtimes.onnxruntime import TARGET
 from surgery.deploy.written import written
+from surgery.errors import CannotEdit, NothingPicked, NotProved
 from surgery.isolation.meta_copy import copied
 from surgery.look.example import Example, mapped
+from surgery.merging.merged_model import merge
 from surgery.model import M
+
+_log = logging.getLogger(__name__)
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 def deployed(model: M, example: Any) -> M:
-    """A copy of a network in eval mode, as it is deployed."""
-    return copied(model).eval().requires_grad_(False)
+    """A copy of a network in eval mode, as it is deployed: what is linear is merged, where that is possible."""
+    made = copied(model).eval().requires_grad_(False)
+    try:
+        return merge(made, example=example)[0]
+    except (NothingPicked, CannotEdit, NotProved) as reason:
+        _log.info("timed unmerged: %s", reason)
+        return made
 
 
 def arranged(arguments: Arguments, conditions: Conditions) -> Arguments:

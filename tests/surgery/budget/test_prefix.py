@@ -106,3 +106,22 @@ def test_calls_are_in_order() -> None:
     calls = Calls.of(small_net(), images(2))
     assert calls.starts["stem"] < calls.ends["stem"] < calls.starts["blocks.0"] < calls.starts["blocks.0.conv1"]
     assert calls.finished_before("blocks.1") == ["stem", "blocks.0"]
+
+
+class ReadsInFront(nn.Module):
+    """Reads an attribute of a module in front, and adds to what that returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.second, self.fc = nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+        self.position = nn.Parameter(torch.rand(4, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.second(self.stem(x) / self.stem.stride[0] + self.position).mean((2, 3)))
+
+
+def test_what_stands_in_front_has_the_shape_and_the_attributes() -> None:
+    model = ReadsInFront().eval()
+    before = whole(model)
+    found = entered(model, "second", ("second",))
+    assert found.at == "second" and all(map(torch.equal, found.outputs(), before))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+import surgery
+from surgery.activations import Affine
 from surgery.cost.conditions import Conditions
 from surgery.cost.deployed import arguments_of, arranged, deployed, running
 from surgery.look.example import Example
@@ -54,3 +56,16 @@ def test_onnxruntime_runs_what_was_exported() -> None:
     found = running(small_net(), ((images(2),), {}), conditions(runtime="onnxruntime"))()
     with torch.no_grad():
         torch.testing.assert_close(found[0], small_net()(images(2)), rtol=1e-4, atol=1e-5)  # type: ignore[index]
+
+
+def test_norms_are_folded_and_linear_neighbours_merged() -> None:
+    model, _ = surgery.transform(small_net(), surgery.erase(site="blocks.0.relu 1/2", stand_in="affine"), images(2))
+    made = deployed(model, images(2))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d | Affine) for module in made.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(made(images()), model(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_timed_as_it_is() -> None:
+    model = torch.nn.Sequential(torch.nn.ReLU())
+    assert isinstance(deployed(model, images(2))[0], torch.nn.ReLU)
