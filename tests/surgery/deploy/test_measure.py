@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from surgery.activations.support import Cell, Support, support_of
+from surgery.activations.support import Cell, Support, support, support_of
 from surgery.deploy import measure
 from surgery.errors import UnknownName
 from tests.asserts import assert_raises
 from tests.surgery.deploy.memory import MEMORY, lacking
+
+ROUNDING: dict[str, Any] = {"fp32": {"abs": 1e-6}, "fp16": {"abs": 2e-3}, "int8": {"abs": 1e-2}}
 
 
 def test_functions_are_measured_in_every_layout_and_precision() -> None:
@@ -67,6 +70,28 @@ def test_the_command_writes_after_each_target(
     assert cell is not None and cell.operators == ("relu.default",)
     assert capsys.readouterr().out.splitlines()[0] == "memory  relu  fp32  image: relu.default"
     assert_raises(UnknownName, lambda: measure.main(["ncm"]), "ncnn")
+
+
+@pytest.mark.runtimes
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("function", ["relu6", "leaky_relu", "gelu_tanh", "prelu"])
+@pytest.mark.parametrize("kind", measure.TARGETS)
+def test_the_table_is_what_is_measured_today(kind: str, function: str) -> None:
+    """If it fails, a runtime or an export has changed: measure the target again."""
+    target = measure.TARGETS[kind]
+    if not target.installed():
+        pytest.skip(f"{kind} is not installed")
+    today = {(cell.precision, cell.layout): cell for cell in measure.measured(target, [function])}
+    table = {
+        (cell.precision, cell.layout): cell
+        for cell in support().matching(target=kind, function=function)
+        if cell.precision != "int8" or target.quantizes()
+    }
+    assert {key: (cell.verdict, cell.operators) for key, cell in today.items()} == {
+        key: (cell.verdict, cell.operators) for key, cell in table.items()
+    }
+    for (precision, layout), cell in today.items():
+        assert cell.error == pytest.approx(table[precision, layout].error, **ROUNDING[precision])
 
 
 def test_the_inputs_reach_far_and_near() -> None:
