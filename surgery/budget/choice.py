@@ -61,7 +61,8 @@ def choose(
     of an edit is the Kullback-Leibler divergence of the predictions after it from those before it, on `batches`. Every
     edit is measured alone; then two searches combine them: a greedy one, which measures again after every step, so that
     its points are nested, and an exact one for damages that add up, of which `points` are measured. Neither goes on
-    where the damage exceeds `worst`. `front.within` has the plan of each budget; the model itself stays unchanged.
+    where the damage exceeds `worst`, and what clearly exceeds it on the first images is not measured on the others:
+    have them in random order. `front.within` has the plan of each budget; the model itself stays unchanged.
 
     Choose on images that the network was not trained on: on those that it knows by heart, nothing does damage. What is
     chosen looks better on `batches` than it is; `report_on` are other batches, to measure the points of the front on.
@@ -115,7 +116,7 @@ def choose(
     about = {"model": sites.model_kind, "images": _digest(reference), "entropy": reference.entropy}
     journal = Journal(path, about)
     blocks = [str(block) for block in sites.blocks]
-    measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks)
+    measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks, worst=worst)
     candidates = _candidates(measured, savings, progress)
     found = _searched(measured, savings, candidates, worst, points, progress)
     measured.close()
@@ -195,7 +196,9 @@ def _searched(
     exact = []
     for state in spaced(front(list(savings.saved), savings.saved, alone, worst), points):
         measure(state.actions)
-        exact.append(point(state.actions, measured.damage(state.actions), "exact"))
+        damage = measured.damage(state.actions)
+        if damage.images == len(measured.reference):  # else it is of no interest
+            exact.append(point(state.actions, damage, "exact"))
     return merged(steps, exact)
 
 

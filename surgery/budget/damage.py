@@ -100,6 +100,13 @@ class Reference:
             return None
         return -self.logs.gather(1, self.labels.unsqueeze(1)).mean().item()
 
+    def __len__(self) -> int:
+        return len(self.logs)
+
+    def first(self, count: int) -> Reference:
+        """The reference of the first `count` images alone."""
+        return Reference(self.logs[:count], None if self.labels is None else self.labels[:count])
+
     def damage(self, outputs: Sequence[Tensor]) -> Damage:
         """The damage of the edit after which the network returns these outputs on the same batches.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from surgery.errors import NotProved
 from surgery.model import in_eval
 from surgery.repair.batches import Batch, batch_errors
 
+_FEW = 32  # images that are needed to know that a damage is too large,
+_CLEARLY = 4.0  # and by how many standard errors it must be
 _ROUNDING = 1e-3  # of the largest score: how far the copy with switches may be from the network
 
 
@@ -43,14 +46,16 @@ def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
 class Measurements:
     """Measures damages on batches, and keeps them in a journal under a topic.
 
-    With `enter_at`, paths of blocks, what is in front of a block is computed once for all actions behind it.
+    With `enter_at`, paths of blocks, what is in front of a block is computed once for all actions behind it. Where the
+    first images show clearly that a damage exceeds `worst`, it is that on these images.
     """
 
     def __init__(
         self, trial: Trial, reference: Reference, batches: Sequence[Batch], journal: Journal, topic: str,
-        enter_at: Iterable[str] = (),
+        enter_at: Iterable[str] = (), worst: float = math.inf,
     ) -> None:  # fmt: skip
         self.trial, self.reference, self.journal, self.topic = trial, reference, journal, topic
+        self.worst = worst
         trial.set_to(())
         self.prefix = Prefix(trial.network, [batch.images for batch in batches], enter_at)
         self._check_copy(reference)
@@ -58,8 +63,11 @@ class Measurements:
     def known(self, actions: Iterable[Action]) -> Damage | None:
         """The damage of these actions together if it was measured before."""
         listed = list(actions)
-        found = self.journal.get(self.topic, name_of(listed)) if listed else NO_DAMAGE.to_data()
-        return None if found is None else Damage.from_data(found)
+        if not listed:
+            return NO_DAMAGE
+        data = self.journal.get(self.topic, name_of(listed))
+        found = None if data is None else Damage.from_data(data)
+        return found if found is None or found.images == len(self.reference) or self._exceeds(found) else None
 
     def damage(self, actions: Iterable[Action]) -> Damage:
         """The damage of these actions together."""
@@ -77,10 +85,19 @@ class Measurements:
         paths = sorted(map(self.trial.path_of, actions), key=lambda path: starts.get(path, -1))
         self.prefix.move_to(self.prefix.cut_for(paths[0]))
         self.trial.set_to(actions)
-        found = self.reference.damage(list(self.prefix.outputs()))
+        outputs: list[Tensor] = []
+        for output in self.prefix.outputs():
+            outputs.append(output)
+            found = self.reference.first(sum(map(len, outputs))).damage(outputs)
+            if self._exceeds(found):
+                break
         self.trial.set_to(())
         self.journal.put(self.topic, name_of(actions), found.to_data())
         return found
+
+    def _exceeds(self, damage: Damage) -> bool:
+        """Whether a damage is clearly larger than the worst that is of interest."""
+        return damage.images >= _FEW and damage.kl - _CLEARLY * damage.error > self.worst
 
     def _check_copy(self, reference: Reference) -> None:
         """Check that the copy in which actions are tried computes what the network computes."""

@@ -49,6 +49,11 @@ def test_accuracy_and_loss_before_are_known_with_labels() -> None:
     assert reference(None).accuracy is None and reference(None).loss is None
 
 
+def test_the_first_images_alone_have_their_own_damage() -> None:
+    assert len(reference()) == 2 and len(reference().first(1)) == 1
+    assert reference().first(1).damage([AFTER[:1]]).kl == pytest.approx(2 * reference().damage([AFTER]).kl)
+
+
 def test_predictions_for_pixels_count_as_one_each() -> None:
     pixels = torch.stack([BEFORE, BEFORE], -1)
     changed = torch.stack([AFTER, BEFORE], -1)

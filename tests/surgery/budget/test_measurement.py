@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import surgery
+from surgery.budget import measurement
 from surgery.budget.damage import NO_DAMAGE, Reference
 from surgery.budget.journal import Journal
 from surgery.budget.measurement import Measurements, images_in, name_of, outputs_of, reference_of
@@ -56,6 +57,19 @@ def test_each_set_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(again, "_measured", None)
     assert again.damage(pair[::-1]) == damage and again.known(pair[:1]) is None
     assert again.damage([]) == NO_DAMAGE
+
+
+def test_what_is_clearly_too_much_is_not_measured_on_all_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measurement, "_FEW", 6)
+    found, actions = measurements(small_net(), tmp_path / "journal.json")
+    action = [max(actions.values(), key=lambda action: found.damage([action]).kl)]
+    whole, found.worst = found.damage(action), 1e-6
+    found.journal.found.clear()
+    assert found.damage(action).images < whole.images and found.known(action) == found.damage(action)
+    found.worst = 1e6  # it is of interest now
+    assert found.known(action) is None and found.damage(action) == whole
 
 
 def test_the_name_of_a_set_does_not_depend_on_its_order() -> None:
