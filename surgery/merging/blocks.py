@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from surgery.merging.forward import Forward, ModuleCall, Node
 from surgery.merging.linear_map import NotMergeable
 from surgery.merging.operations import Values, is_copy
-from surgery.merging.sections import Section
+from surgery.merging.sections import Section, Sites
 from surgery.merging.units import Unit, macs, macs_of, map_between, nodes_between, why_fixed
 
 _FUNCTIONS = ("relu", "silu")  # without parameters, called in the code of a block
@@ -26,7 +26,7 @@ class _End:
 
 
 def blocks_of(
-    model: nn.Module, forward: Forward, values: Values, units: Iterable[Unit], sites: Mapping[str, int]
+    model: nn.Module, forward: Forward, values: Values, units: Iterable[Unit], sites: Sites
 ) -> Iterator[Section]:
     """The blocks that become one layer, outermost first, and those with erased sites that have no exact form."""
     units = list(units)
@@ -41,7 +41,7 @@ def blocks_of(
 
 
 def _block(
-    model: nn.Module, forward: Forward, values: Values, call: ModuleCall, units: list[Unit], sites: Mapping[str, int]
+    model: nn.Module, forward: Forward, values: Values, call: ModuleCall, units: list[Unit], sites: Sites
 ) -> Section | None:
     inside = [unit for unit in units if unit.path.startswith(f"{call.path}.")]
     first = next((unit for unit in inside if unit.heavy), None)

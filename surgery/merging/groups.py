@@ -120,7 +120,7 @@ def sections_of(model: nn.Module, forward: Forward, values: Values) -> list[Sect
     blocks = list(blocks_of(model, forward, values, units, sites))
     merged = tuple(f"{section.block}." for section in blocks if not section.reason)
     outside = [unit for unit in units if not unit.path.startswith(merged)]
-    found = [*blocks, *chains_of(model, forward, values, outside, sites)]
+    found = [*blocks, *chains_of(forward, outside, sites)]
     found += unmerged(model, forward, units, sites, found)
     return sorted(found, key=lambda section: (section.taken, section.returned))
 

@@ -209,6 +209,8 @@ def _joint_padding(first: LinearMap, last: LinearMap) -> tuple[Padding, str]:
         raise NotMergeable("its padding depends on the size of the input")
     if not last.pads and last.mode != SIZED:
         return first.padding, first.mode
+    if last.mode == SIZED and first.bias is not None:
+        raise NotMergeable("its padding depends on the size of the input, and there is a bias in front of it")
     shown = "x".join(str(max(sides)) for sides in last.padding)
     if last.mode in ("zeros", SIZED):
         if first.bias is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
@@ -16,6 +16,8 @@ from surgery.merging.forward import Forward
 from surgery.merging.linear_map import LinearMap, NotMergeable
 from surgery.merging.operations import Values, is_copy
 from surgery.merging.units import Unit, macs, map_between
+
+Sites = Mapping[str, Set[int]]  # the paths of erased sites, and the nodes that each is called on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +45,9 @@ class Section:
 
 @dataclass(slots=True)
 class _Finder:
-    model: nn.Module
     forward: Forward
-    values: Values
     units: list[Unit]
-    sites: dict[str, int]  # erased sites: path -> the node it is called on
+    sites: Sites
     refused: list[Section] = field(default_factory=list)
 
     def chains(self) -> Iterator[Section]:
@@ -96,7 +96,7 @@ class _Finder:
         while place != first.returned:
             nodes.add(place)
             place = self.forward.nodes[place].reads[0]
-        return [path for path, node in self.sites.items() if node in nodes and path not in (first.path, last.path)]
+        return [path for path, own in self.sites.items() if own & nodes and path not in (first.path, last.path)]
 
     def cut(self, chain: list[Unit]) -> Iterator[Section]:
         """Cut a chain into sections, each as long as it can be and as it is worth."""
@@ -131,23 +131,21 @@ class _Finder:
         yield section
 
 
-def chains_of(
-    model: nn.Module, forward: Forward, values: Values, units: list[Unit], sites: dict[str, int]
-) -> Iterator[Section]:
+def chains_of(forward: Forward, units: list[Unit], sites: Sites) -> Iterator[Section]:
     """The chains that become one layer, and those with erased sites that have no exact form."""
-    finder = _Finder(model, forward, values, units, sites)
+    finder = _Finder(forward, units, sites)
     yield from (section for section in finder.chains() if len(section.units) > 1 and _layer_of(section))
     yield from finder.refused
 
 
 def unmerged(
-    model: nn.Module, forward: Forward, units: list[Unit], sites: dict[str, int], found: Iterable[Section]
+    model: nn.Module, forward: Forward, units: list[Unit], sites: Sites, found: Iterable[Section]
 ) -> Iterator[Section]:
     """The erased sites and the batch norms that are in no section, with the reason."""
     known = {path for section in found for path in (*section.paths, *section.erased)}
     of = {unit.path: unit for unit in units}
     norms = {unit.path: unit.taken for unit in units if isinstance(model.get_submodule(unit.path), _BatchNorm)}
-    for path, node in (sites | norms).items():
+    for path, node in ({path: max(nodes) for path, nodes in sites.items()} | norms).items():
         if path not in known:
             unit = of.get(path)
             reason = (unit.refusal if unit else "") or _why_alone(forward, units, node, unit.returned if unit else node)
@@ -203,15 +201,15 @@ def _differ(section: Section, unit: Unit) -> bool:
     return len(axes) > 1
 
 
-def erased_sites(model: nn.Module, forward: Forward) -> dict[str, int]:
-    """The sites whose activation was erased or made affine, with the node that each is called on."""
+def erased_sites(model: nn.Module, forward: Forward) -> Sites:
+    """The sites whose activation was erased or made affine, with the nodes that each is called on."""
     put = {
         id(change.put) for history in histories_of(model) for step in history.steps for change in step.changes
         if isinstance(change.put, nn.Identity | Copy | Affine)
     }  # fmt: skip
-    return {
-        call.path: call.taken
-        for call in forward.calls
-        if call.taken is not None
-        and (id(module := model.get_submodule(call.path)) in put or isinstance(module, Affine))
-    }
+    found: dict[str, set[int]] = {}
+    for call in forward.calls:
+        module = model.get_submodule(call.path)
+        if call.taken is not None and (id(module) in put or isinstance(module, Affine)):
+            found.setdefault(call.path, set()).add(call.taken)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from surgery.merging.layer import Layer
 from surgery.merging.merged_model import _replay, merge
 from surgery.merging.replacement import Replacement
 from tests.models import randomise
-from tests.surgery.merging.networks import IMAGES, NormAct, Plain
+from tests.surgery.merging.networks import IMAGES, NormAct, Plain, Residual
 
 
 def erased(stand_in: str = "identity", padding: int = 0) -> nn.Module:
@@ -140,6 +141,29 @@ def test_a_file_that_asks_for_another_layer_than_its_weights_is_refused() -> Non
         _replay(Plain(), step)
     with pytest.raises(BadFile, match="a merge that cannot be made"):
         _replay(Plain(), {"fingerprint": None, "data": {}})
+
+
+def test_merged_models_are_exported_compiled_and_pickled(tmp_path: Path) -> None:
+    block = Residual(4, 4, moved=True)
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), block)).eval()
+    model, _ = surgery.transform(model, surgery.erase(site="*act1", activation="*", stand_in="affine"), IMAGES)
+    merged, report = merge(model, example=IMAGES)
+    assert [row.group.kind for row in report.merged] == ["chain", "block"]
+    wanted = merged(IMAGES)
+    exported = torch.export.export(merged, (IMAGES,)).module()
+    torch.testing.assert_close(exported(IMAGES), wanted)
+    torch.testing.assert_close(torch.compile(merged, backend="eager", fullgraph=True)(IMAGES), wanted)
+    torch.save(merged, tmp_path / "merged.pt")
+    assert torch.equal(torch.load(tmp_path / "merged.pt", weights_only=False)(IMAGES), wanted)
+    operators = Counter(node.target for node in torch.export.export(merged, (IMAGES,)).graph.nodes)
+    assert operators[torch.ops.aten.conv2d.default] == 2 and torch.ops.aten.batch_norm.default not in operators
+    assert torch.ops.aten.add.Tensor not in operators
+
+
+def test_a_merged_model_runs_in_onnxruntime() -> None:
+    merged, _ = merge(erased(), example=IMAGES)
+    report = surgery.deploy.check(merged, "onnxruntime", IMAGES)
+    assert report.error <= 1e-4
 
 
 def test_bfloat16_and_float64_models_are_merged_in_their_dtype() -> None:
