@@ -48,6 +48,7 @@ def choose(
     report_on: Iterable[Any] | None = None,
     layout: str = "channels_last",
     swap_to: str = "relu",
+    fit: bool = False,
     worst: float = 0.5,
     points: int = 16,
     example: Any = None,
@@ -70,6 +71,9 @@ def choose(
     `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; all of them are kept in memory.
     `example` is as in `find_sites`, two images of the first batch by default. With `path`, a JSON file, measurements
     are kept as they are made, and the same call goes on from there. `progress` is called with lines of text.
+
+    Affine maps are those that need no data, behind norms. With `fit` they are all fitted by least squares to `batches`
+    in the unedited network; call `fit_affine` on the edited network, which fits them there.
 
     The cost is "latency", milliseconds on `example`, "relu_count", elements of activations per image, "sites", calls of
     activations, or "macs", multiply-adds per image. Latencies are those of `time_blocks` in this `runtime` and
@@ -101,7 +105,7 @@ def choose(
     sites = find_sites(model, chosen_on[0].images[:2] if example is None else example)
     check_settled(sites)
     trial = Trial(model, sites, swap_to)
-    actions = actions_at(trial.groups, sites, wanted, swap_to)
+    actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit)
     times = None
     if kind == "latency":
         times = _table(model, sites, wanted, swap_to, table, runtime, layout, path, progress)
@@ -111,9 +115,11 @@ def choose(
             f"Nothing on this menu saves {UNITS[kind]} in {type(model).__name__}.",
             asked=f"menu={wanted}, cost={kind!r}", try_=f"other entries: {', '.join(MENU)}",
         )  # fmt: skip
+    if fit:
+        trial.fit([batch.images for batch in chosen_on])
     reference = reference_of(model, chosen_on)
     _warn_of_known_images(reference)
-    about = {"model": sites.model_kind, "images": _digest(reference), "entropy": reference.entropy}
+    about = {"model": sites.model_kind, "images": _digest(reference), "entropy": reference.entropy, "fit": fit}
     journal = Journal(path, about)
     blocks = [str(block) for block in sites.blocks]
     measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks, worst=worst)
@@ -127,6 +133,7 @@ def choose(
     conditions = (
         ("menu", ", ".join(wanted)), ("cost", kind), ("chosen on", _in_words(reference)),
         *([("swap to", swap_to)] if "swap" in wanted else []),
+        *([("affine maps", "fitted to the images")] if fit and "affine" in wanted else []),
         *([("timed", str(times.conditions))] if times is not None else []),
     )  # fmt: skip
     left_out = tuple(f"{site}: {reason.removeprefix('cannot be edited: ')}" for site, reason in trial.left_out)

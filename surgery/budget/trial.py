@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from surgery.activations import Affine
 from surgery.cost.action import Action
 from surgery.cost.editable import editable, groups_of
 from surgery.edit.replacement import new_activation, same_activation
@@ -15,7 +16,10 @@ from surgery.edit.strategy import children_of
 from surgery.edit.write import carry_out, replace_children
 from surgery.isolation.meta_copy import copied
 from surgery.look.site import Sites
+from surgery.model import in_eval
 from surgery.plan.plan import Edit
+from surgery.repair.affine_fit import LineFit
+from surgery.repair.batches import run_through
 
 
 class Switch(nn.Module):
@@ -25,6 +29,13 @@ class Switch(nn.Module):
         super().__init__()
         self.functions = nn.ModuleDict(functions)
         self.chosen = "keep"
+
+    @property
+    def line(self) -> Affine:
+        """The affine map among its functions."""
+        found = self.functions["affine"]
+        assert isinstance(found, Affine)
+        return found
 
     def forward(self, input: Tensor) -> Tensor:
         """What the chosen function returns."""
@@ -71,6 +82,29 @@ class Trial:
                     self._switches[name].chosen = action.what
         replace_children(self.network, {path: Dropped() for path in self._away})
 
+    def fit(self, batches: Iterable[Any]) -> None:
+        """Fit all affine maps by least squares to what enters them in the unedited network.
+
+        Raises:
+            BadValue: a batch fails in the network, or an input is not finite.
+        """
+        self.set_to(())
+        fits = {name: LineFit(switch.line) for name, switch in self._switches.items()}
+        handles = [
+            self._switches[name].register_forward_pre_hook(lambda _, args, fit=fit: fit.add(args[0]))
+            for name, fit in fits.items()
+        ]
+        try:
+            with in_eval(self.network):
+                for _ in run_through(self.network, batches):
+                    pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, fit in fits.items():
+            if fit.count:
+                fit.solve(name)
+
     def path_of(self, action: Action) -> str:
         """The path of the first module that an action concerns."""
         return action.place if action.what in ("drop", "merge") else self._paths[action.sites[0]]
@@ -85,10 +119,11 @@ def _switches(swap_to: str, sites: Sites) -> Callable[[nn.Module, Edit], nn.Modu
     """How a switch is made for a call: its functions are those that a plan would put there."""
 
     def new(model: nn.Module, edit: Edit) -> nn.Module:
-        makes = {"erase": "identity", "affine": "affine", "merge": "affine", "swap": swap_to}
+        makes = {"erase": "identity", "affine": "affine", "swap": swap_to}
         functions = {
             what: new_activation(model, replace(edit, make=make), {}, {}, sites) for what, make in makes.items()
         }
-        return Switch({"keep": same_activation(model, edit), **functions}).eval()
+        same = {"keep": same_activation(model, edit), "merge": functions["affine"]}
+        return Switch(functions | same).eval()
 
     return new

@@ -106,11 +106,12 @@ def checked_function(swap_to: str) -> str:
 
 
 def actions_at(
-    groups: Iterable[tuple[Site, ...]], sites: Sites, menu: Iterable[What], swap_to: str
+    groups: Iterable[tuple[Site, ...]], sites: Sites, menu: Iterable[What], swap_to: str, *, fitted: bool = True
 ) -> tuple[Action, ...]:
     """All actions of a menu, in order of execution; each of `groups` is a call that is edited as one, with all runs.
 
-    A block comes before the calls in it. A call is not swapped for what it computes already. Blocks are not merged yet.
+    A block comes before the calls in it. A call is not swapped for what it computes already. Unless affine maps will be
+    `fitted`, they are for calls behind a norm: elsewhere they are the identity. Blocks are not merged yet.
     """
     wanted, listed = set(menu), list(groups)
     makes = {"erase": "identity", "affine": "affine", "swap": swap_to}
@@ -119,7 +120,9 @@ def actions_at(
     for group in listed:
         names = tuple(map(str, group))
         for what, make in makes.items():
-            if what in wanted and not (what == "swap" and group[0].activation == make):
+            same = what == "swap" and group[0].activation == make
+            same = same or (what == "affine" and group[0].norm is None and not fitted)
+            if what in wanted and not same:
                 found.append(((order[names[0]], 1), _at_call(what, group[0], names, make)))
     for block in sites.blocks:
         within = tuple(str(site) for site in sites if is_inside(site, str(block)))

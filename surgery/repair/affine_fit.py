@@ -79,16 +79,13 @@ def _in_order(model: nn.Module, lines: dict[str, Affine], batches: Iterable[Any]
 
 def _fit(model: nn.Module, path: str, line: Affine, batches: Iterable[Any], limit: int | None) -> None:
     assert line.replaced is not None
-    sums, images = _Sums(line), 0
+    sums, images = LineFit(line), 0
     with _observing_inputs([line], lambda _, x: sums.add(x)):
         for batch in run_through(model, batches):
             images += len(batch.images)
             if limit is not None and images >= limit:
                 break
-    slope, intercept = sums.solved(path)
-    with torch.no_grad():
-        line.weight.copy_(slope)
-        line.bias.copy_(intercept)
+    sums.solve(path)
 
 
 @contextmanager
@@ -104,8 +101,11 @@ def _observing_inputs(lines: list[Affine], observe: Any) -> Iterator[None]:
             handle.remove()
 
 
-class _Sums:
-    """Sums of z, z squared, f(z) and z f(z) per channel, in float64."""
+class LineFit:
+    """The least-squares fit of an affine stand-in to what it replaces, on the inputs that are added.
+
+    It keeps sums of z, z squared, f(z) and z f(z) per channel, in float64.
+    """
 
     def __init__(self, line: Affine) -> None:
         assert line.replaced is not None
@@ -127,8 +127,13 @@ class _Sums:
                 self.sums[place] = self.sums[place] + term.sum(0)
             self.count += len(z)
 
-    def solved(self, path: str) -> tuple[Tensor, Tensor]:
-        """Slope and intercept of the least-squares line."""
+    @torch.no_grad()
+    def solve(self, path: str) -> None:
+        """Give the stand-in, found at `path`, slope and intercept of the least-squares line.
+
+        Raises:
+            BadValue: an input was not finite.
+        """
         mean, square, value, product = (torch.as_tensor(total) / max(self.count, 1) for total in self.sums)
         variance = square - mean.square()
         constant = variance <= _CONSTANT * square
@@ -137,4 +142,5 @@ class _Sums:
         intercept = value - slope * mean
         if not bool(torch.isfinite(slope).all() and torch.isfinite(intercept).all()):
             raise BadValue(f"The input of {path} is not finite.", try_="batches the model was made for")
-        return slope, intercept
+        self.line.weight.copy_(slope)
+        self.line.bias.copy_(intercept)

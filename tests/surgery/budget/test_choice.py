@@ -13,6 +13,7 @@ import surgery
 from surgery.budget.choice import choose, spaced
 from surgery.budget.front import Front
 from surgery.budget.pareto import State
+from surgery.cost.action import rules_of
 from surgery.cost.block_times import time_blocks
 from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName
 from tests.surgery.budget.actions import erase
@@ -40,6 +41,22 @@ def test_the_damage_of_a_point_is_that_of_its_plan() -> None:
         assert point.reported.kl == pytest.approx(kl(small_net(), point, others), rel=1e-4, abs=1e-9)
     plan = front.within(relu_count=600)
     assert sum(site.role == "nonlinearity" for site, _ in plan.kept if site in plan.sites.items) <= 5
+
+
+def test_fitted_affine_maps_are_those_of_fit_affine() -> None:
+    data = batches(labelled=True)
+    plain, fitted = (chosen(menu=("affine",), fit=fit) for fit in (False, True))
+    behind_norms = {"affine blocks.0.relu 1/2", "affine blocks.1.relu 1/2"}
+    assert {str(one.action) for one in plain.candidates} == behind_norms
+    assert len(fitted.candidates) == 5 and ("affine maps", "fitted to the images") in fitted.conditions
+    for one in fitted.candidates:
+        edited, _ = surgery.transform(small_net(), rules_of([one.action]), images(2))
+        surgery.fit_affine(edited, data)
+        whole = torch.cat([batch[0] for batch in data])
+        with torch.no_grad():
+            before, after = (network(whole).double().log_softmax(1) for network in (small_net(), edited))
+        by_hand = (before.exp() * (before - after)).sum(1).mean().item()
+        assert one.damage.kl == pytest.approx(by_hand, rel=1e-3, abs=1e-9), str(one.action)
 
 
 def test_greedy_points_are_nested_and_the_front_reaches_both_ends() -> None:

@@ -36,6 +36,14 @@ def test_a_block_is_merged_by_what_is_inside_it() -> None:
     assert inner_sites(groups_of(model, plan, decisions), "blocks.0") == (INNER,)
 
 
+def test_affine_maps_that_are_not_fitted_are_behind_norms() -> None:
+    model = small_net()
+    sites = surgery.find_sites(model, images(2))
+    plan, decisions = editable(model, sites)
+    found = actions_at(groups_of(model, plan, decisions), sites, ("affine",), "relu", fitted=False)
+    assert [action.place for action in found] == [INNER, "blocks.1.relu 1/2"] and len(offered("affine")) == 5
+
+
 def test_a_swap_is_offered_for_other_functions_only() -> None:
     assert offered("swap", swap_to="relu") == []
     assert offered("swap")[0] == f"swap {STEM} to silu"
