@@ -102,8 +102,8 @@ def _choose(options: argparse.Namespace) -> None:
     chosen_on, reported_on = _parted(images, labels if known else None, options.images)
     front = surgery.choose(
         model, chosen_on, menu, cost, runtime=options.runtime, table=options.table, report_on=reported_on,
-        layout=options.layout, swap_to=options.swap_to, fit=options.fit, worst=options.worst, points=options.points, example=example,
-        path=options.resume, progress=say,
+        layout=options.layout, swap_to=options.swap_to, fit=options.fit, worst=options.worst, points=options.points,
+        example=example, path=options.resume, progress=say,
     )  # fmt: skip
     if options.plot:
         front.plot(options.plot)
