@@ -44,7 +44,7 @@ def _block(
     model: nn.Module, forward: Forward, values: Values, call: ModuleCall, units: list[Unit], sites: Sites
 ) -> Section | None:
     inside = [unit for unit in units if unit.path.startswith(f"{call.path}.")]
-    first = next((unit for unit in inside if unit.heavy), None)
+    first = next((unit for unit in inside if unit.heavy and not unit.remains), None)
     own = any(node.module == call.path and node.linear is not None and not is_copy(node.linear)
               for node in forward.nodes[call.start : call.end])  # fmt: skip
     end = _end(forward, call) if own and first is not None and call.path else None
@@ -55,7 +55,7 @@ def _block(
     paths = tuple(unit.path for unit in inside)
     before = macs_of(forward, nodes, values)
     try:
-        if reason := why_fixed(model, forward, call.path) or _read_outside(forward, nodes, end):
+        if reason := why_fixed(model, forward, call.path) or first.refusal or _read_outside(forward, nodes, end):
             raise NotMergeable(reason)
         made = map_between(forward, call.taken, end.node, values)[0]
     except NotMergeable as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surgery.errors import NotProved
+from surgery.errors import NotProved, cause_of
 from surgery.isolation.held_tensors import reachable_tensors
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example
@@ -68,16 +68,18 @@ def outputs_differ(model: nn.Module, merged: nn.Module, sample: Example) -> floa
     """The maximum error of the outputs of a merged model in eval mode, relative to the largest; of the worst output.
 
     Raises:
-        NotProved: they differ by more than rounding.
+        NotProved: they differ by more than rounding, or the merged model does not run.
     """
-    results = []
-    for one in (model, merged):
-        with seeded():
-            copied = in_mode(scratch_copy(one, meta=False), "eval")
-            given = sample.on(home_of(model))
-            results.append(list(reachable_tensors(copied(*given.args, **given.kwargs))))
+    expected = _outputs(model, sample)
+    try:
+        found = _outputs(merged, sample)
+    except Exception as error:  # its code reads weights or attributes of a module that is the identity now
+        raise NotProved(
+            f"The merged {type(model).__name__} does not run.", asked=cause_of(error),
+            try_="merge(model, groups=...) without the group that this is about",
+        ) from error  # fmt: skip
     worst = 0.0
-    for wanted, got in zip(*results, strict=True):
+    for wanted, got in zip(expected, found, strict=True):
         if wanted.is_floating_point() and bool(wanted.isfinite().all()) and wanted.numel():
             limit = _OF_MODEL.get(wanted.dtype, 1e-2)
             worst = max(worst, relative(got.double(), wanted.double()))
@@ -87,6 +89,13 @@ def outputs_differ(model: nn.Module, merged: nn.Module, sample: Example) -> floa
                     asked=f"relative error {worst:.2g}", there=f"at most {limit:g}",
                 )  # fmt: skip
     return worst
+
+
+def _outputs(model: nn.Module, sample: Example) -> list[Tensor]:
+    with seeded():
+        copied = in_mode(scratch_copy(model, meta=False), "eval")
+        given = sample.on(home_of(model))
+        return list(reachable_tensors(copied(*given.args, **given.kwargs)))
 
 
 def _run(modules: Iterable[nn.Module], given: Tensor, dtype: torch.dtype) -> Tensor:

@@ -141,11 +141,16 @@ def chains_of(forward: Forward, units: list[Unit], sites: Sites) -> Iterator[Sec
 def unmerged(
     model: nn.Module, forward: Forward, units: list[Unit], sites: Sites, found: Iterable[Section]
 ) -> Iterator[Section]:
-    """The erased sites and the batch norms that are in no section, with the reason."""
+    """The erased sites, batch norms and layers beside others that are in no section, with the reason."""
     known = {path for section in found for path in (*section.paths, *section.erased)}
     of = {unit.path: unit for unit in units}
-    norms = {unit.path: unit.taken for unit in units if isinstance(model.get_submodule(unit.path), _BatchNorm)}
-    for path, node in ({path: max(nodes) for path, nodes in sites.items()} | norms).items():
+    taken, returned = {unit.taken for unit in units}, {unit.returned for unit in units}
+    alone = {path: max(nodes) for path, nodes in sites.items()}
+    alone |= {
+        unit.path: unit.taken for unit in units if isinstance(model.get_submodule(unit.path), _BatchNorm)
+        or (unit.refusal and (unit.taken in returned or unit.returned in taken))
+    }  # fmt: skip
+    for path, node in alone.items():
         if path not in known:
             unit = of.get(path)
             reason = (unit.refusal if unit else "") or _why_alone(forward, units, node, unit.returned if unit else node)

@@ -153,7 +153,12 @@ def _unit(model: nn.Module, forward: Forward, call: ModuleCall, values: Values) 
     heavy = any(node.linear is not None and node.linear.heavy for node in between)
     remains = tuple(child.path[len(call.path) + 1 :] for child in inner)
     refusal = why_fixed(model, forward, call.path)
+    weights = {
+        name for node in between if node.linear is not None and node.linear.heavy for name in node.linear.weights
+    }
     if heavy and remains:
         refusal = refusal or "it calls modules of its own"
+    if not weights <= {f"{call.path}.weight", f"{call.path}.bias"}:
+        refusal = refusal or "its weight is that of another module"
     costs = macs(made, forward.nodes[end].shape) if heavy or any(size > 1 for size in made.kernel) else 0
     return Unit(call.path, call.taken, end, made, axis, heavy, costs, remains, refusal)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surgery.errors import NotProved
 from surgery.look.example import Example
@@ -27,6 +27,23 @@ def test_a_model_with_other_outputs_is_refused() -> None:
     assert outputs_differ(model, copy.deepcopy(model), sample) == 0
     with pytest.raises(NotProved, match="does not compute what the unmerged one does"):
         outputs_differ(model, nn.Linear(4, 4), sample)
+
+
+class Reading(nn.Module):
+    """Its code reads an attribute of its layer, which the identity does not have."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.to(self.layer.weight.dtype))  # type: ignore[union-attr, arg-type]
+
+
+def test_a_model_that_no_longer_runs_is_refused() -> None:
+    model = Reading(nn.Linear(4, 4))
+    with pytest.raises(NotProved, match=r"does not run.\n.*has no attribute 'weight'"):
+        outputs_differ(model, Reading(nn.Identity()), Example.of(torch.randn(2, 4), model))
 
 
 def test_the_input_is_as_small_as_shows_the_kernel() -> None:
