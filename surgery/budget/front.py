@@ -25,7 +25,6 @@ UNITS: dict[Cost, str] = {"latency": "ms", "relu_count": "ReLUs", "sites": "site
 FORMAT = 1
 _CLEAR = 0.02  # of the total: smaller savings are noise, and no ratio of them means anything
 _BUDGETS: dict[str, Cost] = {"ms": "latency", "relu_count": "relu_count", "sites": "sites", "macs": "macs"}
-_COLUMNS = ("cost", "predicted", "speedup", "KL", "predicted", "KL reported", "points", "actions", "by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +234,10 @@ class Front:
         return f"<Front: {self._head()}>"
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *(f"  {line}" for line in (*table(_COLUMNS, self._rows()), *self._notes()))])
+        return "\n".join([self._head(), *(f"  {line}" for line in (*table(self._columns(), self._rows()), *self._notes()))])
 
     def _repr_html_(self) -> str:
-        return html_table(_COLUMNS, self._rows(), above=[self._head()], below=self._notes())
+        return html_table(self._columns(), self._rows(), above=[self._head()], below=self._notes())
 
     def _head(self) -> str:
         return (
@@ -250,6 +249,10 @@ class Front:
         notes = [f"{name}: {value}" for name, value in self.conditions]
         return [*([f"together: {self.additivity}"] if self.additivity else []), *notes,
                 *(f"left out: {reason}" for reason in self.left_out)]  # fmt: skip
+
+    def _columns(self) -> tuple[str, ...]:
+        ratio = "speedup" if self.kind == "latency" else "fewer"
+        return UNITS[self.kind], "predicted", ratio, "KL", "predicted", "KL reported", "points", "actions", "by"
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [self._row(point) for point in self.best]

@@ -35,6 +35,9 @@ def test_a_budget_becomes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture
     assert recipe.choice.cost_before == 19 and recipe.choice.cost_predicted <= 17 and recipe.choice.reported is not None
     assert "chosen on: 6 images" in recipe.choice.conditions
     assert plot.exists() and journal.exists()
+    few = ("--train-num-samples", "20", "--val-num-samples", "10", "--epochs", "0")
+    run = ("run", str(file), "--model", "cifar/resnet20", "--data", "digits", *few, "--output", str(tmp_path / "out"))
+    assert cli.main(run) == 0 and "1 block" in capsys.readouterr().out
 
 
 def test_json_is_the_front_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
