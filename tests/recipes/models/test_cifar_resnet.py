@@ -19,7 +19,7 @@ def test_a_cifar_resnet_is_the_one_of_the_paper(depth: int) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == CIFAR_PARAMETERS[depth]
     assert sum(isinstance(module, nn.ReLU) for module in model.modules()) == depth - 1
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert f"resnet{depth}" in names("cifar") and len(names("cifar")) == len(CIFAR_PARAMETERS) + 1
+    assert f"resnet{depth}" in names("cifar") and len(names("cifar")) == len(CIFAR_PARAMETERS) + 2
 
 
 def test_the_shortcut_subsamples_and_pads_with_zeros() -> None:
