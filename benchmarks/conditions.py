@@ -16,14 +16,15 @@ import torch
 
 from surgery.cost.conditions import processor as processor
 
+_FOLDERS = ("results", "runs", "journal")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def command_line(parser: argparse.ArgumentParser, options: argparse.Namespace, benchmark: str) -> str:
-    """The command that was given, without its results folder: tables do not contain local paths."""
+    """The command that was given, without its folders: tables do not contain local paths."""
     words = ["python", "-m", f"benchmarks.{benchmark}"]
     for name, value in vars(options).items():
-        if name != "results" and value != parser.get_default(name):
+        if name not in _FOLDERS and value != parser.get_default(name):
             words.append(f"--{name.replace('_', '-')}")
             words += [] if value is True else map(str, value if isinstance(value, list | tuple) else [value])
     return shlex.join(words)

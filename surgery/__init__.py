@@ -42,7 +42,7 @@ from surgery.merging.merged_model import merge
 from surgery.merging.report import MergeReport
 from surgery.plan.plan import Edit, Plan, make_plan
 from surgery.plan.report import Report
-from surgery.plan.rules import Recipe, Rule, drop, erase, erase_relu, rectify_scores, swap
+from surgery.plan.rules import Recipe, Rule, drop, erase, erase_relu, move_padding, rectify_scores, swap
 from surgery.repair.affine_fit import fit_affine
 from surgery.repair.affine_fold import fold_affine
 from surgery.repair.batch_norm_stats import recalibrate
@@ -101,6 +101,7 @@ __all__ = [
     "macs",
     "make_plan",
     "merge",
+    "move_padding",
     "observing",
     "parameter_groups",
     "plain",

@@ -13,7 +13,7 @@ from surgery.look.site import Site
 
 RULES: dict[str, Callable[..., surgery.Rule]] = {
     "erase_relu": surgery.erase_relu, "swap": surgery.swap, "erase": surgery.erase,
-    "rectify_scores": surgery.rectify_scores, "drop": surgery.drop,
+    "rectify_scores": surgery.rectify_scores, "drop": surgery.drop, "move_padding": surgery.move_padding,
 }  # fmt: skip
 TEXT_FACTS = frozenset(field.name for field in fields(Site) if "str" in str(field.type)) | {"site"}
 MAYBE_FACTS = frozenset(field.name for field in fields(Site) if "None" in str(field.type))  # may be absent

@@ -1,4 +1,4 @@
-"""Restructure: carry out the edits of whole blocks, which are dropped, and prove them."""
+"""Restructure: carry out the edits of whole blocks, which are dropped or have their padding moved, and prove them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from torch import nn
 
 from surgery.dataflow.trace import Op, Trace
 from surgery.edit.change import Change
-from surgery.edit.write import drop_children
+from surgery.edit.write import drop_children, set_paddings
 from surgery.errors import CannotEdit, NotProved, about
 from surgery.look.finder import find_sites
 from surgery.look.residual_blocks import Residual, residual_of
 from surgery.look.site import BLOCK, Sites
+from surgery.merging.padding import moved_padding
 from surgery.plan.plan import Edit, Plan
 
 
 def restructured(model: nn.Module, plan: Plan, now: Sites) -> tuple[list[Change], Sites]:
-    """Drop blocks as a plan says; return the changes and the sites found afterwards.
+    """Drop blocks, then move padding, as a plan says; return the changes and the sites found afterwards.
 
     `now` are the sites of the model as it is. Looks from before and after prove that the operations of dropped blocks
-    are gone, and all others as before.
+    are gone and all others as before, and that moved padding changes no other argument.
 
     Raises:
-        CannotEdit: a block cannot be dropped.
+        CannotEdit: a block cannot be dropped, or no block has padding to move.
         NotProved: something else changed.
     """
     edits = [edit for edit in plan.edits if edit.site.activation == BLOCK]
@@ -35,6 +36,18 @@ def restructured(model: nn.Module, plan: Plan, now: Sites) -> tuple[list[Change]
         changes += drop_children(model, paths)
         now = _found_again(model, before, dropped)
         _prove_dropped(before, now, dropped)
+    moving = [edit for edit in edits if edit.make == "moved_padding"]
+    if moving:
+        before = now
+        moved = _moved(model, now, moving)
+        if not moved:
+            raise CannotEdit(
+                "No padding can be moved.", asked="; ".join(dict.fromkeys(str(edit) for edit in moving)),
+                try_="erase the activations between the convolutions of a block first, or leave move_padding out",
+            )  # fmt: skip
+        changes += set_paddings(model, moved)
+        now = _found_again(model, before, moving)
+        _prove_moved(before, now, moving, set(moved))
     return changes, now
 
 
@@ -84,6 +97,45 @@ def _only_dropped(before: Trace, after: Trace, gone: Sequence[Residual]) -> bool
 
 def _operation(op: Op) -> tuple[object, ...]:
     return (op.kind, op.name, op.weights, op.shape, op.spelling)
+
+
+def _moved(model: nn.Module, sites: Sites, edits: Sequence[Edit]) -> dict[str, tuple[int, ...]]:
+    """The new padding of the convolutions in the blocks of these edits, or of all where all blocks are named."""
+    chosen = {str(edit.site): edit for edit in edits}
+    if chosen.keys() >= set(map(str, sites.blocks)):
+        return moved_padding(model, sites.example)
+    for path, edit in chosen.items():
+        if edit.site.module is None:
+            raise CannotEdit(
+                f"{path} is a stage of a plain network and not a module.", asked=str(edit),
+                try_="move_padding() without a block, which moves the padding wherever it can",
+            )  # fmt: skip
+    return moved_padding(model, sites.example, blocks=list(chosen))
+
+
+def _prove_moved(before: Sites, after: Sites, edits: Sequence[Edit], moved: set[str]) -> None:
+    found = _traces(after)
+    for mode, trace in _traces(before).items():
+        if mode not in found or not _only_moved(trace, found[mode], moved):
+            _not_proved("Moving padding changed more than the padding", edits, mode)
+
+
+def _only_moved(before: Trace, after: Trace, moved: set[str]) -> bool:
+    """True if both traces have the same operations, but for the arguments of these convolutions and sizes between."""
+    if len(before.ops) != len(after.ops) or before.outputs != after.outputs:
+        return False
+    changed: set[int] = set()
+    for op, now in zip(before.ops, after.ops, strict=True):
+        if (op.kind, op.name, op.weights, op.inputs) != (now.kind, now.name, now.weights, now.inputs):
+            return False
+        touched = any(name.rpartition(".")[0] in moved for name in op.weights)
+        if op.shape != now.shape:
+            changed.add(op.index)
+            if not touched and not changed & set(op.inputs):
+                return False
+        elif op.spelling != now.spelling and not touched and not changed & set(op.inputs):
+            return False
+    return not changed & set(before.outputs)
 
 
 def _not_proved(what: str, edits: Sequence[Edit], mode: str) -> None:

@@ -278,6 +278,18 @@ def drop_children(model: nn.Module, paths: Iterable[str]) -> list[Change]:
     return changes
 
 
+def set_paddings(model: nn.Module, paddings: Mapping[str, tuple[int, ...]]) -> list[Change]:
+    """Set the zero padding of the convolutions at these paths."""
+    changes: list[Change] = []
+    for path, padding in paddings.items():
+        layer = model.get_submodule(path)
+        both = [size for size in reversed(padding) for _ in range(2)]  # as torch keeps it for other padding modes
+        for name, value in (("padding", padding), ("_reversed_padding_repeated_twice", both)):
+            changes.append(Change("attribute", layer, name, getattr(layer, name)))
+            setattr(layer, name, value)
+    return changes
+
+
 def add_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Register buffers of these names that were added to the saved model, such as the counters of a profiler."""
     for name, value in values.items():

@@ -11,6 +11,7 @@ from surgery.dataflow.reach import reach
 from surgery.dataflow.trace import TRANSPARENT, Op, Trace
 from surgery.look.blocks import joins_of
 from surgery.look.site import BLOCK, Site
+from surgery.model import parents_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,22 @@ class Residual:
 
 
 def blocks_of(model: nn.Module, traces: Mapping[str, Trace], sites: Iterable[Site]) -> tuple[Site, ...]:
-    """Every basic module as a whole, in order of execution; `locked` says why a block cannot be dropped."""
+    """Every basic module as a whole, in order of execution; `locked` says why a block cannot be dropped.
+
+    Modules of the same class as one that joins paths are listed, too, if they join none, such as those of MobileNetV2
+    that reduce the size of the images.
+    """
     mode, trace = next(iter(traces.items()))
-    joins = joins_of(trace)
+    joins, modules = joins_of(trace), dict(model.named_modules(remove_duplicate=False))
     found = {path: _block(model, traces, path, joins[path][0].index) for path in joins}
-    for site in sites:  # stages of plain networks are not modules
-        if site.block is not None and site.block not in found and mode in site.modes:
-            found[site.block] = _joinless(model, site)
-    return tuple(found.values())
+    kinds = {type(modules[path]) for path in joins}
+    for site in sites:
+        alike = (path for path in (site.owner, *parents_of(site.owner)) if path and type(modules[path]) in kinds)
+        path = site.block or next(alike, None)
+        if path is not None and path not in found and mode in site.modes:
+            found[path] = _joinless(path, modules.get(path), site)
+    begins = {path: _first(trace, path) for path in found}
+    return tuple(found[path] for path in sorted(found, key=lambda path: begins[path]))
 
 
 def residual_of(trace: Trace, path: str) -> Residual | str:
@@ -41,8 +50,7 @@ def residual_of(trace: Trace, path: str) -> Residual | str:
     joins = [op for op in joins_of(trace).get(path, ()) if op.kind == "add"]
     if not joins:
         return "it joins no paths by a sum"
-    own = [op.index for op in trace.ops if _belongs(op.weights, path) or _inside(op.place, path)]
-    calls = {record.op for record in trace.calls if _inside(record.owner, path)}
+    own, calls = _own(trace, path), _calls(trace, path)
     first, last = min([*own, *calls]), max([*own, *calls])
     join = joins[-1]
     while True:
@@ -63,6 +71,21 @@ def residual_of(trace: Trace, path: str) -> Residual | str:
     if shortcut.index and output.shape != shortcut.shape:
         return "its output has another shape than its input"
     return Residual(shortcut.index, output.index, max(output.index, last))
+
+
+def _own(trace: Trace, path: str) -> list[int]:
+    """The operations that a module is known to make, without activations."""
+    return [op.index for op in trace.ops if _belongs(op.weights, path) or _inside(op.place, path)]
+
+
+def _calls(trace: Trace, path: str) -> set[int]:
+    """The activations that a module calls."""
+    return {record.op for record in trace.calls if _inside(record.owner, path)}
+
+
+def _first(trace: Trace, path: str) -> int:
+    """Where a block begins; a stage, at its first activation."""
+    return min([*_own(trace, path), *_calls(trace, path)], default=len(trace.ops))
 
 
 def _shortcut(trace: Trace, join: Op, first: int) -> Op | None:
@@ -101,12 +124,12 @@ def _block(model: nn.Module, traces: Mapping[str, Trace], path: str, join: int) 
     return _site(path, type(model.get_submodule(path)).__name__, op.kind, op.shape, tuple(traces), path, reasons)
 
 
-def _joinless(model: nn.Module, site: Site) -> Site:
-    """The block that a call is in, as a site, where it joins no paths: a stage, or a part of a transformer layer."""
-    path = str(site.block)
-    module = path if path in dict(model.named_modules()) else None
-    reason = "it is not a module" if module is None else "it joins no paths by a sum"
-    return _site(path, site.block_kind, None, site.shape, site.modes, module, [reason])
+def _joinless(path: str, module: nn.Module | None, site: Site) -> Site:
+    """A block that joins no paths, as a site: a stage, or a module around the call `site`."""
+    if module is None:
+        return _site(path, site.block_kind, None, site.shape, site.modes, None, ["it is not a module"])
+    reason = "it joins no paths by a sum"
+    return _site(path, type(module).__name__, None, site.shape, site.modes, path, [reason])
 
 
 def _site(

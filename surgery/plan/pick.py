@@ -183,6 +183,11 @@ def pick_dropped(sites: Sites, *, block: Pattern) -> tuple[list[Site], dict[Site
     )
 
 
+def pick_blocks(sites: Sites, *, block: Pattern) -> tuple[list[Site], dict[Site, str]]:
+    """`move_padding`: the blocks of these paths."""
+    return blocks_named(sites, block), {}
+
+
 def blocks_named(sites: Sites, pattern: Pattern) -> list[Site]:
     """The blocks whose paths match, or that are inside a path that names none of them; see `Sites.where`.
 
@@ -200,4 +205,5 @@ _PICKERS: dict[str, Callable[..., tuple[list[Site], dict[Site, str]]]] = {
     "swap": pick_facts,
     "rectify_scores": pick_scores,
     "drop": pick_dropped,
+    "move_padding": pick_blocks,
 }

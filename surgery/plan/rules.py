@@ -235,6 +235,24 @@ def drop(block: Pattern, *, expect: int | None = None, optional: bool = False, r
     return Rule("drop", (("block", _paths(block)),), "dropped", (), False, expect, optional, remaining)
 
 
+def move_padding(
+    block: Pattern = "*", *, expect: int | None = None, optional: bool = False, remaining: bool = False
+) -> Rule:
+    """Move the zero padding of convolutions in a row to the first of them, so that they can be merged exactly.
+
+    Only convolutions with nothing but linear layers between them are touched, in the blocks that `block` names, by
+    default everywhere: erase the activations between them first, in the same plan or an earlier one. Shapes stay the
+    same. What the network computes changes at the borders of the images, and training gets used to that; see `merge`.
+
+    Raises:
+        BadValue: `block` is not a path, a pattern, or several of them.
+
+    Source: Kim et al. 2023, "Efficient latency-aware CNN depth compression", arXiv 2301.12187, whose code moves
+    the padding before fine-tuning.
+    """
+    return Rule("move_padding", (("block", _paths(block)),), "moved_padding", (), False, expect, optional, remaining)
+
+
 def erase(*, stand_in: StandIn = "identity", **options: Any) -> Rule:
     """Erase activations at the sites with these facts: `swap` to the identity, or to another `stand_in`.
 

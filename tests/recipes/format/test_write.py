@@ -92,6 +92,9 @@ rules = st.one_of(
     st.fixed_dictionaries({"block": st.sampled_from(["a.b", ("a", "b.*")]), **common}).map(
         lambda given: surgery.drop(**given)
     ),
+    st.fixed_dictionaries(common, optional={"block": st.sampled_from(["a.b", ("a", "b.*")])}).map(
+        lambda given: surgery.move_padding(**given)
+    ),
 )  # fmt: skip
 
 

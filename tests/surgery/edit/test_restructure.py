@@ -1,4 +1,4 @@
-"""Restructure: blocks that are dropped leave everything else as it was."""
+"""Restructure: blocks that are dropped, or whose padding is moved, leave everything else as it was."""
 
 from __future__ import annotations
 
@@ -150,3 +150,68 @@ def test_the_same_rule_twice_is_refused() -> None:
 def test_what_is_no_path_is_no_block() -> None:
     for pattern in (None, 3, (), ("layer1.0", None)):
         assert_raises(surgery.BadValue, lambda pattern=pattern: surgery.drop(pattern), "path of a block")  # type: ignore[arg-type]
+
+
+def moved(model: nn.Module) -> list[tuple[int, ...]]:
+    return [layer.padding for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def test_padding_moves_to_the_first_convolution_where_nothing_is_between() -> None:
+    model = randomise(Net()).eval()
+    rules = [surgery.erase(site="blocks.1.act1"), surgery.move_padding(block="blocks.1")]
+    edited, report = surgery.transform(model, rules, Net.example)
+    assert moved(edited) == [(1, 1), (1, 1), (1, 1), (2, 2), (0, 0), (1, 1), (1, 1)]
+    assert "1 block with their padding moved" in str(report)
+    erased, _ = surgery.transform(model, rules[0], Net.example)
+    with torch.no_grad():
+        x = torch.relu(model.stem(Net.example))
+        inside, before = edited.blocks[1](x), erased.blocks[1](x)
+        assert torch.allclose(inside[:, :, 1:-1, 1:-1], before[:, :, 1:-1, 1:-1], rtol=0, atol=1e-5)
+        assert not torch.allclose(inside, before, rtol=0, atol=1e-3)  # the border
+
+
+def test_moved_padding_is_undone_saved_and_loaded(tmp_path: Path) -> None:
+    model = randomise(Net()).eval()
+    edited, _ = surgery.transform(model, [surgery.erase(position=1), surgery.move_padding()], Net.example)
+    assert moved(edited)[1:] == [(2, 2), (0, 0)] * 3
+    surgery.save(edited, tmp_path / "net")
+    loaded = surgery.load(tmp_path / "net", randomise(Net(), seed=1).eval())
+    with torch.no_grad():
+        assert torch.equal(loaded(Net.example), edited(Net.example))
+    assert moved(surgery.undo(edited)) == moved(model) == [(1, 1)] * 7
+    assert_same_function(edited, model, Net.example)
+
+
+def test_a_block_with_moved_padding_merges_into_one_convolution() -> None:
+    model = randomise(Net()).eval()
+    rules = [surgery.erase(site="blocks.1.act1"), surgery.move_padding(block="blocks.1")]
+    edited, _ = surgery.transform(model, rules, Net.example)
+    merged, _ = surgery.merge(edited, example=Net.example)
+    with torch.no_grad():
+        assert torch.allclose(merged(Net.example), edited(Net.example), rtol=0, atol=1e-5)
+    kernels = [layer.kernel_size for layer in merged.blocks[1].modules() if isinstance(layer, nn.Conv2d)]
+    assert kernels == [(5, 5)]
+
+
+def test_padding_stays_where_an_activation_is_between() -> None:
+    model = randomise(Net()).eval()
+    with assert_untouched(model):
+        assert_raises(
+            CannotEdit,
+            lambda: surgery.transform_(model, surgery.move_padding(), Net.example),
+            "No padding can be moved",
+        )
+
+
+def test_a_stage_of_a_plain_network_is_not_moved_alone() -> None:
+    model = randomise(models.PlainNet()).eval()
+    stage = str(surgery.find_sites(model, models.PlainNet.example).blocks[0])
+    assert_raises(
+        CannotEdit,
+        lambda: surgery.transform(
+            model, [surgery.erase_relu(), surgery.move_padding(block=stage)], models.PlainNet.example
+        ),
+        "not a module",
+    )
+    edited, _ = surgery.transform(model, [surgery.erase_relu("first"), surgery.move_padding()], models.PlainNet.example)
+    assert moved(edited) != moved(model)

@@ -68,6 +68,22 @@ def test_every_basic_module_is_listed_in_order() -> None:
     assert [block.locked for block in sites.blocks] == [None, NO_IDENTITY]
 
 
+def test_a_module_of_the_same_class_without_a_sum_is_a_block_too() -> None:
+    class Downsampling(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda block, x, y: x + y)
+            self.before = Block(lambda block, x, y: y)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.block(self.before(self.first(x))))
+
+    blocks = surgery.find_sites(Downsampling(), torch.randn(3, 4)).blocks
+    assert [(str(block), block.locked) for block in blocks] == [
+        ("before", "it joins no paths by a sum"),
+        ("block", None),
+    ]
+
+
 def test_stages_of_plain_networks_are_listed_too() -> None:
     sites = surgery.find_sites(models.PlainNet(), models.PlainNet.example)
     assert [str(block) for block in sites.blocks] == list(sites.by_block())
