@@ -115,8 +115,7 @@ def _carried_out(model: nn.Module, plan: Plan, proved: Proved, *, look: bool) ->
     calls = replace(plan, edits=tuple(edit for edit in plan.edits if edit.site.activation != BLOCK))
     changes, after, far, replaced = _calls_replaced(model, calls, proved, look=look)
     if len(calls.edits) < len(plan.edits):
-        more, after = restructured(model, plan, after)
-        changes += more
+        changes, after = restructured(model, plan, after, changes)
         check_outcome(plan, after)
     step = Step("surgery", plan_to_data(plan), before, changes, dtype_of(model))
     _remember(model, (*steps_of(model), ended(step, model)))

@@ -17,11 +17,12 @@ from surgery.merging.padding import moved_padding
 from surgery.plan.plan import Edit, Plan
 
 
-def restructured(model: nn.Module, plan: Plan, now: Sites) -> tuple[list[Change], Sites]:
-    """Drop blocks, then move padding, as a plan says; return the changes and the sites found afterwards.
+def restructured(model: nn.Module, plan: Plan, now: Sites, changes: list[Change]) -> tuple[list[Change], Sites]:
+    """Drop blocks, then move padding, as a plan says; return all changes and the sites found afterwards.
 
-    `now` are the sites of the model as it is. Looks from before and after prove that the operations of dropped blocks
-    are gone and all others as before, and that moved padding changes no other argument.
+    `now` are the sites of the model as it is, after the `changes` that the plan makes at calls. Looks from before and
+    after prove that the operations of dropped blocks are gone and all others as before, and that moved padding changes
+    no other argument.
 
     Raises:
         CannotEdit: a block cannot be dropped, or no block has padding to move.
@@ -29,23 +30,22 @@ def restructured(model: nn.Module, plan: Plan, now: Sites) -> tuple[list[Change]
     """
     edits = [edit for edit in plan.edits if edit.site.activation == BLOCK]
     dropped = [edit for edit in edits if edit.make == "dropped"]
-    changes: list[Change] = []
     if dropped:
         before, paths = now, [str(edit.site) for edit in dropped]
         _check_droppable(before, dropped)
-        changes += drop_children(model, paths)
+        changes = [*changes, *drop_children(model, paths)]
         now = _found_again(model, before, dropped)
         _prove_dropped(before, now, dropped)
     moving = [edit for edit in edits if edit.make == "moved_padding"]
     if moving:
         before = now
-        moved = _moved(model, now, moving)
+        moved = _moved(model, now, moving, changes)
         if not moved:
             raise CannotEdit(
                 "No padding can be moved.", asked="; ".join(dict.fromkeys(str(edit) for edit in moving)),
                 try_="erase the activations between the convolutions of a block first, or leave move_padding out",
             )  # fmt: skip
-        changes += set_paddings(model, moved)
+        changes = [*changes, *set_paddings(model, moved)]
         now = _found_again(model, before, moving)
         _prove_moved(before, now, moving, set(moved))
     return changes, now
@@ -99,18 +99,20 @@ def _operation(op: Op) -> tuple[object, ...]:
     return (op.kind, op.name, op.weights, op.shape, op.spelling)
 
 
-def _moved(model: nn.Module, sites: Sites, edits: Sequence[Edit]) -> dict[str, tuple[int, ...]]:
+def _moved(
+    model: nn.Module, sites: Sites, edits: Sequence[Edit], changes: Sequence[Change]
+) -> dict[str, tuple[int, ...]]:
     """The new padding of the convolutions in the blocks of these edits, or of all where all blocks are named."""
     chosen = {str(edit.site): edit for edit in edits}
     if chosen.keys() >= set(map(str, sites.blocks)):
-        return moved_padding(model, sites.example)
+        return moved_padding(model, sites.example, changes=changes)
     for path, edit in chosen.items():
         if edit.site.module is None:
             raise CannotEdit(
                 f"{path} is a stage of a plain network and not a module.", asked=str(edit),
                 try_="move_padding() without a block, which moves the padding wherever it can",
             )  # fmt: skip
-    return moved_padding(model, sites.example, blocks=list(chosen))
+    return moved_padding(model, sites.example, blocks=list(chosen), changes=changes)
 
 
 def _prove_moved(before: Sites, after: Sites, edits: Sequence[Edit], moved: set[str]) -> None:

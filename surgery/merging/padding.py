@@ -8,25 +8,28 @@ from typing import Any
 
 from torch import nn
 
+from surgery.edit.change import Change
 from surgery.errors import UnknownName, nearest
 from surgery.look.example import Example
 from surgery.merging.forward import forward_of
 from surgery.merging.linear_map import SIZED
 from surgery.merging.operations import Values
-from surgery.merging.sections import Section, chains_of, erased_sites
+from surgery.merging.sections import chains_of, erased_sites
 from surgery.merging.units import Unit, units_of
 
 Paddings = dict[str, tuple[int, ...]]  # by the path of the convolution, one number per spatial axis
 
 
-def moved_padding(model: nn.Module, example: Any = None, *, blocks: Iterable[str] | None = None) -> Paddings:
+def moved_padding(
+    model: nn.Module, example: Any = None, *, blocks: Iterable[str] | None = None, changes: Iterable[Change] = ()
+) -> Paddings:
     """The padding of each convolution in a chain to be merged, once all of it is on the first one.
 
     A convolution that pads with zeros behind a bias, a norm or a kernel has no exact merge at the border. With the
     padding p1 + s1 p2 on the first convolution of stride s1, and none on the second, it has one, and all shapes
     are the same from behind the chain on; what the convolutions see at the border is not. The chains are those that
     `linear_groups` would list, in all of the model or inside these `blocks`; only convolutions whose padding changes
-    are returned. Nothing is changed.
+    are returned. `changes` are those of an edit that is not in the history yet. Nothing is changed.
 
     Raises:
         UnknownName: the model does not have one of these blocks.
@@ -39,9 +42,10 @@ def moved_padding(model: nn.Module, example: Any = None, *, blocks: Iterable[str
     units = units_of(model, forward, Values(model, shapes_only=True))
     own = {unit.path: unit for unit in units}
     moved: Paddings = {}
-    for chain in chains_of(forward, [_unpadded(unit) for unit in units], erased_sites(model, forward)):
-        if not chain.reason and _inside(chain, places):
-            moved |= _moved([own[unit.path] for unit in chain.units])
+    for chain in chains_of(forward, [_unpadded(unit) for unit in units], erased_sites(model, forward, changes)):
+        inside = [own[unit.path] for unit in chain.units if _is_inside(unit.path, places)]
+        if not chain.reason and inside:
+            moved |= _moved(inside)
     return moved
 
 
@@ -69,10 +73,8 @@ def _unpadded(unit: Unit) -> Unit:
     return replace(unit, map=replace(unit.map, padding=((0, 0),) * len(unit.map.padding)))
 
 
-def _inside(chain: Section, blocks: tuple[str, ...] | None) -> bool:
-    if blocks is None:
-        return True
-    return any(all(path.startswith(f"{block}.") for path in chain.paths) for block in blocks)
+def _is_inside(path: str, blocks: tuple[str, ...] | None) -> bool:
+    return blocks is None or any(path.startswith(f"{block}.") for block in blocks)
 
 
 def _checked(model: nn.Module, blocks: Iterable[str] | None) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgery.activations import Affine, Copy
+from surgery.edit.change import Change
 from surgery.history.history import histories_of
 from surgery.merging.forward import Forward
 from surgery.merging.linear_map import LinearMap, NotMergeable
@@ -206,12 +207,13 @@ def _differ(section: Section, unit: Unit) -> bool:
     return len(axes) > 1
 
 
-def erased_sites(model: nn.Module, forward: Forward) -> Sites:
-    """The sites whose activation was erased or made affine, with the nodes that each is called on."""
-    put = {
-        id(change.put) for history in histories_of(model) for step in history.steps for change in step.changes
-        if isinstance(change.put, nn.Identity | Copy | Affine)
-    }  # fmt: skip
+def erased_sites(model: nn.Module, forward: Forward, changes: Iterable[Change] = ()) -> Sites:
+    """The sites whose activation was erased or made affine, with the nodes that each is called on.
+
+    `changes` are those of an edit that is not in the history yet.
+    """
+    done = (change for history in histories_of(model) for step in history.steps for change in step.changes)
+    put = {id(change.put) for change in (*done, *changes) if isinstance(change.put, nn.Identity | Copy | Affine)}
     found: dict[str, set[int]] = {}
     for call in forward.calls:
         module = model.get_submodule(call.path)
