@@ -234,7 +234,8 @@ class Front:
         return f"<Front: {self._head()}>"
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *(f"  {line}" for line in (*table(self._columns(), self._rows()), *self._notes()))])
+        lines = [*table(self._columns(), self._rows()), *self._notes()]
+        return "\n".join([self._head(), *(f"  {line}" for line in lines)])
 
     def _repr_html_(self) -> str:
         return html_table(self._columns(), self._rows(), above=[self._head()], below=self._notes())
