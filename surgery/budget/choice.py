@@ -25,6 +25,8 @@ from surgery.budget.trial import Trial
 from surgery.cost.action import MENU, Action, actions_at, checked_function, checked_menu
 from surgery.cost.block_times import batch_of, check_fits, time_blocks
 from surgery.cost.conditions import Conditions, checked
+from surgery.cost.editable import editable_groups
+from surgery.cost.paddings import paddings_of
 from surgery.cost.table import LatencyTable
 from surgery.errors import BadValue, NothingPicked, UnknownName, nearest
 from surgery.look.finder import find_sites
@@ -58,12 +60,13 @@ def choose(
     """Measure which edits of a network pay, and return the front: what can be saved for how much damage.
 
     The menu says what may be done: "erase" a nonlinearity, put an "affine" map there, "swap" it for a cheaper function
-    (`swap_to`), "drop" a residual block whole, or "merge" what is linear in a block; "keep" is always on it. The damage
-    of an edit is the Kullback-Leibler divergence of the predictions after it from those before it, on `batches`. Every
-    edit is measured alone; then two searches combine them: a greedy one, which measures again after every step, so that
-    its points are nested, and an exact one for damages that add up, of which `points` are measured. Neither goes on
-    where the damage exceeds `worst`, and what clearly exceeds it on the first images is not measured on the others:
-    have them in random order. `front.within` has the plan of each budget; the model itself stays unchanged.
+    (`swap_to`), "drop" a residual block whole, or "merge" what is in a block: make it linear by affine maps and move
+    its padding, so that `surgery.merge` makes one layer of it after training; "keep" is always on it. The damage of an
+    edit is the Kullback-Leibler divergence of the predictions after it from those before it, on `batches`. Every edit
+    is measured alone; then two searches combine them: a greedy one, which measures again after every step, so that its
+    points are nested, and an exact one for damages that add up, of which `points` are measured. Neither goes on where
+    the damage exceeds `worst`, and what clearly exceeds it on the first images is not measured on the others: have them
+    in random order. `front.within` has the plan of each budget; the model itself stays unchanged.
 
     Choose on images that the network was not trained on: on those that it knows by heart, nothing does damage. What is
     chosen looks better on `batches` than it is; `report_on` are other batches, to measure the points of the front on.
@@ -104,8 +107,10 @@ def choose(
     reported_on = [] if report_on is None else list(batches_of(report_on, model))
     sites = find_sites(model, chosen_on[0].images[:2] if example is None else example)
     check_settled(sites)
-    trial = Trial(model, sites, swap_to)
-    actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit)
+    merges = "merge" in wanted and kind in ("latency", "macs")  # of calls, affine maps save as many
+    paddings = paddings_of(model, sites, editable_groups(model, sites)) if merges else {}
+    trial = Trial(model, sites, swap_to, paddings)
+    actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit, mergeable=paddings)
     times = None
     if kind == "latency":
         times = _table(model, sites, wanted, swap_to, table, runtime, layout, path, progress)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from surgery.activations import row_of
-from surgery.cost.action import Action
+from surgery.cost.action import Action, rules_of
 from surgery.cost.counts import elements, macs_by_module
+from surgery.cost.deployed import deployed
 from surgery.cost.table import LatencyTable
 from surgery.look.site import Sites
+from surgery.transforms import transform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,11 +39,17 @@ def of_sites(sites: Sites, actions: Iterable[Action]) -> Savings:
 
 
 def of_macs(model: nn.Module, sites: Sites, actions: Iterable[Action]) -> Savings:
-    """Multiply-adds per image: those of blocks that are dropped."""
-    counts = macs_by_module(model, sites.example)
-    return Savings(counts.get("", 0), {
-        action: counts[action.place] for action in actions if action.what == "drop" and counts.get(action.place)
-    })  # fmt: skip
+    """Multiply-adds per image: those of blocks that are dropped, and what merging others saves."""
+    listed, counts = list(actions), macs_by_module(model, sites.example)
+    merges, left = [action for action in listed if action.what == "merge"], dict[str, int]()
+    if merges:
+        edited, _ = transform(model, rules_of(merges), sites.example)
+        left = macs_by_module(deployed(edited, sites.example), sites.example)
+    saved = {
+        action: counts.get(action.place, 0) - (left.get(action.place, 0) if action.what == "merge" else 0)
+        for action in listed if action.what in ("drop", "merge")
+    }  # fmt: skip
+    return Savings(counts.get("", 0), {action: count for action, count in saved.items() if count > 0})
 
 
 def _of_calls(counts: Mapping[str, int], actions: Iterable[Action]) -> Savings:

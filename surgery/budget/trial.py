@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from surgery.activations import Affine
 from surgery.cost.action import Action
 from surgery.cost.editable import editable, groups_of
+from surgery.edit.change import Change
 from surgery.edit.replacement import new_activation, same_activation
 from surgery.edit.strategy import children_of
-from surgery.edit.write import carry_out, replace_children
+from surgery.edit.write import carry_out, replace_children, set_paddings, take_back
 from surgery.isolation.meta_copy import copied
 from surgery.look.site import Sites
+from surgery.merging.padding import Paddings
 from surgery.model import in_eval
 from surgery.plan.plan import Edit
 from surgery.repair.affine_fit import LineFit
@@ -55,9 +58,12 @@ class Trial:
     """A private copy of a network, in eval mode, that can be set to any actions, and back.
 
     `groups` are the calls that are edited as one: the runs of the same code, and calls of modules with shared code.
+    `paddings` are those of the convolutions in blocks that are merged.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, swap_to: str) -> None:
+    def __init__(
+        self, model: nn.Module, sites: Sites, swap_to: str, paddings: Mapping[str, Paddings] = MappingProxyType({})
+    ) -> None:
         self.network = copied(model).eval().requires_grad_(False)
         plan, decisions = editable(self.network, sites)
         self.left_out = tuple((site, reason) for site, reason in plan.kept if reason.startswith("cannot be edited"))
@@ -67,11 +73,13 @@ class Trial:
         self.groups = groups_of(self.network, plan, decisions)
         self._switches = {name: self._switch(name) for name in self._paths}
         self._away: dict[str, nn.Module] = {}  # blocks that are replaced at present
+        self._paddings, self._moved = paddings, list[Change]()
 
     def set_to(self, actions: Iterable[Action]) -> None:
         """Carry out these actions, and no others."""
         replace_children(self.network, self._away)
-        self._away = {}
+        take_back(self._moved)
+        self._away, self._moved = {}, []
         for switch in self._switches.values():
             switch.chosen = "keep"
         for action in actions:
@@ -79,7 +87,9 @@ class Trial:
                 self._away[action.place] = self.network.get_submodule(action.place)
             else:
                 for name in action.sites:
-                    self._switches[name].chosen = action.what
+                    self._switches[name].chosen = "affine" if action.what == "merge" else action.what
+            if action.what == "merge":
+                self._moved += set_paddings(self.network, self._paddings[action.place])
         replace_children(self.network, {path: Dropped() for path in self._away})
 
     def fit(self, batches: Iterable[Any]) -> None:
@@ -123,7 +133,6 @@ def _switches(swap_to: str, sites: Sites) -> Callable[[nn.Module, Edit], nn.Modu
         functions = {
             what: new_activation(model, replace(edit, make=make), {}, {}, sites) for what, make in makes.items()
         }
-        same = {"keep": same_activation(model, edit), "merge": functions["affine"]}
-        return Switch(functions | same).eval()
+        return Switch({"keep": same_activation(model, edit), **functions}).eval()
 
     return new

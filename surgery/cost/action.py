@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ from surgery.activations import row_of
 from surgery.activations.registry import named
 from surgery.errors import BadFile, BadValue, UnknownName, nearest
 from surgery.look.site import Site, Sites
-from surgery.plan.rules import Rule, drop, swap
+from surgery.plan.rules import Rule, drop, move_padding, swap
 
 What = Literal["keep", "erase", "affine", "merge", "drop", "swap"]
 MENU: tuple[What, ...] = get_args(What)
@@ -47,10 +47,15 @@ class Action:
         )
         return inside or not self.touches.isdisjoint(other.touches)
 
+    @property
+    def extent(self) -> int:
+        """How much of a block it concerns: 0 a call, 1 what is inside, 2 all of it."""
+        return {"merge": 1, "drop": 2}.get(self.what, 0)
+
     def covers(self, other: Action) -> bool:
         """Whether this takes the place of another action, which it leaves nothing of."""
         inside = self.what == other.what == "drop" and _within(other.place, self.place)
-        return self != other and (inside or other.touches < self.touches)
+        return inside or (self.extent > other.extent and other.touches <= self.touches)
 
     def to_data(self) -> dict[str, Any]:
         """As plain data, for a file."""
@@ -106,12 +111,13 @@ def checked_function(swap_to: str) -> str:
 
 
 def actions_at(
-    groups: Iterable[tuple[Site, ...]], sites: Sites, menu: Iterable[What], swap_to: str, *, fitted: bool = True
-) -> tuple[Action, ...]:
+    groups: Iterable[tuple[Site, ...]], sites: Sites, menu: Iterable[What], swap_to: str, *, fitted: bool = True,
+    mergeable: Container[str] = (),
+) -> tuple[Action, ...]:  # fmt: skip
     """All actions of a menu, in order of execution; each of `groups` is a call that is edited as one, with all runs.
 
     A block comes before the calls in it. A call is not swapped for what it computes already. Unless affine maps will be
-    `fitted`, they are for calls behind a norm: elsewhere they are the identity. Blocks are not merged yet.
+    `fitted`, they are for calls behind a norm: elsewhere they are the identity. `mergeable` are the blocks to merge.
     """
     wanted, listed = set(menu), list(groups)
     makes = {"erase": "identity", "affine": "affine", "swap": swap_to}
@@ -129,6 +135,8 @@ def actions_at(
         first = (min((order[name] for name in within), default=len(order)), 0)
         if "drop" in wanted and block.locked is None:
             found.append((first, Action("drop", str(block), within, str(block))))
+        if "merge" in wanted and str(block) in mergeable:
+            found.append((first, Action("merge", str(block), inner_sites(listed, str(block)), str(block), "affine")))
     return tuple(action for _, action in sorted(found, key=lambda pair: pair[0]))
 
 
@@ -161,8 +169,11 @@ def rules_of(actions: Iterable[Action]) -> tuple[Rule, ...]:
         if action.to:
             sites.setdefault(action.to, []).extend(action.sites)
     rules = [swap(make, site=tuple(names)) for make, names in sites.items()]
+    merged = tuple(action.place for action in listed if action.what == "merge")
     dropped = tuple(action.place for action in listed if action.what == "drop")
-    return (*rules, *([drop(block=dropped)] if dropped else []))
+    rules += [drop(block=dropped)] if dropped else []
+    rules += [move_padding(block=merged)] if merged else []
+    return tuple(rules)
 
 
 def _within(path: str, around: str) -> bool:

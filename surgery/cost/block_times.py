@@ -13,7 +13,8 @@ from torch import nn
 from surgery.cost.action import MENU, Action, actions_at, checked_function, checked_menu, rules_of
 from surgery.cost.conditions import Conditions, checked
 from surgery.cost.deployed import Arguments, arguments_of, deployed, running
-from surgery.cost.editable import Group, editable, groups_of
+from surgery.cost.editable import Group, editable_groups
+from surgery.cost.paddings import paddings_of
 from surgery.cost.stopwatch import Function, Timing, in_turns
 from surgery.cost.table import NETWORK, LatencyTable, Row, kept
 from surgery.edit.replacement import new_activation, same_activation
@@ -66,9 +67,9 @@ def time_blocks(
     if type(rounds) is not int or rounds < 1:
         raise BadValue("`rounds` is a number of rounds.", asked=f"rounds={rounds!r}", try_="at least 1")
     sites = find_sites(model, example)
-    plan, decisions = editable(model, sites)
-    groups = groups_of(model, plan, decisions)
-    actions = actions_at(groups, sites, wanted, swap_to)
+    groups = editable_groups(model, sites)
+    mergeable = paddings_of(model, sites, groups) if "merge" in wanted else {}
+    actions = actions_at(groups, sites, wanted, swap_to, mergeable=mergeable)
     dtype = dtype or dtype_of(model) or torch.float32
     home = home_of(model)
     sample = sites.example.on(home)

@@ -30,6 +30,15 @@ def editable(model: nn.Module, sites: Sites) -> tuple[Plan, tuple[Decision, ...]
             plan = without(plan, refusal.sites, str(refusal).partition("\n")[0].rstrip("."))
 
 
+def editable_groups(model: nn.Module, sites: Sites) -> tuple[Group, ...]:
+    """The calls that are edited as one.
+
+    Raises:
+        NothingPicked: none can be edited.
+    """
+    return groups_of(model, *editable(model, sites))
+
+
 def groups_of(model: nn.Module, plan: Plan, decisions: tuple[Decision, ...]) -> tuple[Group, ...]:
     """The calls that are edited as one: the runs of the same code, and calls in modules with several names."""
     paths = children_of(decisions, plan.edits)

@@ -8,7 +8,7 @@ import pytest
 
 import surgery
 from surgery.cost.action import Action, actions_at, checked_function, checked_menu, inner_sites, rules_of
-from surgery.cost.editable import editable, groups_of
+from surgery.cost.editable import editable, editable_groups, groups_of
 from surgery.errors import BadFile, BadValue, UnknownName
 from tests.surgery.budget.networks import images, small_net
 
@@ -27,6 +27,17 @@ def test_calls_and_blocks_are_offered_in_order_of_execution() -> None:
         f"erase {STEM}", "drop blocks.0", f"erase {INNER}", f"erase {BEHIND}", "drop blocks.1",
         "erase blocks.1.relu 1/2", "erase blocks.1.relu 2/2",
     ]  # fmt: skip
+
+
+def test_a_block_that_can_be_merged_is_offered() -> None:
+    model = small_net()
+    sites = surgery.find_sites(model, images(2))
+    groups = editable_groups(model, sites)
+    found = actions_at(groups, sites, ("merge",), "relu", mergeable={"blocks.1"})
+    assert found == (Action("merge", "blocks.1", ("blocks.1.relu 1/2",), "blocks.1", "affine"),)
+    assert rules_of(found) == (
+        surgery.erase(site=("blocks.1.relu 1/2",), stand_in="affine"), surgery.move_padding(block=("blocks.1",)),
+    )  # fmt: skip
 
 
 def test_a_block_is_merged_by_what_is_inside_it() -> None:
@@ -81,6 +92,8 @@ def test_actions_on_the_same_calls_exclude_each_other() -> None:
 
 
 def test_a_dropped_block_covers_what_is_done_inside_it() -> None:
+    same = Action("merge", "blocks.0", (INNER, BEHIND), "blocks.0", "affine")
+    assert DROP.covers(same) and not same.covers(DROP) and MERGE.covers(AFFINE) and not MERGE.covers(MERGE)
     assert DROP.covers(ERASE) and DROP.covers(MERGE) and not ERASE.covers(DROP) and not ERASE.covers(AFFINE)
 
 

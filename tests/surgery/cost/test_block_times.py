@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,20 @@ def test_everything_on_the_menu_is_timed_once() -> None:
     assert table.rows["drop blocks.0"].timing.ms == 0.0
     assert (table.conditions.layout, table.conditions.batch, table.conditions.dtype) == ("contiguous", 2, "float32")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_merged_block_is_timed_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    run = block_times.running
+
+    def seen(module: Any, arguments: Any, conditions: Any) -> Any:
+        timed.append(repr(module))
+        return run(module, arguments, conditions)
+
+    monkeypatch.setattr(block_times, "running", seen)
+    table = time_blocks(small_net(), images(2), ("merge",), layout="contiguous", rounds=1)
+    assert list(table.rows) == ["keep network", "keep blocks.0", "merge blocks.0", "keep blocks.1", "merge blocks.1"]
+    assert "kernel_size=(5, 5)" in timed[-1] and timed[-1].count("Conv2d") == 1
 
 
 def test_blocks_of_the_same_layers_and_shapes_share_their_times() -> None:
