@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from surgery.edit.write import put_modules
 from surgery.merging.forward import Forward, ModuleCall, Node
-from surgery.merging.linear_map import NotMergeable
+from surgery.merging.linear_map import LinearMap, NotMergeable
 from surgery.merging.operations import Values, is_copy
+from surgery.merging.probe import probed
 from surgery.merging.sections import Section, Sites
 from surgery.merging.units import Unit, macs, macs_of, map_between, nodes_between, why_fixed
 
 _FUNCTIONS = ("relu", "silu")  # without parameters, called in the code of a block
+# Kinds of operations that may be linear though no rule says so.
+_UNSURE = ("unknown", "other", "shape", "concat", "paste", "conv", "linear", "matmul", "resize", "scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,59 +45,74 @@ def blocks_of(
             yield section
 
 
+def probed_block(model: nn.Module, forward: Forward, section: Section) -> LinearMap:
+    """The map of a block, up to the child that is kept behind it, read off its Jacobian.
+
+    Raises:
+        NotMergeable: there is none.
+    """
+    assert section.block is not None
+    alone = copy.deepcopy(model.get_submodule(section.block))
+    if section.kept:
+        put_modules(alone, {section.kept: nn.Identity()})
+    return probed(alone, forward.nodes[section.taken].shape)
+
+
 def _block(
     model: nn.Module, forward: Forward, values: Values, call: ModuleCall, units: list[Unit], sites: Sites
 ) -> Section | None:
     inside = [unit for unit in units if unit.path.startswith(f"{call.path}.")]
     first = next((unit for unit in inside if unit.heavy and not unit.remains), None)
-    own = any(node.module == call.path and node.linear is not None and not is_copy(node.linear)
-              for node in forward.nodes[call.start : call.end])  # fmt: skip
-    end = _end(forward, call) if own and first is not None and call.path else None
-    if end is None or first is None or call.taken is None:
+    if first is None or call.taken is None or not call.path:
         return None
-    nodes = nodes_between(forward, call.taken, end.node)
+    nodes = forward.nodes[call.start : call.end]
+    end = _end(forward, call)
     erased = tuple(path for path in sites if path.startswith(f"{call.path}."))
-    paths = tuple(unit.path for unit in inside)
-    before = macs_of(forward, nodes, values)
-    try:
-        if reason := why_fixed(model, forward, call.path) or first.refusal or _read_outside(forward, nodes, end):
-            raise NotMergeable(reason)
-        made = map_between(forward, call.taken, end.node, values)[0]
-    except NotMergeable as error:
-        return Section(paths, call.taken, end.node, None, before, erased=erased, block=call.path,
-                       reason=str(error)) if erased else None  # fmt: skip
-    after = macs(made, forward.nodes[end.node].shape)
-    if not erased and after > before:
+    if end is None or not any(node.module == call.path and not _copies(node) for node in nodes):
         return None
-    function = (end.function, ()) if end.function else None
-    return Section(
-        paths, call.taken, end.node, made, before, after, erased=erased, block=call.path,
-        layer=first.path[len(call.path) + 1 :], kept=end.kept, function=function,
+    try:
+        way, probe = nodes_between(forward, call.taken, end.node), False
+    except NotMergeable:
+        # What is not known to be linear may be: it is found out by running it.
+        way, probe = [node for node in nodes if node.index <= end.node], True
+        if not erased or end.function or any(not node.linear and node.kind not in _UNSURE for node in way):
+            return None
+    found = Section(
+        tuple(unit.path for unit in inside), call.taken, end.node, None, macs_of(forward, way, values), erased=erased,
+        block=call.path, layer=first.path[len(call.path) + 1 :], kept=end.kept, probe=probe,
+        function=(end.function, ()) if end.function else None,
     )  # fmt: skip
+    try:
+        if reason := why_fixed(model, forward, call.path) or first.refusal or _read_outside(forward, way, end):
+            raise NotMergeable(reason)
+        made = probed_block(model, forward, found) if probe else map_between(forward, call.taken, end.node, values)[0]
+    except NotMergeable as error:
+        return replace(found, reason=str(error)) if erased else None
+    after = macs(made, forward.nodes[end.node].shape)
+    return replace(found, map=values.finished(made), macs_after=after) if erased or after <= found.macs_before else None
 
 
 def _end(forward: Forward, call: ModuleCall) -> _End | None:
-    """Where the linear part of a module ends; None if something else is not linear, or it has no such form."""
-    if call.taken is None or call.returned is None or call.returned == call.taken:
+    """Where the linear part of a module ends, if it is linear up to a last activation; None if it cannot be."""
+    if call.returned is None or call.returned == call.taken:
         return None
     last = forward.nodes[call.returned]
+    if last.kind != "activation":
+        return _End(call.returned)
     sources = dict.fromkeys(last.reads)
-    ends = [_End(call.returned)] if last.linear is not None else []
-    if last.linear is None and len(sources) == 1:
-        node = next(iter(sources))
-        child = next((inner.path for inner in forward.calls if inner.taken == node and inner.returned == last.index
-                      and inner.path.startswith(f"{call.path}.")), None)  # fmt: skip
-        if child is not None and forward.times(child) == 1:
-            ends = [_End(node, kept=child[len(call.path) + 1 :])]
-        elif last.module == call.path and last.name.rstrip("_") in _FUNCTIONS:
-            ends = [_End(node, function=last.name.rstrip("_"))]
-    for end in ends:
-        try:
-            nodes_between(forward, call.taken, end.node)
-        except NotMergeable:
-            continue
-        return end
-    return None
+    if len(sources) != 1:
+        return None
+    node = next(iter(sources))
+    child = next((inner.path for inner in forward.calls if inner.taken == node and inner.returned == last.index
+                  and inner.path.startswith(f"{call.path}.")), None)  # fmt: skip
+    if child is not None:
+        return _End(node, kept=child[len(call.path) + 1 :]) if forward.times(child) == 1 else None
+    function = last.name.strip("_")
+    return _End(node, function=function) if last.module == call.path and function in _FUNCTIONS else None
+
+
+def _copies(node: Node) -> bool:
+    return node.linear is not None and is_copy(node.linear)
 
 
 def _read_outside(forward: Forward, nodes: list[Node], end: _End) -> str:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from surgery.activations.dispatch import only
 from surgery.dataflow.flow import tensors_in
-from surgery.dataflow.operations import LEAVING, activation_of_module, name_of, written_by
+from surgery.dataflow.operations import LEAVING, activation_of_module, name_of, operation_of, written_by
 from surgery.errors import CannotLook
 from surgery.isolation.held_tensors import reachable_tensors
 from surgery.isolation.leftovers import no_leftovers
@@ -36,6 +36,8 @@ from surgery.rng import seeded
 class Node:
     """The values of a tensor: which nodes they were computed from, by which call, in the code of which module.
 
+    `kind` is that of the operation, such as "conv" or "activation", see `operation_of`; "unknown" if it was not seen.
+
     `linear` says how, if they are an affine function of some of them; `why` not, if they are not.
     """
 
@@ -46,6 +48,7 @@ class Node:
     module: str
     linear: Linear | None
     why: str = ""
+    kind: str = "unknown"
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -166,10 +169,10 @@ class _Recorder(TorchFunctionMode):
         if result is None:
             result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            self._note(name_of(func), args, kwargs, reads, result)
+            self._note(name_of(func), operation_of(func), args, kwargs, reads, result)
         return result
 
-    def _note(self, name: str, args: Any, kwargs: Any, reads: list[int], result: Any) -> None:
+    def _note(self, name: str, kind: str, args: Any, kwargs: Any, reads: list[int], result: Any) -> None:
         made = [value for value in tensors_in(result) if id(value) not in self.names]
         written = written_by(name, args, kwargs)
         if not reads or not (made or written):
@@ -185,18 +188,21 @@ class _Recorder(TorchFunctionMode):
                 first = [self.of[id(args[place] if place < len(args) else kwargs["input"])]
                          for place in operation.sources]  # fmt: skip
                 reads = [*first, *reads]
-            node = self._node(name, tuple(reads), result, operation, why)
+            node = self._node(name, tuple(reads), result, operation, why, kind)
             self._write(result, node) if written else self._put(result, node)
             return
         for value in made:
-            self._put(value, self._node(name, tuple(reads), value, None, f"{name.strip('_')} is not linear"))
+            self._put(value, self._node(name, tuple(reads), value, None, f"{name.strip('_')} is not linear", kind))
         for value in written:
             self._write(value, self._node(name, tuple(reads), value, None, f"{name} overwrites a part of it"))
 
-    def _node(self, name: str, reads: tuple[int, ...], value: Tensor | None, linear: Linear | None, why: str) -> int:
+    def _node(
+        self, name: str, reads: tuple[int, ...], value: Tensor | None, linear: Linear | None, why: str,
+        kind: str = "unknown",
+    ) -> int:  # fmt: skip
         path = self.running[-1].path if self.running else ""
         shape = tuple(value.shape) if value is not None else ()
-        self.forward.nodes.append(Node(len(self.forward.nodes), name, reads, shape, path, linear, why))
+        self.forward.nodes.append(Node(len(self.forward.nodes), name, reads, shape, path, linear, why, kind))
         return len(self.forward.nodes) - 1
 
     def _put(self, value: Tensor, node: int) -> None:
@@ -249,7 +255,8 @@ class _Recorder(TorchFunctionMode):
         name = activation_of_module(module) or type(module).__name__
         operation = operation_of_module(module, path, given)
         self.forward.weights.update(operation.weights if operation else ())
-        node = self._node(name, (taken,), result, operation, "" if operation else f"{name} is not linear")
+        why, kind = ("", "scale") if operation else (f"{name} is not linear", "activation")
+        node = self._node(name, (taken,), result, operation, why, kind)
         self._write(result, node) if result is given else self._put(result, node)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, overload
 
 from torch import nn
 
 from surgery.look.example import Example
-from surgery.merging.blocks import blocks_of
+from surgery.merging.blocks import blocks_of, probed_block
 from surgery.merging.forward import Forward, forward_of
+from surgery.merging.linear_map import LinearMap
 from surgery.merging.operations import Values
 from surgery.merging.sections import Section, chains_of, erased_sites, layer_path, unmerged
-from surgery.merging.units import units_of
+from surgery.merging.units import map_between, units_of
 from surgery.text import html_table, table
 
 _HEAD = ("group", "kind", "layers", "sites", "kernel", "stride", "groups", "MACs", "merged", "")
@@ -123,6 +125,21 @@ def sections_of(model: nn.Module, forward: Forward, values: Values) -> list[Sect
     found = [*blocks, *chains_of(forward, outside, sites)]
     found += unmerged(model, forward, units, sites, found)
     return sorted(found, key=lambda section: (section.taken, section.returned))
+
+
+def exact_map(model: nn.Module, forward: Forward, section: Section) -> LinearMap:
+    """The map of a section of a model, in float64.
+
+    Raises:
+        NotMergeable: there is none.
+    """
+    values = Values(model)
+    if section.probe:
+        return values.finished(probed_block(model, forward, section))
+    if section.block is not None:
+        return map_between(forward, section.taken, section.returned, values)[0]
+    maps = [map_between(forward, unit.taken, unit.returned, values)[0] for unit in section.units]
+    return values.finished(reduce(LinearMap.then, maps))
 
 
 def group_of(section: Section) -> LinearGroup:

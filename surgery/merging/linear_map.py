@@ -110,7 +110,7 @@ class LinearMap:
             bias = passed if bias is None else bias + passed
         steps = tuple(s * d for s, d in zip(first.stride, last.dilation, strict=True))
         gaps = tuple(map(_gap, first.kernel, last.kernel, first.dilation, steps))
-        weight = _product(first, last, groups, steps)[_spatial(slice(None, None, gap) for gap in gaps)]
+        weight = _product(first, last, groups, steps)[spatial(slice(None, None, gap) for gap in gaps)]
         stride = tuple(a * b for a, b in zip(first.stride, last.stride, strict=True))
         return LinearMap(weight, bias, stride, padding, gaps, groups, mode)
 
@@ -144,7 +144,7 @@ class LinearMap:
         for part in (one, two):
             starts = [low - pad[0] for low, pad in zip(lows, part.padding, strict=True)]
             place = (slice(start, start + size) for start, size in zip(starts, part.extent, strict=True))
-            weight[_spatial(place)] += part.weight
+            weight[spatial(place)] += part.weight
         biases = [part.bias for part in (one, two) if part.bias is not None]
         mode = one.mode if one.pads else two.mode
         padding = tuple(zip(lows, highs, strict=True))
@@ -178,7 +178,7 @@ class LinearMap:
         if all(gap == 1 for gap in self.dilation):
             return self
         weight = self.weight.new_zeros(*self.weight.shape[:2], *self.extent)
-        weight[_spatial(slice(None, None, gap) for gap in self.dilation)] = self.weight
+        weight[spatial(slice(None, None, gap) for gap in self.dilation)] = self.weight
         return replace(self, weight=weight, dilation=(1,) * len(self.dilation))
 
     def symmetric(self) -> LinearMap:
@@ -190,7 +190,7 @@ class LinearMap:
         kernel = [size + abs(high - low) for size, (low, high) in zip(made.kernel, made.padding, strict=True)]
         weight = made.weight.new_zeros(*made.weight.shape[:2], *kernel)
         place = (slice(start, start + size) for start, size in zip(before, made.kernel, strict=True))
-        weight[_spatial(place)] = made.weight
+        weight[spatial(place)] = made.weight
         return replace(made, weight=weight, padding=tuple((max(sides),) * 2 for sides in made.padding))
 
 
@@ -263,16 +263,16 @@ def _product(first: LinearMap, last: LinearMap, groups: int, steps: Sizes) -> Te
     size = [window + step * (taps - 1) for window, step, taps in zip(extent, steps, last.kernel, strict=True)]
     made = first.weight.new_zeros(last.outputs, first.inputs // groups, *size)
     for tap in product(*map(range, last.kernel)):
-        left = last.weight[_spatial(tap)].reshape(last.groups, rows, -1).transpose(0, 1)
+        left = last.weight[spatial(tap)].reshape(last.groups, rows, -1).transpose(0, 1)
         part = left.reshape(rows, many, -1).transpose(0, 1) @ right  # (many, rows, in / groups of first * kernel)
         part = part.reshape(many, rows, -1, *kernel).transpose(0, 1).reshape(rows, last.groups, -1, *kernel)
         starts = [step * place for step, place in zip(steps, tap, strict=True)]
         place = (slice(a, a + e, d) for a, e, d in zip(starts, extent, first.dilation, strict=True))
-        made[_spatial(place)] += part.transpose(0, 1).reshape(last.outputs, -1, *kernel)
+        made[spatial(place)] += part.transpose(0, 1).reshape(last.outputs, -1, *kernel)
     return made
 
 
-def _spatial(places: Iterable[int | slice]) -> Any:
+def spatial(places: Iterable[int | slice]) -> Any:
     """The index of places on the spatial axes."""
     return (..., *places)
 

@@ -18,13 +18,13 @@ from surgery.look.example import Example
 from surgery.look.finder import find_sites
 from surgery.merging.check import difference_of, outputs_differ, random_input
 from surgery.merging.forward import Forward, forward_of
-from surgery.merging.groups import LinearGroup, group_of, sections_of
+from surgery.merging.groups import LinearGroup, exact_map, group_of, sections_of
 from surgery.merging.layer import Layer, filled
 from surgery.merging.linear_map import NotMergeable
 from surgery.merging.operations import Values
 from surgery.merging.replacement import Replacement
 from surgery.merging.report import MergedGroup, MergeReport
-from surgery.merging.sections import Section, exact_map, layer_path
+from surgery.merging.sections import Section, layer_path
 from surgery.model import HISTORY, M, check_plain, dtype_of, home_of, parents_of
 
 KIND = "merge"
@@ -106,7 +106,7 @@ def _made(model: nn.Module, forward: Forward, section: Section) -> _Made:
     """The modules that a section becomes, checked against those that they replace."""
     path = layer_path(section)
     try:
-        layer, exact = Layer.of(exact_map(section, forward, Values(model)))
+        layer, exact = Layer.of(exact_map(model, forward, section))
     except NotMergeable as error:
         raise CannotEdit(f"The group at {path} cannot be merged: {error}.") from error
     replacements = _replacements(section, layer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from itertools import pairwise
 
 from torch import nn
@@ -15,8 +14,8 @@ from surgery.edit.change import Change
 from surgery.history.history import histories_of
 from surgery.merging.forward import Forward
 from surgery.merging.linear_map import LinearMap, NotMergeable
-from surgery.merging.operations import Values, is_copy
-from surgery.merging.units import Unit, macs, map_between
+from surgery.merging.operations import is_copy
+from surgery.merging.units import Unit, macs
 
 Sites = Mapping[str, Set[int]]  # the paths of erased sites, and the nodes that each is called on
 
@@ -26,7 +25,8 @@ class Section:
     """What becomes one layer: the modules on the way, from node `taken` to node `returned`, and the map.
 
     A chain has its `units`; a block is one module, `block`, whose layer is called `layer` there and is followed by the
-    child `kept`. `erased` are the sites inside. `reason`: why there is no such layer ("" if there is one).
+    child `kept` or a `function`; with `probe` its map is read off its Jacobian. `erased` are the sites inside.
+    `reason`: why there is no such layer ("" if there is one).
     """
 
     paths: tuple[str, ...]
@@ -41,6 +41,7 @@ class Section:
     layer: str = ""
     kept: str = ""
     function: tuple[str, tuple[tuple[str, float], ...]] | None = None
+    probe: bool = False
     reason: str = ""
 
 
@@ -180,18 +181,6 @@ def _why_alone(forward: Forward, units: list[Unit], taken: int, returned: int) -
 def layer_path(section: Section) -> str:
     """The path of the module whose place the merged layer takes."""
     return section.block if section.block is not None else _layer_of(section)
-
-
-def exact_map(section: Section, forward: Forward, values: Values) -> LinearMap:
-    """The map of a section with these values.
-
-    Raises:
-        NotMergeable: there is none.
-    """
-    if section.block is not None:
-        return map_between(forward, section.taken, section.returned, values)[0]
-    maps = [map_between(forward, unit.taken, unit.returned, values)[0] for unit in section.units]
-    return values.finished(reduce(LinearMap.then, maps))
 
 
 def _layer_of(section: Section) -> str:

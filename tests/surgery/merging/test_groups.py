@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 import surgery
-from surgery.merging.groups import LinearGroup, linear_groups
+from surgery.merging.groups import LinearGroup, exact_map, linear_groups, sections_of
+from surgery.merging.operations import Values
 from tests.models import randomise
-from tests.surgery.merging.networks import IMAGES, Plain
+from tests.surgery.merging.networks import IMAGES, Plain, seen
 
 
 def test_the_groups_of_a_model_are_listed_and_printed() -> None:
@@ -32,3 +33,11 @@ def test_listing_changes_nothing() -> None:
     linear_groups(model, IMAGES)
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_exact_map_has_the_values_of_the_model() -> None:
+    model = randomise(Plain()).eval()
+    forward, _ = seen(model)
+    made = exact_map(model, forward, sections_of(model, forward, Values(model, shapes_only=True))[0])
+    scale = model.bn1.weight / (model.bn1.running_var + model.bn1.eps).sqrt()
+    torch.testing.assert_close(made.weight.float(), (model.conv1.weight * scale.reshape(-1, 1, 1, 1)).detach())
