@@ -6,35 +6,34 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
-from surgery.budget.damage import NO_DAMAGE, Damage, Reference
-from surgery.budget.front import UNITS, Candidate, Cost, Front, Point, merged
-from surgery.budget.greedy import greedy
+from surgery.budget.damage import Reference
+from surgery.budget.front import UNITS, Cost, Front
 from surgery.budget.journal import Journal
 from surgery.budget.measurement import Measurements, reference_of
-from surgery.budget.pareto import State, front
 from surgery.budget.retiming import Retiming
 from surgery.budget.savings import Savings, of_macs, of_relus, of_sites, of_times
+from surgery.budget.search import candidates_of, reported, retimed, searched
 from surgery.budget.trial import Trial
 from surgery.cost.action import MENU, Action, actions_at, checked_function, checked_menu
 from surgery.cost.block_times import batch_of, check_fits, time_blocks
 from surgery.cost.conditions import Conditions, checked
 from surgery.cost.editable import editable_groups
 from surgery.cost.paddings import paddings_of
-from surgery.cost.table import LatencyTable
-from surgery.errors import BadValue, NothingPicked, UnknownName, nearest
+from surgery.cost.table import NETWORK, LatencyTable, kept
+from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName, nearest
 from surgery.look.finder import find_sites
 from surgery.look.site import Sites
 from surgery.model import check_plain, dtype_of, home_of
-from surgery.progress import Progress, Say
-from surgery.repair.batches import Batch, batches_of, check_repeatable
+from surgery.progress import Say
+from surgery.repair.batches import batches_of, check_repeatable
 from surgery.schedule.progress import check_settled
+from surgery.text import number_of
 
 BY_HEART_ACCURACY, BY_HEART_LOSS = 0.995, 0.05  # of images that a network has learnt by heart
 
@@ -90,7 +89,7 @@ def choose(
         BadValue: an argument outside its range; or batches that are empty, can be read only once, or fail in the model;
             or a network that does not return scores of classes.
         NothingPicked: nothing on the menu saves anything here.
-        BadFile: `path` is the journal of another choice.
+        BadFile: `path` is the journal of another choice, or the table is one of another network or other conditions.
 
     >>> front = surgery.choose(model, batches, cost="relu_count", report_on=others)
     >>> plan = front.within(damage=0.05)
@@ -111,38 +110,44 @@ def choose(
     paddings = paddings_of(model, sites, editable_groups(model, sites)) if merges else {}
     trial = Trial(model, sites, swap_to, paddings)
     actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit, mergeable=paddings)
-    times = None
-    if kind == "latency":
-        times = _table(model, sites, wanted, swap_to, table, runtime, layout, path, progress)
-    savings = _counted(kind, model, sites, actions) if times is None else of_times(times, actions)
-    if not savings.saved:
-        raise NothingPicked(
-            f"Nothing on this menu saves {UNITS[kind]} in {type(model).__name__}.",
-            asked=f"menu={wanted}, cost={kind!r}", try_=f"other entries: {', '.join(MENU)}",
-        )  # fmt: skip
+    times = None if table is None or kind != "latency" else _given(table, model, sites, runtime, layout)
     if fit:
         trial.fit([batch.images for batch in chosen_on])
     reference = reference_of(model, chosen_on)
     _warn_of_known_images(reference)
     about = {"model": sites.model_kind, "images": _digest(reference), "entropy": reference.entropy, "fit": fit}
     journal = Journal(path, about)
+    if kind == "latency" and times is None:
+        beside = None if path is None else Path(path).with_suffix(".times.json")
+        times = time_blocks(model, sites.example, wanted, runtime=runtime, layout=layout, swap_to=swap_to, path=beside,
+                            progress=progress)  # fmt: skip
+    savings = _counted(kind, model, sites, actions) if times is None else of_times(times, actions)
+    if not savings.saved:
+        raise NothingPicked(
+            f"Nothing on this menu saves {UNITS[kind]} in {type(model).__name__}.",
+            asked=f"menu={wanted}, cost={kind!r}", try_=f"other entries: {', '.join(MENU)}",
+        )  # fmt: skip
     blocks = [str(block) for block in sites.blocks]
     measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks, worst=worst)
-    candidates = _candidates(measured, savings, progress)
-    found = _searched(measured, savings, candidates, worst, points, progress)
+    candidates = candidates_of(measured, savings, progress)
+    found = searched(measured, savings, candidates, worst, points, progress)
     measured.close()
     if times is not None:
-        found = _retimed(Retiming(model, sites, times.conditions, journal), savings.total, found, progress)
+        found = retimed(Retiming(model, sites, times.conditions, journal), savings.total, found, progress)
     if reported_on:
-        found = _reported(model, trial, reported_on, found, journal, progress)
+        others = reference_of(model, reported_on)
+        topic = f"reported on {_digest(others)}"
+        found = reported(Measurements(trial, others, reported_on, journal, topic), found, progress)
     conditions = (
         ("menu", ", ".join(wanted)), ("cost", kind), ("chosen on", _in_words(reference)),
         *([("swap to", swap_to)] if "swap" in wanted else []),
         *([("affine maps", "fitted to the images")] if fit and "affine" in wanted else []),
         *([("timed", str(times.conditions))] if times is not None else []),
     )  # fmt: skip
-    left_out = tuple(f"{site}: {reason.removeprefix('cannot be edited: ')}" for site, reason in trial.left_out)
-    return Front(sites, kind, savings.total, found, candidates, conditions, left_out)
+    untimed = [] if times is None else [str(action) for action in actions if times.saved(action) is None]
+    left_out = [f"{site}: {reason.removeprefix('cannot be edited: ')}" for site, reason in trial.left_out]
+    left_out += [number_of("action", untimed) + ", which the times lack"] if untimed else []
+    return Front(sites, kind, savings.total, found, candidates, conditions, tuple(left_out))
 
 
 def _counted(kind: Cost, model: nn.Module, sites: Sites, actions: Sequence[Action]) -> Savings:
@@ -151,111 +156,25 @@ def _counted(kind: Cost, model: nn.Module, sites: Sites, actions: Sequence[Actio
     return of_relus(sites, actions) if kind == "relu_count" else of_sites(sites, actions)
 
 
-def _table(
-    model: nn.Module, sites: Sites, menu: tuple[str, ...], swap_to: str, given: LatencyTable | str | Path | None,
-    runtime: str, layout: str, path: str | Path | None, say: Say | None,
-) -> LatencyTable:  # fmt: skip
-    """The given latency table, if it is of this network and these conditions; else a new one, kept beside `path`."""
-    if given is None:
-        beside = None if path is None else Path(path).with_suffix(".times.json")
-        return time_blocks(model, sites.example, menu, runtime=runtime, layout=layout, swap_to=swap_to, path=beside,
-                           progress=say)  # fmt: skip
-    table = given if isinstance(given, LatencyTable) else LatencyTable.load(given)
+def _given(table: LatencyTable | str | Path, model: nn.Module, sites: Sites, runtime: str, layout: str) -> LatencyTable:
+    """The given latency table.
+
+    Raises:
+        BadFile: it is of another network or of other conditions, or lacks the time of the whole network.
+    """
+    found = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
     home = home_of(model)
-    here = Conditions.here(
-        *checked(runtime, layout), dtype_of(model) or torch.float32, batch_of(sites.example.on(home)), home
-    )
-    check_fits(table, type(model).__name__, here)
-    return table
-
-
-def _candidates(measured: Measurements, savings: Savings, say: Say | None) -> tuple[Candidate, ...]:
-    """Every action that saves something, measured alone, in order of execution."""
-    bar = Progress(say, "measured alone", len(savings.saved))
-    found = []
-    for action, saved in savings.saved.items():
-        known = measured.known([action]) is not None
-        damage = measured.damage([action])
-        found.append(Candidate(action, damage, saved))
-        bar.step(f"{action}, KL {damage.kl:.4g}", known=known)
-    return tuple(found)
-
-
-def _searched(
-    measured: Measurements,
-    savings: Savings,
-    candidates: Sequence[Candidate],
-    worst: float,
-    points: int,
-    say: Say | None,
-) -> tuple[Point, ...]:
-    """The unedited network, the points of the greedy search, and some of the exact front."""
-    alone = {one.action: one.damage.kl for one in candidates}
-    bar = Progress(say, "measured together", None)
-
-    def point(actions: tuple[Action, ...], damage: Damage, by: str) -> Point:
-        return Point(actions, savings.left(actions), sum(alone[action] for action in actions), damage, by=by)
-
-    def measure(actions: tuple[Action, ...]) -> float:
-        known = measured.known(actions) is not None
-        kl = measured.damage(actions).kl
-        bar.step(f"{len(actions)} actions, KL {kl:.4g}", known=known)
-        return kl
-
-    steps = [point((), NO_DAMAGE, "both")]
-    for actions in greedy(savings.saved, alone, measure, worst):
-        steps.append(point(actions, measured.damage(actions), "greedy"))
-    exact = []
-    for state in spaced(front(list(savings.saved), savings.saved, alone, worst), points):
-        measure(state.actions)
-        damage = measured.damage(state.actions)
-        if damage.images == len(measured.reference):  # else it is of no interest
-            exact.append(point(state.actions, damage, "exact"))
-    return merged(steps, exact)
-
-
-def spaced(states: Sequence[State], count: int) -> list[State]:
-    """At most so many states of a front, evenly spread over what they save; without the one that does nothing."""
-    edited = [state for state in states if state.actions]
-    if len(edited) <= count:
-        return edited
-    most = edited[-1].saved
-    levels = [most * number / count for number in range(1, count + 1)]
-    found = [next(state for state in edited if state.saved >= level * (1 - 1e-12)) for level in levels]
-    return list({state.actions: state for state in found}.values())
-
-
-def _retimed(retiming: Retiming, total: float, points: tuple[Point, ...], say: Say | None) -> tuple[Point, ...]:
-    """The points, with the measured times of their networks."""
-    bar = Progress(say, "timed together", len(points))
-    found = []
-    for point in points:
-        known = retiming.known(point.actions)
-        found.append(replace(point, cost=total / retiming.speedup(point.actions)))
-        bar.step(f"{total / point.predicted_cost:.2f}x predicted, {total / found[-1].costs:.2f}x measured", known=known)
-    return tuple(found)
-
-
-def _reported(
-    model: nn.Module,
-    trial: Trial,
-    batches: Sequence[Batch],
-    points: tuple[Point, ...],
-    journal: Journal,
-    say: Say | None,
-) -> tuple[Point, ...]:
-    """The points, with their damage on other batches."""
-    reference = reference_of(model, batches)
-    measured = Measurements(trial, reference, batches, journal, f"reported on {_digest(reference)}")
-    bar = Progress(say, "reported", len(points))
-    found = []
-    for point in points:
-        known = measured.known(point.actions) is not None
-        damage = measured.damage(point.actions)
-        found.append(replace(point, reported=damage))
-        bar.step(f"{point.damage.kl:.4g} is {damage.kl:.4g} there", known=known)
-    measured.close()
-    return tuple(found)
+    dtype, batch = dtype_of(model) or torch.float32, batch_of(sites.example.on(home))
+    check_fits(found, type(model).__name__, Conditions.here(*checked(runtime, layout), dtype, batch, home))
+    known = {NETWORK, *map(str, sites.blocks), *map(str, sites), *(site.block for site in sites)}
+    strange = [row.place for row in found if row.place not in known]
+    if strange or kept(NETWORK) not in found.rows:
+        raise BadFile(
+            "The table was measured for something else.",
+            asked=f"times of {', '.join(strange[:3])}" if strange else "no time of the whole network",
+            try_="surgery.time_blocks on this network",
+        )  # fmt: skip
+    return found
 
 
 def _checked_cost(cost: str) -> Cost:

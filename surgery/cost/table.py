@@ -68,6 +68,7 @@ class LatencyTable:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_text(Path(path), self.to_json() + "\n")
 
     def to_json(self) -> str:

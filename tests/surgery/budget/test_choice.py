@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,11 @@ import pytest
 import torch
 
 import surgery
-from surgery.budget.choice import choose, spaced
+from surgery.budget.choice import choose
 from surgery.budget.front import Front
-from surgery.budget.pareto import State
 from surgery.cost.action import rules_of
 from surgery.cost.block_times import time_blocks
 from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName
-from tests.surgery.budget.actions import erase
 from tests.surgery.budget.networks import batches, images, small_net
 
 
@@ -84,8 +83,8 @@ def test_other_counts_are_costs(cost: str) -> None:
 
 
 def test_latency_is_measured_and_predicted(tmp_path: Path) -> None:
-    front = chosen("latency", ("drop",), path=tmp_path / "journal.json")
-    assert (tmp_path / "journal.times.json").exists()
+    front = chosen("latency", ("drop",), path=tmp_path / "new" / "journal.json")
+    assert (tmp_path / "new" / "journal.times.json").exists()
     assert all(point.cost is not None and point.cost > 0 for point in front.points) and front.total > 0
     assert any(name == "timed" for name, _ in front.conditions)
 
@@ -139,6 +138,30 @@ def test_a_given_table_is_used_or_refused(tmp_path: Path) -> None:
         chosen("latency", ("drop",), table=table, layout="contiguous")
 
 
+def test_a_table_of_another_network_is_refused_before_it_is_used() -> None:
+    table = time_blocks(small_net(), images(2), ("drop",), rounds=1)
+    other = replace(table, rows=table.rows | {"drop layer9": replace(table.rows["drop blocks.0"], place="layer9")})
+    with pytest.raises(BadFile, match=r"measured for something else(?s:.*)times of layer9"):
+        chosen("latency", ("drop",), table=other)
+    bare = replace(table, rows={name: row for name, row in table.rows.items() if row.place != "network"})
+    with pytest.raises(BadFile, match="no time of the whole network"):
+        chosen("latency", ("drop",), table=bare)
+
+
+def test_what_a_table_lacks_is_told() -> None:
+    table = time_blocks(small_net(), images(2), ("drop",), rounds=1)
+    front = chosen("latency", ("erase", "drop"), table=table)
+    assert {one.action.what for one in front.candidates} == {"drop"}
+    assert front.left_out[0].startswith("5 actions: erase relu, ") and "the times lack" in front.left_out[0]
+
+
+def test_a_journal_of_another_choice_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    (tmp_path / "journal.json").write_text("[]")
+    with pytest.raises(BadFile, match="not the journal"):
+        chosen("latency", ("drop",), path=tmp_path / "journal.json")
+    assert not (tmp_path / "journal.times.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -160,9 +183,3 @@ def test_bad_input_is_named(options: dict[str, Any], error: type[Exception], mes
     given = {"batches": batches(), "menu": ("drop",), "cost": "sites"} | options
     with pytest.raises(error, match=message):
         choose(small_net(), **given)
-
-
-def test_states_are_spread_over_what_they_save() -> None:
-    states = [State((erase(str(k)),) if k else (), float(k), float(k)) for k in range(11)]
-    assert [state.saved for state in spaced(states, 5)] == [2, 4, 6, 8, 10]
-    assert spaced(states, 99) == states[1:]
