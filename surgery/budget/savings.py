@@ -24,8 +24,8 @@ class Savings:
     saved: Mapping[Action, float]
 
     def left(self, actions: Iterable[Action]) -> float:
-        """What the network costs after these actions, if savings add up."""
-        return self.total - sum(self.saved[action] for action in actions)
+        """What the network costs after these actions, if savings add up: never less than nothing."""
+        return max(self.total - sum(self.saved[action] for action in actions), 0.0)
 
 
 def of_relus(sites: Sites, actions: Iterable[Action]) -> Savings:

@@ -79,7 +79,7 @@ def retimed(retiming: Retiming, total: float, points: tuple[Point, ...], say: Sa
     for point in points:
         known = retiming.known(point.actions)
         found.append(replace(point, cost=total / retiming.speedup(point.actions)))
-        bar.step(f"{total / point.predicted_cost:.2f}x predicted, {total / found[-1].costs:.2f}x measured", known=known)
+        bar.step(f"{point.predicted_cost:.4g} ms predicted, {found[-1].costs:.4g} ms measured", known=known)
     return tuple(found)
 
 

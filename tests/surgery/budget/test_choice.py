@@ -15,6 +15,7 @@ from surgery.budget.choice import choose
 from surgery.budget.front import Front
 from surgery.cost.action import rules_of
 from surgery.cost.block_times import time_blocks
+from surgery.cost.stopwatch import Timing
 from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName
 from tests.surgery.budget.networks import batches, images, small_net
 
@@ -146,6 +147,21 @@ def test_a_table_of_another_network_is_refused_before_it_is_used() -> None:
     bare = replace(table, rows={name: row for name, row in table.rows.items() if row.place != "network"})
     with pytest.raises(BadFile, match="no time of the whole network"):
         chosen("latency", ("drop",), table=bare)
+
+
+def test_the_plan_of_merged_blocks_is_trainable_and_then_merged() -> None:
+    model = small_net()
+    table = time_blocks(model, images(2), ("merge",), rounds=1)
+    fast = {name: replace(row, timing=Timing(0.0, 0.0, 1)) for name, row in table.rows.items() if row.what == "merge"}
+    front = chosen("latency", ("merge",), table=replace(table, rows=table.rows | fast))
+    point = max(front.points, key=lambda point: len(point.actions))
+    assert [str(action) for action in point.actions] == ["merge blocks.0", "merge blocks.1"] and point.cost is not None
+    edited, _ = surgery.transform(model, point.rules, images(2))
+    assert kl(model, point, batches(labelled=True)) == pytest.approx(point.damage.kl, rel=1e-4)
+    merged, _ = surgery.merge(edited, example=images(2))
+    assert [layer.kernel_size for layer in merged.modules() if isinstance(layer, torch.nn.Conv2d)][1:] == [(5, 5)] * 2
+    with torch.no_grad():
+        torch.testing.assert_close(merged(images()), edited(images()), rtol=1e-4, atol=1e-5)
 
 
 def test_what_a_table_lacks_is_told() -> None:

@@ -82,4 +82,4 @@ def test_multiply_adds_are_saved_by_merging_if_there_are_fewer() -> None:
 def test_times_are_those_of_the_table() -> None:
     found = of_times(filled(), [ERASE, AFFINE, DROP])
     assert dict(found.saved) == {ERASE: 0.5, DROP: 2.0} and found.total == 5.0
-    assert found.left([ERASE]) == 4.5
+    assert found.left([ERASE]) == 4.5 and Savings(1.0, found.saved).left([DROP]) == 0.0
