@@ -33,16 +33,22 @@ class _End:
 def blocks_of(
     model: nn.Module, forward: Forward, values: Values, units: Iterable[Unit], sites: Sites
 ) -> Iterator[Section]:
-    """The blocks that become one layer, outermost first, and those with erased sites that have no exact form."""
+    """The blocks that become one layer, outermost first, and those with erased sites that have no exact form.
+
+    Of blocks in each other that have none, the innermost is named.
+    """
     units = list(units)
-    done: list[str] = []
+    found: dict[str, Section] = {}
     for call in sorted(forward.calls, key=lambda call: call.start - call.end):
-        if any(call.path.startswith(f"{path}.") for path in done) or any(unit.path == call.path for unit in units):
+        around = [path for path in found if call.path.startswith(f"{path}.")]
+        if any(not found[path].reason for path in around) or any(unit.path == call.path for unit in units):
             continue
         section = _block(model, forward, values, call, units, sites)
         if section is not None:
-            done += [call.path]
-            yield section
+            for path in around:
+                del found[path]
+            found[call.path] = section
+    yield from found.values()
 
 
 def probed_block(model: nn.Module, forward: Forward, section: Section) -> LinearMap:
@@ -85,6 +91,8 @@ def _block(
     try:
         if reason := why_fixed(model, forward, call.path) or first.refusal or _read_outside(forward, way, end):
             raise NotMergeable(reason)
+        if any(call.taken > source for node in way for source in node.reads):
+            raise NotMergeable("it also reads another tensor")
         made = probed_block(model, forward, found) if probe else map_between(forward, call.taken, end.node, values)[0]
     except NotMergeable as error:
         return replace(found, reason=str(error)) if erased else None

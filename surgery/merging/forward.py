@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from surgery.activations.dispatch import only
 from surgery.dataflow.flow import tensors_in
@@ -23,6 +25,7 @@ from surgery.look.listen import norm_on_meta
 from surgery.merging.operations import (
     Arguments,
     Linear,
+    in_the_way,
     is_known,
     linear_operation,
     operation_of_module,
@@ -36,9 +39,8 @@ from surgery.rng import seeded
 class Node:
     """The values of a tensor: which nodes they were computed from, by which call, in the code of which module.
 
-    `kind` is that of the operation, such as "conv" or "activation", see `operation_of`; "unknown" if it was not seen.
-
-    `linear` says how, if they are an affine function of some of them; `why` not, if they are not.
+    `linear` says how, if they are an affine function of some of them; `why` not, if they are not. `kind` is that of the
+    operation, such as "conv" or "activation", see `operation_of`; "unknown" if it was not seen.
     """
 
     index: int
@@ -125,6 +127,8 @@ def _recorded(model: nn.Module, sample: Example, device: torch.device, tracking:
 
 
 class _Recorder(TorchFunctionMode):
+    """The torch-function mode, and what the module hooks call, that write one forward."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -142,8 +146,25 @@ class _Recorder(TorchFunctionMode):
         for value in reachable_tensors((given.args, given.kwargs)):
             self._put(value, self._node("input", (), value, None, "it is the input"))
 
-    def hooks(self) -> Any:
-        return _Hooks(self)
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Inside, the calls of all modules are recorded."""
+        handles = [handle for path, module in self.model.named_modules() for handle in self._hooks_of(path, module)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks_of(self, path: str, module: nn.Module) -> Iterator[RemovableHandle]:
+        def arrive(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.arrive(path, module, args, kwargs)
+
+        def leave(module: nn.Module, args: Any, result: Any) -> None:
+            self.leave(path, module, args, result)
+
+        yield module.register_forward_pre_hook(arrive, with_kwargs=True)
+        yield module.register_forward_hook(leave)
 
     def finished(self, result: Any) -> Forward:
         made = self.forward
@@ -183,7 +204,7 @@ class _Recorder(TorchFunctionMode):
             shape = tuple(result.shape)
             call = Arguments(args, kwargs, self.names, shape, lambda value: id(value) in self.of)
             operation = linear_operation(name, call)
-            why = "" if operation else why_not_linear(name, call)
+            why = "" if operation else why_not_linear(name, kind, call)
             if operation is not None:  # its sources come first
                 first = [self.of[id(args[place] if place < len(args) else kwargs["input"])]
                          for place in operation.sources]  # fmt: skip
@@ -192,7 +213,7 @@ class _Recorder(TorchFunctionMode):
             self._write(result, node) if written else self._put(result, node)
             return
         for value in made:
-            self._put(value, self._node(name, tuple(reads), value, None, f"{name.strip('_')} is not linear", kind))
+            self._put(value, self._node(name, tuple(reads), value, None, in_the_way(name, kind), kind))
         for value in written:
             self._write(value, self._node(name, tuple(reads), value, None, f"{name} overwrites a part of it"))
 
@@ -243,7 +264,8 @@ class _Recorder(TorchFunctionMode):
         call = self.running.pop()
         if isinstance(result, Tensor) and id(result) not in self.of and call.taken is not None:
             # Functions with a gradient of their own are not seen.
-            self._put(result, self._node(type(module).__name__, (call.taken,), result, None, "it is not linear"))
+            name = type(module).__name__
+            self._put(result, self._node(name, (call.taken,), result, None, f"the code of {name} cannot be followed"))
         call.returned = self.of.get(id(result)) if isinstance(result, Tensor) else None
         call.end = len(self.forward.nodes)
         self.forward.calls.append(call)
@@ -258,29 +280,3 @@ class _Recorder(TorchFunctionMode):
         why, kind = ("", "scale") if operation else (f"{name} is not linear", "activation")
         node = self._node(name, (taken,), result, operation, why, kind)
         self._write(result, node) if result is given else self._put(result, node)
-
-
-class _Hooks:
-    """Inside, the calls of all modules of a copy are recorded."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        self.recorder = recorder
-        self.handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        for path, module in self.recorder.model.named_modules():
-            self.handles += self._of(path, module)
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _of(self, path: str, module: nn.Module) -> Iterator[Any]:
-        def arrive(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.recorder.arrive(path, module, args, kwargs)
-
-        def leave(module: nn.Module, args: Any, result: Any) -> None:
-            self.recorder.leave(path, module, args, result)
-
-        yield module.register_forward_pre_hook(arrive, with_kwargs=True)
-        yield module.register_forward_hook(leave)

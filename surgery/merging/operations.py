@@ -92,8 +92,8 @@ def linear_operation(name: str, call: Arguments) -> Linear | None:
     return rule(call) if rule is not None and isinstance(call.get(0, "input"), Tensor | int | float) else None
 
 
-def why_not_linear(name: str, call: Arguments) -> str:
-    """Why a call that could be an affine map is not."""
+def why_not_linear(name: str, kind: str, call: Arguments) -> str:
+    """Why a call of a function of this name and kind is not taken as an affine map."""
     plain = name.strip("_")
     if plain in ("conv1d", "conv2d", "conv3d", "linear") and call.name_of(call.get(1, "weight")) is None:
         return "its weight is computed (a mask, a norm or a parametrisation)"
@@ -101,7 +101,15 @@ def why_not_linear(name: str, call: Arguments) -> str:
         return "it normalises by its batch"
     if plain in ("mul", "imul", "multiply") and all(map(call.depends, (call.get(0, "input"), call.get(1, "other")))):
         return "a gate multiplies it by another tensor"
-    return f"{plain} is not linear" if plain not in _RULES else f"{plain} has no exact form here"
+    if plain in _RULES:
+        return f"{plain} has no exact form here"
+    return in_the_way(name, kind)
+
+
+def in_the_way(name: str, kind: str) -> str:
+    """That a function of this name and kind cannot be part of a layer, and whether that is because it is not linear."""
+    plain = name.strip("_")
+    return f"{plain} is not linear" if kind in _NONLINEAR or "max" in plain else f"a layer cannot contain {plain}"
 
 
 def _convolution(call: Arguments) -> Linear | None:
@@ -314,6 +322,7 @@ def is_copy(operation: Linear) -> bool:
     return operation.build is _identity
 
 
+_NONLINEAR = ("activation", "norm", "softmax", "attention")
 # Batch norms without parameters, whose statistics and weights are all buffers.
 _FROZEN = ("FrozenBatchNorm2d",)
 

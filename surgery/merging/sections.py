@@ -119,8 +119,10 @@ class _Finder:
                                                 map=None, reason=str(error)))  # fmt: skip
                 made = None
             cost = macs(made, self.forward.nodes[unit.returned].shape) if made is not None else 0
-            free = unit.macs == 0 or section.macs_before == 0
-            if made is None or not (linked or free or cost <= section.macs_after + unit.macs):
+            # A pool goes into a layer only where an activation was erased: the layer has more weights then.
+            worth = unit.macs == 0 or section.macs_before == 0
+            worth = worth or linked or (unit.heavy and cost <= section.macs_after + unit.macs)
+            if made is None or not worth:
                 yield section
                 section, linked = _started(unit), False
                 continue

@@ -150,6 +150,8 @@ def _unit(model: nn.Module, forward: Forward, call: ModuleCall, values: Values) 
         return None
     if all(node.linear is not None and is_copy(node.linear) for node in between):
         return None
+    if any(reader >= call.end for node in between if node.index != end for reader in forward.readers[node.index]):
+        return None  # a result inside of it is read elsewhere
     heavy = any(node.linear is not None and node.linear.heavy for node in between)
     remains = tuple(child.path[len(call.path) + 1 :] for child in inner)
     refusal = why_fixed(model, forward, call.path)

@@ -125,3 +125,21 @@ def test_what_is_read_outside_or_hooked_keeps_a_block() -> None:
     model[0].bn1.register_forward_hook(lambda *_: None)
     (block,) = (group for group in linear_groups(model, X) if group.kind == "block")
     assert block.reason == "it has hooks"
+
+
+class Outer(nn.Module):
+    """A residual block inside another one, behind a convolution whose padding keeps the outer one apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.inner, self.last = nn.Conv2d(8, 8, 3, padding=1), Residual(8, 8, act=False), nn.PReLU(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inner(self.conv(x)) + x)
+
+
+def test_a_block_inside_one_that_cannot_be_merged_is_merged() -> None:
+    x = torch.randn(2, 8, 10, 12, dtype=torch.float64)
+    groups = linear_groups(erased(Outer(), x), x)
+    assert [(group.path, group.kind) for group in groups.mergeable] == [("0.inner", "block")]
+    assert [group.path for group in groups.refused] == []

@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Called, str]] = {
     "tied": (Called(lambda m, x: m.pool(m.act(straight(m, x))), tied), "conv1.weight is also used elsewhere"),
     "padding": (Called(straight, setting("conv2", nn.Conv2d(4, 4, 3, padding=1))), "move the padding first"),
     "padding by size": (Called(straight, setting("conv2", Conv2dSame(4, 4, 3, 2))), "its padding depends on the size"),
-    "flattened": (Called(lambda m, x: m.line(m.conv1(x)).flatten(2)), "flatten is not linear"),
+    "flattened": (Called(lambda m, x: m.line(m.conv1(x)).flatten(2)), "a layer cannot contain flatten"),
 }  # fmt: skip
 
 
