@@ -79,7 +79,8 @@ def choose(
 
     The cost is "latency", milliseconds on `example`, "relu_count", elements of activations per image, "sites", calls of
     activations, or "macs", multiply-adds per image. Latencies are those of `time_blocks` in this `runtime` and
-    `layout`, or those of a `table` that it returned or saved; the points of the front are timed as a whole as well.
+    `layout`, or those of a `table` that it returned or saved; what saves less than a thousandth is not considered. The
+    points of the front are timed as a whole as well.
 
     Source: forward divergence as damage, a front without rounding: ours; the menu is that of Kim et al. 2023
     (arXiv 2301.12187), LayerMerge and Veit et al. 2016 together.

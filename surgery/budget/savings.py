@@ -15,6 +15,8 @@ from surgery.cost.table import LatencyTable
 from surgery.look.site import Sites
 from surgery.transforms import transform
 
+_LEAST = 1e-3  # of the time of a network: what saves less is noise, and does not pay for being measured
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Savings:
@@ -62,6 +64,7 @@ def _of_calls(counts: Mapping[str, int], actions: Iterable[Action]) -> Savings:
 
 
 def of_times(table: LatencyTable, actions: Iterable[Action]) -> Savings:
-    """Milliseconds: those that the block around an action takes less."""
+    """Milliseconds: those that the block around an action takes less, if that is not a rounding of the whole time."""
+    total = table.network.ms
     saved = {action: table.saved(action) for action in actions}
-    return Savings(table.network.ms, {action: ms for action, ms in saved.items() if ms})
+    return Savings(total, {action: ms for action, ms in saved.items() if ms is not None and ms > _LEAST * total})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 import surgery
@@ -9,6 +11,8 @@ from surgery.budget.savings import Savings, of_macs, of_relus, of_sites, of_time
 from surgery.cost.action import MENU, Action, actions_at
 from surgery.cost.editable import editable, editable_groups, groups_of
 from surgery.cost.paddings import paddings_of
+from surgery.cost.stopwatch import Timing
+from surgery.cost.table import NETWORK, Row, kept
 from surgery.look.site import Sites
 from tests.surgery.budget.networks import images, small_net
 from tests.surgery.cost.test_table import AFFINE, DROP, ERASE, filled
@@ -82,4 +86,7 @@ def test_multiply_adds_are_saved_by_merging_if_there_are_fewer() -> None:
 def test_times_are_those_of_the_table() -> None:
     found = of_times(filled(), [ERASE, AFFINE, DROP])
     assert dict(found.saved) == {ERASE: 0.5, DROP: 2.0} and found.total == 5.0
+    table = filled()
+    large = replace(table, rows=table.rows | {kept(NETWORK): Row(NETWORK, "keep", Timing(600.0, 600.0, 9))})
+    assert set(of_times(large, [ERASE, DROP]).saved) == {DROP}  # 0.5 of 600 ms is noise
     assert found.left([ERASE]) == 4.5 and Savings(1.0, found.saved).left([DROP]) == 0.0
