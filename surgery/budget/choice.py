@@ -52,6 +52,7 @@ def choose(
     fit: bool = False,
     worst: float = 0.5,
     points: int = 16,
+    screen: int | None = None,
     example: Any = None,
     path: str | Path | None = None,
     progress: Say | None = None,
@@ -66,6 +67,9 @@ def choose(
     points are nested, and an exact one for damages that add up, of which `points` are measured. Neither goes on where
     the damage exceeds `worst`, and what clearly exceeds it on the first images is not measured on the others: have them
     in random order. `front.within` has the plan of each budget; the model itself stays unchanged.
+
+    With `screen`, single edits are measured on so many images only, which says well enough what to try together: a
+    choice takes a fraction of the time.
 
     Choose on images that the network was not trained on: on those that it knows by heart, nothing does damage. What is
     chosen looks better on `batches` than it is; `report_on` are other batches, to measure the points of the front on.
@@ -99,7 +103,7 @@ def choose(
     kind = _checked_cost(cost)
     checked(runtime, layout)
     swap_to = checked_function(swap_to)
-    _check_numbers(worst, points)
+    _check_numbers(worst, points, screen)
     check_plain(model)
     for given in (batches, *(() if report_on is None else (report_on,))):
         check_repeatable(given)
@@ -130,7 +134,9 @@ def choose(
         )  # fmt: skip
     blocks = [str(block) for block in sites.blocks]
     measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks, worst=worst)
-    candidates = candidates_of(measured, savings, progress)
+    few = measured if screen is None else measured.on_first(screen)
+    candidates = candidates_of(few, savings, progress)
+    few.close()
     found = searched(measured, savings, candidates, worst, points, progress)
     measured.close()
     if times is not None:
@@ -185,11 +191,13 @@ def _checked_cost(cost: str) -> Cost:
     return cost  # type: ignore[return-value]
 
 
-def _check_numbers(worst: float, points: int) -> None:
+def _check_numbers(worst: float, points: int, screen: int | None) -> None:
     if isinstance(worst, bool) or not isinstance(worst, int | float) or not 0 < worst < math.inf:
         raise BadValue("`worst` is a divergence in nats.", asked=f"worst={worst!r}", try_="above 0, such as 0.5")
     if type(points) is not int or points < 1:
         raise BadValue("`points` is a number of points.", asked=f"points={points!r}", try_="at least 1")
+    if screen is not None and (type(screen) is not int or screen < 1):
+        raise BadValue("`screen` is a number of images.", asked=f"screen={screen!r}", try_="at least 1, such as 100")
 
 
 def _warn_of_known_images(reference: Reference) -> None:

@@ -55,10 +55,18 @@ class Measurements:
         enter_at: Iterable[str] = (), worst: float = math.inf,
     ) -> None:  # fmt: skip
         self.trial, self.reference, self.journal, self.topic = trial, reference, journal, topic
-        self.worst = worst
+        self.batches, self.worst = batches, worst
         trial.set_to(())
         self.prefix = Prefix(trial.network, [batch.images for batch in batches], enter_at)
         self._check_copy(reference)
+
+    def on_first(self, images: int) -> Measurements:
+        """The same on the first images alone, kept under a topic of their own."""
+        batches = first_images(self.batches, images)
+        reference = self.reference.first(images_in(batches))
+        topic = f"{self.topic} on the first {len(reference)} images"
+        cuts, worst = self.prefix.cuts, self.worst
+        return Measurements(self.trial, reference, batches, self.journal, topic, enter_at=cuts, worst=worst)
 
     def known(self, actions: Iterable[Action]) -> Damage | None:
         """The damage of these actions together if it was measured before."""
@@ -111,6 +119,17 @@ class Measurements:
 def name_of(actions: Iterable[Action]) -> str:
     """The name of a set of actions in a journal."""
     return " + ".join(sorted(map(str, actions)))
+
+
+def first_images(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The batches with the first `count` images, the last of them shorter if need be."""
+    found: list[Batch] = []
+    for batch in batches:
+        left = count - images_in(found)
+        if left > 0:
+            labels = None if batch.labels is None else batch.labels[:left]
+            found.append(Batch(batch.images[:left], labels))
+    return found
 
 
 def images_in(batches: Sequence[Batch]) -> int:

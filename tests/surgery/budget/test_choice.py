@@ -68,6 +68,13 @@ def test_greedy_points_are_nested_and_the_front_reaches_both_ends() -> None:
     assert all(a.costs < b.costs and a.damage.kl > b.damage.kl for a, b in pairwise(front.best))
 
 
+def test_single_actions_can_be_screened_on_fewer_images() -> None:
+    front = chosen(screen=4)
+    assert {one.damage.images for one in front.candidates} == {4}
+    assert {point.damage.images for point in front.points if point.actions} == {18}
+    assert front.best[0].costs == 0.0
+
+
 def test_every_action_that_saves_something_is_a_candidate() -> None:
     front = chosen(menu=("erase", "drop", "merge"))
     assert [str(one.action) for one in front.candidates] == [
@@ -186,6 +193,7 @@ def test_a_journal_of_another_choice_is_refused_before_anything_is_timed(tmp_pat
         ({"swap_to": "pwlu"}, BadValue, "has learned parameters"),
         ({"worst": 0}, BadValue, "`worst` is a divergence"),
         ({"points": 0}, BadValue, "`points` is a number"),
+        ({"screen": 0}, BadValue, "`screen` is a number of images"),
         ({"runtime": "paper"}, UnknownName, "not a runtime"),
         ({"batches": []}, BadValue, "No batches"),
         ({"batches": iter([images()])}, BadValue, "iterated more than once"),

@@ -12,7 +12,7 @@ import surgery
 from surgery.budget import measurement
 from surgery.budget.damage import NO_DAMAGE, Reference
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, images_in, name_of, outputs_of, reference_of
+from surgery.budget.measurement import Measurements, first_images, images_in, name_of, outputs_of, reference_of
 from surgery.budget.trial import Trial
 from surgery.cost.action import Action, actions_at, rules_of
 from surgery.errors import BadValue, NotProved
@@ -70,6 +70,17 @@ def test_what_is_clearly_too_much_is_not_measured_on_all_images(
     assert found.damage(action).images < whole.images and found.known(action) == found.damage(action)
     found.worst = 1e6  # it is of interest now
     assert found.known(action) is None and found.damage(action) == whole
+
+
+def test_the_first_images_alone_are_measured_apart(tmp_path: Path) -> None:
+    whole, actions = measurements(small_net(), tmp_path / "journal.json")
+    action = [actions["drop blocks.0"]]
+    few = whole.on_first(8)
+    found = few.damage(action)
+    few.close()
+    assert found.images == 8 and whole.known(action) is None and whole.damage(action).images == 18
+    assert [len(batch.images) for batch in first_images(as_batches(), 8)] == [6, 2]
+    assert len(first_images(as_batches(), 99)) == 3
 
 
 def test_the_name_of_a_set_does_not_depend_on_its_order() -> None:
