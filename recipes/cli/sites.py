@@ -1,12 +1,19 @@
-"""Commands that look at a model, or edit it without training: `sites`, `transform`."""
+"""Commands that look at a model, or edit it without training: `sites`, `transform`, `merge`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.cli.flags import Commands, add_model, add_rules, add_weights, command, example_of, rules_of, skips
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from recipes.models.names import ModelName
+    from surgery.merging.report import MergeReport
+    from surgery.plan.report import Report
 
 
 def add_commands(commands: Commands[Any]) -> None:
@@ -30,6 +37,12 @@ def add_commands(commands: Commands[Any]) -> None:
     transform.add_argument("--save", metavar="DIR", help="save the edited model there")
     add_weights(transform)
 
+    about = "merge the linear neighbours of a model into single layers, batch norms among them"
+    merge = command(commands, "merge", _merge, about, "surgery merge out --save merged")
+    add_model(merge)
+    merge.add_argument("--save", metavar="DIR", help="save the merged model there")
+    add_weights(merge)
+
 
 def _sites(options: argparse.Namespace) -> None:
     import surgery
@@ -45,18 +58,45 @@ def _transform(options: argparse.Namespace) -> None:
     import surgery
     from recipes.models.build import build
     from recipes.models.names import resolve
-    from surgery.errors import BadFile, BadValue
+    from surgery.errors import BadValue
 
     rules = rules_of(options)
     if not rules:
         raise BadValue("no rules to apply.", try_="--rule RULE, or --recipe NAME")
-    if options.save and Path(options.save).is_dir() and any(Path(options.save).iterdir()):
-        raise BadFile(f"{options.save} is not empty.", try_="another --save")
+    _check_new(options.save)
     named = resolve(options.model)
     model = build(named, pretrained=options.weights or options.pretrained)
     report = surgery.transform_(model, rules, example_of(options), skip_uneditable=skips(options))
+    _saved(options, model, named, report)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    import surgery
+    from recipes.models.build import build
+    from recipes.models.names import resolve
+
+    _check_new(options.save)
+    named = resolve(options.model)
+    model = build(named, pretrained=options.weights or options.pretrained)
+    merged, report = surgery.merge(model.eval(), example=example_of(options))
+    _saved(options, merged, named, report)
+
+
+def _check_new(folder: str | None) -> None:
+    """Check before anything is done that a folder can be written."""
+    from surgery.errors import BadFile
+
+    if folder and Path(folder).is_dir() and any(Path(folder).iterdir()):
+        raise BadFile(f"{folder} is not empty.", try_="another --save")
+
+
+def _saved(options: argparse.Namespace, model: Module, named: ModelName, report: Report | MergeReport) -> None:
+    """Save the model, if that is asked for, and print what was done to it."""
+    import surgery
+
     if options.save:
         surgery.save(model, options.save, name=named.full, kwargs=dict(named.kwargs))
     print(report.to_json() if options.json else report)
     if options.save and not options.json:
-        print(f"saved in {options.save}" + ("" if options.weights or options.pretrained else ", with fresh weights"))
+        fresh = not (options.weights or options.pretrained or named.folder)
+        print(f"saved in {options.save}" + (", with fresh weights" if fresh else ""))

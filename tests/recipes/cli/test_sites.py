@@ -1,4 +1,4 @@
-"""Sites and transform on the command line: tables or JSON, and what is saved."""
+"""Sites, transform and merge on the command line: tables or JSON, and what is saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+import recipes
 import surgery
 from recipes import cli
 from recipes.models.build import build
@@ -65,3 +67,17 @@ def test_transform_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["transform", *SMALL, *ERASE, "--save", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.endswith("with fresh weights\n")
+
+
+def test_merge_saves_a_model_that_loads_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edited, x = build("timm/test_resnet").eval(), torch.rand(2, 3, 32, 32)
+    surgery.transform_(edited, surgery.drop(block="layer*"), x)
+    surgery.save(edited, tmp_path / "out", name="timm/test_resnet")
+    assert cli.main(["merge", str(tmp_path / "out"), "--shape", "2,3,32,32", "--save", str(tmp_path / "merged")]) == 0
+    out = capsys.readouterr().out
+    assert "layers merged into" in out and out.endswith(f"saved in {tmp_path / 'merged'}\n")
+    merged = recipes.load_model(tmp_path / "merged").eval()
+    assert not [module for module in merged.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        assert torch.allclose(merged(x), edited(x), rtol=0, atol=1e-5)
+    assert "is not empty" in refused(capsys, "merge", str(tmp_path / "out"), "--save", str(tmp_path / "merged"))
