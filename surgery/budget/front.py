@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,15 +121,12 @@ class Front:
         that were chosen on, `ms`, `relu_count`, `sites` and `macs` the most that may be left.
 
         Raises:
-            BadValue: no budget, one of another cost than was chosen by, or one that no point reaches; it names the
-                nearest point.
+            BadValue: no budget, one that is not above 0 or of another cost than was chosen by, or one that no point
+                reaches; it names the nearest point.
         """
         given = {"ms": ms, "relu_count": relu_count, "sites": sites, "macs": macs}
         limits = {name: value for name, value in given.items() if value is not None}
-        wanted = {"speedup": speedup, "damage": damage} | limits
-        asked = ", ".join(f"{name}={value:g}" for name, value in wanted.items() if value is not None)
-        if not asked:
-            raise BadValue("No budget.", try_="front.within(speedup=1.3), or damage=0.05")
+        asked = _checked({"speedup": speedup, "damage": damage} | limits)
         for name in limits:
             if _BUDGETS[name] != self.kind:
                 raise BadValue(f"The front was chosen by {self.kind}.", asked=asked, try_=f"cost={_BUDGETS[name]!r}")
@@ -290,6 +288,21 @@ def merged(greedy: Sequence[Point], exact: Sequence[Point]) -> tuple[Point, ...]
         same = found.get(key)
         found[key] = point if same is None or same.by == point.by else replace(same, by="both")
     return tuple(sorted(found.values(), key=lambda point: (point.costs, point.damage.kl)))
+
+
+def _checked(budget: Mapping[str, float | None]) -> str:
+    """A budget in words.
+
+    Raises:
+        BadValue: there is none, or it is not a number above 0.
+    """
+    asked = {name: value for name, value in budget.items() if value is not None}
+    for name, value in asked.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise BadValue("A budget is a number above 0.", asked=f"{name}={value!r}")
+    if not asked:
+        raise BadValue("No budget.", try_="front.within(speedup=1.3), or damage=0.05")
+    return ", ".join(f"{name}={value:g}" for name, value in asked.items())
 
 
 def _in_words(actions: Sequence[Action]) -> str:

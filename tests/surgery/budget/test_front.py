@@ -79,6 +79,9 @@ def test_what_cannot_be_reached_names_the_nearest_point() -> None:
         front().point(speedup=3)
     with pytest.raises(BadValue, match=r"Only the unedited network(?s:.*)nearest: 8 ms, 1.25x at damage 0.01"):
         front().point(damage=0.001)
+    for wrong in ({"speedup": 0}, {"damage": -1.0}, {"ms": float("nan")}, {"ms": "2"}):
+        with pytest.raises(BadValue, match="a number above 0"):
+            front().point(**wrong)  # type: ignore[arg-type]
     with pytest.raises(BadValue, match="No budget"):
         front().within()
 
