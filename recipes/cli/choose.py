@@ -60,7 +60,7 @@ def add_commands(commands: Commands[Any]) -> None:
     )
     budget = choose.add_argument_group("the budget (the front alone without one)")
     for name, (_, about) in _BUDGETS.items():
-        budget.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=about)
+        budget.add_argument(f"--{name.replace('_', '-')}", type=_above_0, metavar="X", help=about)
     group = choose.add_argument_group("what is measured")
     group.add_argument("--menu", default=",".join(MENU), help="what may be done (default: %(default)s)")
     group.add_argument(
@@ -222,6 +222,13 @@ def _parted(images: Tensor, labels: Tensor | None, count: int) -> tuple[Batches,
         return list(pictures) if labels is None else list(zip(pictures, labels[part].split(_BATCH), strict=True))
 
     return batches(slice(count)), batches(slice(count, None))
+
+
+def _above_0(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def _in_words(budget: dict[str, float]) -> str:

@@ -60,6 +60,7 @@ def test_json_is_the_front_and_nothing_else(capsys: pytest.CaptureFixture[str]) 
         (("--damage", "1", "--output", "chosen.txt"), "a file that ends in .toml"),
         (("--plot", "front.png"), "drawn as SVG"),
         (("--images", "0"), "0 is less than 1"),
+        (("--speedup", "0"), "0 is not above 0"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_measured(
