@@ -112,17 +112,33 @@ def _behind(steps: list[Data]) -> int:
 
 
 def _still_there(model: nn.Module, step: Step) -> list[Data]:
-    """The edits of a step, without those in parts that were removed from the model since."""
-    here = {id(module) for module in model.modules()}
+    """The edits of a step, without those in parts that were removed from the model since.
+
+    What a later step has put another module in the place of was there for the edit, and is when the step is redone.
+    """
+    places = _replaced_later(model, step)
+    here = {id(module) for module in (*model.modules(), *(part for old in places.values() for part in old.modules()))}
     changed = {id(change.module) for change in step.changes}
     if changed <= here:
         return list(step.data["edits"])
     parts = dict(model.named_modules(remove_duplicate=False))
     return [
         edit for edit in step.data["edits"]
-        if (owner := parts.get(edit["site"][0])) is not None
-        and any(id(module) in changed for module in owner.modules())
+        if any(f"{edit['site'][0]}.".startswith(f"{place}.") for place in places)
+        or ((owner := parts.get(edit["site"][0])) is not None
+            and any(id(module) in changed for module in owner.modules()))
     ]  # fmt: skip
+
+
+def _replaced_later(model: nn.Module, step: Step) -> dict[str, nn.Module]:
+    """The modules that later steps have replaced, by their paths."""
+    steps = steps_of(model)
+    later = [change for other in steps[steps.index(step) + 1 :] for change in other.changes]
+    paths = {id(module): path for path, module in model.named_modules()}
+    return {
+        f"{paths[id(change.module)]}.{change.name}".lstrip("."): change.before for change in later
+        if isinstance(change.before, nn.Module) and id(change.module) in paths
+    }  # fmt: skip
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

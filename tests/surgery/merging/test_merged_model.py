@@ -134,6 +134,26 @@ def test_a_merged_model_that_was_never_edited_is_saved_and_edited_on(tmp_path: P
     assert type(edited.bn1) is nn.BatchNorm2d and type(edited.act2) is nn.ReLU
 
 
+def test_edits_inside_merged_modules_are_saved_with_them(tmp_path: Path) -> None:
+    """Also if another part with edits was replaced since, as a former head."""
+
+    def fresh() -> nn.Sequential:
+        head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+        return nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4, nn.ReLU()), nn.Conv2d(4, 4, 1), nn.Tanh(), head)
+
+    rules = [surgery.erase(site="1.act"), surgery.swap("silu", site="4.1")]
+    edited, _ = surgery.transform(randomise(fresh()).eval(), rules, IMAGES)
+    merged, report = merge(edited, example=IMAGES)
+    assert report.merged[0].group.layers == ("0", "1", "2")
+    surgery.save(merged, tmp_path / "whole")
+    assert torch.equal(surgery.load(tmp_path / "whole", fresh()).eval()(IMAGES), merged(IMAGES))
+    merged[4] = nn.Identity()
+    surgery.save(merged, tmp_path / "other")
+    other = fresh()
+    other[4] = nn.Identity()
+    assert torch.equal(surgery.load(tmp_path / "other", other).eval()(IMAGES), merged(IMAGES))
+
+
 def test_a_file_that_asks_for_another_layer_than_its_weights_is_refused() -> None:
     layer = Layer(3, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1, True, "zeros")
     step = {"fingerprint": None, "data": {"replacements": [Replacement("conv1", layer).to_data()]}}
