@@ -15,7 +15,7 @@ from torch import nn
 from surgery.budget.damage import Reference
 from surgery.budget.front import UNITS, Cost, Front
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, reference_of
+from surgery.budget.measurement import Measurements, images_in, reference_of
 from surgery.budget.retiming import Retiming
 from surgery.budget.savings import Savings, of_macs, of_relus, of_sites, of_times
 from surgery.budget.search import candidates_of, reported, retimed, searched
@@ -115,6 +115,8 @@ def choose(
     paddings = paddings_of(model, sites, editable_groups(model, sites)) if merges else {}
     trial = Trial(model, sites, swap_to, paddings)
     actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit, mergeable=paddings)
+    if progress is not None:
+        progress(f"{number_of('action', list(map(str, actions)))}; {images_in(chosen_on)} images")
     times = None if table is None or kind != "latency" else _given(table, model, sites, runtime, layout)
     if fit:
         trial.fit([batch.images for batch in chosen_on])

@@ -104,6 +104,7 @@ def test_a_choice_goes_on_from_its_journal(tmp_path: Path) -> None:
         "latency", ("erase", "drop"), path=path, report_on=batches(labelled=True, seed=9), progress=lines.append
     )
     assert again.to_json() == first.to_json()
+    assert lines[0].startswith("7 actions: erase relu, drop blocks.0, ") and lines[0].endswith("; 18 images")
     assert any("measured alone" in line and "per s" not in line for line in lines)
     with pytest.raises(BadFile, match="another choice"):
         choose(small_net(1), batches(), ("drop",), "sites", path=path)
