@@ -10,8 +10,9 @@ from torch import nn
 
 from surgery.edit.write import put_modules
 from surgery.merging.forward import Forward, ModuleCall, Node
-from surgery.merging.linear_map import LinearMap, NotMergeable
-from surgery.merging.operations import Values, is_copy
+from surgery.merging.maps.linear_map import LinearMap, NotMergeable
+from surgery.merging.maps.operations import is_copy
+from surgery.merging.maps.values import Values
 from surgery.merging.probe import probed
 from surgery.merging.sections import Section, Sites
 from surgery.merging.units import Unit, macs, macs_of, map_between, nodes_between, why_fixed

@@ -14,7 +14,7 @@ from surgery.errors import NotProved, cause_of
 from surgery.isolation.held_tensors import reachable_tensors
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example
-from surgery.merging.linear_map import LinearMap
+from surgery.merging.maps.linear_map import LinearMap
 from surgery.model import home_of, in_mode
 from surgery.rng import seeded
 

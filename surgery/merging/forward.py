@@ -22,15 +22,8 @@ from surgery.isolation.leftovers import no_leftovers
 from surgery.isolation.meta_copy import scratch_copy
 from surgery.look.example import Example
 from surgery.look.listen import norm_on_meta
-from surgery.merging.operations import (
-    Arguments,
-    Linear,
-    in_the_way,
-    is_known,
-    linear_operation,
-    operation_of_module,
-    why_not_linear,
-)
+from surgery.merging.maps.known_modules import is_known, operation_of_module
+from surgery.merging.maps.operations import Arguments, Linear, in_the_way, linear_operation, why_not_linear
 from surgery.model import check_plain, home_of, in_mode
 from surgery.rng import seeded
 

@@ -12,8 +12,8 @@ from torch import nn
 from surgery.look.example import Example
 from surgery.merging.blocks import blocks_of, probed_block
 from surgery.merging.forward import Forward, forward_of
-from surgery.merging.linear_map import LinearMap
-from surgery.merging.operations import Values
+from surgery.merging.maps.linear_map import LinearMap
+from surgery.merging.maps.values import Values
 from surgery.merging.sections import Section, chains_of, erased_sites, layer_path, unmerged
 from surgery.merging.units import map_between, units_of
 from surgery.text import html_table, table

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surgery.errors import BadFile
-from surgery.merging.linear_map import SIZED, LinearMap, NotMergeable
+from surgery.merging.maps.linear_map import SIZED, LinearMap, NotMergeable
 
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _MODES = ("zeros", "circular", "reflect", "replicate", SIZED)

@@ -20,8 +20,8 @@ from surgery.merging.check import difference_of, outputs_differ, random_input
 from surgery.merging.forward import Forward, forward_of
 from surgery.merging.groups import LinearGroup, exact_map, group_of, sections_of
 from surgery.merging.layer import Layer, filled
-from surgery.merging.linear_map import NotMergeable
-from surgery.merging.operations import Values
+from surgery.merging.maps.linear_map import NotMergeable
+from surgery.merging.maps.values import Values
 from surgery.merging.replacement import Replacement
 from surgery.merging.report import MergedGroup, MergeReport
 from surgery.merging.sections import Section, layer_path

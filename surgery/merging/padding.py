@@ -12,8 +12,8 @@ from surgery.edit.change import Change
 from surgery.errors import UnknownName, nearest
 from surgery.look.example import Example
 from surgery.merging.forward import forward_of
-from surgery.merging.linear_map import SIZED
-from surgery.merging.operations import Values
+from surgery.merging.maps.linear_map import SIZED
+from surgery.merging.maps.values import Values
 from surgery.merging.sections import chains_of, erased_sites
 from surgery.merging.units import Unit, units_of
 

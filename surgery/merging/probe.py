@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surgery.merging.linear_map import LinearMap, NotMergeable, spatial
+from surgery.merging.maps.linear_map import LinearMap, NotMergeable, spatial
 from surgery.model import in_mode
 
 _CANVASES = (12, 24, 48)  # sizes to probe on, one after the other until the kernel fits

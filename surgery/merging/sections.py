@@ -13,8 +13,8 @@ from surgery.activations import Affine, Copy
 from surgery.edit.change import Change
 from surgery.history.history import histories_of
 from surgery.merging.forward import Forward
-from surgery.merging.linear_map import LinearMap, NotMergeable
-from surgery.merging.operations import is_copy
+from surgery.merging.maps.linear_map import LinearMap, NotMergeable
+from surgery.merging.maps.operations import is_copy
 from surgery.merging.units import Unit, macs
 
 Sites = Mapping[str, Set[int]]  # the paths of erased sites, and the nodes that each is called on

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from surgery.merging.forward import Forward, ModuleCall, Node
-from surgery.merging.linear_map import LinearMap, NotMergeable
-from surgery.merging.operations import Values, is_copy
+from surgery.merging.maps.linear_map import LinearMap, NotMergeable
+from surgery.merging.maps.operations import is_copy
+from surgery.merging.maps.values import Values
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

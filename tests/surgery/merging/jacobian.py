@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from surgery.merging.linear_map import LinearMap
+from surgery.merging.maps.linear_map import LinearMap
 
 
 def apply(made: LinearMap, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from surgery.look.example import Example
 from surgery.merging.forward import Forward, forward_of
-from surgery.merging.operations import Values
+from surgery.merging.maps.values import Values
 from surgery.merging.units import Unit, units_of
 
 

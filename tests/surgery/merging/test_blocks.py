@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import surgery
 from surgery.merging.groups import linear_groups
-from surgery.merging.linear_map import LinearMap
+from surgery.merging.maps.linear_map import LinearMap
 from surgery.merging.merged_model import merge
 from tests.models import randomise
 from tests.surgery.merging.jacobian import matrix_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surgery.errors import NotProved
 from surgery.look.example import Example
 from surgery.merging.check import difference_of, outputs_differ, random_input, relative
-from surgery.merging.linear_map import LinearMap
+from surgery.merging.maps.linear_map import LinearMap
 
 
 def test_a_layer_with_other_weights_is_refused() -> None:

@@ -6,7 +6,7 @@ import torch
 
 import surgery
 from surgery.merging.groups import LinearGroup, exact_map, linear_groups, sections_of
-from surgery.merging.operations import Values
+from surgery.merging.maps.values import Values
 from tests.models import randomise
 from tests.surgery.merging.networks import IMAGES, Plain, seen
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from surgery.errors import BadFile
 from surgery.merging.layer import Layer, filled
-from surgery.merging.linear_map import SIZED, LinearMap, NotMergeable
+from surgery.merging.maps.linear_map import SIZED, LinearMap, NotMergeable
 from tests.surgery.merging.jacobian import apply
 
 FLOAT, HERE = torch.float64, torch.device("cpu")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from surgery.merging.linear_map import NotMergeable
+from surgery.merging.maps.linear_map import NotMergeable
 from surgery.merging.merged_model import merge
 from surgery.merging.probe import probed
 from tests.models import randomise

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from surgery.activations import Affine
 from surgery.merging.groups import sections_of
-from surgery.merging.operations import Values
+from surgery.merging.maps.values import Values
 from surgery.merging.sections import layer_path
 from tests.surgery.merging.networks import IMAGES, Plain, seen
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from surgery.merging.linear_map import NotMergeable
-from surgery.merging.operations import Values
+from surgery.merging.maps.linear_map import NotMergeable
+from surgery.merging.maps.values import Values
 from surgery.merging.units import map_between, units_of, why_fixed
 from tests.surgery.merging.networks import IMAGES, NormAct, Plain, seen
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from surgery.activations import Affine
 from surgery.look.example import Example
 from surgery.merging.forward import forward_of
-from surgery.merging.linear_map import NotMergeable
-from surgery.merging.operations import Values
+from surgery.merging.maps.linear_map import NotMergeable
+from surgery.merging.maps.values import Values
 from surgery.merging.units import map_between
 from tests.surgery.merging.jacobian import apply
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from surgery.merging.linear_map import SIZED, LinearMap, NotMergeable
+from surgery.merging.maps.linear_map import SIZED, LinearMap, NotMergeable
 from tests.surgery.merging.jacobian import apply, matrix_of
 
 FLOAT = torch.float64

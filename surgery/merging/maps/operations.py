@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from surgery.activations.functions.affine import Affine
-from surgery.dataflow.operations import activation_of_module
-from surgery.merging.linear_map import SIZED, LinearMap
-
-FLOAT = torch.float64
-
-
-class Values:
-    """The parameters and buffers of a model by name, in float64; matrices and kernels on demand as shapes only."""
-
-    def __init__(self, model: nn.Module, *, shapes_only: bool = False) -> None:
-        named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-        self.tensors = dict(named)
-        self.shapes_only = shapes_only
-
-    def __call__(self, name: str) -> Tensor:
-        """The values of a tensor of the model, on the CPU."""
-        tensor = self.tensors[name].detach()
-        if tensor.is_meta or (self.shapes_only and tensor.dim() > 1):
-            return torch.empty(tensor.shape, dtype=FLOAT, device="meta")
-        return tensor.to("cpu", FLOAT)
-
-    def vector(self, name: str | None, size: int, default: float) -> Tensor:
-        """A vector of the model; one value for all, if there is no name."""
-        return torch.full((size,), default, dtype=FLOAT) if name is None else self(name).flatten()
-
-    def finished(self, made: LinearMap) -> LinearMap:
-        """The map without a bias that is zero; with shapes alone, where only those are wanted."""
-        bias = made.bias
-        if bias is not None and not bias.is_meta and not bool(bias.any()):
-            bias = None
-        weight = made.weight
-        if self.shapes_only:
-            weight, bias = weight.to("meta"), None if bias is None else bias.to("meta")
-        return LinearMap(weight, bias, made.stride, made.padding, made.dilation, made.groups, made.mode)
-
+from surgery.merging.maps.linear_map import LinearMap
+from surgery.merging.maps.values import FLOAT, Values
 
 # Builds the map for a tensor with this number of channels.
 Build = Callable[[Values, int], LinearMap]
@@ -154,11 +120,11 @@ def _batch_norm(call: Arguments) -> Linear | None:
                if value is not None and name is None]  # fmt: skip
     if call.get(5, "training", False) or names[0] is None or names[1] is None or unnamed:
         return None
-    return _norm(names, float(call.get(7, "eps", 1e-5)))
+    return of_norm(names, float(call.get(7, "eps", 1e-5)))
 
 
-def _norm(names: list[str | None], epsilon: float) -> Linear:
-    """Running mean, running variance, weight and bias of a batch norm, the last two optional."""
+def of_norm(names: Sequence[str | None], epsilon: float) -> Linear:
+    """A batch norm, by the names of its running mean, running variance, weight and bias, the last two optional."""
 
     def build(values: Values, channels: int) -> LinearMap:
         mean, variance, weight, bias = (
@@ -323,9 +289,6 @@ def is_copy(operation: Linear) -> bool:
 
 
 _NONLINEAR = ("activation", "norm", "softmax", "attention")
-# Batch norms without parameters, whose statistics and weights are all buffers.
-_FROZEN = ("FrozenBatchNorm2d",)
-
 _RULES: dict[str, Callable[[Arguments], Linear | None]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("add", "iadd", "radd"), _sum),
@@ -338,53 +301,3 @@ _RULES: dict[str, Callable[[Arguments], Linear | None]] = {
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout"), _dropout),
     "linear": _linear, "batch_norm": _batch_norm, "pad": _pad, "getitem": _strided, "neg": _negative,
 }  # fmt: skip
-
-
-def is_known(module: nn.Module) -> bool:
-    """Whether a module is known by its class: what it calls does not matter."""
-    if isinstance(module, nn.Identity):
-        return False
-    named = type(module).__name__ in _FROZEN or _is_sized(module)
-    return isinstance(module, Affine) or (named and not module._modules) or activation_of_module(module) is not None
-
-
-def operation_of_module(module: nn.Module, path: str, given: Tensor) -> Linear | None:
-    """The map of a module that is known by its class, not by what it calls; None for other modules."""
-    at = f"{path}." if path else ""
-    if isinstance(module, Affine):
-        return _affine_module(module, at, given)
-    if type(module).__name__ in _FROZEN and not module._modules:
-        names: list[str | None] = [f"{at}{name}" for name in ("running_mean", "running_var", "weight", "bias")]
-        return _norm(names, float(module.eps))  # type: ignore[arg-type]
-    if isinstance(module, nn.Conv2d) and _is_sized(module):
-        return _convolution_sized(module, at)
-    return None
-
-
-def _is_sized(module: nn.Module) -> bool:
-    """Whether it is a convolution of timm that pads by the size of its input."""
-    return type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d)
-
-
-def _affine_module(module: Affine, at: str, given: Tensor) -> Linear:
-    single = len(module.weight) == 1
-
-    def build(values: Values, channels: int) -> LinearMap:
-        slope, intercept = values(f"{at}weight"), values(f"{at}bias")
-        return LinearMap.diagonal(slope.expand(channels), intercept.expand(channels))
-
-    axis = None if single else module.axis % given.dim()
-    return Linear((0,), build, axis, weights=(f"{at}weight", f"{at}bias"))
-
-
-def _convolution_sized(module: nn.Conv2d, at: str) -> Linear | None:
-    if set(module._parameters) != {"weight", "bias"} or module._parameters["weight"] is None:
-        return None
-    names = _named(f"{at}weight", f"{at}bias" if module.bias is not None else None)
-    stride, dilation = tuple(module.stride), tuple(module.dilation)
-
-    def build(values: Values, _: int) -> LinearMap:
-        shift = values(names[1]) if len(names) > 1 else None
-        return LinearMap(values(names[0]), shift, stride, ((0, 0), (0, 0)), dilation, module.groups, SIZED)
-
-    return Linear((0,), build, 1, heavy=True, weights=names)
