@@ -86,6 +86,13 @@ def in_eval(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Leave the caller's inference mode and autocast, so that new modules are trainable and have the model's dtype."""
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 def parents_of(path: str) -> list[str]:
     """The enclosing paths of a path, innermost first, up to the model itself."""
     parts = path.split(".") if path else []

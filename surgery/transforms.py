@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from surgery.edit.change import Change, catch_up, check_ours
@@ -27,7 +24,7 @@ from surgery.look.example import Example
 from surgery.look.finder import find_sites
 from surgery.look.observe import seen_at
 from surgery.look.site import BLOCK, Site, Sites
-from surgery.model import M, check_plain, dtype_of, home_of
+from surgery.model import M, check_plain, dtype_of, home_of, plain_torch
 from surgery.plan.plan import Edit, Plan, Rules, as_rules, make_plan, without
 from surgery.plan.report import Report, check_outcome
 from surgery.plan.rules import Rule
@@ -35,14 +32,7 @@ from surgery.schedule.frozen_weights import rest_weights
 from surgery.schedule.progress import move, progress_of
 
 
-@contextmanager
-def _plain_torch() -> Iterator[None]:
-    """Leave the caller's inference mode and autocast, so that new modules are trainable and have the model's dtype."""
-    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
-
-
-@_plain_torch()
+@plain_torch()
 def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> tuple[M, Report]:
     """Edit a copy of a model by rules, and report what was done; the model itself is unchanged.
 
@@ -68,7 +58,7 @@ def transform(model: M, rules: Rules, example: Any = None, *, skip_uneditable: b
 
 
 @all_or_nothing()
-@_plain_torch()
+@plain_torch()
 def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uneditable: bool = False) -> Report:
     """Edit a model in place by rules, and report what was done.
 
@@ -79,7 +69,7 @@ def transform_(model: nn.Module, rules: Rules, example: Any = None, *, skip_uned
 
 
 @all_or_nothing()
-@_plain_torch()
+@plain_torch()
 def apply_plan(model: nn.Module, plan: Plan, *, look: bool = True) -> Report:
     """Apply a plan to the model it was made for, and prove that exactly the planned edits happened.
 

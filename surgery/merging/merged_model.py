@@ -25,20 +25,22 @@ from surgery.merging.maps.values import Values
 from surgery.merging.replacement import Replacement
 from surgery.merging.report import MergedGroup, MergeReport
 from surgery.merging.sections import Section, layer_path
-from surgery.model import HISTORY, M, check_plain, dtype_of, home_of, parents_of
+from surgery.model import HISTORY, M, check_plain, dtype_of, home_of, parents_of, plain_torch
 
 KIND = "merge"
 
 
+@plain_torch()
 def merge(model: M, groups: Iterable[LinearGroup] | None = None, example: Any = None) -> tuple[M, MergeReport]:
     """Merge what is linear into single layers, on a copy, and report how exact that is and what it saves.
 
     `groups` are those of `linear_groups` to merge, by default all that can be. Kernels are computed in float64 and cast
     to the dtype of the model. Each layer is checked against the modules that it replaces, and the copy against the
-    model, in eval mode: batch norms are part of the layers, so that training goes on without them. Modules that are no
-    longer needed become the identity, the layers keep the names of the first ones, and the classes of the model and of
-    all unaffected modules stay. `save` and `load` work as before; `undo` restores the unmerged modules with their
-    weights as they were, as long as the copy has not been saved and loaded.
+    model, in eval mode: batch norms are part of the layers, so that training would go on without them, and a dropout
+    between two layers acts behind them. Modules that are no longer needed become the identity, the layers keep the
+    names of the first ones, and the classes of the model and of all unaffected modules stay. `save` and `load` work as
+    before; `undo` restores the unmerged modules with their weights as they were, as long as the copy has not been saved
+    and loaded.
 
     Raises:
         NothingPicked: nothing can be merged.

@@ -49,6 +49,19 @@ def test_two_convolutions_become_one_where_the_activation_between_was_erased(sta
     assert report.macs == (11 * 12 * 6 * 3 * 9 + 9 * 10 * 4 * 6 * 9, 9 * 10 * 4 * 3 * 25)
 
 
+def test_merging_leaves_the_caller_as_it_was() -> None:
+    model, random = randomise(Plain()), torch.get_rng_state()
+    hook = model.act2.register_forward_hook(lambda *_: None)
+    with torch.inference_mode(), torch.autocast("cpu"):
+        merged, _ = merge(model, example=IMAGES)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert model.training and model.bn1.training and surgery.history_of(model) == ()
+    assert not any(param.is_inference() or param.grad_fn for param in merged.parameters())
+    assert hook.id in model.act2._forward_hooks and hook.id in merged.act2._forward_hooks  # type: ignore[union-attr]
+    merged(IMAGES).sum().backward()
+    assert merged.conv1.bias.grad is not None  # type: ignore[union-attr]
+
+
 def test_without_an_erased_activation_only_the_norms_are_folded() -> None:
     model = randomise(Plain()).eval()
     merged, report = merge(model, example=IMAGES)
