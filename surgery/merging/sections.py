@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from surgery.activations import Affine, Copy
+from surgery.dataflow.operations import activation_of_module
 from surgery.edit.change import Change
 from surgery.history.history import histories_of
 from surgery.merging.forward import Forward
@@ -203,11 +204,19 @@ def erased_sites(model: nn.Module, forward: Forward, changes: Iterable[Change] =
 
     `changes` are those of an edit that is not in the history yet.
     """
-    done = (change for history in histories_of(model) for step in history.steps for change in step.changes)
-    put = {id(change.put) for change in (*done, *changes) if isinstance(change.put, nn.Identity | Copy | Affine)}
+    steps = [step for history in histories_of(model) for step in history.steps if step.kind == "surgery"]
+    every = (*(change for step in steps for change in step.changes), *changes)
+    put = {id(change.put) for change in every if _erases(change)}
     found: dict[str, set[int]] = {}
     for call in forward.calls:
         module = model.get_submodule(call.path)
         if call.taken is not None and (id(module) in put or isinstance(module, Affine)):
             found.setdefault(call.path, set()).add(call.taken)
     return found
+
+
+def _erases(change: Change) -> bool:
+    """Whether a change erases an activation, rather than a block."""
+    was = change.before
+    activation = was is None or (isinstance(was, nn.Module) and activation_of_module(was) is not None)
+    return activation and isinstance(change.put, nn.Identity | Copy | Affine)

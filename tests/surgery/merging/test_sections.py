@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import surgery
 from surgery.activations import Affine
 from surgery.merging.groups import sections_of
 from surgery.merging.maps.values import Values
@@ -33,6 +34,26 @@ def test_a_norm_goes_into_the_layer_behind_it_if_there_is_none_in_front() -> Non
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Conv2d(3, 4, 3), nn.ReLU())
     assert found(model) == [("0", "2")]
     assert found(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())) == []
+
+
+class Skipping(nn.Module):
+    """A residual block between the thin layers of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)) + x
+
+
+def test_a_dropped_block_or_a_folded_norm_does_not_join_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 9, 1), nn.ReLU(), nn.Conv2d(9, 3, 1), nn.BatchNorm2d(3), Skipping(),
+                          nn.Conv2d(3, 9, 1), nn.ReLU())  # fmt: skip
+    dropped, _ = surgery.transform(model, surgery.drop("4"), IMAGES)
+    assert found(dropped) == [("2", "3")]
+    merged, _ = surgery.merge(dropped, example=IMAGES)
+    assert found(merged) == []
 
 
 class Read(nn.Module):
