@@ -115,7 +115,7 @@ def lite0(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     started = time.monotonic()
     front = surgery.choose(
         model, chosen_on, menu=options.menu, example=image, path=options.journal, worst=options.worst,
-        points=options.points, fit=options.fit, progress=lambda line: print(line, flush=True),
+        points=options.points, screen=options.screen, progress=lambda line: print(line, flush=True),
     )  # fmt: skip
     seconds = time.monotonic() - started
     print(front)
@@ -129,9 +129,10 @@ def lite0(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         assert round(rows[0].accuracy * len(even.labels)) == KNOWN, "a wrong model, or wrong data"
     text = paragraph(
         f"{NAME}, batch 1 at 224 pixels, channels_last, one thread, batch norms folded everywhere; chosen on "
-        f"{len(odd.labels)} pictures of odd rank in {seconds:.0f} s ({len(front.candidates)} actions, each alone and "
-        f"then together), reported on {len(even.labels)} of even rank, without training. Lost are points of top-1 with "
-        "the standard error of the paired difference. The pictures are probably among those the network was trained on."
+        f"{len(odd.labels)} pictures of odd rank in {seconds:.0f} s: {len(front.candidates)} actions, each alone on "
+        f"{options.screen} pictures, then together on all. Reported on {len(even.labels)} of even rank, without "
+        "training. Lost are points of top-1 with the standard error of the paired difference. The pictures are "
+        "probably among those the network was trained on."
     )
     return rows, [text]
 
@@ -282,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=list(STUDIES), required=True)
     parser.add_argument("--menu", nargs="+", default=["drop"], help="what lite0 may do")
-    parser.add_argument("--fit", action="store_true", help="fit affine maps to the images")
+    parser.add_argument("--screen", type=int, default=100, help="pictures for single edits of lite0")
     parser.add_argument("--worst", type=float, default=0.5, help="no search goes on behind this KL")
     parser.add_argument("--points", type=int, default=8, help="of the exact front to measure")
     parser.add_argument("--images", type=int, help="of the 1,000 pictures (default: all)")

@@ -152,9 +152,14 @@ def is_inside(site: Site, block: str) -> bool:
 def inner_sites(groups: Iterable[tuple[Site, ...]], block: str) -> tuple[str, ...]:
     """The calls of a block that are erased to merge it: all of its nonlinearities but the one behind its sum.
 
-    Empty if one of them cannot be edited, or if the block has none.
+    Empty if one of them cannot be edited, or if the block has none. A module without a sum is not the block of its
+    calls; then it is those inside that are in no other block.
     """
-    own = [group for group in groups if group[0].block == block]
+    listed = list(groups)
+    own = [group for group in listed if group[0].block == block]
+    if not own:
+        inside = [group for group in listed if group[0].block is None and is_inside(group[0], block)]
+        return tuple(str(site) for group in inside for site in group)
     inner = [group for group in own if not ("add" in group[0].fed_by and group[0].position == group[0].positions)]
     behind = len(own) - len(inner)
     whole = own and len(own) == (own[0][0].positions or 0) and behind <= 1

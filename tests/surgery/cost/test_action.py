@@ -7,6 +7,7 @@ import json
 import pytest
 
 import surgery
+from recipes.models.build import build
 from surgery.cost.action import Action, actions_at, checked_function, checked_menu, inner_sites, rules_of
 from surgery.cost.editable import editable, editable_groups, groups_of
 from surgery.errors import BadFile, BadValue, UnknownName
@@ -45,6 +46,13 @@ def test_a_block_is_merged_by_what_is_inside_it() -> None:
     sites = surgery.find_sites(model, images(2))
     plan, decisions = editable(model, sites)
     assert inner_sites(groups_of(model, plan, decisions), "blocks.0") == (INNER,)
+
+
+def test_a_module_without_a_sum_is_merged_like_its_siblings() -> None:
+    model = build("timm/mobilenetv2_100")
+    calls = groups_of(model, *editable(model, surgery.find_sites(model)))
+    assert inner_sites(calls, "blocks.1.0") == ("blocks.1.0.bn1.act", "blocks.1.0.bn2.act")
+    assert inner_sites(calls, "blocks.1.1") == ("blocks.1.1.bn1.act", "blocks.1.1.bn2.act")
 
 
 def test_affine_maps_that_are_not_fitted_are_behind_norms() -> None:
