@@ -204,13 +204,15 @@ def erased_sites(model: nn.Module, forward: Forward, changes: Iterable[Change] =
 
     `changes` are those of an edit that is not in the history yet.
     """
-    steps = [step for history in histories_of(model) for step in history.steps if step.kind == "surgery"]
-    every = (*(change for step in steps for change in step.changes), *changes)
-    put = {id(change.put) for change in every if _erases(change)}
+    steps = [step for history in histories_of(model) for step in history.steps]
+    done = (change for step in steps if step.kind == "surgery" for change in step.changes)
+    put = {id(change.put) for change in (*done, *changes) if _erases(change)}
+    folded = {path for step in steps for path in step.data.get("folded", ())}
     found: dict[str, set[int]] = {}
     for call in forward.calls:
         module = model.get_submodule(call.path)
-        if call.taken is not None and (id(module) in put or isinstance(module, Affine)):
+        erased = id(module) in put or isinstance(module, Affine) or call.path in folded
+        if call.taken is not None and erased:
             found.setdefault(call.path, set()).add(call.taken)
     return found
 

@@ -49,6 +49,15 @@ def test_two_convolutions_become_one_where_the_activation_between_was_erased(sta
     assert report.macs == (11 * 12 * 6 * 3 * 9 + 9 * 10 * 4 * 6 * 9, 9 * 10 * 4 * 3 * 25)
 
 
+def test_folded_stand_ins_are_sites_like_others(tmp_path: Path) -> None:
+    model = surgery.fold_affine(erased("affine"), IMAGES)
+    assert type(model.act1) is nn.Identity
+    merged, report = merge(model, example=IMAGES)
+    assert [row.group.sites for row in report.merged] == [("act1",)]
+    surgery.save(merged, tmp_path)
+    assert torch.equal(surgery.load(tmp_path, Plain()).eval()(IMAGES), merged(IMAGES))
+
+
 def test_merging_leaves_the_caller_as_it_was() -> None:
     model, random = randomise(Plain()), torch.get_rng_state()
     hook = model.act2.register_forward_hook(lambda *_: None)
