@@ -126,7 +126,7 @@ def _made(model: nn.Module, forward: Forward, section: Section) -> _Made:
     given = random_input(exact, forward.nodes[section.taken].shape)
     difference = difference_of(path, before, list(modules.values()), given, weight.dtype)
     counts = (_parameters(before) - _parameters(kept), _parameters(modules.values()) - _parameters(kept))
-    layers[0].to(weight.device, weight.dtype)
+    layers[0].to(weight.device, weight.dtype).to(memory_format=_memory_format(model))
     return _Made(MergedGroup(group_of(section), *counts, difference.exact, difference.cast), replacements, modules)
 
 
@@ -182,6 +182,13 @@ def _replay(model: nn.Module, step: dict[str, Any]) -> None:
         modules[part.path] = part.build(model, build)
     put_modules(model, modules)
     _remember(model, Step(KIND, step["data"], step["fingerprint"], [], dtype_of(model)))
+
+
+def _memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last if a kernel of the model is; of 1x1 kernels alone it cannot be told."""
+    kernels = (param for param in model.parameters() if param.dim() == 4 and not param.is_contiguous())
+    last = any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    return torch.channels_last if last else torch.preserve_format
 
 
 def _parameters(modules: Iterable[nn.Module]) -> int:

@@ -217,6 +217,13 @@ def test_bfloat16_and_float64_models_are_merged_in_their_dtype() -> None:
         assert report.exact <= 1e-12
 
 
+def test_channels_last_stays() -> None:
+    for layout in (torch.channels_last, torch.contiguous_format):
+        model = randomise(Plain()).eval().to(memory_format=layout)
+        merged, _ = merge(model, example=IMAGES)
+        assert merged.conv2.weight.is_contiguous(memory_format=layout)  # type: ignore[union-attr, operator]
+
+
 def test_frozen_layers_stay_frozen_and_the_mode_stays() -> None:
     model = randomise(Plain())
     model.conv1.requires_grad_(False)
