@@ -4,6 +4,7 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 
     SURGERY_DATA=FOLDER python -m benchmarks.budget --study lite0      # chosen, not trained: 500 pictures for each half
     SURGERY_DATA=FOLDER python -m benchmarks.budget --study resnet56   # chosen, then trained for three epochs
+    SURGERY_DATA=FOLDER python -m benchmarks.budget --study rankings   # the choice beside three others, not trained
     python -m benchmarks.budget --study structures                     # DepthShrinker's six, merged, random weights
 """
 
@@ -14,8 +15,9 @@ import copy
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,7 @@ class Row:
     lost: float
     error: float
     kl: float
+    seed: int = 0
 
 
 def folded(model: nn.Module, image: Tensor) -> nn.Module:
@@ -257,8 +260,97 @@ def with_linear_blocks(model: nn.Module, merged: Sequence[int], image: Tensor) -
     return edited
 
 
+def rankings(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """ResNet-20: which sites become fitted lines, by `choose` and by three rankings, for the same number of ReLUs."""
+    data = cifar10(shards=("train-0",))
+    assert data.test is not None
+    weights = shared_folder() / "weights" / "cifar10_resnet20.safetensors"
+    model = build("cifar/resnet20", pretrained=weights).eval()
+    rows = []
+    for seed in range(options.seeds):
+        order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))
+        chosen, others = order[: options.calibration], order[-options.reported :]
+        images, labels = normalise(data.test.images[chosen]), data.test.labels[chosen]
+        chosen_on = list(zip(images.split(250), labels.split(250), strict=True))
+        sites = surgery.find_sites(model, images[:2])
+        front = surgery.choose(
+            model, chosen_on, menu=("affine",), cost="relu_count", fit=True, worst=5.0, points=16, example=images[:2]
+        )
+        ranked = {
+            "evenly spread": evenly(sites),
+            "largest first": sorted(sites, key=lambda site: -math.prod(site.shape[1:])),
+            "lowest entropy first": [site for site, _ in sorted(entropies(model, sites, images), key=itemgetter(1))],
+        }
+        for left in (0.8, 0.65, 0.5):
+            most = left * front.total
+            edits = {"choose": [name for action in front.point(relu_count=most).actions for name in action.sites]}
+            edits |= {how: list(map(str, until(listed, most))) for how, listed in ranked.items()}
+            networks: dict[str, tuple[nn.Module, str]] = {"all ReLUs": (model, "-")}
+            for how, names in edits.items():
+                rule = surgery.erase(site=tuple(names), stand_in="affine")
+                edited, _ = surgery.transform(model, rule, images[:2])
+                networks[how] = (surgery.fit_affine(edited, [batch for batch, _ in chosen_on]), ", ".join(names))
+            batches = list(normalise(data.test.images[others]).split(250))
+            counts = {how: relus(sites, edits.get(how, [])) for how in networks}
+            made = measured(networks, batches, data.test.labels[others], counts, "all ReLUs")
+            rows += [replace(row, network=f"{row.network}, {left:.0%}", seed=seed) for row in made[1:]]
+    return rows, [
+        paragraph(
+            f"ResNet-20, CIFAR-10, without training: sites become lines per channel, fitted to {options.calibration} "
+            f"test images, until so many of the ReLUs are left; reported on {options.reported} others. The mean over "
+            f"{options.seeds} draws of both, and in brackets the least and the most. Evenly spread is erase_relu with "
+            "a growing share; the entropy is that of the signs of the inputs, as EASIER ranks layers."
+        )
+    ]
+
+
+def evenly(sites: surgery.Sites) -> list[surgery.Site]:
+    """The sites in the order in which `erase_relu` takes more and more: the last of the blocks, then the first."""
+    order: list[surgery.Site] = []
+    blocks = len(sites.blocks)
+    for location in ("last", "first"):
+        for count in range(1, blocks + 1):
+            plan = surgery.make_plan(sites, surgery.erase_relu(location, share=count / blocks))  # type: ignore[arg-type]
+            order += [edit.site for edit in plan.edits if edit.site not in order]
+    return [*order, *(site for site in sites if site not in order)]
+
+
+def until(listed: Iterable[surgery.Site], most: float) -> list[surgery.Site]:
+    """The first sites of a ranking, until at most so many ReLUs are left of all."""
+    every = list(listed)
+    left, taken = sum(math.prod(site.shape[1:]) for site in every), list[surgery.Site]()
+    for site in every:
+        if left > most:
+            taken.append(site)
+            left -= math.prod(site.shape[1:])
+    return taken
+
+
+def relus(sites: Iterable[surgery.Site], erased: Iterable[str]) -> float:
+    gone = set(erased)
+    return sum(math.prod(site.shape[1:]) for site in sites if str(site) not in gone)
+
+
+def entropies(model: nn.Module, sites: surgery.Sites, images: Tensor) -> list[tuple[surgery.Site, float]]:
+    """For each site the entropy of the sign of its input, in bits, the mean over its elements."""
+    positive: dict[Any, Tensor] = {}
+
+    def look(key: Any, output: Tensor) -> None:
+        positive[key] = positive.get(key, torch.zeros(output.shape[1:])) + (output > 0).sum(0)
+
+    for batch in images.split(250):
+        with torch.no_grad(), surgery.observing(model, look):
+            model(batch)
+    found = []
+    for site in sites:
+        share = (positive[site.key].double() / len(images)).clamp(1e-9, 1 - 1e-9)
+        bits = -(share * share.log2() + (1 - share) * (1 - share).log2())
+        found.append((site, float(bits.mean())))
+    return found
+
+
 _BLOCKS = ("DepthwiseSeparableConv", "InvertedResidual")
-STUDIES = {"lite0": lite0, "resnet56": resnet56, "structures": structures}
+STUDIES = {"lite0": lite0, "resnet56": resnet56, "structures": structures, "rankings": rankings}
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -269,6 +361,8 @@ def table(rows: Sequence[Row]) -> list[str]:
          f"{row.lost:.2f} ({row.error:.2f})", f"{row.kl:.4f}")
         for row in rows
     ]  # fmt: skip
+    if any(row.seed for row in rows):
+        return averaged(rows)
     if math.isnan(rows[0].accuracy):
         head = ("structure", "merged blocks", "ms", "speed-up", "wanted", "error")
         cells = [
@@ -277,6 +371,26 @@ def table(rows: Sequence[Row]) -> list[str]:
             for row in rows
         ]  # fmt: skip
     return markdown_table(head, cells)
+
+
+def edits_of(rows: Sequence[Row]) -> list[str]:
+    """What was done to each network, where the table does not say it."""
+    told = any(row.seed for row in rows) or math.isnan(rows[0].accuracy)
+    return [] if told else [f"- {row.network}: {row.edits}" for row in rows if row.edits != "-"]
+
+
+def averaged(rows: Sequence[Row]) -> list[str]:
+    """A row for each network of several seeds: the means, and the least and the most."""
+    cells = []
+    for name in dict.fromkeys(row.network for row in rows):
+        own = [row for row in rows if row.network == name]
+        lost, kl = [row.lost for row in own], [row.kl for row in own]
+        cells.append(
+            (name, f"{sum(row.milliseconds for row in own) / len(own):,.0f}",
+             f"{sum(lost) / len(own):.2f} ({min(lost):.2f} to {max(lost):.2f})",
+             f"{sum(kl) / len(own):.4f} ({min(kl):.4f} to {max(kl):.4f})")
+        )  # fmt: skip
+    return markdown_table(("sites by, ReLUs left", "ReLUs", "points lost", "KL"), cells)
 
 
 def main() -> None:
@@ -292,6 +406,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--batch-size", type=int, default=8, help="images to time")
     parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=3, help="draws of images to rank by")
+    parser.add_argument("--calibration", type=int, default=500, help="images to rank by")
+    parser.add_argument("--reported", type=int, default=2000, help="images to report rankings on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--journal", help="file to keep measurements in, and to go on from")
     parser.add_argument("--runs", default="out/budget", help="folder of the trainings, and to go on from")
@@ -301,7 +418,7 @@ def main() -> None:
     rows, text = STUDIES[options.study](options)
     lines = [
         f"# Under a budget: {options.study}", "", *text, "", *table(rows), "",
-        *(f"- {row.network}: {row.edits}" for row in rows if row.edits != "-" and not math.isnan(row.accuracy)), "",
+        *edits_of(rows), "",
         *conditions(command_line(parser, options, "budget"), seed=options.seed), "",
     ]  # fmt: skip
     print(write_results(options.results, f"budget_{options.study}", lines, rows))
