@@ -58,6 +58,17 @@ class Row:
     seed: int = 0
 
 
+class Took:
+    """How long a choice took, in words; nothing where it went on from a journal."""
+
+    def __init__(self, journal: str | None) -> None:
+        self.fresh = journal is None or not Path(journal).exists()
+        self.started = time.monotonic()
+
+    def __str__(self) -> str:
+        return f" in {time.monotonic() - self.started:.0f} s" if self.fresh else ""
+
+
 def folded(model: nn.Module, image: Tensor) -> nn.Module:
     """The network as it is deployed: linear neighbours merged, batch norms among them."""
     return surgery.merge(model.eval(), example=image)[0].to(memory_format=torch.channels_last)
@@ -105,6 +116,12 @@ def measured(
     return rows
 
 
+def in_numbers(actions: Sequence[Any]) -> str:
+    """How many actions of each kind: "2 drop, 1 affine"."""
+    kinds = dict.fromkeys(action.what for action in actions)
+    return ", ".join(f"{sum(action.what == kind for action in actions)} {kind}" for kind in kinds)
+
+
 def in_words(actions: Sequence[Any]) -> str:
     return ", ".join(map(str, actions)) or "-"
 
@@ -115,24 +132,24 @@ def lite0(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     odd, even = halves(model, options.images)
     chosen_on = [(images, labels) for images, labels in zip(odd.images.split(50), odd.labels.split(50), strict=True)]
     image = even.images[:1].contiguous(memory_format=torch.channels_last)
-    started = time.monotonic()
+    took = Took(options.journal)
     front = surgery.choose(
         model, chosen_on, menu=options.menu, example=image, path=options.journal, worst=options.worst,
         points=options.points, screen=options.screen, progress=lambda line: print(line, flush=True),
     )  # fmt: skip
-    seconds = time.monotonic() - started
+    spent = str(took)
     print(front)
     networks = {"unedited, folded": (folded(model, image), "-")}
     for point in front.best[::-1][1:]:
         edited, _ = surgery.transform(model, list(point.rules), image)
-        networks[f"{len(point.actions)} edits, {point.by}"] = (folded(edited, image), in_words(point.actions))
+        networks[f"{in_numbers(point.actions)}, {point.by}"] = (folded(edited, image), in_words(point.actions))
     times = fastest({name: network for name, (network, _) in networks.items()}, image, options.turns)
     rows = measured(networks, even.images.split(50), even.labels, times, next(iter(networks)))
     if not options.images:
         assert round(rows[0].accuracy * len(even.labels)) == KNOWN, "a wrong model, or wrong data"
     text = paragraph(
         f"{NAME}, batch 1 at 224 pixels, channels_last, one thread, batch norms folded everywhere; chosen on "
-        f"{len(odd.labels)} pictures of odd rank in {seconds:.0f} s: {len(front.candidates)} actions, each alone on "
+        f"{len(odd.labels)} pictures of odd rank{spent}: {len(front.candidates)} actions, each alone on "
         f"{options.screen} pictures, then together on all. Reported on {len(even.labels)} of even rank, without "
         "training. Lost are points of top-1 with the standard error of the paired difference. The pictures are "
         "probably among those the network was trained on."
@@ -149,12 +166,12 @@ def resnet56(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     held, others = split(data.test, HELD_OUT)
     chosen_on = [(normalise(part.images), part.labels) for part in batched(held, 250)]
     image = normalise(held.images[: options.batch_size])
-    started = time.monotonic()
+    took = Took(options.journal)
     front = surgery.choose(
         model, chosen_on, menu=("drop",), cost="macs", example=image, path=options.journal, worst=options.worst,
         points=1, progress=lambda line: print(line, flush=True),
     )  # fmt: skip
-    seconds = time.monotonic() - started
+    spent = str(took)
     print(front)
     by_count = {len(point.actions): point for point in front.points if point.by != "exact"}
     networks: dict[str, tuple[nn.Module, str]] = {"ResNet-56": (folded(model, image), "-")}
@@ -172,7 +189,7 @@ def resnet56(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     rows = measured(networks, batches, others.labels, times, "ResNet-56")
     text = paragraph(
         f"CIFAR-10, batch {options.batch_size}, channels_last, one thread, batch norms folded everywhere; chosen by KL "
-        f"on {HELD_OUT} test images in {seconds:.0f} s, with multiply-adds as the cost (all blocks have the same), "
+        f"on {HELD_OUT} test images{spent}, with multiply-adds as the cost (all blocks have the same), "
         f"reported on the other {len(others.labels)}. Trained: {options.epochs} epochs of distillation from the "
         "unedited network on the 50,000 training images, by `recipes.run`, one seed."
     )
@@ -183,10 +200,11 @@ def finetuned(rules: Sequence[surgery.Rule], folder: Path, weights: str, options
     """The edited network, trained as a recipe trains; a finished run in the folder is read again."""
     training = Finetune(epochs=options.epochs, lr=options.lr, distill=True, channels_last=True)
     recipe = Recipe("budget", tuple(rules), "ResNet-56 under a budget", finetune=training)
-    recipes.run(
-        recipe, "cifar/resnet56", "cifar10", folder, pretrained=weights, workers=0, seed=options.seed,
-        resume=folder.exists(),
-    )  # fmt: skip
+    if not (folder / "result.json").exists():
+        recipes.run(
+            recipe, "cifar/resnet56", "cifar10", folder, pretrained=weights, workers=0, seed=options.seed,
+            resume=folder.exists(),
+        )  # fmt: skip
     return recipes.load_model(folder).eval()
 
 
