@@ -329,7 +329,7 @@ def test_erasing_everything_else_leaves_it() -> None:
 def test_a_swap_of_everything_leaves_the_scores_alone() -> None:
     sites = surgery.find_sites(SmallNet(), picture())
     assert sites.scores is not None and sites.scores.activation == NO_CALL and sites.scores not in list(sites)
-    assert sites.places == (*sites, sites.scores)
+    assert sites.places == (*sites, sites.scores, *sites.blocks)
     plan = surgery.make_plan(sites, surgery.swap("gelu"))
     assert [edit.site for edit in plan.edits] == list(sites)
 
