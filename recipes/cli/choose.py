@@ -215,7 +215,8 @@ def _knows_classes(model: Module, example: Tensor, data: Data, say: Callable[[st
 
 
 def _parted(images: Tensor, labels: Tensor | None, count: int) -> tuple[Batches, Batches]:
-    """Batches of the first `count` images, and of the others."""
+    """Batches of the first `count` images, or of half of them where there are no more, and of the others."""
+    count = count if count < len(images) else len(images) // 2
 
     def batches(part: slice) -> Batches:
         pictures = images[part].split(_BATCH)

@@ -60,6 +60,7 @@ class Damage:
 
 
 NO_DAMAGE = Damage(0.0, 0.0, 0)
+FARTHEST = 708.0  # nats: a smaller probability than exp(-708) is 0 in float64; also for NaN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,10 +78,14 @@ class Reference:
         """The reference of the outputs of all batches, and of their labels if every batch has them.
 
         Raises:
-            BadValue: the outputs are not scores of at least two classes, or not finite.
+            BadValue: the outputs are not scores of at least two classes, or not finite; or a label is none of them.
         """
         logs = log_probabilities(outputs)
         known = [part for part in labels if part is not None]
+        if any(len(part) and not 0 <= int(part.min()) <= int(part.max()) < logs.shape[1] for part in known):
+            low, high = min(int(part.min()) for part in known), max(int(part.max()) for part in known)
+            raise BadValue("There are labels that are no class of the network.", asked=f"labels {low} to {high}",
+                           there=f"{logs.shape[1]} classes", try_="batches of images alone")  # fmt: skip
         return cls(logs, torch.cat(known) if len(known) == len(labels) and logs.dim() == 2 else None)
 
     @property
@@ -118,7 +123,7 @@ class Reference:
             raise BadValue("The edited network returns another shape.", asked=str(tuple(after.shape)),
                            there=str(tuple(self.logs.shape)))  # fmt: skip
         divergence = (self.logs.exp() * (self.logs - after)).sum(1).reshape(len(after), -1).mean(1)
-        divergence = torch.where(divergence.isfinite(), divergence, torch.inf)
+        divergence = torch.where(divergence.isfinite(), divergence, FARTHEST).clamp(max=FARTHEST)
         kl, error = mean_and_error(divergence)
         if self.labels is None:
             return Damage(max(kl, 0.0), error, len(divergence))

@@ -104,7 +104,9 @@ def take_back(changes: Iterable[Change]) -> None:
                 module._modules.pop(name, None)
             else:
                 module._modules[name] = before
-                before.train(module.training if current is None else current.training)
+                mode = module.training if current is None else current.training
+                if before.training is not mode:  # else parts that are kept in another mode stay in it
+                    before.train(mode)
         elif change.what == "class":
             module.__class__ = rewritten(*before)
         elif change.what == "graph":
@@ -268,13 +270,14 @@ def _alone(changes: list[Change], model: nn.Module, path: str) -> nn.Module:
 
 
 def drop_children(model: nn.Module, paths: Iterable[str]) -> list[Change]:
-    """Replace the children at these paths by the identity; a child with other names keeps them."""
+    """Replace the children at these paths by the identity, which takes over mode and hooks; other names keep them."""
     changes: list[Change] = []
     for path in paths:
         parent, _, name = path.rpartition(".")
-        _put_child(
-            changes, _alone(changes, model, parent), name, nn.Identity().train(model.get_submodule(path).training)
-        )
+        dropped = model.get_submodule(path)
+        passing = nn.Identity().train(dropped.training)
+        _keep_hooks(dropped, passing)
+        _put_child(changes, _alone(changes, model, parent), name, passing)
     return changes
 
 

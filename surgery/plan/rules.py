@@ -229,8 +229,8 @@ def drop(block: Pattern, *, expect: int | None = None, optional: bool = False, r
     Raises:
         BadValue: `block` is not a path, a pattern, or several of them.
 
-    Source: stochastic depth at test time; Huang et al. 2016, arXiv 1603.09382, section 3, and Veit et al. 2016,
-    arXiv 1605.06431, which removes single blocks of trained ResNets.
+    Source: Veit et al. 2016, "Residual networks behave like ensembles of relatively shallow networks", arXiv
+    1605.06431, section 4, which removes single blocks of trained networks.
     """
     return Rule("drop", (("block", _paths(block)),), "dropped", (), False, expect, optional, remaining)
 

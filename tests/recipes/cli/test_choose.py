@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from recipes import cli
-from recipes.cli.choose import COSTS, LAYOUTS, RUNTIMES
+from recipes.cli.choose import COSTS, LAYOUTS, RUNTIMES, _parted
 from recipes.cli.choose import MENU as OFFERED
 from recipes.format.library import load
 from surgery.budget.front import UNITS
@@ -84,3 +85,10 @@ def test_the_words_are_those_of_the_library() -> None:
     for runtime in RUNTIMES:
         for layout in LAYOUTS:
             assert conditions.checked(runtime, layout) == (runtime, layout)
+
+
+def test_some_images_are_always_left_to_report_on() -> None:
+    images, labels = torch.rand(10, 3, 4, 4), torch.arange(10)
+    for count, chosen in ((4, 4), (10, 5), (500, 5)):
+        first, others = _parted(images, labels, count)
+        assert (sum(len(batch) for batch, _ in first), sum(len(batch) for batch, _ in others)) == (chosen, 10 - chosen)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from surgery.budget.damage import Damage, Reference, log_probabilities, mean_and_error
+from surgery.budget.damage import FARTHEST, Damage, Reference, log_probabilities, mean_and_error
 from surgery.errors import BadFile, BadValue
 
 BEFORE = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
@@ -61,8 +62,16 @@ def test_predictions_for_pixels_count_as_one_each() -> None:
     assert found.kl == pytest.approx(reference().damage([AFTER]).kl / 2)
 
 
-def test_scores_that_explode_do_infinite_damage() -> None:
-    assert reference().damage([torch.full((2, 3), torch.nan)]).kl == math.inf
+def test_scores_that_explode_do_the_farthest_damage() -> None:
+    found = reference().damage([torch.full((2, 3), torch.nan)])
+    assert (found.kl, found.error) == (FARTHEST, 0.0)
+    assert json.loads(json.dumps(found.to_data(), allow_nan=False))["kl"] == FARTHEST
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 2]])
+def test_labels_that_are_no_class_are_named(labels: list[int]) -> None:
+    with pytest.raises(BadValue, match="no class of the network"):
+        Reference.of([torch.randn(2, 3)], [torch.tensor(labels)])
 
 
 @pytest.mark.parametrize("outputs", [torch.rand(4), torch.rand(4, 1), torch.zeros(4, 3).long(), {"scores": 3}])

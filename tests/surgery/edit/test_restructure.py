@@ -215,3 +215,16 @@ def test_a_stage_of_a_plain_network_is_not_moved_alone() -> None:
     )
     edited, _ = surgery.transform(model, [surgery.erase_relu("first"), surgery.move_padding()], models.PlainNet.example)
     assert moved(edited) != moved(model)
+
+
+def test_undoing_a_drop_keeps_the_modes_and_the_hooks_inside() -> None:
+    model, heard = randomise(Net()).train(), list[str]()
+    model.blocks[1].bn1.eval()
+    model.blocks[1].register_forward_hook(lambda *_: heard.append("block"))
+    surgery.transform_(model, surgery.drop(block="blocks.1"), Net.example)
+    model(Net.example)
+    assert heard == ["block"]  # like that of an activation, the hook moves to what takes its place
+    surgery.undo(model)
+    assert [module.training for module in model.blocks[1].modules()].count(False) == 1
+    model(Net.example)
+    assert heard == ["block"] * 2
