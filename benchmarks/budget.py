@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,12 +27,16 @@ from torch import Tensor, nn
 
 import recipes
 import surgery
+from benchmarks import deploy_speed
 from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
 from benchmarks.imagenet_pretrained import KNOWN, NAME, halves, trained
 from recipes.data import Pictures, cifar10, normalise, shared_folder
 from recipes.format.parse import Recipe
 from recipes.format.settings import Finetune
 from recipes.models.build import build
+from surgery.deploy.network import network_of
+from surgery.deploy.runtimes.onnxruntime import FILE, TARGET
+from surgery.deploy.written import written
 
 HELD_OUT = 1000  # of the 10,000 test images: to choose on
 
@@ -88,6 +93,17 @@ def fastest(networks: Mapping[str, nn.Module], images: Tensor, turns: int) -> di
     return best
 
 
+def fastest_in_onnxruntime(networks: Mapping[str, nn.Module], images: Tensor, turns: int) -> dict[str, float]:
+    """The same in ONNX Runtime."""
+    images, sessions = images.contiguous(), {}
+    for name, network in networks.items():
+        with TemporaryDirectory() as scratch:
+            plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+            with written(network_of(plain, images), TARGET, Path(scratch, "net")) as files:
+                sessions[name] = deploy_speed.session(files.folder / FILE)
+    return deploy_speed.fastest(sessions, images, turns)
+
+
 @torch.no_grad()
 def log_shares(model: nn.Module, batches: Sequence[Tensor]) -> Tensor:
     return torch.cat([model.eval()(batch) for batch in batches]).log_softmax(1)
@@ -135,7 +151,8 @@ def lite0(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     took = Took(options.journal)
     front = surgery.choose(
         model, chosen_on, menu=options.menu, example=image, path=options.journal, worst=options.worst,
-        points=options.points, screen=options.screen, progress=lambda line: print(line, flush=True),
+        points=options.points, screen=options.screen, runtime=options.runtime,
+        progress=lambda line: print(line, flush=True),
     )  # fmt: skip
     spent = str(took)
     print(front)
@@ -143,12 +160,14 @@ def lite0(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     for point in front.best[::-1][1:]:
         edited, _ = surgery.transform(model, list(point.rules), image)
         networks[f"{in_numbers(point.actions)}, {point.by}"] = (folded(edited, image), in_words(point.actions))
-    times = fastest({name: network for name, (network, _) in networks.items()}, image, options.turns)
+    alone = {name: network for name, (network, _) in networks.items()}
+    timed = fastest_in_onnxruntime if options.runtime == "onnxruntime" else fastest
+    times = timed(alone, image, options.turns)
     rows = measured(networks, even.images.split(50), even.labels, times, next(iter(networks)))
     if not options.images:
         assert round(rows[0].accuracy * len(even.labels)) == KNOWN, "a wrong model, or wrong data"
     text = paragraph(
-        f"{NAME}, batch 1 at 224 pixels, channels_last, one thread, batch norms folded everywhere; chosen on "
+        f"{NAME}, batch 1 at 224 pixels, {options.runtime}, one thread, batch norms folded everywhere; chosen on "
         f"{len(odd.labels)} pictures of odd rank{spent}: {len(front.candidates)} actions, each alone on "
         f"{options.screen} pictures, then together on all. Reported on {len(even.labels)} of even rank, without "
         "training. Lost are points of top-1 with the standard error of the paired difference. The pictures are "
@@ -415,6 +434,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=list(STUDIES), required=True)
     parser.add_argument("--menu", nargs="+", default=["drop"], help="what lite0 may do")
+    parser.add_argument("--runtime", choices=("eager", "onnxruntime"), default="eager", help="what lite0 is timed in")
     parser.add_argument("--screen", type=int, default=100, help="pictures for single edits of lite0")
     parser.add_argument("--worst", type=float, default=0.5, help="no search goes on behind this KL")
     parser.add_argument("--points", type=int, default=8, help="of the exact front to measure")
@@ -439,7 +459,8 @@ def main() -> None:
         *edits_of(rows), "",
         *conditions(command_line(parser, options, "budget"), seed=options.seed), "",
     ]  # fmt: skip
-    print(write_results(options.results, f"budget_{options.study}", lines, rows))
+    name = f"budget_{options.study}" + ("_onnxruntime" if options.runtime == "onnxruntime" else "")
+    print(write_results(options.results, name, lines, rows))
     print("\n".join(lines))
 
 
