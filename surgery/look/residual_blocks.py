@@ -33,11 +33,12 @@ def blocks_of(model: nn.Module, traces: Mapping[str, Trace], sites: Iterable[Sit
     that reduce the size of the images.
     """
     mode, trace = next(iter(traces.items()))
-    joins, modules = joins_of(trace), dict(model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    joins = {path: own for path, own in joins_of(trace).items() if path in modules}
     found = {path: _block(model, traces, path, joins[path][0].index) for path in joins}
     kinds = {type(modules[path]) for path in joins}
     for site in sites:
-        alike = (path for path in (site.owner, *parents_of(site.owner)) if path and type(modules[path]) in kinds)
+        alike = (path for path in (site.owner, *parents_of(site.owner)) if path and type(modules.get(path)) in kinds)
         path = site.block or next(alike, None)
         if path is not None and path not in found and mode in site.modes:
             found[path] = _joinless(path, modules.get(path), site)
