@@ -93,6 +93,11 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
+def is_inside(path: str | None, around: str) -> bool:
+    """Whether a path is that of a module, or of something inside it."""
+    return path is not None and f"{path}.".startswith(f"{around}.")
+
+
 def parents_of(path: str) -> list[str]:
     """The enclosing paths of a path, innermost first, up to the model itself."""
     parts = path.split(".") if path else []

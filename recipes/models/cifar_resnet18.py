@@ -3,29 +3,23 @@
 import torch
 from torch import Tensor, nn
 
+from recipes.models.cifar_resnet import BasicBlock
 
-class ProjectedBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, projected where the shape changes; one activation module per call."""
+
+class ProjectedBlock(BasicBlock):
+    """Two 3 x 3 convolutions and a shortcut, projected by a convolution and a norm where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.act2 = nn.ReLU(inplace=True)
-        self.shortcut = nn.Sequential()
+        super().__init__(in_channels, channels, stride)
+        self.projection = nn.Sequential()
         if stride != 1 or in_channels != channels:
-            projection = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels))
+            convolution = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+            self.projection = nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def shortcut(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        joined: Tensor = self.act2(out + self.shortcut(x))
-        return joined
+        projected: Tensor = self.projection(x)
+        return projected
 
 
 class CifarResNet18(nn.Module):

@@ -10,6 +10,7 @@ from surgery.activations import row_of
 from surgery.activations.registry import named
 from surgery.errors import BadFile, BadValue, UnknownName, nearest
 from surgery.look.site import Site, Sites
+from surgery.plan.plan import is_within
 from surgery.plan.rules import Rule, drop, move_padding, swap
 
 What = Literal["keep", "erase", "affine", "merge", "drop", "swap"]
@@ -131,7 +132,7 @@ def actions_at(
             if what in wanted and not same:
                 found.append(((order[names[0]], 1), _at_call(what, group[0], names, make)))
     for block in sites.blocks:
-        within = tuple(str(site) for site in sites if is_inside(site, str(block)))
+        within = tuple(str(site) for site in sites if is_within(site, str(block)))
         first = (min((order[name] for name in within), default=len(order)), 0)
         if "drop" in wanted and block.locked is None:
             found.append((first, Action("drop", str(block), within, str(block))))
@@ -144,11 +145,6 @@ def _at_call(what: Any, site: Site, names: tuple[str, ...], make: str) -> Action
     return Action(what, names[0], names, site.block, make)
 
 
-def is_inside(site: Site, block: str) -> bool:
-    """Whether a call is made by a module, or by one inside it."""
-    return _within(site.owner, block) or site.owner == block
-
-
 def inner_sites(groups: Iterable[tuple[Site, ...]], block: str) -> tuple[str, ...]:
     """The calls of a block that are erased to merge it: all of its nonlinearities but the one behind its sum.
 
@@ -158,7 +154,7 @@ def inner_sites(groups: Iterable[tuple[Site, ...]], block: str) -> tuple[str, ..
     listed = list(groups)
     own = [group for group in listed if group[0].block == block]
     if not own:
-        inside = [group for group in listed if group[0].block is None and is_inside(group[0], block)]
+        inside = [group for group in listed if group[0].block is None and is_within(group[0], block)]
         return tuple(str(site) for group in inside for site in group)
     inner = [group for group in own if not ("add" in group[0].fed_by and group[0].position == group[0].positions)]
     behind = len(own) - len(inner)

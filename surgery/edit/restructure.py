@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from surgery.dataflow.trace import Op, Trace
+from surgery.dataflow.trace import Trace
 from surgery.edit.change import Change
+from surgery.edit.same_traces import operation_facts
 from surgery.edit.write import drop_children, set_paddings
 from surgery.errors import CannotEdit, NotProved, about
 from surgery.look.finder import find_sites
@@ -88,15 +89,13 @@ def _only_dropped(before: Trace, after: Trace, gone: Sequence[Residual]) -> bool
         following = left[0] if left else None
         if op.index in exits and exits[op.index] in became:
             became[op.index] = became[exits[op.index]]
-        elif following is not None and following.inputs == sources and _operation(following) == _operation(op):
+        elif (
+            following is not None and following.inputs == sources and operation_facts(following) == operation_facts(op)
+        ):
             became[op.index] = left.pop(0).index
         elif not any(residual.source < op.index <= residual.last for residual in gone):
             return False
     return not left and tuple(filter(None, (became.get(op) for op in before.outputs))) == after.outputs
-
-
-def _operation(op: Op) -> tuple[object, ...]:
-    return (op.kind, op.name, op.weights, op.shape, op.spelling)
 
 
 def _moved(

@@ -50,7 +50,7 @@ def _same(model: nn.Module, before: Trace, after: Trace, put_in: Mapping[Key, nn
             return False
         call = calls_after.get(now.index)
         if child is None:
-            if _operation(op) != _operation(now) or _call(old) != _call(call):
+            if operation_facts(op) != operation_facts(now) or _call(old) != _call(call):
                 return False
         elif type(child) is Copy:
             if now.name != "clone":
@@ -62,7 +62,7 @@ def _same(model: nn.Module, before: Trace, after: Trace, put_in: Mapping[Key, nn
     return next(left, None) is None and tuple(filter(None, outputs)) == after.outputs
 
 
-def _operation(op: Op) -> tuple[object, ...]:
+def operation_facts(op: Op) -> tuple[object, ...]:
     """The part of an operation that an edit elsewhere does not change."""
     return (op.kind, op.name, op.weights, op.shape, op.spelling)
 

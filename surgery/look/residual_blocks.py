@@ -11,7 +11,7 @@ from surgery.dataflow.reach import reach
 from surgery.dataflow.trace import TRANSPARENT, Op, Trace
 from surgery.look.blocks import joins_of
 from surgery.look.site import BLOCK, Site
-from surgery.model import parents_of
+from surgery.model import is_inside, parents_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ def residual_of(trace: Trace, path: str) -> Residual | str:
 
 def _own(trace: Trace, path: str) -> list[int]:
     """The operations that a module is known to make, without activations."""
-    return [op.index for op in trace.ops if _belongs(op.weights, path) or _inside(op.place, path)]
+    return [op.index for op in trace.ops if _belongs(op.weights, path) or is_inside(op.place, path)]
 
 
 def _calls(trace: Trace, path: str) -> set[int]:
     """The activations that a module calls."""
-    return {record.op for record in trace.calls if _inside(record.owner, path)}
+    return {record.op for record in trace.calls if is_inside(record.owner, path)}
 
 
 def _first(trace: Trace, path: str) -> int:
@@ -108,10 +108,6 @@ def _reshaped_back(trace: Trace, op: Op, shape: tuple[int, ...]) -> Op:
     readers = [reader for reader in trace.ops[op.index + 1 :] if op.index in reader.inputs]
     alone = len(readers) == 1 and readers[0].kind in TRANSPARENT and readers[0].shape == shape
     return readers[0] if alone else op
-
-
-def _inside(place: str | None, path: str) -> bool:
-    return place is not None and (place == path or place.startswith(f"{path}."))
 
 
 def _belongs(weights: Iterable[str], path: str) -> bool:

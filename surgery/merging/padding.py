@@ -16,6 +16,7 @@ from surgery.merging.maps.linear_map import SIZED
 from surgery.merging.maps.values import Values
 from surgery.merging.sections import chains_of, erased_sites
 from surgery.merging.units import Unit, units_of
+from surgery.model import is_inside
 
 Paddings = dict[str, tuple[int, ...]]  # by the path of the convolution, one number per spatial axis
 
@@ -74,7 +75,7 @@ def _unpadded(unit: Unit) -> Unit:
 
 
 def _is_inside(path: str, blocks: tuple[str, ...] | None) -> bool:
-    return blocks is None or any(path.startswith(f"{block}.") for block in blocks)
+    return blocks is None or any(is_inside(path, block) for block in blocks)
 
 
 def _checked(model: nn.Module, blocks: Iterable[str] | None) -> tuple[str, ...] | None:

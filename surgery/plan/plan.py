@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from surgery.activations import row_of
 from surgery.errors import BadValue, CountChanged, NothingPicked, RuleConflict, nearest
 from surgery.look.site import BLOCK, Site, Sites
+from surgery.model import is_inside
 from surgery.plan.pick import pick
 from surgery.plan.rules import Fading, Options, Rule, Start
 from surgery.text import counted, html_table, table
@@ -186,7 +187,7 @@ def gone_with(plan: Plan) -> set[Site]:
 
 def is_within(site: Site, block: str) -> bool:
     """Whether a site is in a module, or is a module inside it; not the module itself."""
-    return f"{site.owner}.".startswith(f"{block}.")
+    return is_inside(site.owner, block)
 
 
 def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
