@@ -12,7 +12,7 @@ from surgery.edit.same_traces import operation_facts
 from surgery.edit.write import drop_children, set_paddings
 from surgery.errors import CannotEdit, NotProved, about
 from surgery.look.finder import find_sites
-from surgery.look.residual_blocks import Residual, residual_of
+from surgery.look.residual_blocks import Residual, residuals_of
 from surgery.look.site import BLOCK, Sites
 from surgery.merging.padding import moved_padding
 from surgery.plan.plan import Edit, Plan
@@ -74,7 +74,8 @@ def _traces(sites: Sites) -> Mapping[str, Trace]:
 def _prove_dropped(before: Sites, after: Sites, edits: Sequence[Edit]) -> None:
     found = _traces(after)
     for mode, trace in _traces(before).items():
-        gone = [place for edit in edits if isinstance(place := residual_of(trace, str(edit.site)), Residual)]
+        stand = residuals_of(trace)
+        gone = [place for edit in edits if isinstance(place := stand.get(str(edit.site)), Residual)]
         if mode not in found or len(gone) < len(edits) or not _only_dropped(trace, found[mode], gone):
             _not_proved("Dropping changed more than the blocks", edits, mode)
 

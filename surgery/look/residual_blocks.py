@@ -35,7 +35,11 @@ def blocks_of(model: nn.Module, traces: Mapping[str, Trace], sites: Iterable[Sit
     mode, trace = next(iter(traces.items()))
     modules = dict(model.named_modules(remove_duplicate=False))
     joins = {path: own for path, own in joins_of(trace).items() if path in modules}
-    found = {path: _block(model, traces, path, joins[path][0].index) for path in joins}
+    residuals = [residuals_of(traced) for traced in traces.values()]
+    found = {
+        path: _block(path, type(modules[path]).__name__, own[0], tuple(traces), [each.get(path) for each in residuals])
+        for path, own in joins.items()
+    }
     kinds = {type(modules[path]) for path in joins}
     for site in sites:
         alike = (path for path in (site.owner, *parents_of(site.owner)) if path and type(modules.get(path)) in kinds)
@@ -46,9 +50,13 @@ def blocks_of(model: nn.Module, traces: Mapping[str, Trace], sites: Iterable[Sit
     return tuple(found[path] for path in sorted(found, key=lambda path: begins[path]))
 
 
-def residual_of(trace: Trace, path: str) -> Residual | str:
-    """Where the residual block at a path stands, or a sentence why it is none that can be dropped."""
-    joins = [op for op in joins_of(trace).get(path, ()) if op.kind == "add"]
+def residuals_of(trace: Trace) -> dict[str, Residual | str]:
+    """By the path of each module that joins paths, where it stands, or a sentence why it cannot be dropped."""
+    return {path: _residual(trace, path, joins) for path, joins in joins_of(trace).items()}
+
+
+def _residual(trace: Trace, path: str, found: Iterable[Op]) -> Residual | str:
+    joins = [op for op in found if op.kind == "add"]
     if not joins:
         return "it joins no paths by a sum"
     own, calls = _own(trace, path), _calls(trace, path)
@@ -114,11 +122,10 @@ def _belongs(weights: Iterable[str], path: str) -> bool:
     return any(name.startswith(f"{path}.") for name in weights)
 
 
-def _block(model: nn.Module, traces: Mapping[str, Trace], path: str, join: int) -> Site:
-    """A module that joins paths, as a site."""
-    op = next(iter(traces.values())).ops[join]
-    reasons = [found for trace in traces.values() if isinstance(found := residual_of(trace, path), str)]
-    return _site(path, type(model.get_submodule(path)).__name__, op.kind, op.shape, tuple(traces), path, reasons)
+def _block(path: str, kind: str, join: Op, modes: tuple[str, ...], places: Iterable[Residual | str | None]) -> Site:
+    """A module that joins paths, as a site; `places` are where it stands in each mode."""
+    reasons = [place for place in places if isinstance(place, str)]
+    return _site(path, kind, join.kind, join.shape, modes, path, reasons)
 
 
 def _joinless(path: str, module: nn.Module | None, site: Site) -> Site:
