@@ -25,9 +25,9 @@ FORMAT = 1
 class Outcome:
     """A network before and after a run; prints as a table.
 
-    `model` is its full name, `recipe` and `data` are names. `erased`, `swapped` and `added` count activation calls.
-    `versions` are those of the libraries it was measured with, `preprocessing` that of its images (see
-    `recipes.data.Preprocessing`; empty if not recorded), `seconds` the duration of the run.
+    `model` is its full name, `recipe` and `data` are names. `erased`, `swapped` and `added` count activation calls,
+    `dropped` residual blocks. `versions` are those of the libraries it was measured with, `preprocessing` that of its
+    images (see `recipes.data.Preprocessing`; empty if not recorded), `seconds` the duration of the run.
     """
 
     model: str
@@ -41,6 +41,7 @@ class Outcome:
     seconds: float = 0.0
     versions: Mapping[str, str | int] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    dropped: int = 0
 
     @classmethod
     def of(
@@ -61,7 +62,9 @@ class Outcome:
         model, recipe, data = map(_without_folders, (model, recipe, data))
         erased, swapped, added = _counts(report)
         fed = {} if preprocessing is None else preprocessing.facts()
-        return cls(model, recipe, data, before, after, erased, swapped, added, seconds, installed(), fed)
+        edits = report.plan.edits if report is not None else ()
+        dropped = sum(edit.make == "dropped" for edit in edits)
+        return cls(model, recipe, data, before, after, erased, swapped, added, seconds, installed(), fed, dropped)
 
     def facts(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -82,7 +85,7 @@ class Outcome:
             given = json.loads(text)
             if given.pop("format") != FORMAT:
                 raise ValueError(f"a format that is not {FORMAT}")
-            given.setdefault("preprocessing", {})  # which version 0.1 did not record
+            given = {"preprocessing": {}, "dropped": 0} | given  # which version 0.1 did not record
             before, after = (_checked(Measured, given.pop(name)) for name in ("before", "after"))
             made: Outcome = _checked(cls, given | {"before": before, "after": after})
             Preprocessing().changed(made.preprocessing)
@@ -100,6 +103,7 @@ class Outcome:
                  for name, (label, form) in _LINES.items()]  # fmt: skip
         counts = [("calls erased", self.erased), ("calls swapped", self.swapped)]
         counts += [("activations added", self.added)] if self.added else []
+        counts += [("blocks dropped", self.dropped)] if self.dropped else []
         return (*lines[:4], *((label, "-", str(count)) for label, count in counts), *lines[4:])
 
     def to_markdown(self) -> str:

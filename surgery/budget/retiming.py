@@ -52,4 +52,4 @@ class Retiming:
 
     @property
     def _topic(self) -> str:
-        return f"speedup, {self.conditions.runtime}, {self.conditions.layout}, batch {self.conditions.batch}"
+        return f"speedup, {self.conditions.decisive}"

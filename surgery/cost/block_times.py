@@ -28,6 +28,7 @@ from surgery.progress import Progress, Say
 from surgery.transforms import transform
 
 ROUNDS = 15
+_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def time_blocks(
@@ -193,15 +194,23 @@ def _timed(
     known: dict[str, dict[str, Timing]],
 ) -> dict[str, Timing]:  # fmt: skip
     """The times of a block and its edited forms; those of blocks of the same layers and shapes are the same."""
-    layers = {name: repr(module) for name, module in modules.items()}
     shapes = [tuple(part.shape) for part in arguments[0] if isinstance(part, torch.Tensor)]
-    likeness = f"{shapes} {list(layers.values())}"
+    likeness = f"{shapes} {list(map(_layers, modules.values()))}"
     if likeness not in known:
         functions: dict[str, Function] = {
             name: running(module, arguments, conditions) for name, module in modules.items()
         }
         known[likeness] = in_turns({str(place): functions[name] for place, name in enumerate(functions)}, rounds, home)
     return {name: known[likeness][str(place)] for place, name in enumerate(modules)}
+
+
+def _layers(module: nn.Module) -> str:
+    """What a block consists of: its classes, their plain values, printed or not, and the shapes of their tensors."""
+    parts = [
+        (name, type(part), {key: value for key, value in vars(part).items() if isinstance(value, _PLAIN)})
+        for name, part in module.named_modules(remove_duplicate=False)
+    ]
+    return f"{parts} {[(name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()]}"
 
 
 def _time_calls(

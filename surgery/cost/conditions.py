@@ -17,6 +17,9 @@ from surgery.errors import BadFile, UnknownName, nearest
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 MemoryLayout = Literal["channels_last", "contiguous"]
 
+# What times depend on, beside versions.
+_DECISIVE = ("processor", "runtime", "layout", "dtype", "batch", "threads")
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
@@ -61,9 +64,13 @@ class Conditions:
 
     def differences(self, other: Conditions) -> list[str]:
         """What makes times of other conditions useless here, such as "layout contiguous, not channels_last"."""
-        names = ("processor", "runtime", "layout", "dtype", "batch", "threads")
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in _DECISIVE]
         return [f"{name} {theirs}, not {ours}" for name, ours, theirs in pairs if ours != theirs]
+
+    @property
+    def decisive(self) -> str:
+        """What times depend on, in a line: equal lines have comparable times."""
+        return ", ".join(f"{name} {getattr(self, name)}" for name in _DECISIVE)
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"

@@ -44,6 +44,13 @@ def test_calls_are_counted_as_they_are_at_the_end(
     assert left == sum("eval" in site.modes for site in report.before) - erased + added
 
 
+def test_dropped_blocks_are_counted() -> None:
+    _, report = surgery.transform(SmallNet(), surgery.drop(block="blocks.*"), torch.ones(2, 3, 6, 6))
+    outcome = Outcome.of("m", "r", "d", BEFORE, AFTER, report, 1.0)
+    assert outcome.dropped == 2 and ("blocks dropped", "-", "2") in outcome.rows()
+    assert Outcome.from_json(outcome.to_json()) == outcome
+
+
 def test_without_surgery_nothing_was_erased() -> None:
     outcome = Outcome.of("timm/resnet18", "ap", "hfds/cats", BEFORE, AFTER, None, 1.0)
     assert (outcome.erased, outcome.swapped, outcome.added) == (0, 0, 0)

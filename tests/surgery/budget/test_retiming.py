@@ -16,9 +16,9 @@ from tests.surgery.budget.networks import images, small_net
 from tests.surgery.budget.test_front import DROP, STEM
 
 
-def fresh(path: Path) -> Retiming:
+def fresh(path: Path, dtype: torch.dtype = torch.float32) -> Retiming:
     model = small_net()
-    conditions = Conditions.here("eager", "contiguous", torch.float32, 2, torch.device("cpu"))
+    conditions = Conditions.here("eager", "contiguous", dtype, 2, torch.device("cpu"))
     return Retiming(model, surgery.find_sites(model, images(2)), conditions, Journal(path, {}))
 
 
@@ -30,6 +30,7 @@ def test_a_set_of_actions_is_timed_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
     again = fresh(tmp_path / "journal.json")
     monkeypatch.setattr(again, "_measured", None)
     assert speedup > 0 and again.known([DROP, STEM]) and again.speedup([DROP, STEM]) == speedup
+    assert not fresh(tmp_path / "journal.json", torch.float64).known([STEM, DROP])
 
 
 def test_the_unedited_network_is_as_fast_as_itself(tmp_path: Path) -> None:

@@ -49,7 +49,14 @@ def test_a_merged_block_is_timed_merged(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_blocks_of_the_same_layers_and_shapes_share_their_times() -> None:
     rows = time_blocks(small_net(), images(2), MENU, rounds=2).rows
-    assert rows["keep blocks.0"].timing == rows["keep blocks.1"].timing
+    assert rows["keep blocks.0"].timing is rows["keep blocks.1"].timing
+
+
+def test_a_block_that_only_prints_alike_has_its_own_times() -> None:
+    model = small_net()
+    model.get_submodule("blocks.1").unprinted = 3  # type: ignore[assignment]
+    rows = time_blocks(model, images(2), MENU, rounds=2).rows
+    assert rows["keep blocks.0"].timing is not rows["keep blocks.1"].timing
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
