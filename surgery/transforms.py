@@ -184,7 +184,8 @@ def undo(model: M, steps: int | None = None) -> M:
     kept, dropped = done[: len(done) - wanted], done[len(done) - wanted :]
     for step in dropped:
         if not step.changes:
-            raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone.", try_="a fresh model")
+            raise CannotEdit(f"A step of kind {step.kind!r} cannot be undone: nothing is kept of what it replaced.",
+                             try_="the model as it was before that step")  # fmt: skip
     check_ours(model, (change for step in dropped for change in step.changes))
     for step in reversed(dropped):
         catch_up(step.changes, home_of(model), dtype if (dtype := dtype_of(model)) != step.dtype else None)

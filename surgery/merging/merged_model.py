@@ -53,7 +53,8 @@ def merge(model: M, groups: Iterable[LinearGroup] | None = None, example: Any = 
     """
     check_plain(model)
     if home_of(model).type == "meta":
-        raise CannotEdit(f"This {type(model).__name__} has no weights: it is on the meta device.")
+        raise CannotEdit(f"This {type(model).__name__} has no weights: it is on the meta device.",
+                         try_="model.to_empty(device='cpu'), and its weights")  # fmt: skip
     if not steps_of(model) and histories_of(model):
         raise CannotEdit(
             f"Only a part of this {type(model).__name__} was edited, and that part has the history.",

@@ -84,5 +84,6 @@ def _checked(model: nn.Module, blocks: Iterable[str] | None) -> tuple[str, ...] 
     known, asked = {path for path, _ in model.named_modules(remove_duplicate=False)}, tuple(blocks)
     for path in asked:
         if path not in known:
-            raise UnknownName(f"{type(model).__name__} has no module {path}.", try_=nearest(path, known))
+            raise UnknownName(f"{type(model).__name__} has no module {path}.", asked=f"blocks={list(asked)}",
+                              try_=nearest(path, known))  # fmt: skip
     return asked

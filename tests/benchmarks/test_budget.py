@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 import surgery
-from benchmarks.budget import STRUCTURES, entropies, evenly, relus, split, until
+from benchmarks.budget.pictures import split
+from benchmarks.budget.rankings import entropies, evenly, relus, until
+from benchmarks.budget.structures import STRUCTURES
 from recipes.data import Pictures
 from recipes.models.build import build
 

@@ -1,9 +1,4 @@
-"""How long `surgery.choose` takes to measure every candidate once: timing, then each edit of the menu alone.
-
-Needs the folder that SURGERY_DATA names. From the root of the repository, with nothing else running:
-
-    SURGERY_DATA=FOLDER python -m benchmarks.choosing_cost
-"""
+"""How long it takes to measure every candidate of a choice once."""
 
 from __future__ import annotations
 
@@ -16,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from benchmarks.budget import HELD_OUT, batched, split
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
+from benchmarks.budget.pictures import HELD_OUT, batched, split
+from benchmarks.budget.report import Report
+from benchmarks.conditions import markdown_table
 from benchmarks.imagenet_pretrained import halves, trained
 from recipes.data import cifar10, normalise, shared_folder
 from recipes.models.build import build
@@ -72,7 +68,7 @@ def measured(name: str, model: nn.Module, batches: list[tuple[Tensor, Tensor]], 
     return Row(name, watch.candidates, sum(len(labels) for _, labels in batches), watch.timing, seconds)
 
 
-def rows() -> Iterator[Row]:
+def _found() -> Iterator[Row]:
     """ResNet-56 on 1,000 CIFAR-10 pictures, and EfficientNet-Lite0 on 500 of ImageNet, with the whole menu."""
     test = cifar10(shards=("train-0",)).test
     assert test is not None
@@ -86,31 +82,18 @@ def rows() -> Iterator[Row]:
     yield measured("EfficientNet-Lite0", model, large, odd.images[:1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
-    options = parser.parse_args()
+def candidates(options: argparse.Namespace) -> Report:
+    """Every edit of the whole menu once, for latency, with nothing else running."""
     torch.set_num_threads(options.threads)
-    found = list(rows())
+    rows = list(_found())
     cells = [
         (row.network, str(row.candidates), f"{row.images:,}", f"{row.timing:.0f} s", f"{row.each:.1f} s",
          f"{row.seconds / 60:.1f} min", f"{LIMIT[row.network]} min")
-        for row in found
+        for row in rows
     ]  # fmt: skip
+    about = (
+        "Every candidate of the whole menu once, for latency in eager mode: blocks and calls are timed first, then "
+        "each edit is measured alone on all images. Measuring again, and together, comes on top."
+    )
     head = ("network", "candidates", "images", "times", "a candidate", "together", "wanted")
-    lines = [
-        "# What choosing costs", "",
-        paragraph(
-            "Every candidate of the whole menu once, for latency in eager mode: blocks and calls are timed first, then "
-            "each edit is measured alone on all images. Measuring again, and together, comes on top."
-        ), "",
-        *markdown_table(head, cells), "",
-        *conditions(command_line(parser, options, "choosing_cost"), seed=0), "",
-    ]  # fmt: skip
-    print(write_results(options.results, "choosing_cost", lines, found))
-    print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    return Report(about, rows, markdown_table(head, cells))
