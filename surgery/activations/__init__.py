@@ -5,6 +5,7 @@ from surgery.activations.dispatch import only
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.arithmetic import Arithmetic
 from surgery.activations.functions.fade import Fade
+from surgery.activations.functions.formula import Formula
 from surgery.activations.functions.helu import HeLU
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.prelu import FReLU, PReLU
@@ -24,6 +25,7 @@ __all__ = [
     "Copy",
     "FReLU",
     "Fade",
+    "Formula",
     "GSmeLU",
     "HeLU",
     "InPlace",

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 from torch import nn
 
 from surgery.activations.dispatch import kernel_of
+from surgery.activations.expressions.expression import Expression
 from surgery.activations.functions.affine import Affine
+from surgery.activations.functions.formula import Formula
 from surgery.activations.functions.helu import HeLU
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.prelu import Alternation, FReLU, PReLU
@@ -248,3 +250,16 @@ ROWS = (
         role=HEAD, ranges={"reading": "'scores' or 'shares'"},
     ),
 )  # fmt: skip
+
+
+def row_of_expression(expression: Expression) -> Activation:
+    """The row of the function that an expression computes; its name is the expression as printed."""
+    text = str(expression)
+
+    def learned(channels: int | None = None, axis: int = 1, per: Per = "channel", learn: bool = True) -> nn.Module:
+        return Formula(text, _shared(channels, per), learn=learn, axis=axis)
+
+    source = "Ramachandran et al. 2017, arXiv 1710.05941, section 2"
+    if not expression.betas:
+        return Activation(text, lambda: Formula(text), formula=expression.formula, source=source)
+    return Activation(text, learned, formula=expression.formula, source=source, learns=("beta",), ranges=_PER)

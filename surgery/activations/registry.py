@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-from surgery.activations.catalogue import ROWS, Activation
+from surgery.activations.catalogue import ROWS, Activation, row_of_expression
+from surgery.activations.expressions.notation import parse
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.pwlu import PWLU
@@ -152,14 +154,19 @@ def _check_keywords(name: str, build: Callable[..., nn.Module]) -> None:
 def row_of(name: str) -> Activation:
     """The row with this name or alias; upper and lower case are the same, and so are "hard_swish" and "Hardswish".
 
+    An expression, such as "mul(x, sigmoid(x))", names the function that it computes; see
+    `surgery.activations.expressions`.
+
     Raises:
         UnknownName: an unknown name.
-        BadValue: not a string.
+        BadValue: not a string, or an expression that is malformed.
     """
     if not isinstance(name, str):
         raise BadValue("An activation is given by its name.", asked=repr(name), try_="'gelu'")
     if name in _BY_NAME:
         return _BY_NAME[name]
+    if "(" in name:
+        return _row_of_text(name)
     alike = {row.name: row for known, row in _BY_NAME.items() if _letters(known) == _letters(name)}
     if len(alike) != 1:
         raise UnknownName(
@@ -168,6 +175,11 @@ def row_of(name: str) -> Activation:
             try_=nearest(name.lower(), _BY_NAME) or f"surgery.activations.register({name!r}, build)",
         )
     return alike.popitem()[1]
+
+
+@lru_cache(maxsize=1024)
+def _row_of_text(text: str) -> Activation:
+    return row_of_expression(parse(text))
 
 
 def named(activation: str | type[nn.Module] | nn.Module) -> tuple[str, dict[str, Any]]:

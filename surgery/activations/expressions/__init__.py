@@ -1,0 +1,1 @@
+"""Expressions: activation functions as trees of named operators, which can be printed, parsed, compared and trained."""
