@@ -139,7 +139,14 @@ def exact_map(model: nn.Module, forward: Forward, section: Section) -> LinearMap
     if section.block is not None:
         return map_between(forward, section.taken, section.returned, values)[0]
     maps = [map_between(forward, unit.taken, unit.returned, values)[0] for unit in section.units]
-    return values.finished(reduce(LinearMap.then, maps))
+    return values.finished(_joined(maps))
+
+
+def _joined(maps: Sequence[LinearMap]) -> LinearMap:
+    """One map for all, in turn: from the end with fewer features where all are linear layers, which is the cheaper."""
+    if any(part.stride for part in maps) or maps[0].inputs <= maps[-1].outputs:
+        return reduce(LinearMap.then, maps)
+    return reduce(lambda behind, ahead: ahead.then(behind), reversed(maps))
 
 
 def group_of(section: Section) -> LinearGroup:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import surgery
+from surgery.look.example import Example
+from surgery.merging.forward import forward_of
 from surgery.merging.groups import LinearGroup, exact_map, linear_groups, sections_of
 from surgery.merging.maps.values import Values
 from tests.models import randomise
@@ -41,3 +45,14 @@ def test_the_exact_map_has_the_values_of_the_model() -> None:
     made = exact_map(model, forward, sections_of(model, forward, Values(model, shapes_only=True))[0])
     scale = model.bn1.weight / (model.bn1.running_var + model.bn1.eps).sqrt()
     torch.testing.assert_close(made.weight.float(), (model.conv1.weight * scale.reshape(-1, 1, 1, 1)).detach())
+
+
+def test_linear_layers_are_multiplied_from_the_narrow_end() -> None:
+    head = randomise(nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Linear(32, 32), nn.Linear(32, 2))).eval()
+    features = torch.randn(2, 64)
+    forward = forward_of(head, Example.of(features, head))
+    (section,) = sections_of(head, forward, Values(head, shapes_only=True))
+    with FlopCounterMode(display=False) as counted:
+        made = exact_map(head, forward, section)
+    torch.testing.assert_close(nn.functional.linear(features.double(), made.weight, made.bias).float(), head(features))
+    assert counted.get_total_flops() < 2 * 64 * 32 * 32  # the first product alone, from the wide end
