@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from surgery import activations, deploy, old_names
 from surgery.budget.choice import choose
 from surgery.budget.front import Front
-from surgery.budget.prediction_difference import prediction_difference
 from surgery.cost.block_times import time_blocks
 from surgery.cost.counts import macs, relu_count
 from surgery.cost.table import LatencyTable
@@ -43,6 +42,7 @@ from surgery.merging.report import MergeReport
 from surgery.plan.plan import Edit, Plan, make_plan
 from surgery.plan.report import Report
 from surgery.plan.rules import Recipe, Rule, drop, erase, erase_relu, move_padding, rectify_scores, swap
+from surgery.predictions.prediction_difference import prediction_difference
 from surgery.repair.affine_fit import fit_affine
 from surgery.repair.affine_fold import fold_affine
 from surgery.repair.batch_norm_stats import recalibrate

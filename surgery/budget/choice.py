@@ -12,10 +12,9 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from surgery.budget.damage import Reference
 from surgery.budget.front import UNITS, Cost, Front
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, images_in, reference_of
+from surgery.budget.measurement import Measurements, images_in
 from surgery.budget.retiming import Retiming
 from surgery.budget.savings import Savings, of_macs, of_relus, of_sites, of_times
 from surgery.budget.search import candidates_of, reported, retimed, searched
@@ -30,6 +29,7 @@ from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName, neares
 from surgery.look.finder import find_sites
 from surgery.look.site import Sites
 from surgery.model import check_plain, dtype_of, home_of
+from surgery.predictions.damage import Reference, reference_of
 from surgery.progress import Say
 from surgery.repair.batches import batches_of, check_repeatable
 from surgery.schedule.progress import check_settled

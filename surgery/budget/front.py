@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from surgery.budget.damage import SURE, Damage
 from surgery.budget.picture import drawn
 from surgery.cost.action import Action, rules_of
 from surgery.errors import BadFile, BadValue
@@ -18,6 +17,8 @@ from surgery.files import write_text
 from surgery.look.site import Sites
 from surgery.plan.plan import Plan, make_plan
 from surgery.plan.rules import Rule
+from surgery.predictions.damage import Damage
+from surgery.predictions.intervals import SURE
 from surgery.text import html_table, table
 
 Cost = Literal["latency", "relu_count", "sites", "macs"]

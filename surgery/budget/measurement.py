@@ -5,42 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from surgery.budget.damage import NO_DAMAGE, Damage, Reference
 from surgery.budget.journal import Journal
 from surgery.budget.prefix import Prefix
 from surgery.budget.trial import Trial
 from surgery.cost.action import Action
 from surgery.errors import NotProved
-from surgery.model import in_eval
-from surgery.repair.batches import Batch, batch_errors
+from surgery.predictions.damage import NO_DAMAGE, Damage, Reference
+from surgery.repair.batches import Batch
 
 _FEW = 32  # images that are needed to know that a damage is too large,
 _CLEARLY = 4.0  # and by how many standard errors it must be
 _ROUNDING = 1e-3  # of the largest score: how far the copy with switches may be from the network
-
-
-def reference_of(model: nn.Module, batches: Sequence[Batch]) -> Reference:
-    """The predictions of a network before any edit.
-
-    Raises:
-        BadValue: a batch fails in the model, or it does not return scores of classes.
-    """
-    return Reference.of(outputs_of(model, batches), [batch.labels for batch in batches])
-
-
-def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
-    """What a network returns for batches, in eval mode.
-
-    Raises:
-        BadValue: a batch fails in the model.
-    """
-    outputs = []
-    for number, batch in enumerate(batches, 1):
-        with in_eval(model), batch_errors(number, model, batch.images):
-            outputs.append(model(batch.images.clone()))
-    return outputs
 
 
 class Measurements:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from surgery.budget.damage import NO_DAMAGE, Damage
 from surgery.budget.front import Candidate, Point, merged
 from surgery.budget.greedy import greedy
 from surgery.budget.measurement import Measurements
@@ -13,6 +12,7 @@ from surgery.budget.pareto import State, front
 from surgery.budget.retiming import Retiming
 from surgery.budget.savings import Savings
 from surgery.cost.action import Action
+from surgery.predictions.damage import NO_DAMAGE, Damage
 from surgery.progress import Progress, Say
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import surgery
-from surgery.budget.damage import NO_DAMAGE, Damage
 from surgery.budget.front import Candidate, Front, Point, merged
 from surgery.cost.action import Action
 from surgery.errors import BadFile, BadValue
+from surgery.predictions.damage import NO_DAMAGE, Damage
 from tests.surgery.budget.networks import images, small_net
 
 INNER, BEHIND = "blocks.0.relu 1/2", "blocks.0.relu 2/2"

@@ -10,12 +10,12 @@ from torch import nn
 
 import surgery
 from surgery.budget import measurement
-from surgery.budget.damage import NO_DAMAGE, Reference
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, first_images, images_in, name_of, outputs_of, reference_of
+from surgery.budget.measurement import Measurements, first_images, images_in, name_of
 from surgery.budget.trial import Trial
 from surgery.cost.action import Action, actions_at, rules_of
-from surgery.errors import BadValue, NotProved
+from surgery.errors import NotProved
+from surgery.predictions.damage import NO_DAMAGE, Reference, outputs_of, reference_of
 from tests.surgery.budget.networks import as_batches, images, small_net
 
 MENU = ("keep", "erase", "affine", "drop")
@@ -95,8 +95,3 @@ def test_a_copy_that_predicts_something_else_is_refused() -> None:
     other = Reference.of(outputs_of(small_net(1), as_batches()), [None] * 3)
     with pytest.raises(NotProved, match="predicts something else"):
         Measurements(Trial(model, sites, "relu"), other, as_batches(), Journal(None, {}), "damage")
-
-
-def test_a_batch_that_fails_is_named() -> None:
-    with pytest.raises(BadValue, match="Batch 1 fails in Linear"):
-        outputs_of(nn.Linear(2, 2), as_batches())

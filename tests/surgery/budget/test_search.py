@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import surgery
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, reference_of
+from surgery.budget.measurement import Measurements
 from surgery.budget.pareto import State
 from surgery.budget.savings import of_sites
 from surgery.budget.search import candidates_of, reported, searched, spaced
 from surgery.budget.trial import Trial
 from surgery.cost.action import actions_at
+from surgery.predictions.damage import reference_of
 from tests.surgery.budget.actions import erase
 from tests.surgery.budget.networks import as_batches, images, small_net
 

@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from surgery.budget.damage import FARTHEST, Damage, Reference, log_probabilities, mean_and_error
 from surgery.errors import BadFile, BadValue
+from surgery.predictions.damage import FARTHEST, Damage, Reference, log_probabilities, outputs_of
+from tests.surgery.budget.networks import as_batches
 
 BEFORE = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
 AFTER = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]).log()
@@ -93,7 +94,6 @@ def test_another_shape_is_refused() -> None:
 def test_the_interval_is_of_95_percent_and_not_below_0() -> None:
     assert Damage(0.1, 0.01, 9).interval == pytest.approx((0.0804, 0.1196))
     assert Damage(0.01, 0.01, 9).interval[0] == 0.0
-    assert mean_and_error(torch.tensor([2.0])) == (2.0, 0.0)
 
 
 def test_a_damage_prints_and_survives_a_file() -> None:
@@ -102,3 +102,8 @@ def test_a_damage_prints_and_survives_a_file() -> None:
     assert Damage.from_data(found.to_data()) == found
     with pytest.raises(BadFile, match="not a measured damage"):
         Damage.from_data({"harm": 1})
+
+
+def test_a_batch_that_fails_is_named() -> None:
+    with pytest.raises(BadValue, match="Batch 1 fails in Linear"):
+        outputs_of(nn.Linear(2, 2), as_batches())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from surgery.errors import BadFile, BadValue
-
-SURE = 1.96  # standard errors on both sides of a 95 % interval
+from surgery.model import in_eval
+from surgery.predictions.intervals import SURE, mean_and_error
+from surgery.repair.batches import Batch, batch_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,28 @@ class Reference:
         return Damage(max(kl, 0.0), error, len(divergence), accuracy, accuracy_error)
 
 
+def reference_of(model: nn.Module, batches: Sequence[Batch]) -> Reference:
+    """The predictions of a network before any edit.
+
+    Raises:
+        BadValue: a batch fails in the model, or it does not return scores of classes.
+    """
+    return Reference.of(outputs_of(model, batches), [batch.labels for batch in batches])
+
+
+def outputs_of(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
+    """What a network returns for batches, in eval mode.
+
+    Raises:
+        BadValue: a batch fails in the model.
+    """
+    outputs = []
+    for number, batch in enumerate(batches, 1):
+        with in_eval(model), batch_errors(number, model, batch.images):
+            outputs.append(model(batch.images.clone()))
+    return outputs
+
+
 def log_probabilities(outputs: Sequence[Tensor], *, finite: bool = True) -> Tensor:
     """Logarithms of the softmax over the second axis (N, C, ...) of the outputs of all batches, float64.
 
@@ -146,13 +168,6 @@ def log_probabilities(outputs: Sequence[Tensor], *, finite: bool = True) -> Tens
     if finite and not bool(whole.isfinite().all()):
         raise BadValue("The network returns infinite scores or NaN.", try_="images that the model was made for")
     return whole.log_softmax(1)
-
-
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values (N), and its standard error; 0 for a single value."""
-    values = values.double()
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return values.mean().item(), error if math.isfinite(error) else math.inf
 
 
 def _right(logs: Tensor, labels: Tensor) -> Tensor:
