@@ -48,7 +48,7 @@ PROTOCOLS = by_name(
 )
 
 
-def study(depth: int = 20) -> Study[Arm]:
+def study(depth: int = 20) -> Study[Arm, Protocol]:
     """The study at one depth: 20, 32, 44 or 56; from scratch also 110."""
     arms = FRESH if depth == 110 else TRAINED | FRESH
     title = f"Erasing ReLUs of ResNet-{depth} (CIFAR-10)"

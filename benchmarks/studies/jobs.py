@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol as Interface
+from typing import TypeVar
 
 import torch
 
@@ -24,9 +26,22 @@ Do = Callable[[str, int, Write], None]
 _BEFORE, _BEHIND = ("arm", "seed"), ("processor", "torch", "date")
 
 
+class Size(Interface):
+    """The size of a study. `smoke` only shows that the commands run; its figures are meaningless."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seeds(self) -> int: ...
+
+
+S = TypeVar("S", bound=Size)
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """The size of a study. `smoke` only shows that the commands run; its figures are meaningless.
+    """The size of a study of ResNets and the like.
 
     All arms train on the same `images`, for `epochs` from trained and for `fresh_epochs` from random weights.
     """
@@ -50,7 +65,7 @@ class Protocol:
         return f"{' or '.join(parts)}, on {self.images:,} training images"
 
 
-def by_name(*protocols: Protocol) -> dict[str, Protocol]:
+def by_name(*protocols: S) -> dict[str, S]:
     """Protocols by their names on the command line."""
     return {protocol.name: protocol for protocol in protocols}
 

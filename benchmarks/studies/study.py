@@ -13,28 +13,30 @@ from typing import Generic, TypeVar
 from matplotlib.figure import Figure
 
 from benchmarks.conditions import RESULTS
-from benchmarks.studies.jobs import Jobs, Protocol, Write
+from benchmarks.studies.jobs import Jobs, Size, Write
 from benchmarks.studies.results import AnyArm, Results
 from recipes.data import shared_folder
 
 A = TypeVar("A", bound=AnyArm)
+P = TypeVar("P", bound=Size)
 
 
 @dataclass(frozen=True)
-class Study(Generic[A]):
+class Study(Generic[A, P]):
     """Arms in order of importance, how one of them is measured, and how results become tables and a plot.
 
-    `command` is the module to run with `python -m`.
+    `command` is the module to run with `python -m`. `on_data` says whether it reads the folder of SURGERY_DATA.
     """
 
     name: str
     title: str
     command: str
     arms: Mapping[str, A]
-    protocols: Mapping[str, Protocol]
-    measure: Callable[[A, int, Protocol, str, Write], None]
-    tables: Callable[[Protocol, Results], list[str]]
+    protocols: Mapping[str, P]
+    measure: Callable[[A, int, P, str, Write], None]
+    tables: Callable[[P, Results], list[str]]
     draw: Callable[[Results], Figure]
+    on_data: bool = True
 
     def main(self, about: str | None, words: Sequence[str] | None = None) -> None:
         """Run the study as the command line requests, and write its results."""
@@ -46,7 +48,8 @@ class Study(Generic[A]):
         if not options.draw_only:
             seeds = range(protocol.seeds) if options.seeds is None else options.seeds
             do = partial(self._do, protocol, options.device)
-            shared_folder()  # fails here if it is missing, instead of in every job
+            if self.on_data:
+                shared_folder()  # fails here if it is missing, instead of in every job
             try:
                 jobs.carry_out(options.arms, seeds, do, options.device, options.at_once)
             finally:  # write the results of finished jobs, even if others failed
@@ -55,7 +58,7 @@ class Study(Generic[A]):
         else:
             self.write_page(protocol, jobs)
 
-    def write_page(self, protocol: Protocol, jobs: Jobs) -> None:
+    def write_page(self, protocol: P, jobs: Jobs) -> None:
         """Write tables and plot into the folder of the rows.
 
         Raises:
@@ -89,7 +92,7 @@ class Study(Generic[A]):
         page.write_text("\n".join(text), encoding="utf-8")
         print(page)
 
-    def _do(self, protocol: Protocol, device: str, arm: str, seed: int, write: Write) -> None:
+    def _do(self, protocol: P, device: str, arm: str, seed: int, write: Write) -> None:
         self.measure(self.arms[arm], seed, protocol, device, write)
 
     def _options(self, about: str | None, words: Sequence[str] | None) -> argparse.Namespace:

@@ -42,7 +42,7 @@ TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, s
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
-def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any]) -> None:
+def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any, Any]) -> None:
     compared = {name: arm.control for name, arm in study.arms.items() if arm.control}
     assert len(compared) >= len(study.arms) // 2
     for name, control in compared.items():
@@ -50,7 +50,7 @@ def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any]) -> Non
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
-def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any]) -> None:
+def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any, Any]) -> None:
     smoke, reduced, full = (study.protocols[name] for name in ("smoke", "reduced", "full"))
     assert smoke.images < reduced.images < full.images == 50_000
     assert reduced.seeds >= 3 and full.seeds >= 5
@@ -179,7 +179,7 @@ def test_a_training_that_diverges_is_a_result() -> None:
     assert not math.isfinite(rows[1]["test_loss"]) and rows[1]["accuracy"] < 0.3
 
 
-def written(study: Study[Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:
+def written(study: Study[Any, Any], protocol: Protocol, arms: list[str], do: Any, folder: Path) -> str:
     """The page of these rows; its plot is an image."""
     file = folder / f"{study.name}_{protocol.name}.csv"
     Jobs(file).carry_out(arms, range(protocol.seeds), do, "cpu")
