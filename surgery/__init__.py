@@ -12,6 +12,7 @@ from surgery.cost.block_times import time_blocks
 from surgery.cost.counts import macs, relu_count
 from surgery.cost.table import LatencyTable
 from surgery.deploy.torch_modules import plain
+from surgery.drawing.draw import draw
 from surgery.errors import (
     BadFile,
     BadValue,
@@ -88,6 +89,7 @@ __all__ = [
     "apply_plan",
     "choose",
     "deploy",
+    "draw",
     "drop",
     "erase",
     "erase_relu",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 _SHOWN = 3  # of a long list
+_PAGE = '"network.html"'  # where hints draw to
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -24,6 +25,12 @@ def html_table(
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     made = f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
     return f"<div>{_paragraph(above)}{made}{_paragraph(below)}</div>"
+
+
+def drawn_by(*arguments: str) -> str:
+    """The line below a table in a notebook that says how to see the same as a drawing."""
+    drawn, *options = arguments
+    return f"as a drawing: surgery.draw({', '.join([drawn, _PAGE, *options])})"
 
 
 def counted(reasons: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pruning.dead.tally import Tally
 from surgery.errors import SurgeryError
 from surgery.look.site import Site
 from surgery.model import check_plain
-from surgery.text import html_table, table
+from surgery.text import drawn_by, html_table, table
 
 _COLUMNS = (
     "site", "block", "activation", "channels", "dead (static)", "dead (dynamic)", "silent", "elements",
@@ -109,6 +109,10 @@ class DeadNeurons:
         totals = {name: getattr(self, name) for name in ("channels", "elements", *names, "zeros")}
         return json.dumps(asdict(self) | {"totals": totals}, indent=1)
 
+    def site_values(self) -> tuple[str, dict[str, float]]:
+        """The fraction of dynamically dead channels at each call, which `surgery.draw` shows as bars."""
+        return "dynamically dead channels", {row.site: row.dynamic / row.channels for row in self.rows}
+
     def plot(self, path: str | Path) -> None:
         """Plot the fractions over depth into a file (PNG, PDF or SVG, by its suffix). Needs the extra `plot`.
 
@@ -143,7 +147,9 @@ class DeadNeurons:
         return "\n".join([*rows, *self._notes()])
 
     def _repr_html_(self) -> str:
-        return html_table(_COLUMNS, self._cells(), below=self._notes())
+        return html_table(
+            _COLUMNS, self._cells(), below=[*self._notes(), drawn_by("model", "values=rates")]
+        )
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [

@@ -29,6 +29,7 @@ from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName, neares
 from surgery.look.finder import find_sites
 from surgery.look.site import Sites
 from surgery.model import check_plain, dtype_of, home_of
+from surgery.plan.plan import UNEDITABLE
 from surgery.predictions.damage import Reference, reference_of
 from surgery.progress import Say
 from surgery.repair.batches import batches_of, check_repeatable
@@ -154,7 +155,7 @@ def choose(
         *([("timed", str(times.conditions))] if times is not None else []),
     )  # fmt: skip
     untimed = [] if times is None else [str(action) for action in actions if times.saved(action) is None]
-    left_out = [f"{site}: {reason.removeprefix('cannot be edited: ')}" for site, reason in trial.left_out]
+    left_out = [f"{site}: {reason.removeprefix(UNEDITABLE)}" for site, reason in trial.left_out]
     left_out += [number_of("action", untimed) + ", which the times lack"] if untimed else []
     return Front(sites, kind, savings.total, found, candidates, conditions, tuple(left_out))
 

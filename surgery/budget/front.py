@@ -197,6 +197,14 @@ class Front:
             raise BadFile("The front is one of another model.", asked=sites.model_kind, there=str(data["model"]))
         return found
 
+    def site_values(self) -> tuple[str, dict[str, float]]:
+        """The damage of the mildest edit of each call and each block alone, which `draw` shows as bars."""
+        least: dict[str, float] = {}
+        for one in self.candidates:
+            for name in (one.action.place,) if one.action.extent else one.action.sites:
+                least[name] = min(one.damage.kl, least.get(name, math.inf))
+        return "KL of the mildest edit, nats", least
+
     def plot(self, path: str | Path) -> Path:
         """Draw damage over cost as an SVG file; returns its path.
 

@@ -12,7 +12,7 @@ import regex
 
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.look.look import Look
-from surgery.text import html_table, table
+from surgery.text import drawn_by, html_table, table
 
 Value = str | int | bool | None
 Pattern = Value | Sequence[Value]
@@ -282,7 +282,7 @@ class Sites(Sequence[Site]):
         return "\n".join([*table(_COLUMNS, self._rows()), *self._notes()])
 
     def _repr_html_(self) -> str:
-        return html_table(_COLUMNS, self._rows(), below=self._notes())
+        return html_table(_COLUMNS, self._rows(), below=[*self._notes(), drawn_by("sites")])
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [

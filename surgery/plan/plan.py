@@ -26,6 +26,7 @@ class HasRules(Protocol):
 Rules = Rule | Sequence[Rule] | HasRules
 
 EDIT_COLUMNS = ("site", "block", "before", "", "after")
+UNEDITABLE = "cannot be edited: "  # what the reason begins with for which a site is kept though a rule picks it
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -199,10 +200,10 @@ def without(plan: Plan, sites: Iterable[Site], reason: str) -> Plan:
     places = {site.key[:-1] for site in sites}
     dropped = [edit for edit in plan.edits if edit.site.key[:-1] in places]
     edits = tuple(edit for edit in plan.edits if edit not in dropped)
-    kept = (*plan.kept, *((edit.site, f"cannot be edited: {reason}") for edit in dropped))
+    kept = (*plan.kept, *((edit.site, f"{UNEDITABLE}{reason}") for edit in dropped))
     for number in {edit.because for edit in dropped} - {edit.because for edit in edits}:
         if not plan.rules[number - 1].optional:
-            why = [reason.removeprefix("cannot be edited: ") for site, reason in kept if site.key[:-1] in places]
+            why = [reason.removeprefix(UNEDITABLE) for site, reason in kept if site.key[:-1] in places]
             raise NothingPicked(
                 f"None of the sites that rule {number} picks can be edited: {'; '.join(dict.fromkeys(why))}.",
                 asked=str(plan.rules[number - 1]), try_="other sites, or optional=True if this is intended",

@@ -12,7 +12,7 @@ from surgery.errors import NotProved, about
 from surgery.look.layout import Layout, same_code, widths_in_words
 from surgery.look.site import BLOCK, NO_CALL, Site, Sites
 from surgery.plan.plan import EDIT_COLUMNS, Plan, blocks_in_words, gone_with, kept_lines, left_out_line
-from surgery.text import html_table, number_of, table
+from surgery.text import drawn_by, html_table, number_of, table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +63,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         rows = [edit.row for edit in self.plan.edits]
-        return html_table(EDIT_COLUMNS, rows, above=self._done(), below=self._remarks())
+        return html_table(EDIT_COLUMNS, rows, above=self._done(), below=[*self._remarks(), drawn_by("report")])
 
     def _done(self) -> list[str]:
         """What was done to how many calls, one line for each kind of edit."""

@@ -533,7 +533,8 @@ def test_a_notebook_shows_the_table_and_a_prompt_the_totals() -> None:
     found = dead_neurons(Two(), ONES, Masks.of(Two()))
     page = found._repr_html_()
     assert page.count("<tr>") == 1 + len(found.rows) and "<th>dead elements (dynamic)</th>" in page
-    assert "<td>relu 1/2</td>" in page and page.endswith(f"{str(found).splitlines()[-1]}</p></div>")
+    assert "<td>relu 1/2</td>" in page and "<br>as a drawing: surgery.draw(model, " in page
+    assert f"{str(found).splitlines()[-1]}<br>" in page
     assert repr(found).startswith("<DeadNeurons: 6 channels of Two in eval mode: 33.33% dynamically, ")
 
 

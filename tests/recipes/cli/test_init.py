@@ -27,7 +27,7 @@ def run_warm(*words: str) -> subprocess.CompletedProcess[str]:
     return run_python(code, *words)
 
 
-COMMANDS = ("choose", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot", "deploy")
+COMMANDS = ("choose", "draw", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot", "deploy")
 SHELF = ("ls", "show", "copy", "check", "new")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def test_the_best_points_are_those_that_no_other_dominates() -> None:
 )  # fmt: skip
 def test_a_budget_picks_its_point(budget: dict[str, float], expected: int) -> None:
     assert front().point(**budget) is POINTS[expected]
+
+
+def test_each_call_and_block_is_drawn_with_its_mildest_edit() -> None:
+    affine = Candidate(Action("affine", INNER, (INNER,), "blocks.0", "affine"), Damage(0.02, 0.001, 20), 0.5)
+    candidates = (Candidate(ERASE, Damage(0.03, 0.001, 20), 1.0), affine, Candidate(DROP, Damage(0.2, 0.1, 20), 4.0))
+    name, values = replace(front(), candidates=candidates).site_values()
+    assert name == "KL of the mildest edit, nats" and values == {INNER: 0.02, "blocks.0": 0.2}
 
 
 def test_the_plan_is_on_the_sites_of_the_model() -> None:

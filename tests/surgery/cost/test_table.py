@@ -36,6 +36,10 @@ def test_an_action_saves_what_its_block_takes_less() -> None:
     assert table.network.ms == 5.0 and table.saved(ERASE) == 0.5 and table.saved(DROP) == 2.0
 
 
+def test_places_are_drawn_with_their_times() -> None:
+    assert filled().site_values() == ("ms", {"a": 2.0})
+
+
 def test_nothing_is_saved_where_the_median_says_otherwise() -> None:
     assert filled().saved(AFFINE) == 0.0
 

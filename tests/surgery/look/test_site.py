@@ -231,7 +231,8 @@ def test_a_notebook_shows_the_table(sites: Sites) -> None:
     page = sites._repr_html_()
     assert page.count("<tr>") == 1 + len(sites) and page.count("<table>") == 1
     assert "<td>layer1.0.relu 2/2</td><td>relu_</td><td>nonlinearity</td><td>layer1.0 (BasicBlock)</td>" in page
-    assert page.endswith("<p>4 activation calls in ResNet<br>not seen in train mode: a batch of one</p></div>")
+    notes = "4 activation calls in ResNet<br>not seen in train mode: a batch of one"
+    assert page.endswith(f"<p>{notes}<br>as a drawing: surgery.draw(sites, &quot;network.html&quot;)</p></div>")
 
 
 def test_no_sites_print_too() -> None:

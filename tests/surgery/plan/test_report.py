@@ -181,9 +181,8 @@ def test_a_notebook_shows_the_rows_that_are_printed() -> None:
     assert page.startswith("<div><p>2 of 5 relu calls erased; 3 calls kept</p><table>")
     assert "<th>before</th><th></th><th>after</th>" in page
     assert "<tr><td>layer1.0.relu 2/2</td><td>layer1.0</td><td>relu</td><td>-&gt;</td><td>identity</td></tr>" in page
-    assert page.endswith(
-        "kept: 2 (not the last of its module)<br>kept: 1 (in the stem)<br>parameters unchanged</p></div>"
-    )
+    kept = "kept: 2 (not the last of its module)<br>kept: 1 (in the stem)<br>parameters unchanged"
+    assert page.endswith(f"{kept}<br>as a drawing: surgery.draw(report, &quot;network.html&quot;)</p></div>")
     assert page.count("<tr>") == 1 + len(report.plan.edits)
 
 
