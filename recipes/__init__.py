@@ -19,10 +19,12 @@ __all__ = [
     "names",
     "preprocessing_of",
     "run",
+    "search",
 ]
 
 if TYPE_CHECKING:
     from recipes import data
+    from recipes.activation_search.search import search
     from recipes.format.library import describe, load, names
     from recipes.format.recipe import Recipe
     from recipes.format.settings import Finetune, Pruning
@@ -35,7 +37,7 @@ else:
         "build": "models.build", "load_model": "models.build", "preprocessing_of": "models.preprocessing",
         "names": "format.library", "load": "format.library", "describe": "format.library",
         "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
-        "run": "runs.run",
+        "run": "runs.run", "search": "activation_search.search",
     }  # fmt: skip
 
     def __getattr__(name: str) -> object:

@@ -27,6 +27,20 @@ def check_torchvision() -> None:
         ) from None
 
 
+def check_optuna() -> None:
+    """Raise a one-sentence error if Optuna is not installed, or is older than 5.
+
+    Raises:
+        SurgeryError: it is not, or is.
+    """
+    found = _installed("optuna")
+    if not found[0].isdigit():
+        raise missing("a search needs", "Optuna", "search")
+    if int(found.partition(".")[0]) < 5:
+        raise SurgeryError("a search needs Optuna 5 or later.", asked=f"optuna {found}",
+                           try_='pip install "activation-surgery[search]"')  # fmt: skip
+
+
 def missing(what: str, package: str, extra: str) -> SurgeryError:
     """The error to raise if `package`, which the extra installs, cannot be imported."""
     return SurgeryError(f"{what} {package}, which is not installed.", try_=f'pip install "activation-surgery[{extra}]"')

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "recipes": {*PACKAGES, "torch", "numpy", "safetensors", "timm", "torchvision", "torch_pruning"}
     | {"PIL"}  # decodes the pictures: torchvision requires it, and its own decoder is being removed
     | {"tqdm", "huggingface_hub"}
-    | {"sklearn", "matplotlib", "wandb", "tensorboard"},  # extras
+    | {"sklearn", "matplotlib", "wandb", "tensorboard", "optuna", "psycopg"},  # extras
 }
 
 # Modules of surgery that import inside functions, and what: each runtime that networks are deployed to is imported by
@@ -79,7 +79,7 @@ def test_every_library_imported_is_declared() -> None:
     lines = project["dependencies"] + [
         line for name in extras.keys() - {"test", "docs", "dev", "foreign"} for line in extras[name]
     ]
-    declared = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines}
+    declared = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
     package_of = {"sklearn": "scikit_learn", "PIL": "pillow", "tvm": "apache_tvm"}
     imported = {package_of.get(name, name) for names in (*MAY_IMPORT.values(), *RUNTIMES.values()) for name in names}
     # torch brings triton wherever it can be used

@@ -27,7 +27,9 @@ def run_warm(*words: str) -> subprocess.CompletedProcess[str]:
     return run_python(code, *words)
 
 
-COMMANDS = ("choose", "draw", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot", "deploy")
+COMMANDS = (
+    "choose", "draw", "search", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot", "deploy",
+)  # fmt: skip
 SHELF = ("ls", "show", "copy", "check", "new")
 
 
