@@ -22,7 +22,7 @@ SOURCES = {
 # The arrows: recipes -> pruning -> surgery -> torch.
 MAY_IMPORT = {
     "surgery": {"surgery", "torch", "numpy", "safetensors", "regex"}
-    | {"numba", "triton"},  # kernels; one an extra, one torch's
+    | {"numba", "llvmlite", "triton"},  # kernels; one an extra that stands on the second, one torch's
     "pruning": {"pruning", "surgery", "torch", "numpy", "safetensors", "torch_pruning"}
     | {"matplotlib", "nncf"},  # extras
     "recipes": {*PACKAGES, "torch", "numpy", "safetensors", "timm", "torchvision", "torch_pruning"}

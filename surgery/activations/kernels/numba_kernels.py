@@ -1,25 +1,24 @@
-"""Kernels for the CPU, compiled by numba: each function in one pass over x, and one more for all its gradients.
-
-The partition of the work depends on shapes alone, so results do not depend on the number of threads, which is torch's.
-We use our own thread pool, which sleeps between calls: numba's threads would compete with torch's for the CPU.
-"""
+"""Kernels for the CPU, compiled by numba: each function in one pass over x, and one more for all its gradients."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import partial
+from math import lcm
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surgery.activations.dispatch import Kernel
+from surgery.activations.kernels import numba_loops as loops
 from surgery.activations.kernels import numba_piecewise as piecewise
-from surgery.activations.kernels.numba_loops import AFFINE, FRELU, PIECE, SMELU, SWISH, Array, Loops, rows, runs
+from surgery.activations.kernels import numba_tables as tables
+from surgery.activations.kernels import numba_tasks as of
+from surgery.activations.kernels.numba_lanes import WIDTH
+from surgery.activations.kernels.numba_loops import Array
+from surgery.activations.kernels.numba_tasks import Loop, run
 
 TASKS = 64  # maximum number of parts of a tensor, and so of busy threads
 GRAIN = 32768  # minimum number of elements of a part
@@ -30,9 +29,9 @@ SHARE = 16  # minimum number of elements of a part per sum it accumulates
 class _Kernel:
     """A function as loops over flat arrays; its parameters go in as one table, their gradients come out as sums."""
 
-    runs: Callable[[], Loops]
-    rows: Callable[[], Loops]
-    table: Callable[..., Array]  # of parameters (rows, channels)
+    forward_of: Callable[[bool, type], Loop]  # by rows or by runs, and the type of x in memory
+    backward_of: Callable[[bool, type, type], Loop]  # likewise, and the type of the gradient
+    table: Callable[..., Array]  # by rows or by runs, from parameters (rows, channels)
     sums: Callable[..., int]  # how many each channel has
     gradients: Callable[..., tuple[Array, ...]]  # of parameters, from the sums (sums, channels) and the parameters
 
@@ -41,9 +40,9 @@ class _Kernel:
         out = torch.empty_like(x, dtype=_inside(x))
         if x.numel():
             job = _Job.of(x, out, axis, params)
-            loop = (self.rows if job.by_rows else self.runs)().forward
-            tasks = job.tasks(0)
-            job.run(loop, tasks, _flat(job.x), _flat(out), self._table(job), *job.cut, tasks)
+            table, tasks = self._table(job), job.tasks(0)
+            fields = job.fields(tasks, table, self.sums(*job.params), out)
+            run(self.forward_of(job.by_rows, _kind(job.x)), fields, tasks)
         return out.to(x.dtype)
 
     def backward(self, grad: Tensor, x: Tensor, axis: int, *params: Tensor) -> tuple[Tensor, ...]:
@@ -54,18 +53,19 @@ class _Kernel:
         job = _Job.of(x, out, axis, params)
         if grad.stride() != out.stride() or grad.dtype != _inside(grad):
             grad = torch.empty_like(out, dtype=_inside(grad)).copy_(grad)
-        loop = (self.rows if job.by_rows else self.runs)().backward
-        count = self.sums(*job.params)
+        table, count = self._table(job), self.sums(*job.params)
         tasks = job.tasks(count)
-        sums = np.zeros((tasks, count, job.channels))
-        job.run(loop, tasks, _flat(grad), _flat(job.x), _flat(out), self._table(job), *job.cut, sums)
+        sums = np.zeros((tasks, count, job.width))
+        fields = job.fields(tasks, table, count, out)
+        fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.ctypes.data
+        run(self.backward_of(job.by_rows, _kind(job.x), _kind(grad)), fields, tasks)
         with np.errstate(all="ignore"):  # infinities are expected
-            found = self.gradients(sums.sum(0), *job.params)
+            found = self.gradients(sums.reshape(tasks, count, -1, job.channels).sum((0, 2)), *job.params)
         return out.to(x.dtype), *(_like(param, gradient) for gradient, param in zip(found, params, strict=True))
 
     def _table(self, job: _Job) -> Array:
         with np.errstate(all="ignore"):
-            return self.table(*job.params)
+            return self.table(job.by_rows, *job.repeated)
 
 
 @dataclass(frozen=True)
@@ -92,37 +92,34 @@ class _Job:
         return self.inner == 1 and self.channels > 1
 
     @property
-    def cut(self) -> tuple[int, int, int]:
-        """Channels, inner, and the number of units: rows, or pieces of runs."""
+    def width(self) -> int:
+        """The channels, repeated until lanes divide them, if these are neighbours."""
+        return lcm(self.channels, WIDTH) if self.by_rows else self.channels
+
+    @property
+    def repeated(self) -> list[Array]:
+        """The parameters of a row."""
+        times = self.width // self.channels
+        return [np.tile(param, (1, times)) for param in self.params] if times > 1 else list(self.params)
+
+    @property
+    def units(self) -> int:
+        """The number of rows, or of pieces of runs."""
         if self.by_rows:
-            return self.channels, self.inner, self.x.numel() // self.channels
-        return self.channels, self.inner, self.x.numel() // self.inner * -(-self.inner // PIECE)
+            return -(-self.x.numel() // self.width)
+        return self.x.numel() // self.inner * -(-self.inner // loops.PIECE)
 
     def tasks(self, sums: int) -> int:
         """The number of parts the units are divided into, each of which accumulates this many sums per channel."""
-        size = self.x.numel()
-        return max(1, min(TASKS, self.cut[2], size // max(GRAIN, SHARE * sums * self.channels)))
+        return max(1, min(TASKS, self.units, self.x.numel() // max(GRAIN, SHARE * sums * self.width)))
 
-    def run(self, loop: Callable[..., None], tasks: int, *arguments: Any) -> None:
-        """Run the tasks on as many threads as torch may use."""
-        threads = min(torch.get_num_threads(), tasks)
-        if threads == 1:
-            loop(*arguments, 0, tasks)
-            return
-        cuts = [number * tasks // threads for number in range(threads + 1)]
-        others = [_pool(threads - 1).submit(loop, *arguments, *cuts[at : at + 2]) for at in range(1, threads)]
-        loop(*arguments, *cuts[:2])
-        for other in others:
-            other.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "activations")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    def fields(self, tasks: int, table: Array, sums: int, out: Tensor) -> Array:
+        """What a loop is told."""
+        fields = np.zeros(of.FIELDS, np.intp)
+        fields[of.TASKS], fields[of.TABLE], fields[of.ROWS] = tasks, table.ctypes.data, sums
+        fields[of.X], fields[of.OUT], fields[of.SIZE] = self.x.data_ptr(), out.data_ptr(), self.x.numel()
+        fields[of.CHANNELS], fields[of.INNER], fields[of.UNITS] = self.width, self.inner, self.units
+        return fields
 
 
 def _inside(x: Tensor) -> torch.dtype:
@@ -130,11 +127,9 @@ def _inside(x: Tensor) -> torch.dtype:
     return torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
 
 
-def _flat(x: Tensor) -> Array:
-    """The memory of a dense tensor; numba has no bfloat16, so that one comes as integers."""
-    flat = x.detach().as_strided((x.numel(),), (1,))
-    array: Array = (flat.view(torch.uint16) if x.dtype == torch.bfloat16 else flat).numpy()
-    return array
+def _kind(x: Tensor) -> type:
+    """The type of its elements in memory; numba has no bfloat16."""
+    return np.uint16 if x.dtype == torch.bfloat16 else np.float32
 
 
 def _rows_of(param: Tensor, channels: int) -> Array:
@@ -152,28 +147,35 @@ def _like(param: Tensor, found: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found)).to(param.dtype).reshape(param.shape)
 
 
-def _of_two(kind: int, table: Callable[..., tuple[Array, Array]], learned: slice) -> Kernel:
-    """A kernel with up to two parameters, of which these are learned."""
+def _plain(kind: int, table: Callable[..., tuple[Array, ...]]) -> Kernel:
+    """A kernel with up to two parameters."""
+    count = 2 if kind in loops.OF_TWO else 1
     return _Kernel(
-        lambda: runs(kind),
-        lambda: rows(kind),
-        lambda *params: np.concatenate(table(*params)),
-        lambda *params: 2,
-        lambda sums, *params: tuple(sums[learned, None]),
+        partial(loops.forward_of, kind),
+        partial(loops.backward_of, kind),
+        lambda by_rows, *params: np.concatenate(table(*params)).astype(np.float32),
+        lambda *params: count,
+        lambda sums, *params: tuple(sums[:, None]),
+    )
+
+
+def _piecewise(even: bool, table: Callable[..., Array], gradients: Callable[..., tuple[Array, ...]]) -> Kernel:
+    """A kernel of a piecewise linear function."""
+    return _Kernel(
+        partial(piecewise.forward_of, even),
+        partial(piecewise.backward_of, even),
+        table,
+        (lambda heights, *others: 2 * (len(heights) + 1)) if even else (lambda *params: 2 * len(params[-1])),
+        gradients,
     )
 
 
 KERNELS: dict[str, Kernel] = {
-    "prelu": _of_two(FRELU, lambda negative: (np.ones_like(negative), negative), slice(1, 2)),
-    "frelu": _of_two(FRELU, lambda positive, negative: (positive, negative), slice(0, 2)),
-    "smelu": _of_two(SMELU, lambda beta: (beta, beta), slice(0, 1)),
-    "swish": _of_two(SWISH, lambda beta: (beta, beta), slice(0, 1)),
-    "affine": _of_two(AFFINE, lambda weight, bias: (weight, bias), slice(0, 2)),
-    "pwlu": _Kernel(
-        lambda: piecewise.RUNS,
-        lambda: piecewise.ROWWISE,
-        piecewise.table_of,
-        lambda heights, *others: 2 * (len(heights) + 1),
-        piecewise.gradients_of,
-    ),
+    "prelu": _plain(loops.PRELU, lambda negative: (negative, negative)),
+    "frelu": _plain(loops.FRELU, lambda positive, negative: (positive, negative)),
+    "smelu": _plain(loops.SMELU, lambda beta: (beta, beta)),
+    "swish": _plain(loops.SWISH, lambda beta: (beta, beta)),
+    "affine": _plain(loops.AFFINE, lambda weight, bias: (weight, bias)),
+    "pwlu": _piecewise(True, tables.even_table, tables.even_gradients),
+    "npwlu": _piecewise(False, tables.uneven_table, tables.uneven_gradients),
 }

@@ -1,228 +1,238 @@
-"""Loops compiled by numba: the elementwise functions with up to two parameters, by runs of a channel or by rows of it.
+"""Loops compiled by numba: the elementwise functions with up to two parameters.
 
-A tensor is traversed in memory order. Either a channel is contiguous (NCHW): then parameters are scalars and a run is
-cut into pieces; or channels are adjacent (channels_last): then parameters are rows. All arithmetic is float32.
-Gradients of parameters are summed in float32 within a piece or a few hundred rows, and in float64 beyond.
+A tensor is traversed in memory order, in units. Either a channel is contiguous (NCHW): then parameters are scalars and
+units are pieces of the channel's runs; or channels are adjacent (channels_last): then parameters are rows, repeated
+until lanes divide them, and units are rows. All arithmetic is float32. Gradients of parameters are summed in float32
+within a piece or a few hundred rows, and in float64 beyond. Units are divided evenly among the tasks, each of which
+accumulates its own sums (rows, channels).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import carray, njit
+
+from surgery.activations.kernels.numba_lanes import (
+    WIDTH,
+    lanes,
+    load,
+    pointer,
+    power_of_two,
+    prefetch,
+    store,
+    take,
+    total,
+    where,
+)
+from surgery.activations.kernels.numba_tasks import (
+    CHANNELS,
+    FIELDS,
+    GRAD,
+    INNER,
+    OUT,
+    ROWS,
+    SIZE,
+    SUMS,
+    TABLE,
+    TASKS,
+    UNITS,
+    Loop,
+    X,
+    compiled,
+)
 
 Array = np.ndarray[Any, Any]
 Code = TypeVar("Code", bound=Callable[..., Any])
 f32 = np.float32
 
-PIECE = 4096  # elements of one channel whose gradients are summed in float32
-ROWS = 256  # rows, likewise
-TILE = 512  # channels that are processed together
+PIECE = 4096  # elements of one channel that are processed together
+PART = 1024  # elements of one channel whose gradients are summed in float32
+BLOCK = 256  # rows, likewise
+AHEAD = 1024  # elements that are fetched before they are needed
+SHEAF = 16  # rows whose gradients are summed in a register
 
-FRELU, SMELU, SWISH, AFFINE = range(4)
+PRELU, FRELU, SMELU, SWISH, AFFINE = range(5)
+OF_TWO = (FRELU, AFFINE)  # those with two parameters
 
-ZERO, HALF, ONE, INFINITY = f32(0), f32(0.5), f32(1), f32(np.inf)
-LEAST, MOST = f32(-86), f32(88)  # arguments whose exponential is a normal float32
+ZERO, HALF, ONE = f32(0), f32(0.5), f32(1)
+LEAST, MOST = f32(-86), f32(89)  # from the latter on, the exponential is infinite
 LOG2E, LN2_HIGH, LN2_LOW = f32(1.44269504), f32(0.693359375), f32(-2.12194440e-4)
 ROUND = f32(12582912)  # 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits
-TAYLOR = tuple(f32(1 / factor) for factor in (720, 120, 24, 6, 2, 1, 1))
+# Of the polynomial that is nearest to the exponential within half of ln 2: it is off by 9e-8 at most.
+NEAREST = tuple(map(f32, (0.00829014368, 0.04189885035, 0.1666764468, 0.49999141693, 0.99999970198, 1.0)))
 
 
-def compiled(*flags: str, inline: bool = False) -> Callable[[Code], Code]:
-    """Compile at the first call and cache the result on disk, if there is a writable folder.
-
-    The cache is invalidated when the file of the loop itself changes; numba does not notice changes of the functions
-    below that other files use.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(flags), "forceinline": inline}
-
-    def compile(code: Code) -> Code:
-        compiled: Any
-        try:
-            compiled = njit(cache=not inline, **options)(code)
-        except RuntimeError:  # no folder can be written
-            compiled = njit(**options)(code)
-        return cast(Code, compiled)
-
-    return compile
-
-
-# Sums may be reordered, so that they are done in vectors; nothing else may.
-loop = compiled("reassoc", "contract")
-inline = compiled("contract", inline=True)
-
-
-def load(values: Array, i: int) -> Any:
-    """Element i as float32; a bfloat16 is the upper half of one."""
-
-
-def store(values: Array, i: int, value: Any) -> None:
-    """Write a float32 to element i, rounded to the nearest, to even in a tie."""
-
-
-@overload(load, jit_options={"forceinline": True})
-def _load_as(values, i):  # type: ignore[no-untyped-def]
-    if values.dtype == types.uint16:
-        return lambda values, i: np.uint32(np.uint32(values[i]) << 16).view(np.float32)
-    return lambda values, i: values[i]
-
-
-@overload(store, jit_options={"forceinline": True})
-def _store_as(values, i, value):  # type: ignore[no-untyped-def]
-    def half(values, i, value):  # type: ignore[no-untyped-def]
-        bits = np.float32(value).view(np.uint32)
-        rounded = np.uint32(bits + np.uint32(0x7FFF) + np.uint32(np.uint32(bits >> 16) & 1)) >> 16
-        values[i] = np.uint16(0x7FC0) if value != value else np.uint16(rounded)
-
-    def whole(values, i, value):  # type: ignore[no-untyped-def]
-        values[i] = value
-
-    return half if values.dtype == types.uint16 else whole
+def inline(code: Code) -> Code:
+    """Part of a loop."""
+    return cast(Code, njit(error_model="numpy", forceinline=True)(code))
 
 
 @inline
 def _exp(z: Any) -> Any:
-    """2^n e^r, with r within half of ln 2: in operations that all have a vector form."""
-    z = LEAST if z < LEAST else z
-    huge = z > MOST
-    z = MOST if huge else z
+    """2^n e^r, with r within half of ln 2."""
+    z = where(z < LEAST, LEAST, z)
+    z = where(z > MOST, MOST, z)
     shifted = z * LOG2E + ROUND
     n = shifted - ROUND
     r = z - n * LN2_HIGH - n * LN2_LOW
-    power = TAYLOR[0]
-    for k in range(1, 7):
-        power = power * r + TAYLOR[k]
-    scale = np.int32((np.int64(np.float32(shifted).view(np.int32)) << 23) + 0x3F800000).view(np.float32)
-    return INFINITY if huge else power * scale
+    power = lanes(NEAREST[0])
+    for k in range(1, 6):
+        power = power * r + NEAREST[k]
+    return power * power_of_two(shifted)
 
 
 @inline
 def _joint(x: Any, beta: Any) -> Any:
-    risen = (-beta if x < -beta else x) + beta
+    risen = where(x < ZERO - beta, ZERO - beta, x) + beta
     share = risen * (HALF / beta)
-    return risen, ONE if share > ONE else share
+    return risen, where(share > ONE, ONE, share)
 
 
 @inline
 def _value(kind: int, x: Any, a: Any, b: Any) -> Any:
+    if kind == PRELU:
+        return x * where(x > ZERO, ONE, a)
     if kind == FRELU:
-        return x * (a if x > ZERO else b)
+        return x * where(x > ZERO, a, b)
     if kind == SMELU:
         risen, share = _joint(x, a)
         return share * (risen - share * a)
     if kind == SWISH:
-        return x * (ONE / (ONE + _exp(-a * x)))
+        return x * (ONE / (ONE + _exp((ZERO - a) * x)))
     return x * a + b
 
 
 @inline
 def _gradients(kind: int, grad: Any, x: Any, a: Any, b: Any) -> Any:
     """The gradient of x, and what this element adds to those of the parameters."""
+    if kind == PRELU:
+        right, product = x > ZERO, grad * x
+        return grad * where(right, ONE, a), where(right, ZERO, product), product
     if kind == FRELU:
         right, product = x > ZERO, grad * x
-        return grad * (a if right else b), product if right else ZERO, ZERO if right else product
+        return grad * where(right, a, b), where(right, product, ZERO), where(right, ZERO, product)
     if kind == SMELU:
         share = _joint(x, a)[1]
         part = grad * share
-        return part, part * (ONE - share), ZERO
+        return part, part * (ONE - share), part
     if kind == SWISH:
-        gate = ONE / (ONE + _exp(-a * x))
+        gate = ONE / (ONE + _exp((ZERO - a) * x))
         bend = x * gate * (ONE - gate)
-        return grad * (gate + a * bend), grad * x * bend, ZERO
+        return grad * (gate + a * bend), grad * x * bend, gate
     return grad * a, grad * x, grad
 
 
 @inline
-def piece(unit: int, inner: int, channels: int) -> Any:
-    """The start and end of a piece of a run, and its channel."""
+def unit_of(by_rows: bool, unit: int, size: int, inner: int, channels: int) -> Any:
+    """The start and end of a unit, and its channel."""
+    if by_rows:
+        return unit * channels, min((unit + 1) * channels, size), 0
     pieces = (inner + PIECE - 1) // PIECE
     run = unit // pieces
     start = run * inner + unit % pieces * PIECE
     return start, min(start + PIECE, (run + 1) * inner), run % channels
 
 
-class Loops(NamedTuple):
-    """The two passes of a function over flat arrays, for the tasks from `first` to before `last` of all `tasks`.
-
-    `units`, the pieces or rows of x, are divided evenly among the tasks, and each task accumulates its own `sums`
-    (rows, channels), so the result is the same for any number of threads.
-    """
-
-    forward: Any
-    backward: Any
+@inline
+def entry(by_rows: bool, table: Array, at: int) -> Any:
+    """What the table has for these lanes: neighbours, or one number for all."""
+    return load(table, at, at + WIDTH) if by_rows else lanes(table[at])
 
 
 @cache
-def runs(kind: int) -> Loops:
-    """For tensors in which a channel is a run of `inner` neighbours."""
+def forward_of(kind: int, by_rows: bool, dtype: type) -> Loop:
+    """Values."""
 
-    @loop
-    def forward(x, y, table, channels, inner, units, tasks, first, last):  # type: ignore[no-untyped-def]
-        for unit in range(first * units // tasks, last * units // tasks):
-            start, stop, c = piece(unit, inner, channels)
-            a, b = table[0, c], table[1, c]
-            xs, ys = x[start:stop], y[start:stop]
-            for i in range(xs.size):
-                store(ys, i, _value(kind, load(xs, i), a, b))
+    def forward(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        x, y = carray(pointer(job[X]), job[SIZE], dtype), carray(pointer(job[OUT]), job[SIZE], dtype)
+        size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
+        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        task = take(job)
+        while task < tasks:
+            for unit in range(task * units // tasks, (task + 1) * units // tasks):
+                start, stop, c = unit_of(by_rows, unit, size, inner, channels)
+                for i in range(start, stop, WIDTH):
+                    prefetch(x, i + AHEAD)
+                    at = i - start if by_rows else c
+                    a, b = entry(by_rows, table, at), entry(by_rows, table, channels + at)
+                    store(y, i, stop, _value(kind, load(x, i, stop), a, b))
+            task = take(job)
 
-    @loop
-    def backward(grad, x, out, table, channels, inner, units, sums, first, last):  # type: ignore[no-untyped-def]
-        for task in range(first, last):
-            for unit in range(task * units // len(sums), (task + 1) * units // len(sums)):
-                start, stop, c = piece(unit, inner, channels)
-                a, b = table[0, c], table[1, c]
-                gs, xs, outs = grad[start:stop], x[start:stop], out[start:stop]
-                of_a, of_b = ZERO, ZERO
-                for i in range(xs.size):
-                    of_x, part_a, part_b = _gradients(kind, load(gs, i), load(xs, i), a, b)
-                    store(outs, i, of_x)
-                    of_a += part_a
-                    of_b += part_b
-                sums[task, 0, c] += of_a
-                sums[task, 1, c] += of_b
-
-    return Loops(forward, backward)
+    return compiled(forward)
 
 
 @cache
-def rows(kind: int) -> Loops:
-    """For tensors in which the channels are neighbours."""
+def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
+    """Gradients of x, and sums for those of the parameters; the gradient that comes in has a type of its own."""
+    two = kind in OF_TWO
 
-    @loop
-    def forward(x, y, table, channels, inner, units, tasks, first, last):  # type: ignore[no-untyped-def]
-        a, b = table[0], table[1]
-        for row in range(first * units // tasks, last * units // tasks):
-            xs, ys = x[row * channels : (row + 1) * channels], y[row * channels : (row + 1) * channels]
-            for i in range(xs.size):
-                store(ys, i, _value(kind, load(xs, i), a[i], b[i]))
+    def by_runs_of_a_channel(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        g, x, out = (
+            carray(pointer(job[GRAD]), job[SIZE], of_grad),
+            carray(pointer(job[X]), job[SIZE], dtype),
+            carray(pointer(job[OUT]), job[SIZE], dtype),
+        )
+        size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
+        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
+        task = take(job)
+        while task < tasks:
+            for unit in range(task * units // tasks, (task + 1) * units // tasks):
+                start, stop, c = unit_of(False, unit, size, inner, channels)
+                a, b = table[c], table[channels + c]
+                for low in range(start, stop, PART):
+                    of_a, of_b = lanes(ZERO), lanes(ZERO)
+                    for i in range(low, min(low + PART, stop), WIDTH):
+                        prefetch(g, i + AHEAD)
+                        prefetch(x, i + AHEAD)
+                        of_x, part_a, part_b = _gradients(kind, load(g, i, stop), load(x, i, stop), a, b)
+                        store(out, i, stop, of_x)
+                        of_a, of_b = of_a + part_a, of_b + part_b
+                    sums[task, 0, c] += total(of_a)
+                    if two:
+                        sums[task, 1, c] += total(of_b)
+            task = take(job)
 
-    @loop
-    def backward(grad, x, out, table, channels, inner, units, sums, first, last):  # type: ignore[no-untyped-def]
-        # Parameters and sums in one array, so that the compiler need not assume that they overlap.
-        work = np.empty(4 * TILE, f32)
-        for task in range(first, last):
-            start, stop = task * units // len(sums), (task + 1) * units // len(sums)
-            for low in range(0, channels, TILE):
-                width = min(TILE, channels - low)
-                for i in range(width):
-                    work[i], work[TILE + i] = table[0, low + i], table[1, low + i]
-                for block in range(start, stop, ROWS):
-                    for i in range(2 * TILE, 4 * TILE):
-                        work[i] = ZERO
-                    for row in range(block, min(block + ROWS, stop)):
-                        at = row * channels + low
-                        gs, xs, outs = grad[at : at + width], x[at : at + width], out[at : at + width]
-                        for i in range(xs.size):
-                            of_x, part_a, part_b = _gradients(kind, load(gs, i), load(xs, i), work[i], work[TILE + i])
-                            store(outs, i, of_x)
-                            work[2 * TILE + i] += part_a
-                            work[3 * TILE + i] += part_b
-                    for i in range(width):
-                        sums[task, 0, low + i] += work[2 * TILE + i]
-                        sums[task, 1, low + i] += work[3 * TILE + i]
+    def by_rows_of_channels(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        g, x, out = (
+            carray(pointer(job[GRAD]), job[SIZE], of_grad),
+            carray(pointer(job[X]), job[SIZE], dtype),
+            carray(pointer(job[OUT]), job[SIZE], dtype),
+        )
+        size, channels, units, tasks = job[SIZE], job[CHANNELS], job[UNITS], job[TASKS]
+        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
+        added = np.empty(2 * channels, np.float32)
+        task = take(job)
+        while task < tasks:
+            last = (task + 1) * units // tasks
+            for block in range(task * units // tasks, last, BLOCK):
+                added[:] = ZERO
+                end = min(block + BLOCK, last)
+                for sheaf in range(block, end, SHEAF):
+                    for at in range(0, channels, WIDTH):
+                        a, b = entry(True, table, at), entry(True, table, channels + at)
+                        of_a, of_b = entry(True, added, at), entry(True, added, channels + at)
+                        for i in range(sheaf * channels + at, min(min(sheaf + SHEAF, end) * channels, size), channels):
+                            if kind == SWISH:  # too long for the processor to look far ahead itself
+                                prefetch(g, i + SHEAF * channels)
+                                prefetch(x, i + SHEAF * channels)
+                            of_x, part_a, part_b = _gradients(kind, load(g, i, size), load(x, i, size), a, b)
+                            store(out, i, size, of_x)
+                            of_a, of_b = of_a + part_a, of_b + part_b
+                        store(added, at, at + WIDTH, of_a)
+                        store(added, channels + at, channels + at + WIDTH, of_b)
+                for c in range(channels):
+                    sums[task, 0, c] += added[c]
+                    if two:
+                        sums[task, 1, c] += added[channels + c]
+            task = take(job)
 
-    return Loops(forward, backward)
+    return compiled(by_rows_of_channels if by_rows else by_runs_of_a_channel)

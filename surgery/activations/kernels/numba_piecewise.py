@@ -1,189 +1,228 @@
-"""Loops compiled by numba: the piecewise linear function, whose gradients are sums per interval.
+"""Loops compiled by numba: piecewise linear functions, whose gradients are sums per region.
 
-Names are those of `piecewise`: in each of N + 2 regions the value is base + slope (x - anchor). Per channel and region
-two numbers are summed, the gradient and the gradient times (x - anchor): every gradient follows from these.
+In each of N + 2 regions the value is base + slope (x - anchor), as in `piecewise`. Per channel and region two numbers
+are summed, the gradient and the gradient times (x - anchor): every gradient follows from these.
+
+A table has four numbers per channel if the knots are even (left, right, intervals per unit of x, and its inverse), and
+all the knots otherwise; after these, for each channel, the bases and the slopes of its regions.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from surgery.activations.kernels.numba_loops import PIECE, Array, Loops, f32, inline, load, loop, piece, store
+from surgery.activations.kernels.numba_lanes import (
+    ENTRIES,
+    WIDTH,
+    add_where,
+    floor,
+    gather,
+    gather_pairs,
+    gather_rows,
+    lanes,
+    load,
+    look_up,
+    pointer,
+    prefetch,
+    store,
+    take,
+    total,
+    where,
+)
+from surgery.activations.kernels.numba_loops import AHEAD, BLOCK, ONE, ZERO, Array, entry, f32, inline, unit_of
+from surgery.activations.kernels.numba_tasks import (
+    CHANNELS,
+    FIELDS,
+    GRAD,
+    INNER,
+    OUT,
+    ROWS,
+    SIZE,
+    SUMS,
+    TABLE,
+    TASKS,
+    UNITS,
+    Loop,
+    X,
+    compiled,
+)
 
+HEAD = 4  # numbers of even knots per channel
 TILE = 64  # channels that are processed together
-COPIES = 4  # of a histogram, so that neighbours in the same region do not wait for each other
-HEAD = 4  # entries of a table before the lines: left, right, intervals per unit of x, and its inverse
-
-ZERO, ONE = f32(0), f32(1)
-
-
-def table_of(heights: Array, left: Array, right: Array, low_slope: Array, high_slope: Array) -> Array:
-    """A row per channel: the head, the base of each region, the slope of each region."""
-    intervals = f32(len(heights) - 1)
-    inner = (heights[1:] - heights[:-1]) * intervals / (right - left)
-    head = [left, right, intervals / (right - left), (right - left) / intervals]
-    rows = np.concatenate([*head, heights[:1], heights, low_slope, inner, high_slope])
-    return np.ascontiguousarray(rows.T)
-
-
-def gradients_of(sums: Array, heights: Array, left: Array, right: Array, low: Array, high: Array) -> tuple[Array, ...]:
-    """The gradients of all parameters (rows, channels) from the sums (2 regions, channels)."""
-    intervals = len(heights) - 1
-    scale = intervals / (right.astype(float) - left)
-    plain, far = sums[: intervals + 2], sums[intervals + 2 :]
-    inner, weighted = plain[1:-1], far[1:-1] * scale
-    of_heights = np.zeros((intervals + 1, sums.shape[1]))
-    of_heights[:-1] += inner - weighted
-    of_heights[1:] += weighted
-    of_heights[0] += plain[0]
-    of_heights[-1] += plain[-1]
-    slopes = (heights[1:].astype(float) - heights[:-1]) * scale
-    place = (weighted + np.arange(intervals)[:, None] * inner) / intervals
-    of_left = (slopes * (place - inner)).sum(0) - low * plain[:1]
-    of_right = -(slopes * place).sum(0) - high * plain[-1:]
-    return of_heights, of_left, of_right, far[:1], far[-1:]
+KEPT = 1024  # elements whose regions are found before their gradients are summed
+FEW, GROUP = 6, 9  # regions that are summed together, in registers
+MANY = 48  # regions from which it is faster to sum one element at a time
 
 
 @inline
-def _place(x: Any, left: Any, right: Any, scale: Any, step: Any, intervals: Any) -> Any:
+def _even(x: Any, left: Any, right: Any, scale: Any, step: Any, intervals: Any) -> Any:
     """The region of x, and how far x is from its anchor."""
-    interval = np.floor((x - left) * scale)
-    interval = interval if interval > ZERO else ZERO  # also where x is not a number
-    interval = interval if interval < intervals - ONE else intervals - ONE
-    region = -ONE if x < left else interval
-    region = intervals if x >= right else region
-    anchor = left if x < left else left + interval * step
-    anchor = right if x >= right else anchor
-    return np.int32(region) + np.int32(1), x - anchor
-
-
-# The loops below pass over a piece several times: table look-ups cannot be vectorised, everything else should be.
+    interval = floor((x - left) * scale)
+    interval = where(interval > ZERO, interval, ZERO)  # also left of all knots, and where x is not a number
+    interval = where(interval < intervals - ONE, interval, intervals - ONE)
+    above = x >= right
+    anchor = where(above, right, left + interval * step)
+    region = where(above, intervals + ONE, where(x < left, ZERO, interval + ONE))
+    return region, x - anchor
 
 
 @inline
-def _look_up(index: Array, far: Array, values: Array, slopes: Array) -> None:
-    """Values in place of distances."""
-    for i in range(len(index)):
-        k = np.uint32(index[i])
-        far[i] = values[k] + far[i] * slopes[k]
+def _uneven(x: Any, by_rows: bool, table: Array, at: int, channels: int, knots: int) -> Any:
+    """Likewise: the region is the number of knots at or left of x."""
+    region, anchor = lanes(ZERO), entry(by_rows, table, at)
+    for k in range(knots):
+        knot = entry(by_rows, table, k * channels + at)
+        right = x >= knot
+        region = where(right, f32(k + 1), region)
+        anchor = where(right, knot, anchor)
+    return region, x - anchor
 
 
 @inline
-def _count(index: Array, far: Array, grads: Array, slopes: Array, counts: Array) -> None:
-    """Gradients of x in place of distances, and both sums of each region, which lie together."""
-    for i in range(len(index)):
-        k = np.uint32(index[i])
-        grad, weight = grads[i], grads[i] * far[i]
-        far[i] = grad * slopes[k]
-        plain, weighted = counts[2 * k] + grad, counts[2 * k + 1] + weight
-        counts[2 * k] = plain
-        counts[2 * k + 1] = weighted
+def _place(even: bool, by_rows: bool, x: Any, table: Array, at: int, channels: int, regions: int) -> Any:
+    if even:
+        left, right = entry(by_rows, table, at), entry(by_rows, table, channels + at)
+        scale, step = entry(by_rows, table, 2 * channels + at), entry(by_rows, table, 3 * channels + at)
+        return _even(x, left, right, scale, step, f32(regions - 2))
+    return _uneven(x, by_rows, table, at, channels, regions - 1)
 
 
-@loop
-def _forward_runs(x, y, table, channels, inner, units, tasks, first, last):  # type: ignore[no-untyped-def]
-    regions = (table.shape[1] - HEAD) // 2
-    index, far = np.empty(PIECE, np.int32), np.empty(PIECE, f32)
-    for unit in range(first * units // tasks, last * units // tasks):
-        start, stop, c = piece(unit, inner, channels)
-        left, right, scale, step = table[c, 0], table[c, 1], table[c, 2], table[c, 3]
-        xs, ys = x[start:stop], y[start:stop]
-        for i in range(len(xs)):
-            index[i], far[i] = _place(load(xs, i), left, right, scale, step, f32(regions - 2))
-        _look_up(index[: len(xs)], far, table[c, HEAD:], table[c, HEAD + regions :])
-        for i in range(len(xs)):
-            store(ys, i, far[i])
+@inline
+def space_of(by_rows: bool, regions: int) -> int:
+    """Room for the regions in a table: that of two registers, if these can be looked up in."""
+    return regions if by_rows else max(ENTRIES, regions)
 
 
-@loop
-def _backward_runs(grad, x, out, table, channels, inner, units, sums, first, last):  # type: ignore[no-untyped-def]
-    regions = (table.shape[1] - HEAD) // 2
-    index, far, grads = np.empty(PIECE, np.int32), np.empty(PIECE, f32), np.empty(PIECE, f32)
-    slopes, counts = np.empty(COPIES * regions, f32), np.empty(COPIES * regions * 2, f32)
-    for task in range(first, last):
-        for unit in range(task * units // len(sums), (task + 1) * units // len(sums)):
-            start, stop, c = piece(unit, inner, channels)
-            left, right, scale, step = table[c, 0], table[c, 1], table[c, 2], table[c, 3]
-            gs, xs, outs = grad[start:stop], x[start:stop], out[start:stop]
-            for k in range(COPIES * regions):
-                slopes[k] = table[c, HEAD + regions + k % regions]
-                counts[2 * k], counts[2 * k + 1] = ZERO, ZERO
-            for i in range(len(xs)):
-                k, far[i] = _place(load(xs, i), left, right, scale, step, f32(regions - 2))
-                index[i] = k + np.int32(i % COPIES * regions)
-                grads[i] = load(gs, i)
-            _count(index[: len(xs)], far, grads, slopes, counts)
-            for i in range(len(xs)):
-                store(outs, i, far[i])
-            for copy in range(COPIES):
-                for k in range(regions):
-                    sums[task, k, c] += counts[2 * (copy * regions + k)]
-                    sums[task, regions + k, c] += counts[2 * (copy * regions + k) + 1]
+@inline
+def _line(by_rows: bool, table: Array, start: int, space: int, region: Any) -> Any:
+    """The base and the slope of a region."""
+    if by_rows:
+        return gather_pairs(table, start, space, region)
+    if space == ENTRIES:
+        return look_up(table, start, region), look_up(table, start + space, region)
+    return gather(table, start, region), gather(table, start + space, region)
 
 
-@loop
-def _forward_rows(x, y, table, channels, inner, units, tasks, first, last):  # type: ignore[no-untyped-def]
-    size = table.shape[1]
-    regions = (size - HEAD) // 2
-    index, far = np.empty(PIECE, np.int32), np.empty(PIECE, f32)
-    for low in range(0, channels, TILE):
-        width = min(TILE, channels - low)
-        head, lines = table[low : low + width, :HEAD].T.copy(), table[low : low + width].copy().reshape(-1)
-        for block in range(first * units // tasks, last * units // tasks, PIECE // TILE):
-            height = min(PIECE // TILE, last * units // tasks - block)
-            for row in range(height):
-                at = (block + row) * channels + low
-                xs, to = x[at : at + width], slice(row * width, (row + 1) * width)
-                ks, ahead = index[to], far[to]
-                for i in range(width):
-                    left, right, scale, step = head[0, i], head[1, i], head[2, i], head[3, i]
-                    k, ahead[i] = _place(load(xs, i), left, right, scale, step, f32(regions - 2))
-                    ks[i] = k + np.int32(i * size)
-            _look_up(index[: height * width], far, lines[HEAD:], lines[HEAD + regions :])
-            for row in range(height):
-                at = (block + row) * channels + low
-                ys, ahead = y[at : at + width], far[row * width : (row + 1) * width]
-                for i in range(width):
-                    store(ys, i, ahead[i])
+@inline
+def _slope(by_rows: bool, table: Array, start: int, space: int, region: Any) -> Any:
+    if by_rows:
+        return gather_rows(table, start + 1, 2 * space, region + region)
+    if space == ENTRIES:
+        return look_up(table, start + space, region)
+    return gather(table, start + space, region)
 
 
-@loop
-def _backward_rows(grad, x, out, table, channels, inner, units, sums, first, last):  # type: ignore[no-untyped-def]
-    regions = (table.shape[1] - HEAD) // 2
-    index, far, grads = np.empty(PIECE, np.int32), np.empty(PIECE, f32), np.empty(PIECE, f32)
-    counts = np.empty(TILE * regions * 2, f32)
-    for task in range(first, last):
-        start, stop = task * units // len(sums), (task + 1) * units // len(sums)
-        for low in range(0, channels, TILE):
-            width = min(TILE, channels - low)
-            head = table[low : low + width, :HEAD].T.copy()
-            slopes = table[low : low + width, HEAD + regions :].copy().reshape(-1)
-            for block in range(start, stop, PIECE // TILE):
-                height = min(PIECE // TILE, stop - block)
-                for row in range(height):
-                    at = (block + row) * channels + low
-                    xs, gs, to = x[at : at + width], grad[at : at + width], slice(row * width, (row + 1) * width)
-                    ks, ahead, gains = index[to], far[to], grads[to]
-                    for i in range(width):
-                        left, right, scale, step = head[0, i], head[1, i], head[2, i], head[3, i]
-                        k, ahead[i] = _place(load(xs, i), left, right, scale, step, f32(regions - 2))
-                        ks[i] = k + np.int32(i * regions)
-                        gains[i] = load(gs, i)
-                for k in range(2 * width * regions):
-                    counts[k] = ZERO
-                _count(index[: height * width], far, grads, slopes, counts)
-                for row in range(height):
-                    at = (block + row) * channels + low
-                    outs, ahead = out[at : at + width], far[row * width : (row + 1) * width]
-                    for i in range(width):
-                        store(outs, i, ahead[i])
-                for i in range(width):
-                    for k in range(regions):
-                        sums[task, k, low + i] += counts[2 * (i * regions + k)]
-                        sums[task, regions + k, low + i] += counts[2 * (i * regions + k) + 1]
+@cache
+def forward_of(even: bool, by_rows: bool, dtype: type) -> Loop:
+    """Values."""
+
+    def forward(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        x, y = carray(pointer(job[X]), job[SIZE], dtype), carray(pointer(job[OUT]), job[SIZE], dtype)
+        size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
+        regions = job[ROWS] // 2
+        head, space = (HEAD if even else regions - 1) * channels, space_of(by_rows, regions)
+        table = carray(pointer(job[TABLE]), head + 2 * space * channels, np.float32)
+        task = take(job)
+        while task < tasks:
+            for unit in range(task * units // tasks, (task + 1) * units // tasks):
+                start, stop, c = unit_of(by_rows, unit, size, inner, channels)
+                for i in range(start, stop, WIDTH):
+                    prefetch(x, i + AHEAD)
+                    at = i - start if by_rows else c
+                    region, far = _place(even, by_rows, load(x, i, stop), table, at, channels, regions)
+                    base, slope = _line(by_rows, table, head + 2 * space * at, space, region)
+                    store(y, i, stop, base + far * slope)
+            task = take(job)
+
+    return compiled(forward)
 
 
-RUNS = Loops(_forward_runs, _backward_runs)
-ROWWISE = Loops(_forward_rows, _backward_rows)
+@inline
+def _count(region: Array, grads: Array, parts: Array, added: Array, regions: int, height: int, columns: int) -> None:
+    """Add gradients, and their parts of slopes, to the sums of their regions, by column."""
+    weighted = (regions + GROUP) * columns
+    if regions >= MANY:
+        for row in range(height):
+            for column in range(columns):
+                i = row * columns + column
+                k = np.intp(region[i]) * columns + column
+                added[k] += grads[i]
+                added[weighted + k] += parts[i]
+        return
+    for column in range(0, columns, WIDTH):
+        if regions <= FEW:
+            add_where(FEW, region, grads, parts, column, columns, height, 0, added, weighted)
+            continue
+        for first in range(0, regions, GROUP):
+            add_where(GROUP, region, grads, parts, column, columns, height, first, added, weighted)
+
+
+@cache
+def backward_of(even: bool, by_rows: bool, dtype: type, of_grad: type) -> Loop:
+    """Gradients of x, and sums for those of the parameters; the gradient that comes in has a type of its own."""
+
+    def backward(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        g, x, out = (
+            carray(pointer(job[GRAD]), job[SIZE], of_grad),
+            carray(pointer(job[X]), job[SIZE], dtype),
+            carray(pointer(job[OUT]), job[SIZE], dtype),
+        )
+        size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
+        regions = job[ROWS] // 2
+        head, space = (HEAD if even else regions - 1) * channels, space_of(by_rows, regions)
+        table = carray(pointer(job[TABLE]), head + 2 * space * channels, np.float32)
+        sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
+        region, grads, parts = np.empty(KEPT, np.float32), np.empty(KEPT, np.float32), np.empty(KEPT, np.float32)
+        added = np.empty(2 * (regions + GROUP) * TILE, np.float32)
+        task = take(job)
+        while task < tasks:
+            first, last = task * units // tasks, (task + 1) * units // tasks
+            # A run is seen as rows of one register, all of the same channel.
+            for low in range(0, channels if by_rows else 1, TILE):
+                columns = min(TILE, channels - low) if by_rows else WIDTH
+                for block in range(first, last, BLOCK if by_rows else 1):
+                    if by_rows:
+                        begin, end, c = block * channels, min(min(block + BLOCK, last) * channels, size), low
+                        step = channels
+                    else:
+                        begin, end, c = unit_of(False, block, size, inner, channels)
+                        step = WIDTH
+                    added[: 2 * (regions + GROUP) * columns] = ZERO
+                    rows = (end - begin + step - 1) // step
+                    most = KEPT // columns
+                    for part in range(0, rows, most):
+                        height = min(most, rows - part)
+                        for row in range(height):
+                            for column in range(0, columns, WIDTH):
+                                i = begin + (part + row) * step + (low + column if by_rows else 0)
+                                kept = row * columns + column
+                                if i < end:
+                                    prefetch(g, i + AHEAD)
+                                    prefetch(x, i + AHEAD)
+                                    at = low + column if by_rows else c
+                                    grad = load(g, i, end)
+                                    k, ahead = _place(even, by_rows, load(x, i, end), table, at, channels, regions)
+                                    slope = _slope(by_rows, table, head + 2 * space * at, space, k)
+                                    store(out, i, end, grad * slope)
+                                else:
+                                    grad, k, ahead = lanes(ZERO), lanes(ZERO), lanes(ZERO)
+                                store(region, kept, kept + WIDTH, k)
+                                store(grads, kept, kept + WIDTH, grad)
+                                store(parts, kept, kept + WIDTH, grad * ahead)
+                        _count(region, grads, parts, added, regions, height, columns)
+                    for k in range(2 * regions):
+                        place = (k if k < regions else k + GROUP) * columns
+                        if by_rows:
+                            for column in range(columns):
+                                sums[task, k, low + column] += added[place + column]
+                        else:
+                            sums[task, k, c] += total(load(added, place, place + WIDTH))
+            task = take(job)
+
+    return compiled(backward)

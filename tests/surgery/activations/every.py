@@ -49,8 +49,8 @@ LEARNED: dict[str, dict[str, Any]] = {
     "swish": {},
 }
 SWEPT = (*PLAIN, *LEARNED)
-# Those that numba has compiled; gsmelu, and rescu with it, and npwlu are left to the closed form.
-FUSED = ("affine", "frelu", "prelu", "pwlu", "smelu", "swish")
+# Those that numba has compiled; gsmelu, and rescu with it, is left to the closed form.
+FUSED = ("affine", "frelu", "npwlu", "prelu", "pwlu", "smelu", "swish")
 # Every function in every form it has: those of torch's operations have but one.
 CASES = [
     *((name, "closed") for name in PLAIN),

@@ -140,9 +140,8 @@ def test_a_form_that_does_not_exist() -> None:
     with only("closed"):
         assert_raises(BadValue, lambda: only("quick").__enter__(), "'quick'", "formula, closed, fused, exported")
         assert form_of(SWISH, X) == "closed", "nothing changed"
-    for name in ("gsmelu", "npwlu"):
-        with only("fused"):
-            assert_raises(BadValue, lambda name=name: activations.build(name)(X), "No kernel", name)
+    with only("fused"):
+        assert_raises(BadValue, lambda: activations.build("gsmelu")(X), "No kernel", "gsmelu")
 
 
 # -- kernels that are missing -----------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from surgery.activations import dispatch as forms
 from surgery.activations.functions.affine import AFFINE
+from surgery.activations.functions.npwlu import FUNCTION as NPWLU
 from surgery.activations.functions.piecewise import PWLU
 from surgery.activations.functions.prelu import FRELU, PRELU
 from surgery.activations.functions.smelu import SMELU
 from surgery.activations.functions.swish import SWISH
 
-FUNCTIONS = {function.name: function for function in (PRELU, FRELU, SMELU, SWISH, AFFINE, PWLU)}
+FUNCTIONS = {function.name: function for function in (PRELU, FRELU, SMELU, SWISH, AFFINE, PWLU, NPWLU)}
 
 
 CLOSE = 2e-6  # of the largest entry
@@ -43,12 +44,15 @@ def params_of(name: str, channels: int, intervals: int = 16) -> list[Tensor]:
     """Parameters that differ in every channel."""
     vary = torch.linspace(0.5, 1.5, channels)
     heights = torch.linspace(-1, 2, intervals + 1).sin().unsqueeze(1) * vary
+    widths = torch.tensor([1.0, 0.5, 0.75, 1.5]).unsqueeze(1) * vary
+    slopes = torch.linspace(-1, 2, 6).sin().unsqueeze(1) * vary
     return {
         "prelu": [0.3 * vary],
         "frelu": [vary, -0.2 * vary],
         "smelu": [0.8 * vary],
         "swish": [1.3 * vary],
         "affine": [vary, vary - 1],
+        "npwlu": [-2 * vary, vary - 1, widths, slopes],
         "pwlu": [heights, -1.93 * vary, 1.7 * vary, 0.1 * vary, 1.2 * vary],
     }[name]
 

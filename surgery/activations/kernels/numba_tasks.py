@@ -1,0 +1,90 @@
+"""Tasks: compiled loops that share the parts of a tensor out among torch's own threads.
+
+A second pool of threads would compete with torch's, which spin for milliseconds after each operation in case there is
+another one. So loops are handed to the library that torch's threads come from, OpenMP, as the loops of torch are.
+The parts depend on shapes alone, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from numba import cfunc, types
+
+# What the loops are told: the next task, the number of tasks, addresses, sizes.
+NEXT, TASKS, GRAD, X, OUT, TABLE, SUMS, SIZE, CHANNELS, INNER, UNITS, ROWS, ENTRIES, FIELDS = range(14)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A compiled loop."""
+
+    call: Callable[[int], None]  # with the address of a job
+    owner: Any  # of its code
+
+
+def compiled(code: Callable[..., None]) -> Loop:
+    """Compile a loop over a job, and cache the result on disk, if there is a writable folder.
+
+    The cache is invalidated when the file of the loop itself changes; numba does not notice changes of the functions
+    below that other files use.
+    """
+    kind = types.void(types.CPointer(types.intp))
+    try:
+        made = cfunc(kind, cache=True, error_model="numpy")(code)
+    except RuntimeError:  # no folder can be written
+        made = cfunc(kind, error_model="numpy")(code)
+    return Loop(_LOOP(made.address), made)
+
+
+def run(loop: Loop, job: Any, tasks: int) -> None:
+    """Let as many threads as torch may use take tasks until none is left."""
+    address, threads = job.ctypes.data, min(torch.get_num_threads(), tasks)
+    parallel = None if threads == 1 or _forked else _openmp()
+    if threads == 1:
+        loop.call(address)
+    elif parallel is not None:
+        parallel(loop.call, address, threads, 0)
+    else:
+        others = [_pool(threads - 1).submit(loop.call, address) for _ in range(threads - 1)]
+        loop.call(address)
+        for other in others:
+            other.result()
+
+
+_LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_forked = False
+
+
+@cache
+def _openmp() -> Callable[..., None] | None:
+    """Start a loop on torch's threads; None if they are not OpenMP's."""
+    try:
+        start = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    start.argtypes, start.restype = [_LOOP, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return start
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "activations")
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork, and OpenMP would wait for its own forever."""
+    global _forked
+    _forked = True
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

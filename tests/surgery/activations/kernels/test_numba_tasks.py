@@ -1,0 +1,93 @@
+"""Tasks: threads, forks, and compiling where nothing can be written."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from ctypes import addressof, c_int64
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("numba")
+
+from surgery.activations.kernels import numba_tasks
+from surgery.activations.kernels.numba_kernels import KERNELS
+from tests.surgery.activations.kernels.beside_torch import assert_near, in_double, outcome, params_of, random
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def assert_same_for_any_number(name: str, x: Tensor, grad: Tensor, threads: Callable[[int], None]) -> None:
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(outcome("fused", name, x, 1, params_of(name, x.shape[1]), grad))
+    assert all(torch.equal(got, other) for result in results[1:] for got, other in zip(results[0], result, strict=True))
+    assert_near(results[0], in_double(name, x, 1, params_of(name, x.shape[1]), grad))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["frelu", "pwlu"])
+def test_results_do_not_depend_on_the_number_of_threads(
+    name: str, channels_last: bool, threads: Callable[[int], None]
+) -> None:
+    x, grad = random(8, 16, 32, 32), random(8, 16, 32, 32, seed=1)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    assert_same_for_any_number(name, x, grad, threads)
+
+
+def test_nor_on_whose_threads_they_are(monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]) -> None:
+    x, grad = random(8, 16, 32, 32), random(8, 16, 32, 32, seed=1)
+    threads(2)
+    before = outcome("fused", "frelu", x, 1, params_of("frelu", 16), grad)
+    monkeypatch.setattr(numba_tasks, "_openmp", lambda: None)
+    assert_same_for_any_number("frelu", x, grad, threads)
+    assert all(map(torch.equal, before, outcome("fused", "frelu", x, 1, params_of("frelu", 16), grad)))
+
+
+def _bytes(x: Tensor, answers: Any) -> None:
+    answers.put(KERNELS["frelu"].forward(x, 1, *params_of("frelu", 16)).numpy().tobytes())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(threads: Callable[[int], None]) -> None:
+    threads(2)
+    x = random(8, 16, 32, 32)
+    wanted = KERNELS["frelu"].forward(x, 1, *params_of("frelu", 16)).numpy().tobytes()
+    forking = multiprocessing.get_context("fork")
+    answers = forking.SimpleQueue()
+    child = forking.Process(target=_bytes, args=(x, answers))
+    child.start()
+    try:
+        child.join(1)  # an answer may be longer than what the queue holds
+        assert answers.get() == wanted
+    finally:
+        child.kill()
+
+
+def test_where_no_folder_can_be_written_loops_are_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfunc, asked = numba_tasks.cfunc, []
+
+    def refusing(kind: Any, **options: Any) -> Any:
+        asked.append(options.get("cache", False))
+        if asked[-1]:
+            raise RuntimeError("cannot cache function: no locator available")
+        return cfunc(kind, **options)
+
+    def double(numbers):  # type: ignore[no-untyped-def]
+        numbers[0] = 2 * numbers[0]
+
+    monkeypatch.setattr(numba_tasks, "cfunc", refusing)
+    number = c_int64(21)
+    numba_tasks.compiled(double).call(addressof(number))
+    assert number.value == 42 and asked == [True, False]
