@@ -30,8 +30,8 @@ from surgery import activations
 SIZE = 6  # weights of a filter
 RECOVERED = 0.01  # distance to the teacher, which has length 1
 RADIUS = 0.1
-SWITCH = 0.1  # of the steps: where two-stage learning rates change
-LOOKS = 20
+SWITCH = 0.01  # of the steps: where two-stage learning rates change
+LOOKS = 24
 BINS = 12  # of the angle between student and teacher at the start
 MANY = 20_000  # images to measure curvatures on
 
@@ -76,8 +76,9 @@ ARMS = {
         control="independent",
     ),
     "rough-0": Arm("one patch, one of 12 points", Inputs("points", 1, smoothness=0.0), control="same"),
+    "rough-0.01": Arm("the same, a hundredth of the variance normal", Inputs("points", 1, smoothness=0.01),
+                      control="same"),
     "rough-0.1": Arm("the same, a tenth of the variance normal", Inputs("points", 1, smoothness=0.1), control="same"),
-    "rough-0.5": Arm("the same, half of the variance normal", Inputs("points", 1, smoothness=0.5), control="same"),
     "cone": Arm("one patch, at most 15 degrees from the teacher", CONE, control="same"),
     "cone-leaky": Arm("the same, leaky ReLU of slope 0.01", CONE, "leaky_relu", control="cone"),
     "cone-helu": Arm("the same, HeLU", CONE, "helu", control="cone"),
@@ -97,7 +98,7 @@ PROTOCOLS = by_name(
 
 
 def measure(arm: Arm, seed: int, size: Size, device: str, write: Write) -> None:
-    """Train students of an arm, and write a row at even steps: how many have recovered the teacher, and how nearly.
+    """Train students of an arm, and write a row at some steps: how many have recovered the teacher, and how nearly.
 
     The students of the first half start at random, those of the other half at even angles to the teacher.
     """
@@ -108,18 +109,18 @@ def measure(arm: Arm, seed: int, size: Size, device: str, write: Write) -> None:
     least, most = steepness(teacher, arm.inputs.draw(MANY, teacher, generator), function)
     students = torch.cat([draw(size.students, teacher, arm.radius, generator) for draw in (starts, fan)])
     close = near(students[: size.students], teacher)
-    distances = [(students - teacher).norm(dim=1)]
+    distances = {0: (students - teacher).norm(dim=1)}
     for step in range(size.steps):
         rate = arm.rates[step >= SWITCH * size.steps] / most
         patches = arm.inputs.draw(size.batch, teacher, generator)
         students = students - rate * gradient(students, teacher, patches, function)
-        if (step + 1) % (size.steps // LOOKS) == 0:
-            distances.append((students - teacher).norm(dim=1).nan_to_num(nan=math.inf))
-    recovered = distances[-1] < RECOVERED
-    for look, distance in enumerate(distances):
+        if step + 1 in looks(size.steps):
+            distances[step + 1] = (students - teacher).norm(dim=1).nan_to_num(nan=math.inf)
+    recovered = distances[size.steps] < RECOVERED
+    for step, distance in distances.items():
         random, even = (distance < RECOVERED).double().split(size.students)
         write({
-            "step": look * (size.steps // LOOKS),
+            "step": step,
             "recovered": random.mean().item(),
             "recovered_near": random[close].mean().item(),
             "recovered_far": random[~close].mean().item(),
@@ -129,6 +130,11 @@ def measure(arm: Arm, seed: int, size: Size, device: str, write: Write) -> None:
             "most": most,
             **{f"angle_{k}": part.mean().item() for k, part in enumerate(even.chunk(BINS))},
         })  # fmt: skip
+
+
+def looks(steps: int) -> set[int]:
+    """After which steps the students are looked at: first often, then rarely."""
+    return {round(steps ** (k / LOOKS)) for k in range(LOOKS + 1)}
 
 
 def _median(values: Tensor) -> float:
@@ -189,7 +195,9 @@ def draw(results: Results) -> Figure:
     _angles(angles, results, ("independent", "same", "rough-0", "cone", "cone-leaky", "cone-helu", "cone-smelu"))
     patches = ("independent", "close-0.5", "close-0.9", "same", "overlapping", "smooth-signal")
     _curves(closeness, results, "closeness of the patches", "distance", patches)
-    _curves(smoothness, results, "smoothness of the inputs", "recovered", ("same", "rough-0.5", "rough-0.1", "rough-0"))
+    _curves(
+        smoothness, results, "smoothness of the inputs", "recovered", ("same", "rough-0.1", "rough-0.01", "rough-0")
+    )
     stages = ("small-steps", "close-0.9", "large-steps", "two-stage")
     _curves(rates, results, "learning rates", "distance", stages)
     return figure
@@ -212,6 +220,7 @@ def _curves(axes: Axes, results: Results, title: str, figure: str, arms: Sequenc
         means = [(100 if share else 1) * fmean(row.figures[figure] for row in rows) for rows in looks]
         axes.plot([rows[0].figures["step"] for rows in looks], means, linewidth=1.2, label=name)
     axes.set_xlabel("steps")
+    axes.set_xscale("log")
     if not share:
         axes.set_yscale("log")
     _finish(axes, title, "recovered, %" if share else "distance to the teacher, median of those recovered")

@@ -112,13 +112,13 @@ def flip_a_bit(weight: nn.Parameter, which: int) -> None:
     weight.view(-1).view(torch.int32)[which] ^= 1
 
 
-def slope_spread(model: nn.Sequential, images: Pictures) -> float:
+def slope_spread(model: nn.Module, images: Pictures) -> float:
     """How much the slope of an activation varies from image to image: its standard deviation, as a mean over units.
 
     0 if all units are linear; 0.5 for a ReLU that half of the images activate.
     """
     spreads, x = [], images.images
-    for module in model:
+    for module in model.children():
         y = x.detach().requires_grad_()
         x = module(y)
         if not isinstance(module, nn.Linear | nn.Flatten):
