@@ -16,6 +16,7 @@ SMALL = {
     "erase_pretrained": "--images 256 --test-images 100 --epochs 1 --shares 0 1",
     "activations_pretrained": "--part same --images 256 --test-images 100",
     "imagenet_pretrained": "--images 16 --ranked-images 2",
+    "prediction_difference": "--test-images 100",
     "finetune_speed": "--images 128 --batch-size 64 --rounds 1",
     "surgery_speed": "--processes 1 --pairs 2 --pixels 64",
     "activations_speed": "--shape 2 4 8 8 --rounds 1 --slow-rounds 1",

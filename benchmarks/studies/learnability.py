@@ -10,7 +10,7 @@ Source: Du, Lee and Tian 2017, "When is a convolutional filter easy to learn?", 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -75,10 +75,10 @@ ARMS = {
         "windows of a line whose neighbours have correlation 0.9, stride 1", Inputs("signal", closeness=0.9),
         control="independent",
     ),
-    "rough-0": Arm("one patch, one of 12 points", Inputs("points", 1, smoothness=0.0), control="same"),
-    "rough-0.01": Arm("the same, a hundredth of the variance normal", Inputs("points", 1, smoothness=0.01),
-                      control="same"),
-    "rough-0.1": Arm("the same, a tenth of the variance normal", Inputs("points", 1, smoothness=0.1), control="same"),
+    "points-0": Arm("one patch, one of 8 points", Inputs("points", 1, smoothness=0.0), control="same"),
+    "points-0.1": Arm("the same, a tenth of the variance normal", Inputs("points", 1, smoothness=0.1), control="same"),
+    "points-0.5": Arm("the same, half of the variance normal", Inputs("points", 1, smoothness=0.5), control="same"),
+    "axes": Arm("one patch, on an axis", Inputs("axes", 1, smoothness=0.0), control="same"),
     "cone": Arm("one patch, at most 15 degrees from the teacher", CONE, control="same"),
     "cone-leaky": Arm("the same, leaky ReLU of slope 0.01", CONE, "leaky_relu", control="cone"),
     "cone-helu": Arm("the same, HeLU", CONE, "helu", control="cone"),
@@ -151,9 +151,10 @@ def speed(rows: Sequence[Row]) -> float:
 
 
 def expected_speed(arm: Arm, rows: Sequence[Row]) -> float:
-    """The same if every step shortened the distance in the direction of the smallest curvature."""
-    flatness = rows[-1].figures["least"] / rows[-1].figures["most"]
-    return -1000 * math.log10(1 - arm.rates[1] * flatness) if flatness > 0 else 0.0
+    """The same for the direction in which a step shortens the distance least, by the curvatures at the teacher."""
+    flattest = rows[-1].figures["least"] / rows[-1].figures["most"]
+    left = max(abs(1 - arm.rates[1] * part) for part in (flattest, 1.0))
+    return -1000 * math.log10(min(left, 1.0))
 
 
 def tables(size: Size, results: Results) -> list[str]:
@@ -166,14 +167,12 @@ def tables(size: Size, results: Results) -> list[str]:
         arm = results.arms[name]
         assert isinstance(arm, Arm)
         shares = [
-            spread(results.of(name, at(-1, figure)).values(), digits=0)
+            _spread(results.of(name, at(-1, figure)).values(), digits=0)
             for figure in ("recovered", "recovered_near", "recovered_far", "near")
         ]
-        speeds = [value for value in results.of(name, speed).values() if not math.isnan(value)]
         expected = fmean(expected_speed(arm, rows) for rows in results.rows[name].values())
-        cells.append((
-            name, *shares, spread(speeds, scale=1) if speeds else "-", f"{expected:.2f}", str(results.seeds(name)),
-        ))  # fmt: skip
+        measured = _spread(results.of(name, speed).values(), scale=1, digits=1)
+        cells.append((name, *shares, measured, f"{expected:.1f}", str(results.seeds(name))))
     return [
         paragraph(
             f"Filters of {SIZE} weights learn a teacher by SGD for {size.steps:,} steps of {size.batch} new images, at"
@@ -181,24 +180,29 @@ def tables(size: Size, results: Results) -> list[str]:
             f" {size.students} students for each seed start in a ball of radius {RADIUS} around zero, in lengths of the"
             f" teacher. Recovered: nearer to the teacher than {RECOVERED}, in percent, with the standard deviation over"
             " seeds; also of those that start nearer to the teacher than zero is, and of the others. Speed: by how many"
-            " powers of ten the distance shrinks, and what the smallest curvature at the teacher lets expect."
+            " powers of ten the distance shrinks, and what the curvatures at the teacher let expect."
         ),
         "",
         *markdown_table(head, cells),
     ]
 
 
+def _spread(values: Iterable[float], scale: float = 100, digits: int = 2) -> str:
+    """The mean of what is a number, and its deviation."""
+    known = [value for value in values if not math.isnan(value)]
+    return spread(known, scale, digits) if known else "-"
+
+
 def draw(results: Results) -> Figure:
     """Recovery by the angle at the start; distances by step: of closeness, of smoothness, of learning rates."""
     figure = Figure(figsize=(11.0, 8.0), layout="constrained")
     (angles, closeness), (smoothness, rates) = figure.subplots(2, 2)
-    _angles(angles, results, ("independent", "same", "rough-0", "cone", "cone-leaky", "cone-helu", "cone-smelu"))
+    _angles(angles, results, ("independent", "overlapping", "axes", "cone", "cone-helu", "cone-leaky", "cone-smelu"))
     patches = ("independent", "close-0.5", "close-0.9", "same", "overlapping", "smooth-signal")
-    _curves(closeness, results, "closeness of the patches", "distance", patches)
-    _curves(
-        smoothness, results, "smoothness of the inputs", "recovered", ("same", "rough-0.1", "rough-0.01", "rough-0")
-    )
+    points = ("same", "points-0.5", "points-0.1", "points-0", "axes")
     stages = ("small-steps", "close-0.9", "large-steps", "two-stage")
+    _curves(closeness, results, "closeness of the patches", "distance", patches)
+    _curves(smoothness, results, "smoothness of the inputs", "recovered", points)
     _curves(rates, results, "learning rates", "distance", stages)
     return figure
 
@@ -223,6 +227,7 @@ def _curves(axes: Axes, results: Results, title: str, figure: str, arms: Sequenc
     axes.set_xscale("log")
     if not share:
         axes.set_yscale("log")
+        axes.set_ylim(1e-12, 2.0)
     _finish(axes, title, "recovered, %" if share else "distance to the teacher, median of those recovered")
 
 

@@ -19,23 +19,14 @@ import surgery
 from benchmarks.conditions import markdown_table, paragraph
 from benchmarks.plain_loop import accuracy
 from benchmarks.studies.jobs import Row, Write
-from benchmarks.studies.perceptron import (
-    HIDDEN,
-    Draw,
-    Function,
-    Size,
-    perceptron,
-    slope_spread,
-    small_images,
-    trained,
-)  # fmt: skip
+from benchmarks.studies.perceptron import HIDDEN, Draw, Function, Size, perceptron, slope_spread, small_images, trained
 from benchmarks.studies.plots import MARKS
 from benchmarks.studies.results import Results
 from surgery.predictions.intervals import SURE, Estimate
 
 TOGETHER = 3  # networks of an ensemble
 LINEAR = "linear units"  # the family beside which the others are set
-COMMON = 0.06
+COMMON = 0.06  # the learning rate of all arms
 RATES = (0.02, COMMON, 0.2)
 
 Pick = Callable[[Sequence[Row]], Row]  # which learning rate of an arm

@@ -19,10 +19,10 @@ Function = Callable[[Tensor], Tensor]
 class Inputs:
     """Images as patches (N, patches, size), whose mean square is 1, for a teacher of length 1.
 
-    `closeness` is the correlation of the patches of an image, at the same place of a patch. Kinds: "normal"; "points",
-    one of the vectors in both directions of each axis, with a part `smoothness` of the variance normal; "signal",
-    overlapping windows of a line in which neighbours have the correlation `closeness`; "cone", directions that are at
-    most `angle` degrees from the teacher.
+    `closeness` is the correlation of the patches of an image, at the same place of a patch. Kinds: "normal"; "axes",
+    one of the vectors in both directions of each axis, and "points", one of eight others, always the same ones, both
+    with a part `smoothness` of the variance normal; "signal", overlapping windows of a line in which neighbours have
+    the correlation `closeness`; "cone", directions that are at most `angle` degrees from the teacher.
     """
 
     kind: str = "normal"
@@ -43,11 +43,10 @@ class Inputs:
     def _vectors(self, count: int, teacher: Tensor, generator: torch.Generator) -> Tensor:
         size = len(teacher)
         noise = torch.randn(count, size, generator=generator, dtype=teacher.dtype)
-        if self.kind == "points":
-            axes = torch.randint(size, (count,), generator=generator)
-            signs = 1 - 2 * torch.randint(2, (count, 1), generator=generator)
-            points = math.sqrt(size) * torch.eye(size, dtype=teacher.dtype)[axes] * signs
-            return math.sqrt(1 - self.smoothness) * points + math.sqrt(self.smoothness) * noise
+        if self.kind in ("axes", "points"):
+            points = (_axes if self.kind == "axes" else _points)(size)
+            chosen = points[torch.randint(len(points), (count,), generator=generator)]
+            return math.sqrt(1 - self.smoothness) * chosen + math.sqrt(self.smoothness) * noise
         if self.kind == "cone":
             aside = noise - (noise @ teacher)[:, None] * teacher
             angles = math.radians(self.angle) * torch.rand(count, 1, generator=generator, dtype=teacher.dtype)
@@ -132,6 +131,16 @@ def fan(count: int, teacher: Tensor, radius: float, generator: torch.Generator) 
 def near(filters: Tensor, teacher: Tensor) -> Tensor:
     """Whether each filter is nearer to the teacher than zero is: the condition of Du et al.'s theorem."""
     return (filters - teacher).norm(dim=1) < teacher.norm()
+
+
+def _axes(size: int) -> Tensor:
+    eye = math.sqrt(size) * torch.eye(size, dtype=torch.float64)
+    return torch.cat([eye, -eye])
+
+
+def _points(size: int) -> Tensor:
+    points = torch.randn(8, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return math.sqrt(size) * points / points.norm(dim=1, keepdim=True)
 
 
 def _line(count: int, length: int, correlation: float, generator: torch.Generator) -> Tensor:

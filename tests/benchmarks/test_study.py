@@ -16,7 +16,17 @@ from torch import nn
 
 from benchmarks.__main__ import STUDIES
 from benchmarks.conditions import processor
-from benchmarks.studies import activations, ap, erase, rounds, trainings, vit, vit_ap
+from benchmarks.studies import (
+    activations,
+    ap,
+    erase,
+    learnability,
+    reproducibility,
+    rounds,
+    trainings,
+    vit,
+    vit_ap,
+)
 from benchmarks.studies.jobs import Jobs, Protocol, Write
 from benchmarks.studies.networks import Network, resnet
 from benchmarks.studies.study import Study
@@ -25,6 +35,7 @@ from recipes.models.cifar_resnet import CifarResNet
 from surgery import erase_relu, swap
 
 ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
+SMALL = [reproducibility.STUDY, learnability.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +52,7 @@ NETWORK = Shallow("cifar/resnet8", resnet(20).trained, resnet(20).fresh)
 TINY = Protocol("tiny", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1, rounds=2)
 
 
-@pytest.mark.parametrize("study", ALL, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", [*ALL, *SMALL], ids=lambda study: study.name)
 def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any, Any]) -> None:
     compared = {name: arm.control for name, arm in study.arms.items() if arm.control}
     assert len(compared) >= len(study.arms) // 2
@@ -55,6 +66,11 @@ def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any, A
     assert smoke.images < reduced.images < full.images == 50_000
     assert reduced.seeds >= 3 and full.seeds >= 5
     assert study.command.split()[0].removeprefix("benchmarks.studies.") in STUDIES
+
+
+def test_small_studies_have_them_too() -> None:
+    assert [list(study.protocols) for study in SMALL] == [["smoke", "reduced", "full"]] * 2
+    assert {study.command.removeprefix("benchmarks.studies.") for study in SMALL} < set(STUDIES)
 
 
 def test_a_network_of_trained_weights_needs_no_more_epochs_than_the_protocol_says() -> None:

@@ -48,7 +48,7 @@ def test_close_patches_steepen_the_loss_across_the_teacher(closeness: float) -> 
     assert across == pytest.approx({0.0: 1 / 16, 0.5: 0.5 / 8 + 7 / 8 * 0.5 / 3, 1.0: 0.5}[closeness])
 
 
-def test_on_points_only_a_student_in_the_same_orthant_recovers() -> None:
+def test_on_axes_only_a_student_in_the_same_orthant_recovers() -> None:
     teacher = torch.tensor([0.6, 0.6, -0.5291502622], dtype=torch.float64)
     eye = math.sqrt(3) * torch.eye(3, dtype=torch.float64)
     points = torch.cat([eye, -eye]).unsqueeze(1)
@@ -58,7 +58,7 @@ def test_on_points_only_a_student_in_the_same_orthant_recovers() -> None:
         students = students - 0.3 * gradient(students, teacher, points, RELU)
     recovered = (students - teacher).norm(dim=1) < 0.01
     assert recovered.tolist() == [False] * 6 + [True, False]
-    drawn = Inputs("points", 1, smoothness=0.0).draw(50, teacher, seeded())
+    drawn = Inputs("axes", 1, smoothness=0.0).draw(50, teacher, seeded())
     assert all(any(torch.equal(patch, point) for point in points) for patch in drawn)
 
 
