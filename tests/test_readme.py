@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import recipes
+from recipes.runs.outcome import Outcome
 from tests.pages import blocks, run_python_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_python_blocks_print_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_python_blocks(ROOT / "README.md", tmp_path) >= 2
+    outcome = Outcome.from_json((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert outcome.after.accuracy > 0.9
 
 
 def test_the_first_block_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from recipes.cli import choose, deploy, draw, recipes, search, sites, train
+from recipes.cli import choose, dead, deploy, draw, recipes, search, sites, train
 from recipes.cli.flags import Parser
 
 # Everything heavy is imported inside the commands: `surgery --help` must answer at once.
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (sites, draw, choose, search, train, deploy, recipes):
+    for group in (sites, draw, dead, choose, search, train, deploy, recipes):
         group.add_commands(commands)
     return parser
 

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli.flags import Commands, add_shape, add_weights, command, positive, say_for
+from recipes.cli.images import add_data, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from recipes.data.dataset import Data
     from recipes.format.recipe import Choice, Recipe
-    from recipes.models.names import ModelName
     from surgery.budget.front import Cost, Front, Point
 
     Batches = list[Tensor] | list[tuple[Tensor, Tensor]]
@@ -47,11 +47,7 @@ def add_commands(commands: Commands[Any]) -> None:
     choose = command(commands, "choose", _choose, about, example)
     choose.add_argument("model", metavar="MODEL", help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
     add_weights(choose)
-    choose.add_argument(
-        "--data", required=True, metavar="NAME|DIR",
-        help="its test images: digits, cifar10, cifar100, a folder with train/CLASS/*, or a name of timm's",
-    )  # fmt: skip
-    choose.add_argument("--data-dir", metavar="DIR", help="where the data is, for names")
+    add_data(choose)
     choose.add_argument(
         "--images", type=positive, default=500, metavar="N", help="test images to choose on (%(default)s)"
     )
@@ -95,7 +91,7 @@ def _choose(options: argparse.Namespace) -> None:
     cost, menu = _cost(options.cost, budget), checked_menu(options.menu.split(","))
     _check_output(options, budget)
     named, say = resolve(options.model), say_for(options)
-    data = _opened(options, named)
+    data = opened(options, named, options.images + (options.report_images or options.images))
     model = build(named, options.weights or options.pretrained)
     images, labels = _tested(data)
     example = images[: options.batch_size] if options.shape is None else torch.rand(options.shape)
@@ -179,18 +175,6 @@ def _check_output(options: argparse.Namespace, budget: dict[str, float]) -> None
         raise BadValue("A recipe needs a budget.", asked=f"--output {options.output}", try_="--speedup or --damage")
     if options.plot and not options.plot.endswith(".svg"):
         raise BadValue("A front is drawn as SVG.", asked=f"--plot {options.plot}")
-
-
-def _opened(options: argparse.Namespace, named: ModelName) -> Data:
-    """The data, with as many test images as are needed, prepared as the model expects."""
-    from recipes.data.opening import open_data
-    from recipes.models.build import input_size
-    from recipes.models.preprocessing import preprocessing_of
-
-    return open_data(
-        options.data, data_dir=options.data_dir, size=input_size(named), preprocessing=preprocessing_of(named),
-        val_num_samples=options.images + (options.report_images or options.images),
-    )  # fmt: skip
 
 
 def _tested(data: Data) -> tuple[Tensor, Tensor]:

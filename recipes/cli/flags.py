@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from recipes.format.options import Option, options_of
@@ -131,6 +132,14 @@ def example_of(options: argparse.Namespace) -> Tensor | None:
     import torch
 
     return torch.rand(options.shape, generator=torch.Generator().manual_seed(0))
+
+
+def check_new(folder: str | None, flag: str) -> None:
+    """Check before anything is done that the folder that a flag names can be written."""
+    from surgery.errors import BadFile
+
+    if folder and Path(folder).is_dir() and any(Path(folder).iterdir()):
+        raise BadFile(f"{folder} is not empty.", try_=f"another {flag}")
 
 
 def say_for(options: argparse.Namespace) -> Callable[[str], None]:

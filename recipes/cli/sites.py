@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cli.flags import Commands, add_model, add_rules, add_weights, command, example_of, rules_of, skips
+from recipes.cli.flags import (
+    Commands,
+    add_model,
+    add_rules,
+    add_weights,
+    check_new,
+    command,
+    example_of,
+    rules_of,
+    skips,
+)
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -63,7 +72,7 @@ def _transform(options: argparse.Namespace) -> None:
     rules = rules_of(options)
     if not rules:
         raise BadValue("no rules to apply.", try_="--rule RULE, or --recipe NAME")
-    _check_new(options.save)
+    check_new(options.save, "--save")
     named = resolve(options.model)
     model = build(named, pretrained=options.weights or options.pretrained)
     report = surgery.transform_(model, rules, example_of(options), skip_uneditable=skips(options))
@@ -75,19 +84,11 @@ def _merge(options: argparse.Namespace) -> None:
     from recipes.models.build import build
     from recipes.models.names import resolve
 
-    _check_new(options.save)
+    check_new(options.save, "--save")
     named = resolve(options.model)
     model = build(named, pretrained=options.weights or options.pretrained)
     merged, report = surgery.merge(model.eval(), example=example_of(options))
     _saved(options, merged, named, report)
-
-
-def _check_new(folder: str | None) -> None:
-    """Check before anything is done that a folder can be written."""
-    from surgery.errors import BadFile
-
-    if folder and Path(folder).is_dir() and any(Path(folder).iterdir()):
-        raise BadFile(f"{folder} is not empty.", try_="another --save")
 
 
 def _saved(options: argparse.Namespace, model: Module, named: ModelName, report: Report | MergeReport) -> None:

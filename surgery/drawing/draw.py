@@ -35,8 +35,8 @@ def draw(
 
     `example` is the input that models are run on, see `find_sites`. `values` are drawn as bars: a number for each call
     (a `Site`, or its name) or each block (its path), called `values_name`; or what measured them on this network:
-    `pruning.dead_neurons`, the front of `choose`, the table of `time_blocks`. `title` is shown instead of the class
-    of the model.
+    `pruning.dead_neurons`, the front of `choose`, the table of `time_blocks`. They are of the network before an edit;
+    an edited model alone is drawn as it is if there are some. `title` is shown instead of the class of the model.
 
     Raises:
         BadValue: the name does not end in .html, `after` is given for a plan or a report, or `values` are not finite.
@@ -46,7 +46,7 @@ def draw(
     >>> surgery.draw(report, "network.html")
     """
     made = html_path(path)
-    drawing = Drawing.of(network, after, example)
+    drawing = Drawing.of(network, after, example, undone=values is None)
     drawing = replace(drawing, title=title or drawing.title)
     if values is not None:
         drawing = drawing.with_values(values, values_name)

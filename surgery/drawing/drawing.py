@@ -49,8 +49,12 @@ class Drawing:
     values: SiteValues | None = None
 
     @classmethod
-    def of(cls, network: Drawable, after: nn.Module | Sites | None = None, example: Any = None) -> Drawing:
-        """The drawing of a network, of a plan or a report, or of two networks; an edited one is the second of two.
+    def of(
+        cls, network: Drawable, after: nn.Module | Sites | None = None, example: Any = None, *, undone: bool = True
+    ) -> Drawing:
+        """The drawing of a network, of a plan or a report, or of two networks.
+
+        If `undone`, an edited model is drawn as the second of two, behind what it was.
 
         Raises:
             BadValue: `network` is none of these, or there is another one after a plan or a report.
@@ -61,7 +65,7 @@ class Drawing:
                 raise BadValue("A plan or a report has its own network after the edit.", asked="after=...",
                                try_="report.before and report.after, or another report")  # fmt: skip
             return _of_plan(network) if isinstance(network, Plan) else _of_report(network)
-        if isinstance(network, nn.Module) and after is None and _can_be_undone(network):
+        if undone and isinstance(network, nn.Module) and after is None and _can_be_undone(network):
             network, after = undo(copied(network)), network
         sites, other = _sites_of(network, example), None if after is None else _sites_of(after, example)
         cells = cells_of_sites(sites) if other is None else cells_of_pair(sites, other)

@@ -28,7 +28,8 @@ def run_warm(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 COMMANDS = (
-    "choose", "draw", "search", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot", "deploy",
+    "choose", "dead", "draw", "search", "sites", "transform", "merge", "run", "finetune", "prune", "demo", "plot",
+    "deploy",
 )  # fmt: skip
 SHELF = ("ls", "show", "copy", "check", "new")
 

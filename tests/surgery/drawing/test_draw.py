@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+import pruning
 import surgery
 from surgery.errors import BadValue, UnknownName
 from tests.asserts import assert_raises
@@ -29,6 +30,13 @@ def test_values_are_drawn(tmp_path: Path) -> None:
     sites = surgery.find_sites(ResidualNet(), ResidualNet.example)
     made = surgery.draw(sites, tmp_path / "net.html", values={sites[1]: 0.5}, values_name="dead")
     assert "dead, at most 0.5" in [item.text for item in read(made.read_text("utf-8")).one(kind="legend").all(tag="li")]
+
+
+def test_values_of_an_edited_model_are_drawn_on_what_it_is(tmp_path: Path) -> None:
+    edited, _ = surgery.transform(ResidualNet(), surgery.erase_relu(), ResidualNet.example)
+    rates = pruning.dead_neurons(edited, [ResidualNet.example])
+    made = surgery.draw(edited, tmp_path / "net.html", example=ResidualNet.example, values=rates)
+    assert read(made.read_text("utf-8")).one(kind="lead").text == "3 activation calls in 2 blocks"
 
 
 def test_nothing_is_written_if_something_is_wrong(tmp_path: Path) -> None:
