@@ -10,7 +10,7 @@ from recipes.cli.images import add_data, opened
 from recipes.models.names import resolve
 
 
-@pytest.mark.parametrize(("model", "size"), [("timm/test_vit", 160), ("cifar/resnet20", 32)])
+@pytest.mark.parametrize(("model", "size"), [("timm/vit_tiny_patch16_384", 384), ("cifar/resnet20", 32)])
 def test_the_data_has_the_size_of_the_model(model: str, size: int) -> None:
     parser = argparse.ArgumentParser()
     add_data(parser)
