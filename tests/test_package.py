@@ -56,7 +56,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert (said["Name"], said["Version"], said["Requires-Python"]) == ("activation-surgery", "0.1.0", ">=3.11")
     assert said["License-Expression"] == "Apache-2.0"
     assert set(said.get_all("Provides-Extra", [])) == {
-        "demo", "plot", "tensorboard", "wandb", "fast", "nncf", "foreign", "test", "docs", "dev",
+        "demo", "plot", "tensorboard", "wandb", "fast", "search", "nncf", "foreign", "test", "docs", "dev",
         "deploy-onnx", "deploy-openvino", "deploy-ncnn", "deploy-litert", "deploy-coreml", "deploy-executorch",
         "deploy-tvm",
     }  # fmt: skip

@@ -65,8 +65,10 @@ def _work_alone(plan: Plan, number: int) -> None:
 def _watch(processes: Sequence[BaseProcess], plan: Plan, study: Study, say: Say) -> None:
     told, dead = set[int](), set[str]()
     progress = progress_of(plan, study, say, told)
-    while any(process.is_alive() for process in processes):
+    working = True
+    while working:
         time.sleep(_PAUSE)
+        working = any(process.is_alive() for process in processes)
         for trial in ended(study):
             if trial.number not in told:
                 told.add(trial.number)

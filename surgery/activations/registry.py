@@ -12,6 +12,7 @@ from torch import nn
 
 from surgery.activations.catalogue import ROWS, Activation, row_of_expression
 from surgery.activations.expressions.notation import parse
+from surgery.activations.expressions.operators import INPUT
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.pwlu import PWLU
@@ -165,7 +166,7 @@ def row_of(name: str) -> Activation:
         raise BadValue("An activation is given by its name.", asked=repr(name), try_="'gelu'")
     if name in _BY_NAME:
         return _BY_NAME[name]
-    if "(" in name:
+    if "(" in name or name == INPUT:
         return _row_of_text(name)
     alike = {row.name: row for known, row in _BY_NAME.items() if _letters(known) == _letters(name)}
     if len(alike) != 1:

@@ -53,6 +53,10 @@ def test_it_is_described_and_found_under_its_name() -> None:
     assert activations.build(SWISH, channels=6, per="layer").beta.shape == (1, 1)
 
 
+def test_x_itself_is_a_function() -> None:
+    assert torch.equal(activations.build("x", channels=6)(SAMPLE), SAMPLE)
+
+
 def test_what_is_no_expression_says_so() -> None:
     assert_raises(SurgeryError, lambda: activations.build("mul(x, sigmoyd(x))"), "sigmoid")
     assert_raises(SurgeryError, lambda: surgery.swap("mul(x, x"), "')' is expected")
