@@ -16,13 +16,14 @@ import torch
 from surgery.activations import build, row_of
 from surgery.cost.stopwatch import in_turns
 from surgery.files import write_text
-from surgery.text import table
+from surgery.text import html_table, table
 
 CANDIDATES, FRONT = "candidates.csv", "front.json"
 
 _SHAPE = (64, 64, 8, 8)  # of the tensor that functions are timed on: a batch of a small network
 _ROUNDS = 5
 _SHOWN = 10
+_COLUMNS = ("function", "accuracy", "on others", "ms", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,19 @@ class Front:
         return tuple(sorted((found for found in self.found if found.best), key=lambda found: found.ms))
 
     def __str__(self) -> str:
-        shown = [found for k, found in enumerate(self.found) if k < _SHOWN or found.best or found.reference]
-        head = ("function", "accuracy", "on others", "ms", "")
-        lines = table(head, [_cells(found) for found in shown]) if shown else []
-        return "\n".join([", ".join(f"{count} {what}" for what, count in self.counts.items()), *lines])
+        cells = self._cells()
+        return "\n".join([self._summary(), *(table(_COLUMNS, cells) if cells else [])])
+
+    def _repr_html_(self) -> str:
+        return html_table(_COLUMNS, self._cells(), above=[self._summary()])
+
+    def _summary(self) -> str:
+        return ", ".join(f"{count} {what}" for what, count in self.counts.items())
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """Those of the most accurate functions, of the front, and of the references."""
+        shown = (found for k, found in enumerate(self.found) if k < _SHOWN or found.best or found.reference)
+        return [_cells(found) for found in shown]
 
     def to_json(self) -> str:
         """All of it as JSON."""

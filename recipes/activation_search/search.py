@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.activation_search.candidate import Trainer
-from recipes.activation_search.front import Front, front_of
+from recipes.activation_search.front import Front
 from recipes.activation_search.small_network import MLP
 from recipes.activation_search.space import Space, space_of
 from recipes.format.settings import Finetune
@@ -18,8 +15,6 @@ from surgery.errors import BadValue
 from surgery.progress import Say
 
 if TYPE_CHECKING:
-    from optuna import Study
-
     from recipes.activation_search.engines import Engine
     from recipes.activation_search.plan import Plan, Stopping
 
@@ -86,6 +81,7 @@ def search(
     check_optuna()
     from recipes.activation_search.bookkeeping import repeat_failed
     from recipes.activation_search.objective import REFERENCES, train_references
+    from recipes.activation_search.results import front_of_study
     from recipes.activation_search.worker import about, progress_of, work, work_in_processes
     from surgery.activations.expressions.notation import parse
 
@@ -114,7 +110,7 @@ def search(
         else:
             progress = progress_of(plan, kept, say, set())
             work(plan, after=lambda trial: progress.step(about(trial)))
-        front = results(kept)
+        front = front_of_study(kept)
     front.write(folder)
     return front
 
@@ -122,29 +118,6 @@ def search(
 def training_for(model: str) -> Finetune:
     """How candidates are trained unless it is said."""
     return SHORT if model == MLP else Finetune()
-
-
-def results(study: Study) -> Front:
-    """The front of a study."""
-    from recipes.activation_search.bookkeeping import FUNCTION
-    from recipes.activation_search.objective import REFERENCES, REJECTED, SAME_AS, result_of
-    from recipes.activation_search.worker import ended
-
-    ends = [(trial.user_attrs[FUNCTION], result_of(trial)) for trial in ended(study)]
-    own = [(function, result) for function, result in ends if SAME_AS not in result]
-    scores = {function: result for function, result in own if REJECTED not in result}
-    why = Counter(re.split(":| after", result[REJECTED])[0] for _, result in own if REJECTED in result)
-    counts = {"candidates": len(ends), "trained": len(scores), **why}
-    if len(own) < len(ends):
-        counts["equal to another"] = len(ends) - len(own)
-    references = {text: study.user_attrs[text] for text in REFERENCES if text in study.user_attrs}
-    return front_of(_accuracies(scores), _accuracies(references), counts)
-
-
-def _accuracies(results: Mapping[str, Mapping[str, list[float]]]) -> dict[str, tuple[list[float], list[float]]]:
-    from recipes.activation_search.objective import ACCURACY, REPORTED
-
-    return {function: (result[ACCURACY], result[REPORTED]) for function, result in results.items()}
 
 
 def _planned(

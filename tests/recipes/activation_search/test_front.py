@@ -26,6 +26,7 @@ def test_it_is_printed_and_written(tmp_path: Path) -> None:
     assert first.best and first.formula == "max(x, tanh(x))" and all(found.ms > 0 for found in front.found)
     lines = str(front).splitlines()
     assert lines[0] == "3 candidates, 2 trained" and "92.00% ± 2.00%" in lines[2] and "reference" in lines[3]
+    assert "<td>max(x, tanh(x))</td>" in front._repr_html_()
     front.write(tmp_path / "new")
     rows = list(csv.DictReader((tmp_path / "new" / "candidates.csv").read_text().splitlines()))
     assert [row["function"] for row in rows] == [found.function for found in front.found]
