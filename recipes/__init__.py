@@ -18,6 +18,7 @@ __all__ = [
     "load_model",
     "names",
     "preprocessing_of",
+    "rehearse",
     "run",
     "search",
 ]
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from recipes.format.settings import Finetune, Pruning
     from recipes.models.build import build, load_model
     from recipes.models.preprocessing import preprocessing_of
+    from recipes.runs.rehearsal import rehearse
     from recipes.runs.run import run
 else:
     # The imports above, made on first access.
@@ -37,7 +39,7 @@ else:
         "build": "models.build", "load_model": "models.build", "preprocessing_of": "models.preprocessing",
         "names": "format.library", "load": "format.library", "describe": "format.library",
         "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
-        "run": "runs.run", "search": "activation_search.search",
+        "rehearse": "runs.rehearsal", "run": "runs.run", "search": "activation_search.search",
     }  # fmt: skip
 
     def __getattr__(name: str) -> object:

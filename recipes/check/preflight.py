@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import surgery
 from recipes.data import Data
@@ -48,7 +49,7 @@ def check_before(recipe: Recipe, rules: Sequence[surgery.Rule], network: nn.Modu
             "Mixing needs an even number of images.", asked=f"batches of {batch}", try_="an even number of images"
         )
     check_norms(network, options)
-    _try(network, "eval", 2, data.size)
+    _check_scores(network, _try(network, "eval", 2, data.size), len(data.classes))
     if trains:
         _try(network, "train", min(batch, 2), data.size)
     if rules:
@@ -71,10 +72,28 @@ def check_options(options: Finetune) -> None:
         raise BadValue("`decay_epochs` must be above 0.", asked="decay_epochs=0", try_="more than 0")
 
 
-def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
-    """Run a copy on `count` images, on the meta device or, if its control flow depends on values, on its own device.
+def _check_scores(network: nn.Module, returned: Any, classes: int) -> None:
+    """Check that a network returns a score for each class of each image, which is what its loss compares.
 
-    A network that cannot be copied is skipped: it must not run itself before the training.
+    Raises:
+        BadValue: it returns something else, as a network for segmentation or detection does.
+    """
+    if isinstance(returned, Tensor) and returned.shape != (2, classes):
+        found = f"a tensor {tuple(returned.shape)}"
+    elif not isinstance(returned, Tensor | None):
+        found = f"a {type(returned).__name__}"
+    else:
+        return
+    raise BadValue(
+        f"{type(network).__name__} is not a classifier of {classes} classes.", asked=f"{found} for two images",
+        there=f"a tensor (2, {classes})", try_="a network that classifies images; surgery.transform edits any other",
+    )  # fmt: skip
+
+
+def _try(network: nn.Module, mode: str, count: int, size: int) -> Any:
+    """What a copy returns for `count` images, on the meta device or, if its control flow depends on values, on its own.
+
+    A network that cannot be copied is skipped, and None returned: it must not run itself before the training.
     """
     reason: Exception | None = None
     for device in dict.fromkeys((torch.device("meta"), home_of(network))):
@@ -85,12 +104,11 @@ def _try(network: nn.Module, mode: str, count: int, size: int) -> None:
                 reason = None  # the error on the meta device does not count
                 continue
             try:
-                tried(torch.zeros(count, 3, size, size))
-                return
+                return tried(torch.zeros(count, 3, size, size))
             except Exception as error:  # whatever a forward may raise
                 reason = error
     if reason is None:
-        return
+        return None
     cause = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     kind = type(network).__name__
     if mode == "train" and count == 1:

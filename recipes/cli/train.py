@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from recipes.format.settings import CROP_MODES, INTERPOLATIONS, Finetune, Prunin
 
 if TYPE_CHECKING:
     from recipes.format.recipe import Recipe
+    from recipes.runs.outcome import Outcome
+    from recipes.runs.rehearsal import Rehearsal
 
 
 def add_commands(commands: Commands[Any]) -> None:
@@ -59,9 +63,11 @@ def add_commands(commands: Commands[Any]) -> None:
     demo.add_argument("--seed", type=int, default=0, help="random seed of weights and order (default: %(default)s)")
     demo.add_argument("--output", metavar="DIR", help="a new folder (default: surgery-demo, or the next free name)")
 
-    plot = command(commands, "plot", _plot, "draw the curves of a run", "surgery plot out", json=False)
-    plot.add_argument("folder", metavar="DIR", help="the --output folder of a run")
-    plot.add_argument("--save", metavar="FILE", help="the image file (default: curves.png in the folder)")
+    plot = command(commands, "plot", _plot, "draw the curves of runs", "surgery plot out other", json=False)
+    plot.add_argument(
+        "folders", metavar="DIR", nargs="+", help="the --output folder of a run, or of several to compare"
+    )
+    plot.add_argument("--save", metavar="FILE", help="the image file (default: curves.png in the first folder)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +80,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data-dir", metavar="DIR", help="where the data is, for names")
     group.add_argument("--output", metavar="DIR", required=True, help="a new folder for everything the run writes")
     group.add_argument("--resume", action="store_true", help="resume the run in --output")
+    group.add_argument("--dry-run", action="store_true", help="show what would be done and how long it would take")
     group.add_argument("--img-size", type=positive, metavar="N", help="side of the model's input in pixels")
     group.add_argument("--mean", type=float, nargs=3, metavar="X", help="mean of the pixels, instead of the model's")
     group.add_argument(
@@ -130,6 +137,7 @@ def _own(options: argparse.Namespace, name: str, pruning: Pruning | None) -> Rec
 def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
     from recipes.log.trackers import TRACKERS
     from recipes.runs.hub import check_repo, push_to_hub
+    from recipes.runs.rehearsal import rehearse
     from recipes.runs.run import run
     from recipes.train.device import place_of
 
@@ -140,19 +148,40 @@ def _carry_out(recipe: Recipe, options: argparse.Namespace) -> None:
     say = say_for(options)
     if options.push_to_hub:
         check_repo(options.push_to_hub)
-    outcome = run(
-        recipe, options.model, options.data, options.output, pretrained=options.weights or options.pretrained,
-        data_dir=options.data_dir, img_size=options.img_size, preprocessing=_preprocessing(options),
-        train_num_samples=options.train_num_samples, val_num_samples=options.val_num_samples, workers=options.workers,
-        device=options.device, seed=options.seed, skip_uneditable=skips(options), resume=options.resume,
-        recovery_interval=options.recovery_interval, trackers=trackers, say=say,
+    start: dict[str, Any] = dict(
+        pretrained=options.weights or options.pretrained, data_dir=options.data_dir, img_size=options.img_size,
+        preprocessing=_preprocessing(options), train_num_samples=options.train_num_samples,
+        val_num_samples=options.val_num_samples, workers=options.workers, device=options.device, seed=options.seed,
+        skip_uneditable=skips(options), say=say,
     )  # fmt: skip
+    if options.dry_run:
+        made: Rehearsal | Outcome = rehearse(recipe, options.model, options.data, **start)
+    else:
+        made = _interruptible(options, lambda: run(
+            recipe, options.model, options.data, options.output, **start, resume=options.resume, trackers=trackers,
+            recovery_interval=options.recovery_interval,
+        ))  # fmt: skip
     if not place_of(options.device).first:
         return
-    print(json.dumps(outcome.facts(), indent=1) if options.json else outcome)
+    print(json.dumps(made.facts(), indent=1) if options.json else made)
+    if options.dry_run:
+        return
     say(f"saved in {options.output}")
     if options.push_to_hub:
         say(f"pushed to {push_to_hub(options.output, options.push_to_hub)}")
+
+
+def _interruptible(options: argparse.Namespace, carry_out: Callable[[], Outcome]) -> Outcome:
+    """What is carried out; if it is interrupted, how to go on is said."""
+    from recipes.runs.folder import is_claimed
+    from recipes.train.device import place_of
+
+    try:
+        return carry_out()
+    except KeyboardInterrupt:
+        if is_claimed(options.output) and place_of(options.device).first:
+            print("surgery: interrupted; go on with the same command and --resume", file=sys.stderr)
+        raise
 
 
 def _preprocessing(options: argparse.Namespace) -> dict[str, Any]:
@@ -178,4 +207,4 @@ def _demo(options: argparse.Namespace) -> None:
 def _plot(options: argparse.Namespace) -> None:
     from recipes.log.plot import plot
 
-    print(plot(options.folder, options.save))
+    print(plot(options.folders, options.save))

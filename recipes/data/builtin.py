@@ -12,7 +12,8 @@ import torch
 from recipes.data.images import ImageSet, Pictures
 from recipes.data.tar import read_tar
 from recipes.optional import check_torchvision
-from surgery.errors import BadFile, SurgeryError
+from surgery.errors import BadFile, SurgeryError, UnknownName
+from surgery.processes import gathered_or_raised
 
 
 def digits(test_share: float = 0.2, seed: int = 0) -> ImageSet:
@@ -99,6 +100,37 @@ def torchvision_cifar(name: str, folder: Path) -> ImageSet | None:
             try_=f"torchvision.datasets.{kind.__name__}(folder, download=True)",
         ) from error
     return ImageSet(name, tuple(train.classes), *(_pictures(part) for part in (train, test)))
+
+
+def download_cifar(name: str, folder: Path, *, there: bool = False) -> None:
+    """Let torchvision download `cifar10` or `cifar100` into `folder`, unless they are `there`, or as it unpacks them.
+
+    All processes call this, and one on each machine downloads.
+
+    Raises:
+        UnknownName: they cannot be downloaded.
+        SurgeryError: torchvision is not usable.
+    """
+    check_torchvision()
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    there = there or folder.name == kind.base_folder or (folder / kind.base_folder).is_dir()
+    failure = None
+    if not there and os.environ.get("LOCAL_RANK", "0") == "0":
+        try:
+            kind(folder, download=True)
+        except (OSError, RuntimeError) as error:
+            failure = UnknownName(
+                f"{name} is not in {folder}, and cannot be downloaded.", asked=f"{type(error).__name__}: {error}"[:200],
+                try_="data_dir, the folder that holds it",
+            )  # fmt: skip
+    gathered_or_raised(None, failure, "get the images")
+
+
+def usual_folder(name: str) -> Path:
+    """Where a data set is by default: `data/NAME` in the folder SURGERY_DATA, or `data` if that is not set."""
+    return shared_folder() / "data" / name if os.environ.get("SURGERY_DATA") else Path("data")
 
 
 def shared_folder() -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -20,12 +21,49 @@ T = TypeVar("T")
 
 KINDS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
+_MOST_DAMAGED = 0.1  # of the images of a split
+_NAMED = 10  # damaged images, each by a warning
+
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
 _LARGEST_PICTURE = 1 << 20  # bytes of a file, and pixels; a picture of 32 x 32 pixels has about 2,000 bytes
 
 
 class MixedSizes(BadFile):
     """Images that should have the same size and do not."""
+
+
+class Damaged(BadFile):
+    """A file that should be an image, and cannot be decoded."""
+
+
+class DamagedImage(UserWarning):
+    """An image is left out, since it cannot be decoded."""
+
+
+@dataclass(slots=True)
+class Damage:
+    """The damaged images among `of`: the first ones are named in warnings, and very many are an error."""
+
+    of: int
+    found: set[str] = field(default_factory=set)
+
+    def add(self, error: Damaged) -> None:
+        """Take note of a damaged image; one that is known already changes nothing.
+
+        Raises:
+            BadFile: more than a tenth of the images, and more than two, are damaged.
+        """
+        if str(error) in self.found:
+            return
+        self.found.add(str(error))
+        count = len(self.found)
+        sentence, *facts = str(error).splitlines()
+        if count > max(2, _MOST_DAMAGED * self.of):
+            raise BadFile(f"{count} of {self.of:,} images are damaged.", asked=sentence)
+        if count <= _NAMED or str(count).strip("0") == "1":
+            why = "".join(f" ({fact.partition(':')[2].strip()})" for fact in facts[:1])
+            so_far = f"{count} damaged image{'s' if count > 1 else ''} so far"
+            warnings.warn(f"{sentence.rstrip('.')}{why}: it is left out, {so_far}", DamagedImage, stacklevel=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +93,7 @@ class PictureFile:
         """The decoded image, in RGB.
 
         Raises:
-            BadFile: it is not an image.
+            Damaged: it is not an image.
         """
         return self._opened(self.content(), lambda picture: picture.convert("RGB"))
 
@@ -63,7 +101,8 @@ class PictureFile:
         """A small image as uint8 (C, H, W); C is 3, or 1 for a grey one unless `colour`.
 
         Raises:
-            BadFile: it is not an image, or has more than 1 MiB or 1,048,576 pixels.
+            Damaged: it is not an image.
+            BadFile: it has more than 1 MiB or 1,048,576 pixels.
         """
         content = self.content()
         if len(content) > _LARGEST_PICTURE:
@@ -81,7 +120,7 @@ class PictureFile:
         """Width and height in pixels, without decoding.
 
         Raises:
-            BadFile: it is not an image.
+            Damaged: it is not an image.
         """
         return self._opened(self.content(), lambda picture: picture.size)
 
@@ -93,27 +132,40 @@ class PictureFile:
             raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             kind = PurePosixPath(self.name.split(" in ")[0]).suffix.removeprefix(".").upper()
-            raise BadFile(f"{self.name} is not a {kind} image.", asked=str(error).partition("<")[0]) from error
+            raise Damaged(f"{self.name} is not a {kind} image.", asked=str(error).partition("<")[0]) from error
 
 
-def decoded(files: Sequence[PictureFile], colour: bool = True) -> Tensor:
-    """Decode small images of one size: uint8 (N, C, H, W).
+def decoded(
+    files: Sequence[PictureFile], damage: Damage | None = None, *, colour: bool = True
+) -> tuple[Tensor, list[int]]:
+    """Decode small images of one size: uint8 (N, C, H, W), and which of the files they are.
+
+    Damaged ones are left out and noted in `damage`; without it they are an error.
 
     Raises:
         MixedSizes: they have different sizes.
+        Damaged: a file is not an image, and no damage is accepted.
         BadFile: there are none, or a file is not a small image; the message names it.
     """
-    if not files:
-        raise BadFile("no images.")
-    first = files[0].pixels(colour)
-    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+    images, kept = torch.empty(0, dtype=torch.uint8), list[int]()
     for index, file in enumerate(files):
-        pixels = first if index == 0 else file.pixels(colour)
-        if pixels.shape != first.shape:
-            shapes = f"{tuple(first.shape)} and {tuple(pixels.shape)}, {files[0].name} and {file.name}"
+        try:
+            pixels = file.pixels(colour)
+        except Damaged as error:
+            if damage is None:
+                raise
+            damage.add(error)
+            continue
+        if not kept:
+            images = torch.empty(len(files), *pixels.shape, dtype=torch.uint8)
+        elif pixels.shape != images.shape[1:]:
+            shapes = f"{tuple(images.shape[1:])} and {tuple(pixels.shape)}, {files[kept[0]].name} and {file.name}"
             raise MixedSizes("images of different sizes.", asked=shapes)
-        images[index] = pixels
-    return images
+        images[len(kept)] = pixels
+        kept.append(index)
+    if not kept:
+        raise BadFile("no images.")
+    return images[: len(kept)], kept
 
 
 def list_tree(folder: Path) -> list[PictureFile]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from recipes.data.augment import Colour, generator_for
 from recipes.data.feed import Batch, Share
-from recipes.data.image_files import PictureFile
+from recipes.data.image_files import Damage, Damaged, PictureFile
 from recipes.data.preprocessing import Preprocessing
 from recipes.format.settings import Finetune
 from surgery.errors import BadFile
@@ -36,10 +36,10 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Image files by index. Unlike timm's reader, it does not skip damaged files.
+    """Image files by index.
 
     Raises:
-        BadFile: on access to a damaged file; the message names it.
+        Damaged: on access to a damaged file; the message names it.
     """
 
     files: Sequence[PictureFile]
@@ -96,6 +96,7 @@ class LoaderFeed:
         self._seed = seed
         self._device = device
         self._workers = workers
+        self._damage = Damage(len(pictures))
         self._share = Share(len(pictures), options.batch_size, rank, world)
 
     @property
@@ -111,7 +112,7 @@ class LoaderFeed:
         batches = self._share.batches(self._seed, number, start)
         mine = [order[self._share.mine].tolist() for _, order in batches]
         transformed = _Transformed(self._pictures, self._transform, (self._seed, number))
-        return _loaded(transformed, mine, self._device, self._workers, self._colour, self._erased)
+        return _loaded(transformed, mine, self._device, self._workers, self._colour, self._damage, self._erased)
 
 
 class LoaderBatches:
@@ -122,6 +123,7 @@ class LoaderBatches:
     ) -> None:
         self._transformed = _Transformed(pictures, _transform(preprocessing, device), None)
         self._colour = preprocessing.mean, preprocessing.std
+        self._damage = Damage(len(pictures))
         self._batches = _in_parts(len(pictures), batch_size)
         self._device = device
         self._workers = workers
@@ -130,7 +132,7 @@ class LoaderBatches:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _loaded(self._transformed, self._batches, self._device, self._workers, self._colour)
+        return _loaded(self._transformed, self._batches, self._device, self._workers, self._colour, self._damage)
 
 
 class StreamFeed:
@@ -191,6 +193,8 @@ class StreamBatches:
 class _Transformed(Dataset[tuple[Tensor, int] | BadFile]):
     """Transformed images; the random numbers of the transform depend on `numbers` and on the index of the image.
 
+    Without `numbers` they are to test on, and nothing is drawn.
+
     Errors are returned instead of raised: torch would turn those of a worker process into a traceback as message.
     """
 
@@ -203,6 +207,11 @@ class _Transformed(Dataset[tuple[Tensor, int] | BadFile]):
 
     def __len__(self) -> int:
         return len(self._pictures)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the images are to train on."""
+        return self._numbers is not None
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | BadFile:
         try:
@@ -238,6 +247,7 @@ def _loaded(
     device: torch.device,
     workers: int,
     colour: tuple[Colour, Colour],
+    damage: Damage,
     erased: float = 0.0,
 ) -> Iterator[Batch]:
     from timm.data.loader import PrefetchLoader, fast_collate
@@ -245,15 +255,17 @@ def _loaded(
     if not batches:
         return
     prefetched = _prefetched(device)
-    loader: Any = _Checked(
+    collate = fast_collate if prefetched else default_collate
+    loader: Any = _Intact(
         DataLoader(
             transformed,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=partial(_collated, collate=fast_collate if prefetched else default_collate),
+            collate_fn=partial(_collated, collate=collate, full=transformed.trains),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # otherwise the workers' seeds are drawn from the global generator
-        )
+        ),
+        damage,
     )
     if prefetched:
         loader = PrefetchLoader(loader, *colour, device=device, re_prob=erased, re_mode=_ERASED_WITH)
@@ -261,22 +273,33 @@ def _loaded(
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """The batches of a loader; the errors that its workers return are raised here."""
+class _Intact:
+    """The batches of a loader without the images that its workers could not decode, which are noted."""
 
     loader: Iterable[Any]
+    damage: Damage
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
-            if isinstance(batch, BadFile):
-                raise batch
-            yield batch
+        for batch, errors in self.loader:
+            for error in errors:
+                if not isinstance(error, Damaged):
+                    raise error
+                self.damage.add(error)
+            if batch is not None:
+                yield batch
 
 
-def _collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
-    """A batch, or the first error of one of its images."""
-    wrong = (sample for sample in samples if isinstance(sample, BadFile))
-    return next(wrong, None) or collate(samples)
+def _collated(samples: list[Any], collate: Callable[[list[Any]], Any], full: bool) -> tuple[Any, list[BadFile]]:
+    """A batch of the images that could be decoded, None if there are none, and the errors of the others.
+
+    A `full` batch keeps its size: steps must have as many images in all processes, and mixing needs an even number.
+    """
+    errors = [sample for sample in samples if isinstance(sample, BadFile)]
+    intact = [sample for sample in samples if not isinstance(sample, BadFile)]
+    if not intact:
+        return None, errors
+    filled = [*intact, *islice(cycle(intact), len(errors))] if full else intact
+    return collate(filled), errors
 
 
 def _stream_loader(

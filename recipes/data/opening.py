@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -10,10 +12,10 @@ from typing import Any
 
 import torch
 
-from recipes.data.builtin import digits, shared_folder, torchvision_cifar
+from recipes.data.builtin import digits, download_cifar, torchvision_cifar, usual_folder
 from recipes.data.dataset import Data, Decoding, InMemory
 from recipes.data.feed import ImageTransform
-from recipes.data.image_files import MixedSizes, PictureFile, decoded, list_tree
+from recipes.data.image_files import Damage, Damaged, MixedSizes, PictureFile, decoded, list_tree
 from recipes.data.images import ImageSet, Pictures, sample
 from recipes.data.loader import Files
 from recipes.data.preprocessing import LARGEST_SIDE, Preprocessing, asked_size
@@ -27,6 +29,11 @@ _TEST_NAMES = ("test", "val", "validation")
 _MOST_WORKERS = 1024
 _SMALL_SIDE = 96  # pixels
 _SMALL_SET = 1 << 30  # bytes of pixels
+
+
+class UntestedClass(UserWarning):
+    """A class has images to train on, and none to test on."""
+
 
 Counts = tuple[int | None, int | None]  # training and test images to use; None is all
 Parts = tuple[list[PictureFile], list[PictureFile]]
@@ -47,14 +54,16 @@ def open_data(
     `name` is one of
 
     - `digits`, from scikit-learn;
-    - `cifar10` or `cifar100`, read from `data_dir`, or by default from `data/NAME` in the folder SURGERY_DATA;
+    - `cifar10` or `cifar100`, read from `data_dir`, or by default from `data/NAME` in the folder SURGERY_DATA, or from
+      `data`; what is not there is downloaded by torchvision, and read from its usual folder in the same place;
     - a folder (relative to `data_dir`, if given) with `train/CLASS/*.png` and `test/CLASS/*.png`, or the same files in
       `train.tar` or `train-*.tar` and `test.tar`. `val` and `validation` are read as `test`, other image formats as
       PNG, and for CIFAR the files that torchvision unpacks;
     - a name that timm opens, such as `hfds/NAME` or `torch/NAME`, with `data_dir` as its root.
 
     Square images of one size, up to 96 pixels and 1 GiB in total, are decoded once and kept on the device, where whole
-    batches are augmented; all others go through timm's transforms in `workers` processes.
+    batches are augmented; all others go through timm's transforms in `workers` processes. Damaged images are left out:
+    each is named in a warning, and when training on large ones, another image takes its place in the batch.
 
     `preprocessing` is that of the model (see `recipes.preprocessing_of`), or a mapping with some of its settings; the
     others default to those of ImageNet, except that digits are not normalised. `size` is the side, in pixels, of the
@@ -63,9 +72,10 @@ def open_data(
 
     Raises:
         UnknownName: there is no such data set or folder, or it lacks a split.
-        BadFile: a file is damaged, or the test split has a class that the training split lacks.
+        BadFile: more than a tenth of the images are damaged, or the test split has a class that the training split
+            lacks.
         BadValue: a number is out of range, there are fewer images than requested, or two sizes contradict each other.
-        SurgeryError: a library that it needs is not installed, or SURGERY_DATA is not set.
+        SurgeryError: a library that it needs is not installed.
     """
     _at_least(0, workers=workers)
     _at_most(_MOST_WORKERS, workers=workers)
@@ -87,7 +97,7 @@ def open_data(
     if name.partition("/")[0].lower() in PREFIXES and "/" in name:
         return open_timm(name, data_dir, _of_size(asked, size), counts, workers)
     if name in KNOWN:
-        place = Path(data_dir).expanduser() if data_dir else shared_folder() / "data" / name
+        place = Path(data_dir).expanduser() if data_dir else usual_folder(name)
         return _cifar(name, place, asked, size, counts, workers)
     place = Path(data_dir or "", name).expanduser()
     if not place.exists():
@@ -102,8 +112,7 @@ def open_data(
 
 
 def _cifar(name: str, place: Path, asked: Preprocessing, size: int | None, counts: Counts, workers: int) -> Data:
-    if not place.is_dir():
-        raise UnknownName(f"no folder {place} with {name} in it.", try_="data_dir, the folder that holds it")
+    download_cifar(name, place, there=any(_has(place, part) for part in ("train", *_TEST_NAMES)))
     if whole := torchvision_cifar(name, place):
         return _in_memory(whole, counts, _transform_for(asked, 32 if size is None else size))
     parts = _parts(place)
@@ -128,18 +137,22 @@ def _files(name: str, parts: Parts, asked: Preprocessing, size: int | None, coun
     if unknown := sorted({file.label for file in parts[1]} - set(classes)):
         problem = f"{name} has classes to test on that are not trained: {', '.join(unknown)}."
         raise BadFile(problem, there=f"{len(classes)} classes to train", try_=nearest(unknown[0], classes))
+    if untested := sorted(set(classes) - {file.label for file in parts[1]}):
+        few = ", ".join(untested[:5]) + (", ..." if len(untested) > 5 else "")
+        warnings.warn(f"{name} has no image to test on of {len(untested)} of its {len(classes)} classes: {few}",
+                      UntestedClass, stacklevel=3)  # fmt: skip
     train, test = (
         [part[index] for index in sample(len(part), count)] for part, count in zip(parts, counts, strict=True)
     )
     if _may_be_small(train, test):
         try:
-            images = decoded([*train, *test])
+            images, which = decoded([*train, *test], Damage(len(train) + len(test)))
         except MixedSizes:
             pass
         else:
             number = {label: index for index, label in enumerate(classes)}
-            labels = torch.tensor([number[file.label] for file in (*train, *test)])
-            cut = len(train)
+            labels = torch.tensor([number[file.label] for file in (*train, *test)])[which]
+            cut = bisect_left(which, len(train))
             transform = _transform_for(asked, images.shape[-1] if size is None else size)
             kept = InMemory(Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:]), transform)
             return Data(name, classes, _whole(transform), kept)
@@ -164,7 +177,14 @@ def _whole(transform: ImageTransform) -> Preprocessing:
 
 def _may_be_small(*parts: Sequence[PictureFile]) -> bool:
     """Whether the first image is a small square, and all of them would fit into memory if they had its size."""
-    width, height = parts[0][0].measured()
+    for file in parts[0]:
+        try:
+            width, height = file.measured()
+            break
+        except Damaged:
+            continue
+    else:
+        return True  # there is no image: decoding says so
     return width == height <= _SMALL_SIDE and sum(map(len, parts)) * 3 * width * height <= _SMALL_SET
 
 
@@ -194,6 +214,11 @@ def _named(place: Path, names: Sequence[str]) -> Iterator[list[PictureFile]]:
             yield list_tree(place / name)
         elif tars := sorted([*place.glob(f"{name}.tar"), *place.glob(f"{name}-*.tar")]):
             yield [file for tar in tars for file in list_tar(tar)]
+
+
+def _has(place: Path, part: str) -> bool:
+    """Whether a folder holds a split, as a folder or as tar files."""
+    return (place / part).is_dir() or any(place.glob(f"{part}*.tar"))
 
 
 def _at_least(least: int, **given: int) -> None:

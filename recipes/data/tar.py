@@ -24,7 +24,7 @@ def read_tar(file: str | Path) -> tuple[Tensor, list[str]]:
     path = Path(file)
     files = list_tar(path, kinds=(".png",))
     try:
-        return decoded(files, colour=False), [picture.label for picture in files]
+        return decoded(files, colour=False)[0], [picture.label for picture in files]
     except MixedSizes as error:
         shapes = str(error).partition("got:")[2].strip()
         raise MixedSizes(f"{path.name} contains images of different sizes.", asked=shapes) from None

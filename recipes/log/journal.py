@@ -37,7 +37,8 @@ class Journal:
         self._trackers = found if self._first else []
         self._log = Log(folder / LOG) if folder is not None and self._first else None
         self._shown = self._first and not (not sys.stderr.isatty() if quiet is None else quiet)
-        self._say = say if self._first and not self._shown else None
+        self._announce = say if self._first else None
+        self._say = None if self._shown else self._announce
         self._speed = Speed()
         self._bar: Bar | None = None
         self._phase: str | None = None
@@ -60,6 +61,8 @@ class Journal:
         self._phase, self._epoch, self._epochs, self._number = phase, epoch, epochs, kept
         for listener in self._trackers:
             listener.begin(kept)
+        if self._announce and (epoch or step) and epoch < epochs:
+            self._announce(f"{phase}: resuming at epoch {epoch + 1} of {epochs}" + (f", step {step}" if step else ""))
         if self._shown and epochs * steps:
             self._bar = Bar(phase, epochs, steps, epoch, step)
         self._speed.restart()

@@ -49,6 +49,11 @@ def claim(folder: Path, asked: Mapping[str, Any]) -> None:
         write_text(folder / ASKED, json.dumps(dict(asked), indent=1) + "\n")
 
 
+def is_claimed(folder: str | Path) -> bool:
+    """Whether a run was begun in the folder, so that it can be resumed."""
+    return (Path(folder) / ASKED).is_file()
+
+
 def release(folder: Path) -> None:
     """Release the folder of a run that failed before training, so that a corrected call can use it."""
     if folder.is_dir() and {file.name for file in folder.iterdir()} <= {ASKED}:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
 from torch import nn
 
-from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
-from recipes.check.preflight import check_before
-from recipes.data import Data, Preprocessing, open_data
-from recipes.data.preprocessing import asked_size
+from recipes.data import Preprocessing
 from recipes.format.library import load
 from recipes.format.parse import to_toml
 from recipes.format.recipe import Recipe
 from recipes.log.journal import Journal
-from recipes.log.trackers import TrackerName
-from recipes.models import build as models
-from recipes.models.names import ModelName, resolve
-from recipes.models.preprocessing import preprocessing_of
-from recipes.runs.evaluate import measure
-from recipes.runs.folder import MASKS, begin, claim, finish, finished, masks_in, release
+from recipes.log.trackers import TrackerName, tracker
+from recipes.models.names import resolve
+from recipes.runs.evaluate import images_per_second, measure
+from recipes.runs.folder import MASKS, begin, claim, finish, finished, release
 from recipes.runs.outcome import Outcome
+from recipes.runs.prepare import check_purpose, prepare
 from recipes.runs.stages import Stages
 from recipes.train.device import place_of
-from surgery.errors import BadValue, SurgeryError
+from surgery.errors import SurgeryError
 
 
 def run(
@@ -86,11 +79,10 @@ def run(
     if skip_uneditable:
         recipe = replace(recipe, skip_uneditable=True)
     named = resolve(model)
-    _check(recipe, trained=pretrained is not False or named.folder is not None)
+    check_purpose(recipe, trained=pretrained is not False or named.folder is not None)
     place, name, folder = place_of(device), named.full, Path(output)
-    say = say if place.first else _silent
+    say = say if place.first else silent
     settings = _settings(preprocessing)
-    size = asked_size(img_size, preprocessing)
     asked: dict[str, Any] = {
         "recipe": to_toml(recipe), "model": str(model), "pretrained": str(pretrained), "data": data,
         "data_dir": str(data_dir), "img_size": img_size, "train_num_samples": train_num_samples,
@@ -101,17 +93,15 @@ def run(
     begin(folder, asked, resume)
     if (outcome := finished(folder)) is not None:
         return outcome
-    own = preprocessing_of(named)
-    source = open_data(
-        data, data_dir=data_dir, size=models.input_size(named) if size is None else size,
-        preprocessing=own.changed(preprocessing or {}) if own else preprocessing,
-        train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers,
+    for tracked in trackers:
+        tracker(tracked, folder)  # fails now if it must, not after the first images
+    made = prepare(
+        recipe, named, data, pretrained=pretrained, data_dir=data_dir, img_size=img_size, preprocessing=preprocessing,
+        train_num_samples=train_num_samples, val_num_samples=val_num_samples, workers=workers, place=place, seed=seed,
+        say=say,
     )  # fmt: skip
-    _seed(seed)
-    network, kwargs = _built(named, pretrained, source, size, say)
-    network.to(place.device)
-    masks = None if named.folder is None else _masks_for(network, named.folder, kwargs != named.kwargs)
-    check_before(recipe, recipe.rules_for(name), network, source, place.world)
+    network, source, masks = made.network, made.data, made.masks
+    untouched = deepcopy(network)
     before = measure(network, source.testing(device=place.device), masks)
     say(f"{name}, {source.name}: {before.accuracy:.2%} before")
     if masks is None and (named.folder is not None or isinstance(pretrained, str | Path)):
@@ -121,7 +111,7 @@ def run(
     try:
         with closing(Journal(folder, trackers=trackers, say=say)) as journal:
             stages = Stages(
-                recipe, recipe.rules_for(name), network, source, place, folder, journal, seed, recovery_interval, say,
+                recipe, made.rules, network, source, place, folder, journal, seed, recovery_interval, say,
                 masks=masks,
             )  # fmt: skip
             report, masks = stages.carry_out()
@@ -131,20 +121,12 @@ def run(
         raise
     seconds = time.perf_counter() - started
     after = measure(network, source.testing(device=place.device), masks)
+    speeds = images_per_second([untouched, network], source.testing(device=place.device))
+    before, after = (replace(part, images_s=speed) for part, speed in zip((before, after), speeds, strict=True))
     outcome = Outcome.of(name, recipe.name, source.name, before, after, report, seconds, source.preprocessing)
     if place.first:
-        finish(folder, network, masks, recipe, outcome, name, kwargs)
+        finish(folder, network, masks, recipe, outcome, name, made.kwargs)
     return outcome
-
-
-def _masks_for(network: nn.Module, folder: Path, new_head: bool) -> Masks | None:
-    """The masks in a saved folder; a new classifier is unpruned."""
-    masks = masks_in(folder)
-    if masks is None or not new_head:
-        return masks
-    whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in network.named_parameters()}
-    fits = {name for name, mask in masks.items() if name not in whole or mask.shape == whole[name].shape}
-    return Masks({name: mask if name in fits else whole[name] for name, mask in masks.items()})
 
 
 def _settings(given: Preprocessing | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -168,44 +150,5 @@ def _report_zeros(network: nn.Module, say: Callable[[str], None]) -> None:
         say(f"{zeros:,} of {size:,} weights are zero, and not pruned according to a {MASKS}: they will learn")
 
 
-def _built(
-    named: ModelName, pretrained: bool | str | Path, data: Data, img_size: int | None, say: Callable[[str], None]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with a classifier for the data, and the arguments for its builder."""
-    name, kwargs = named.full, {"num_classes": len(data.classes)}
-    if named.folder is not None:
-        kwargs = {**named.kwargs, **kwargs}
-    elif img_size and (own := models.input_size(named)) and own != img_size:
-        if name.startswith("torchvision/") and not name.startswith("torchvision/vit_"):
-            raise BadValue(f"{name} supports only one image size.", asked=f"{img_size} pixels", there=f"{own} pixels")
-        kwargs["image_size" if name.startswith("torchvision/") else "img_size"] = img_size
-    if named.folder is None and name in ("torchvision/googlenet", "torchvision/inception_v3"):
-        kwargs["aux_logits"] = False  # auxiliary classifiers would need a loss of their own
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", models.NewHead)
-        network = models.build(named, pretrained, **kwargs)
-    for warning in caught:
-        if issubclass(warning.category, models.NewHead):
-            say(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return network, kwargs
-
-
-def _check(recipe: Recipe, trained: bool) -> None:
-    if not (recipe.rules or recipe.pruning or recipe.finetune):
-        raise BadValue(f"the recipe {recipe.name!r} has nothing to do.", try_="a [[rule]], [pruning] or [finetune]")
-    if recipe.finetune and recipe.finetune.distill and not trained:
-        raise BadValue("a network without trained weights cannot be a teacher.", asked="distill",
-                       try_="--pretrained, or --weights FILE")  # fmt: skip
-
-
-def _seed(seed: int) -> None:
-    """Initialise weights alike in every process; the stages set seeds of their own."""
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Print nothing, in all processes but the first."""

@@ -91,7 +91,7 @@ def finetune(
         _end(model, None, settle, saved.moment)
         saved.restore(Parts(model))
         return
-    steps = _steps(feed, options)
+    steps = steps_of_epoch(feed, options)
     if options.epochs:
         sample = next(feed.epoch(0))[0] if mixes(options) else None
         training = training_of(model, options, steps, sample, teacher)
@@ -235,8 +235,8 @@ def _check_weights(model: nn.Module, now: Moment) -> None:
         raise SurgeryError(f"{name} is not finite after step {now.update}.", try_=_SMALLER)
 
 
-def _steps(feed: Feed, options: Finetune) -> int:
-    """Steps of the optimiser in an epoch."""
+def steps_of_epoch(feed: Feed, options: Finetune) -> int:
+    """The number of steps of the optimiser in an epoch."""
     return -(-feed.steps // options.grad_accum_steps)
 
 

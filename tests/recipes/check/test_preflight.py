@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import surgery
 from recipes.check.preflight import check_before
@@ -95,3 +96,22 @@ def test_a_network_is_tried_wherever_it_can_be_copied(copies: tuple[str, ...]) -
         assert_raises(CannotLook, lambda: checked(9), "does not run on images of 9 pixels", "have 8 pixels a side")
     else:
         checked(9)  # its first batch will tell
+
+
+class Maps(nn.Module):
+    """A network for segmentation: scores of classes for every pixel."""
+
+    def __init__(self, boxed: bool = False) -> None:
+        super().__init__()
+        self.conv, self.boxed = nn.Conv2d(3, 2, 1), boxed
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return {"out": self.conv(images)} if self.boxed else self.conv(images)
+
+
+@pytest.mark.parametrize(("boxed", "found"), [(False, r"a tensor \(2, 2, 8, 8\)"), (True, "a dict")])
+def test_a_network_that_is_no_classifier_is_refused_in_a_line(boxed: bool, found: str) -> None:
+    pictures = Pictures(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    data = Data("mine", ("ant", "bee"), Preprocessing(size=8), InMemory(pictures, pictures, ImageTransform(8)))
+    with pytest.raises(BadValue, match=rf"Maps is not a classifier of 2 classes(?s:.*){found} for two images"):
+        check_before(FADE, (), Maps(boxed), data, 1)

@@ -9,6 +9,7 @@ import pytest
 
 from recipes.data import open_data
 from recipes.data.dataset import InMemory
+from recipes.data.image_files import Damage, Damaged, DamagedImage
 from surgery.errors import BadFile
 from tests.asserts import assert_raises
 from tests.recipes.data.folders import TEST, TRAIN, tree, values
@@ -55,11 +56,31 @@ def test_pictures_of_a_class_come_in_the_order_of_their_names(tmp_path: Path) ->
     assert values(open_data(str(tmp_path)))[1][:40] == [(200 + name, 0) for name in range(40)]
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_picture_is_left_out_named_and_counted(tmp_path: Path) -> None:
     place = tree(tmp_path)
     whole = (place / "train/bee/2.png").read_bytes()
-    (place / "train/bee/2.png").write_bytes(whole[: len(whole) // 2])
-    assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is not a PNG image")
+    for name in ("train/ant/0.png", "test/cow/0.png"):
+        (place / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(DamagedImage) as warned:
+        train, test = values(open_data(str(place)))
+    assert [str(warning.message).partition(" is ")[0] for warning in warned] == ["train/ant/0.png", "test/cow/0.png"]
+    assert "it is left out, 1 damaged image so far" in str(warned[0].message)
+    assert train == TRAIN[1:] and test == [pair for pair in TEST if pair != (120, 2)]
+    (place / "test/cow/1.png").write_bytes(b"no image")
+    with pytest.warns(DamagedImage):
+        assert_raises(BadFile, lambda: open_data(str(place)), "3 of 18 images are damaged", "is not a PNG image")
+
+
+def test_damage_is_named_at_first_and_then_counted() -> None:
+    damage, names = Damage(2000), [f"{number}.png is not an image." for number in range(150)]
+    with pytest.warns(DamagedImage) as warned:
+        for name in [*names, *names]:
+            damage.add(Damaged(name))
+    assert [int(str(warning.message).split()[-5]) for warning in warned] == [*range(1, 11), 100]
+
+
+def test_a_picture_that_is_too_large_for_a_small_one_is_named(tmp_path: Path) -> None:
+    place = tree(tmp_path)
     (place / "train/bee/2.png").write_bytes(b"0" * (1 << 21))
     assert_raises(BadFile, lambda: open_data(str(place)), "train/bee/2.png is too large for a small image")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 import recipes.data.loader
 from recipes.data import Data, open_data
 from recipes.data.dataset import Decoding
+from recipes.data.image_files import DamagedImage
 from recipes.format.settings import Finetune
 from surgery.errors import BadFile, BadValue
 from tests.asserts import assert_raises
@@ -109,12 +110,24 @@ def test_options_reach_the_transforms(folder: Path) -> None:
 
 @pytest.mark.parametrize("processes", [0, 1])
 @workers
-def test_a_damaged_picture_is_named_and_not_passed_over(folder: Path, processes: int) -> None:
+def test_a_damaged_picture_is_left_out_named_and_counted(folder: Path, processes: int) -> None:
     whole = (folder / "val/bee/1.png").read_bytes()
-    (folder / "val/bee/1.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("train/ant/2.png", "val/bee/1.png"):
+        (folder / name).write_bytes(whole[: len(whole) // 2])
     data = opened(folder, workers=processes)
-    error = assert_raises(BadFile, lambda: list(data.testing()), "val/bee/1.png is not a PNG image")
-    assert str(error).startswith("val/bee/1.png") and "Traceback" not in str(error)
+    options, fed = Finetune(batch_size=4, hflip=0.0), []
+    with pytest.warns(DamagedImage, match=r"train/ant/2.png is not a PNG image .*left out, 1 damaged image so far"):
+        feed = data.training(options)
+        fed = list(feed.epoch(0))
+    assert [len(images) for images, _ in fed] == [4, 4], "another image takes its place"
+    assert len(list(feed.epoch(1))) == 2, "it is named once"
+    with pytest.warns(DamagedImage, match=r"val/bee/1.png is not a PNG image"):
+        tested = list(data.testing(3))
+    assert [len(images) for images, _ in tested] == [3]
+    for name in ("val/bee/0.png", "val/ant/0.png"):
+        (folder / name).write_bytes(b"no image")
+    with pytest.warns(DamagedImage), pytest.raises(BadFile, match="3 of 4 images are damaged"):
+        list(data.testing(3))
 
 
 def test_timms_prefetching_feeds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 import recipes.data.opening
 from recipes.data import Data, digits, normalise, open_data
 from recipes.data.dataset import Decoding, InMemory
+from recipes.data.opening import KNOWN, UntestedClass
 from recipes.format.settings import Finetune
-from surgery.errors import BadFile, BadValue, SurgeryError, UnknownName
+from surgery.errors import BadFile, BadValue, UnknownName
 from tests.asserts import assert_raises
 from tests.recipes.data.folders import TEST, TRAIN, tree, values
 from tests.recipes.data.written import picture, write_tree
@@ -30,7 +32,8 @@ def test_where_there_are_several_parts_to_test_on_it_is_the_one_called_so(tmp_pa
     assert values(open_data(str(tmp_path)))[1] == TEST
     shutil.rmtree(tmp_path / "test")
     (tmp_path / "validation" / "ant").rename(tmp_path / "validation" / "none")
-    assert values(open_data(str(tmp_path)))[1] == [(7, 0)]
+    with pytest.warns(UntestedClass, match="2 of its 3 classes: bee, cow"):
+        assert values(open_data(str(tmp_path)))[1] == [(7, 0)]
 
 
 @pytest.mark.parametrize(("bytes_of_pixels", "small"), [(18 * 3 * 8 * 8, True), (18 * 3 * 8 * 8 - 1, False)])
@@ -121,7 +124,8 @@ def test_what_a_folder_lacks_is_told(tmp_path: Path) -> None:
 def test_classes_that_do_not_fit_are_told(tmp_path: Path) -> None:
     place = tree(tmp_path)
     write_tree(place, {"train/dog/0.png": picture(30, 8)})
-    assert open_data(str(place)).classes == ("ant", "bee", "cow", "dog"), "a class need not be tested"
+    with pytest.warns(UntestedClass, match="no image to test on of 1 of its 4 classes: dog"):
+        assert open_data(str(place)).classes == ("ant", "bee", "cow", "dog"), "a class need not be tested"
     write_tree(place, {"test/bees/0.png": picture(1, 8)})
     assert_raises(BadFile, lambda: open_data(str(place)), "not trained: bees", "4 classes", "hint", "bee")
     (place / "test" / "bees" / "0.png").rename(place / "test" / "bees" / "note.txt")
@@ -200,9 +204,32 @@ def test_cifar_as_a_folder_per_class_needs_all_classes(tmp_path: Path, monkeypat
     assert open_data("cifar10").classes == open_data("cifar10", data_dir=place).classes == CIFAR
     write_tree(place, {"train/zebra/0.png": picture(1)})
     assert_raises(BadFile, lambda: open_data("cifar10"), "cifar10 has 10 classes", "has 11", "zebra")
-    assert_raises(UnknownName, lambda: open_data("cifar100"), "no folder", "data_dir")
-    monkeypatch.delenv("SURGERY_DATA")
-    assert_raises(SurgeryError, lambda: open_data("cifar10"), "SURGERY_DATA")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_downloaded_where_it_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = getattr(torchvision.datasets, name.upper())
+    asked: list[Path] = []
+
+    def download(self: Any) -> None:
+        asked.append(Path(self.root))
+        Path(self.root).mkdir()
+        write_cifar(Path(self.root), kind, monkeypatch)
+
+    monkeypatch.setattr(kind, "download", download)
+    monkeypatch.delenv("SURGERY_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    count = len(open_data(name).classes)
+    assert (count, open_data(name).classes) == (KNOWN[name], open_data(name, data_dir="data").classes)
+    assert asked == [Path("data")], "once"
+    monkeypatch.setattr(kind, "download", unreachable)
+    assert_raises(
+        UnknownName, lambda: open_data(name, data_dir="else"), f"{name} is not in else", "no route", "data_dir"
+    )
+
+
+def unreachable(_: Any) -> None:
+    raise URLError("no route to host")
 
 
 def test_processes_share_an_opened_set(tmp_path: Path) -> None:

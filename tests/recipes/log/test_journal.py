@@ -40,6 +40,17 @@ def epochs_of(folder: Path) -> list[tuple[str, int]]:
 # Rows
 
 
+def test_it_says_where_a_training_resumes(tmp_path: Path) -> None:
+    said: list[str] = []
+    journal = Journal(tmp_path, say=said.append)
+    trained(journal, "fit", 3)
+    assert len(said) == 3
+    said.clear()
+    journal.begin("fit", 12, 5, epoch=8)
+    journal.begin("fit", 12, 5, epoch=8, step=2)
+    assert said == ["fit: resuming at epoch 9 of 12", "fit: resuming at epoch 9 of 12, step 2"]
+
+
 def test_every_epoch_is_a_row(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     trained(journal, "fit", 2)

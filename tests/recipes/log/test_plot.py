@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from recipes.log import plot as plot_module
 from recipes.log.csv_log import LOG, Log, Row
-from recipes.log.plot import CURVES, drawn, plot
+from recipes.log.plot import CURVES, compared, drawn, plot
 from surgery import BadFile, BadValue, SurgeryError
 from tests.asserts import assert_raises
 
@@ -61,6 +63,34 @@ def test_phases_are_named_and_every_other_one_is_shaded() -> None:
     assert [len(axes.patches) for axes in others] == [1, 1]
     (alone, _) = drawn(ROWS[:2]).axes
     assert not alone.texts and not alone.patches
+
+
+def test_the_cuts_of_pruning_are_marked() -> None:
+    for axes in drawn(ROWS).axes:
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [2.5, 3.5]
+
+
+def test_a_finished_run_has_a_title_and_its_accuracy_before(tmp_path: Path) -> None:
+    outcome = {"model": "cifar/resnet20", "recipe": "resnet-prune", "data": "digits", "before": {"accuracy": 0.9}}
+    (logged(tmp_path) / "result.json").write_text(json.dumps(outcome), encoding="utf-8")
+    facts = plot_module._facts(tmp_path)
+    figure = drawn(ROWS, **facts)
+    assert figure.get_suptitle() == "resnet-prune on cifar/resnet20 with digits"
+    assert [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_linestyle() == ":"] == [0.9]
+    (tmp_path / "result.json").write_text("{}", encoding="utf-8")
+    assert_raises(BadFile, lambda: plot(tmp_path), "not the outcome of a run")
+
+
+def test_several_runs_are_drawn_over_each_other(tmp_path: Path) -> None:
+    folders = [logged(tmp_path / "a"), logged(tmp_path / "b", ROWS[:2])]
+    assert plot(folders) == folders[0] / CURVES
+    figure = compared({"a": ROWS, "b": ROWS[:2]})
+    loss, top1, density = figure.axes
+    assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 2.0], [2, 1.0], [3, 1.5], [4, 1.25]],
+                                                                   [[1, 2.0], [2, 1.0]]]  # fmt: skip
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]
+    assert [len(axes.lines) for axes in (top1, density)] == [2, 2] and not loss.patches
+    assert_raises(BadValue, lambda: plot([]), "nothing to draw")
 
 
 def test_names_that_would_cover_each_other_stand_upright() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruning.masks.masks import Masks
 from recipes.runs import evaluate as module
-from recipes.runs.evaluate import measure
+from recipes.runs.evaluate import images_per_second, measure
 from surgery import BadValue, CannotLook
 from tests.asserts import assert_raises, assert_untouched
 from tests.pruning.tiny import tiny_net
@@ -139,3 +139,17 @@ def test_what_cannot_be_measured_is_refused() -> None:
     assert_raises(CannotLook, lambda: measure(nn.DataParallel(model), batches()), "DataParallel")
     assert_raises(BadValue, lambda: measure(model, iter(batches())), "more than once")
     assert_raises(BadValue, lambda: measure(model, []), "No batches")
+
+
+def test_speeds_are_measured_in_turns_and_the_fastest_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    models, order = [tiny_net().eval(), tiny_net().train()], list[int]()
+    times = iter([9.0, 9.0, 2.0, 4.0, 1.0, 8.0])  # a round of warm-up, and two
+
+    def seconds(model: nn.Module, images: list[Tensor]) -> float:
+        assert not model.training and sum(map(len, images)) == 8
+        order.append(models.index(model))
+        return next(times)
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    assert images_per_second(models, batches(), few=2, rounds=2) == [8 / 1.0, 8 / 4.0]
+    assert order == [0, 1, 0, 1, 0, 1] and models[1].training
