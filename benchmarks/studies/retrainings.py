@@ -22,6 +22,7 @@ from benchmarks.studies.jobs import Row, Write
 from benchmarks.studies.perceptron import HIDDEN, Draw, Function, Size, perceptron, slope_spread, small_images, trained
 from benchmarks.studies.plots import MARKS
 from benchmarks.studies.results import Results
+from recipes.data import Pictures
 from surgery.predictions.intervals import SURE, Estimate
 
 TOGETHER = 3  # networks of an ensemble
@@ -34,6 +35,7 @@ Pick = Callable[[Sequence[Row]], Row]  # which learning rate of an arm
 _MEASURES = (
     "accuracy", "total_variation", "disagreement", "relative", "good_churn", "bad_churn", "ensemble_accuracy",
 )  # fmt: skip
+_FIGURES = (*(f"{name}{error}" for name in _MEASURES for error in ("", "_error")), "ensembles", "slope_spread")
 
 
 @dataclass(frozen=True)
@@ -78,24 +80,32 @@ class Ensemble(nn.Module):
 def measure(arm: Arm, seed: int, size: Size, device: str, write: Write) -> None:
     """Train the networks of an arm with each learning rate: a row for each, how much their predictions differ.
 
-    Each row has the mean accuracy on the images that were held out, by which a learning rate is chosen.
+    Each row has the mean accuracy on the images that were held out, by which a learning rate is chosen. If a training
+    diverges, the row has no figures.
     """
     images, model = small_images(size), perceptron(arm.function, small_images(size).train).to(device)
     learnt, held_out, test = (part.to(device) for part in (images.train, images.held_out, images.test))
-    batches = list(zip(test.images.split(250), test.labels.split(250), strict=True))
     for rate in arm.rates:
         models = [trained(model, learnt, arm.draw(seed, k), rate, size.epochs) for k in range(size.networks)]
-        found = surgery.prediction_difference(models, batches)
-        row = {"rate": rate, "held_out": fmean(accuracy(each, held_out) for each in models)}
-        for name in _MEASURES:
-            estimate = getattr(found, name)
-            row |= {name: estimate.mean, f"{name}_error": estimate.error}
-        ensembles = [Ensemble(models[k : k + TOGETHER]) for k in range(0, size.networks, TOGETHER)]
-        row |= {
-            "ensembles": _disagreement(ensembles, batches),
-            "slope_spread": fmean(slope_spread(each, test) for each in models),
-        }
-        write(row)
+        figures = _compared(models, test) if _finite(models, test) else dict.fromkeys(_FIGURES, math.nan)
+        write({"rate": rate, "held_out": fmean(accuracy(each, held_out) for each in models), **figures})
+
+
+def _compared(models: Sequence[nn.Module], test: Pictures) -> dict[str, float]:
+    batches = list(zip(test.images.split(250), test.labels.split(250), strict=True))
+    found = surgery.prediction_difference(models, batches)
+    figures = dict[str, float]()
+    for name in _MEASURES:
+        estimate = getattr(found, name)
+        figures |= {name: estimate.mean, f"{name}_error": estimate.error}
+    ensembles = [Ensemble(models[k : k + TOGETHER]) for k in range(0, len(models), TOGETHER)]
+    spread = fmean(slope_spread(each, test) for each in models)
+    return figures | {"ensembles": _disagreement(ensembles, batches), "slope_spread": spread}
+
+
+@torch.no_grad()
+def _finite(models: Sequence[nn.Module], test: Pictures) -> bool:
+    return all(bool(model(test.images).isfinite().all()) for model in models)
 
 
 def _disagreement(models: Sequence[nn.Module], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
@@ -212,7 +222,7 @@ def _linearity_table(results: Results) -> list[str]:
 def _rates_table(results: Results) -> list[str]:
     def cell(name: str, number: int) -> str:
         means = (plain(results, name, figure, itemgetter(number)) for figure in ("disagreement", "accuracy"))
-        return " / ".join(f"{100 * mean:.1f}" for mean in means)
+        return " / ".join("diverged" if math.isnan(mean) else f"{100 * mean:.1f}" for mean in means)
 
     cells = [(name, *(cell(name, number) for number in range(len(RATES)))) for name in _both(results)]
     return markdown_table(("activation", *(f"{rate:g}" for rate in RATES)), cells)

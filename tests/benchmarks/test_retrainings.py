@@ -13,7 +13,7 @@ import surgery
 from benchmarks.studies import perceptron, reproducibility
 from benchmarks.studies.jobs import Jobs, Write
 from benchmarks.studies.perceptron import Draw, Function, Size, flip_a_bit, slope_spread, small_images, trained
-from benchmarks.studies.retrainings import Arm, Ensemble, common, measure
+from benchmarks.studies.retrainings import Arm, Ensemble, best, common, measure
 from recipes.data import Pictures, open_data
 
 PICTURES = Pictures(torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10)
@@ -75,8 +75,12 @@ def test_networks_are_trained_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_
 
     jobs = Jobs(tmp_path / "reproducibility_tiny.csv")
     jobs.carry_out(["relu", "smelu-2.0", "linear-1.0", "relu-bit"], [0], do, "cpu")
+    lost = list[dict[str, float]]()
+    measure(Arm("", Function(linear=1.0), "linear", rates=(1e39,)), 0, TINY, "cpu", lambda row: lost.append({**row}))
+    assert lost[0]["held_out"] < 0.5 and math.isnan(lost[0]["accuracy"])  # it diverged
     small_images.cache_clear()
     study.write_page(TINY, jobs)
+    assert list(lost[0]) == list(best(jobs.rows()["relu"][0]).figures)
     figures = {arm: common(rows[0]).figures for arm, rows in jobs.rows().items()}
     assert figures["relu-bit"]["total_variation"] < figures["relu"]["total_variation"]
     assert math.isnan(figures["relu"]["ensembles"]) and figures["linear-1.0"]["slope_spread"] == 0
