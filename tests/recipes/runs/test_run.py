@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -281,25 +282,19 @@ def killed_after(child: subprocess.Popen[bytes], folder: Path, saves: int, more:
 
 
 @pytest.mark.slow
-def test_two_processes_run_under_torchrun(tmp_path: Path) -> None:
-    start = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "recipes.cli",
-    ]
-    done = subprocess.run(
-        [*start, *command(tmp_path / "out", "--share", "0.2", "--rounds", "1")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("saved in") == done.stdout.count("calls erased") == 1, "one process tells"
+def test_two_machines_run_under_torchrun(tmp_path: Path) -> None:
+    """Two agents of torchrun with a process each, which meet at an address, as on two machines with a shared folder."""
+    with socket.create_server(("localhost", 0)) as free:
+        address = f"localhost:{free.getsockname()[1]}"
+    start = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend",
+             "c10d", "--rdzv-endpoint", address, "--rdzv-id", "run", "--local-addr", "localhost", "-m",
+             "recipes.cli"]  # fmt: skip
+    asked = [*start, *command(tmp_path / "out", "--share", "0.2", "--rounds", "1")]
+    nodes = [subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [node.communicate(timeout=300) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(errors for _, errors in told)
+    said = "".join(out for out, _ in told)
+    assert said.count("saved in") == said.count("calls erased") == 1, "one process tells"
     model = recipes.load_model(tmp_path / "out")
     assert pruning.Masks.of(model).share == pytest.approx(0.8, abs=1e-3)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
