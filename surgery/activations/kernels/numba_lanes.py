@@ -9,10 +9,10 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -22,8 +22,9 @@ ENTRIES = 2 * WIDTH  # of a table that fits into two registers
 _FLOAT, _HALF, _INT, _BIT = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(1)
 _FLOATS, _HALVES, _INTS, _BITS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _HALF, _INT, _BIT))
 _CONTRACT = ("contract",)  # a product and a sum may become one operation; nothing else may be rearranged
-_features = llvm.get_host_cpu_features()
-PERMUTES = bool(_features.get("avx512f"))  # whether the processor looks entries up in registers
+_features = config.CPU_FEATURES if config.CPU_FEATURES is not None else get_host_cpu_features()
+WIDE = "+avx512f" in _features  # whether lanes are one register of the processor, and masks are registers, too
+_GATHERS = "+avx2" in _features  # whether there is an instruction for many loads
 
 
 class _Register(types.Type):  # type: ignore[misc]
@@ -284,7 +285,7 @@ def look_up(typing: Any, table: Any, start: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         index = builder.fptosi(args[2], _INTS)
-        if not PERMUTES:
+        if not WIDE:
             return _gather(context, builder, args[0], table, args[1], index)
         halves = [
             builder.load(
@@ -325,7 +326,7 @@ def gather_pairs(typing: Any, table: Any, start: Any, size: Any, index: Any) -> 
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         index = builder.add(_rows(builder, args[2]), builder.fptosi(args[3], _INTS))
-        if PERMUTES:
+        if WIDE:
             first = _address(context, builder, args[0], table, args[1])
             half, every = ir.VectorType(ir.DoubleType(), WIDTH // 2), ir.Constant(ir.VectorType(_BIT, 8), [1] * 8)
             found = []
@@ -361,17 +362,28 @@ def _rows(builder: Any, size: Any) -> Any:
 
 def _gather(context: Any, builder: Any, array: Any, kind: Any, start: Any, index: Any) -> Any:
     first = _address(context, builder, array, kind, start)
-    if PERMUTES:
+    if WIDE:
         every = ir.Constant(_BITS, [1] * WIDTH)
         return _call(
             builder, "llvm.x86.avx512.mask.gather.dps.512", _FLOATS, ir.Constant(_FLOATS, None), first, index, every,
             _INT(4),
         )  # fmt: skip
-    found: Any = ir.Constant(_FLOATS, ir.Undefined)
+    if _GATHERS:
+        half, every = ir.VectorType(_FLOAT, WIDTH // 2), ir.Constant(ir.VectorType(_INT, WIDTH // 2), [-1] * 8)
+        found = [
+            _call(
+                builder, "llvm.x86.avx2.gather.d.ps.256", half, ir.Constant(half, None), first,
+                builder.shuffle_vector(index, index, _whole(range(low, low + WIDTH // 2))),
+                builder.bitcast(every, half), ir.IntType(8)(4),
+            )
+            for low in (0, WIDTH // 2)
+        ]  # fmt: skip
+        return builder.shuffle_vector(*found, _whole(range(WIDTH)))
+    loaded: Any = ir.Constant(_FLOATS, ir.Undefined)
     for lane in range(WIDTH):
         place = builder.gep(first, [builder.extract_element(index, _INT(lane))])
-        found = builder.insert_element(found, builder.load(place), _INT(lane))
-    return found
+        loaded = builder.insert_element(loaded, builder.load(place), _INT(lane))
+    return loaded
 
 
 @_emitted

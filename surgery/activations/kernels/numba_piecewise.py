@@ -17,6 +17,7 @@ from numba import carray
 
 from surgery.activations.kernels.numba_lanes import (
     ENTRIES,
+    WIDE,
     WIDTH,
     add_where,
     floor,
@@ -55,7 +56,7 @@ HEAD = 4  # numbers of even knots per channel
 TILE = 64  # channels that are processed together
 KEPT = 1024  # elements whose regions are found before their gradients are summed
 FEW, GROUP = 6, 9  # regions that are summed together, in registers
-MANY = 48  # regions from which it is faster to sum one element at a time
+MANY = 40 if WIDE else 0  # regions from which it is faster to sum one element at a time
 
 
 @inline
