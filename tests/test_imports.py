@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -92,6 +93,12 @@ def test_no_import_cycles() -> None:
         for module in SOURCES
     }
     assert len(list(TopologicalSorter(graph).static_order())) == len(SOURCES)
+
+
+def test_the_compiler_of_torch_is_not_imported() -> None:
+    code = "import sys, surgery; print(*(name for name in ('torch._dynamo', 'numba', 'timm') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip(), "what is only needed later takes as long as torch itself"
 
 
 FOLDERS = sorted({path.parent for path in SOURCES.values()})

@@ -34,6 +34,15 @@ _only: dict[int, _Asked] | None = None  # by thread; not a thread-local, which t
 _guard = Lock()
 
 
+def _constant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiler need not look inside, as with `torch.compiler.assume_constant_result`.
+
+    That one sets this mark, too, but imports the whole compiler for it, which takes as long as torch.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 @dataclass(frozen=True)
 class Function:
     """An elementwise function with parameters per channel.
@@ -159,7 +168,7 @@ def _ask(asked: _Asked | None) -> _Asked | None:
     return before
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _asked_for(name: str) -> Form | None:
     """The form set for this thread; None for any."""
     asked = (_only or {}).get(get_ident())
@@ -180,7 +189,7 @@ def kernel_of(name: str, device: str) -> Kernel | None:
     return kernels.get(name)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _is_operator(name: str, device: str) -> bool:
     """Whether the kernel for a device is a torch operator, which the compiler supports."""
     return device == "cuda" and kernel_of(name, device) is not None

@@ -99,6 +99,11 @@ def test_the_gradient_of_a_fused_gradient_is_that_of_the_formula() -> None:
         torch.testing.assert_close(got, other, atol=1e-4, rtol=1e-4)
 
 
+def test_the_mark_for_the_compiler_is_the_one_that_torch_sets() -> None:
+    ours, theirs = forms._constant(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(ours) == vars(theirs) != {}
+
+
 # -- one form only ----------------------------------------------------------------------------------------------------
 
 
