@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from types import MappingProxyType
 from typing import Literal
 
+from surgery.drawing.alignment import aligned
 from surgery.look.site import NO_CALL, Site, Sites
-from surgery.model import is_inside
 from surgery.plan.plan import UNEDITABLE, Edit, Plan, is_within
 
 State = Literal["call", "kept", "refused", "erased", "affine", "swapped", "dropped", "added"]
 
-# What a drawing says of each state, behind the name of the function.
+# What becomes of a block as a whole.
+DROPPED, PADDING_MOVED, MERGED = "dropped", "padding moved", "merged into one layer"
+
+# What the states are called, in the order of the legend; network.css has their colours and signs.
 WORDS: dict[State, str] = {
-    "call": "", "kept": "kept", "refused": "cannot be edited", "erased": "erased", "affine": "erased to an affine map",
-    "swapped": "swapped for", "dropped": "dropped with the block", "added": "added",
+    "call": "activation call", "kept": "kept", "erased": "erased", "affine": "erased to an affine map",
+    "swapped": "swapped", "dropped": "dropped with the block", "added": "added", "refused": "cannot be edited",
 }  # fmt: skip
 
 
@@ -42,9 +45,9 @@ class Cell:
     @property
     def what(self) -> str:
         """What becomes of it, in words: "relu, swapped for pwlu"."""
-        words = f"{WORDS[self.state]} {self.after}" if self.state == "swapped" else WORDS[self.state]
-        parts = (self.before or self.after, words, "fading" if self.fades else "")
-        return ", ".join(part for part in parts if part)
+        words = [] if self.state == "call" else [WORDS[self.state]]
+        words = [f"{WORDS[self.state]} for {self.after}"] if self.state == "swapped" else words
+        return ", ".join([self.before or self.after, *words, *(["fading"] if self.fades else [])])
 
 
 def cells_of_sites(sites: Sites) -> list[Cell]:
@@ -71,18 +74,17 @@ def cells_of_plan(plan: Plan) -> list[Cell]:
     return cells + [Cell(edit.site, "added", edit.make, f"rule {edit.because}") for edit in behind]
 
 
-def cells_of_pair(before: Sites, after: Sites) -> list[Cell]:
-    """The calls of two networks, those that correspond in one cell.
-
-    Calls correspond if they are made in the same module, fed by the same of its weights, in the same order.
-    """
+def cells_of_pair(before: Sites, after: Sites, notes: Mapping[str, str] = MappingProxyType({})) -> list[Cell]:
+    """The calls of two networks, those that correspond in one cell; `notes` say what became of blocks, by path."""
+    dropped, merged = ([path for path, note in notes.items() if note == known] for known in (DROPPED, MERGED))
     cells = []
-    for old, new in _aligned(before, after):
+    for old, new in aligned(before, after, merged):
         if old is None:
             assert new is not None
-            cells.append(Cell(new, "added", new.activation, "only in the second network"))
+            cells.append(Cell(new, "added", new.activation, "not called before"))
         elif new is None:
-            cells.append(Cell(old, "erased", "", "not in the second network"))
+            gone: State = "dropped" if any(is_within(old, block) for block in dropped) else "erased"
+            cells.append(Cell(old, gone, "", "not called afterwards"))
         elif (old.activation, old.options) == (new.activation, new.options):
             cells.append(Cell(old, "kept", new.activation))
         elif new.activation == "affine":
@@ -101,20 +103,3 @@ def _edited(edit: Edit) -> Cell:
     state = states.get(edit.make, "swapped")
     after = "" if state == "erased" and not edit.fade else edit.make
     return Cell(edit.site, state, after, f"rule {edit.because}", bool(edit.fade))
-
-
-def _aligned(before: Sites, after: Sites) -> Iterator[tuple[Site | None, Site | None]]:
-    """Pairs of corresponding calls, in order; None where one network does not have it."""
-    old, new = (list(map(_place, sites)) for sites in (before, after))
-    for what, start, end, begin, stop in SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes():
-        if what == "equal":
-            yield from zip(before[start:end], after[begin:stop], strict=True)
-        else:
-            yield from ((site, None) for site in before[start:end])
-            yield from ((None, site) for site in after[begin:stop])
-
-
-def _place(site: Site) -> tuple[object, ...]:
-    """Where a call is made, as far as edits elsewhere in the network leave it as it is."""
-    own = tuple(name for name in site.weights if is_inside(name, site.owner)) if site.owner else site.weights
-    return (site.owner, own, site.run)

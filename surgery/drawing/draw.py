@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from surgery.drawing.drawing import Drawable, Drawing
 from surgery.drawing.page import page
 from surgery.drawing.site_values import Given
+from surgery.drawing.subjects import Drawable, drawing_of
 from surgery.errors import BadValue
 from surgery.files import write_text
 from surgery.look.site import Sites
@@ -46,7 +46,7 @@ def draw(
     >>> surgery.draw(report, "network.html")
     """
     made = html_path(path)
-    drawing = Drawing.of(network, after, example, undone=values is None)
+    drawing = drawing_of(network, after, example, undone=values is None)
     drawing = replace(drawing, title=title or drawing.title)
     if values is not None:
         drawing = drawing.with_values(values, values_name)

@@ -9,16 +9,11 @@ from html import escape
 from importlib.resources import files
 
 from surgery.drawing.call_table import call_table, is_round
-from surgery.drawing.cells import State
+from surgery.drawing.cells import WORDS
 from surgery.drawing.drawing import Drawing
 from surgery.drawing.picture import picture
 from surgery.drawing.selection import FORMS
 
-# The states in the order of the legend, and what they mean; network.css has their colours and signs.
-_LEGEND: dict[State, str] = {
-    "call": "activation call", "kept": "kept", "erased": "erased", "affine": "erased to an affine map",
-    "swapped": "swapped", "dropped": "dropped with the block", "added": "added", "refused": "cannot be edited",
-}  # fmt: skip
 _HELP = (
     "Arrow keys go from call to call, Enter copies the rule that selects it. All calls are listed in the table below."
 )
@@ -59,7 +54,7 @@ def _text_of(file: str) -> str:
 
 def _header(drawing: Drawing) -> Iterator[str]:
     states = [
-        f"{count} {text}" for state, text in _LEGEND.items() if state != "call" and (count := drawing.states[state])
+        f"{count} {text}" for state, text in WORDS.items() if state != "call" and (count := drawing.states[state])
     ]
     counts = f"{_number(len(drawing.cells), 'activation call')} in {_number(drawing.blocks, 'block')}"
     facts = [f"input {drawing.input_shape}"] if drawing.input_shape else []
@@ -73,12 +68,16 @@ def _header(drawing: Drawing) -> Iterator[str]:
 
 
 def _legend(drawing: Drawing) -> Iterator[str]:
-    samples: list[tuple[str, str]] = [(state, text) for state, text in _LEGEND.items() if drawing.states[state]]
+    samples: list[tuple[str, str]] = [(state, text) for state, text in WORDS.items() if drawing.states[state]]
     samples += [("call fading", "gradually")] if any(cell.fades for cell in drawing.cells) else []
     if any(is_round(cell.site) for cell in drawing.cells):
         samples.append(("call round", "gate, head, or of weights: edited only if it is named"))
     samples += [("call hatched", "one object that is called several times")] if drawing.shared else []
     items = [f'<li><span class="c {kind}"></span>{text}</li>' for kind, text in samples]
+    items += [
+        f'<li><span class="row {row.mark}"><span class="block">0</span></span>block: {row.note}</li>'
+        for row in {row.mark: row for row in drawing.rows if row.mark}.values()
+    ]
     if drawing.values is not None:
         most = max(drawing.values.numbers.values(), default=0.0)
         about = escape(f"{drawing.values.name}, at most {most:.4g}")

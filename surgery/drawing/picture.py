@@ -29,7 +29,7 @@ def picture(drawing: Drawing) -> Iterator[str]:
         beside = min(ceil(len(stage.rows) / _HIGH), _WIDE // (1 + drawing.before_and_after))
         wide = max(len(label(row, stage)) for row in stage.rows)
         sizes = f"--rows:{ceil(len(stage.rows) / beside)};--label:{wide}ch"
-        heading = f"{escape(stage.name or drawing.sites.model_kind)}<small>{escape(stage.size)}</small>"
+        heading = f"{escape(stage.name or drawing.sites.model_kind)} <small>{escape(stage.size)}</small>"
         yield f'<div class="stage"><div class="name" id="g{place}">{heading}</div>'
         yield f'<div class="rows" role="rowgroup" aria-labelledby="g{place}" style="{sizes}">'
         for row in stage.rows:

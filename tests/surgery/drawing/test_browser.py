@@ -92,6 +92,19 @@ def test_the_keys_lead_everywhere(window: Browser, page: Path) -> None:
     assert window.run("document.getElementById('card').hidden")
 
 
+def test_a_screen_reader_is_told_the_same(window: Browser, page: Path) -> None:
+    window.open(page)
+    nodes = [node for node in window.send("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+    named = [(node["role"]["value"], node.get("name", {}).get("value")) for node in nodes]
+    assert [name for role, name in named if role == "gridcell"] == [
+        "relu relu, kept", "relu relu, kept", *["layer1.0.relu 1/2 relu, swapped for prelu",
+        "layer1.0.relu 2/2 relu, swapped for prelu"] * 2, "layer1.1.relu 1/2 relu, kept",
+        "layer1.1.relu 2/2 relu, erased", "layer1.1.relu 1/2 relu, kept",
+    ]  # fmt: skip
+    assert {("grid", "Activation calls of ResidualNet"), ("table", "All activation calls"), ("rowgroup", "stem"),
+            ("rowheader", "layer1.0"), ("searchbox", "Find"), ("status", "")} <= set(named)  # fmt: skip
+
+
 def test_one_side_alone_and_what_is_looked_for(window: Browser, page: Path) -> None:
     window.open(page)
     visible = "[...document.querySelectorAll('[role=gridcell]')].filter((cell) => cell.offsetParent).length"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import surgery
 from surgery.drawing.call_table import call_table, is_round
 from surgery.drawing.drawing import Drawing
+from surgery.drawing.subjects import drawing_of
 from tests.models import ResidualNet, SqueezeExciteNet
 from tests.surgery.drawing.reading import Element, read
 
@@ -15,7 +16,7 @@ def table_of(drawing: Drawing) -> Element:
 
 def test_every_call_has_a_row_with_its_facts() -> None:
     sites = surgery.find_sites(ResidualNet(), ResidualNet.example)
-    page = table_of(Drawing.of(surgery.make_plan(sites, surgery.erase_relu())))
+    page = table_of(drawing_of(surgery.make_plan(sites, surgery.erase_relu())))
     heads = [head.text for head in page.all(tag="th", scope="col")]
     assert heads == ["site", "function", "why", "place", "call", "object", "input", "fed by", "feeds"]
     times = " \N{MULTIPLICATION SIGN} "
@@ -29,13 +30,13 @@ def test_every_call_has_a_row_with_its_facts() -> None:
 
 
 def test_facts_that_no_call_has_are_left_out() -> None:
-    page = table_of(Drawing.of(SqueezeExciteNet(), example=SqueezeExciteNet.example))
+    page = table_of(drawing_of(SqueezeExciteNet(), example=SqueezeExciteNet.example))
     heads = [head.text for head in page.all(tag="th", scope="col")]
     assert "role" in heads and not {"why", "object", "mode"} & set(heads)
 
 
 def test_values_are_the_last_column() -> None:
-    drawing = Drawing.of(ResidualNet(), example=ResidualNet.example).with_values({"relu": 0.25}, "KL")
+    drawing = drawing_of(ResidualNet(), example=ResidualNet.example).with_values({"relu": 0.25}, "KL")
     page = table_of(drawing)
     assert page.all(tag="th", scope="col")[-1].text == "KL"
     assert [page.one(id=f"r{number}").children[-1].text for number in range(2)] == ["0.25", ""]

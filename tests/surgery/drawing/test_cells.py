@@ -59,6 +59,15 @@ def test_an_edited_network_is_compared_call_by_call(position: int) -> None:
     assert [cell.state for cell in cells] == [cell.state for cell in cells_of_plan(report.plan)]
 
 
+def test_what_is_gone_with_a_block_is_dropped() -> None:
+    edited, _ = surgery.transform(ResidualNet(), surgery.drop(block="layer1.0"), ResidualNet.example)
+    other = surgery.find_sites(edited, ResidualNet.example)
+    assert [cell.state for cell in cells_of_pair(SITES, other, {"layer1.0": "dropped"})] == [
+        "kept", "dropped", "dropped", "kept", "kept",
+    ]  # fmt: skip
+    assert [cell.state for cell in cells_of_pair(SITES, other)].count("erased") == 2
+
+
 def test_swapped_and_added_calls_of_another_network() -> None:
     swapped, _ = surgery.transform(ResidualNet(), surgery.swap("silu", block="layer1.1"), ResidualNet.example)
     other = surgery.find_sites(swapped, ResidualNet.example)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import surgery
-from surgery.drawing.drawing import Drawing
 from surgery.drawing.page import page
 from surgery.drawing.selection import FORMS
+from surgery.drawing.subjects import drawing_of
 from tests.models import ResidualNet
 from tests.models.stated import picture
 from tests.surgery.drawing.reading import read
@@ -37,7 +37,7 @@ def report() -> surgery.Report:
 
 
 def test_the_header_counts() -> None:
-    root = read(page(Drawing.of(report())))
+    root = read(page(drawing_of(report())))
     assert root.one(tag="h1").text == "ResidualNet"
     assert root.one(kind="lead").text == "5 activation calls in 2 blocks: 3 kept, 2 erased"
     assert root.one(id="rule1").text == str(surgery.erase_relu())
@@ -47,7 +47,7 @@ def test_the_header_counts() -> None:
 
 
 def test_the_page_loads_nothing_and_runs_its_own_script_alone() -> None:
-    text = page(Drawing.of(report()))
+    text = page(drawing_of(report()))
     assert not re.findall(r"(?:https?:|//[a-z]|\burl\(|@import|<link|<img|<iframe|\bsrc=)", text)
     root = read(text)
     digest = base64.b64encode(hashlib.sha256(root.one(tag="script").text.encode()).digest()).decode()
@@ -57,14 +57,14 @@ def test_the_page_loads_nothing_and_runs_its_own_script_alone() -> None:
 
 def test_the_same_network_is_the_same_bytes() -> None:
     torch.manual_seed(1)
-    first = page(Drawing.of(ResidualNet(), example=ResidualNet.example))
+    first = page(drawing_of(ResidualNet(), example=ResidualNet.example))
     torch.manual_seed(2)
-    assert page(Drawing.of(ResidualNet(), example=ResidualNet.example)) == first
-    assert page(Drawing.of(report())) == page(Drawing.of(report()))
+    assert page(drawing_of(ResidualNet(), example=ResidualNet.example)) == first
+    assert page(drawing_of(report())) == page(drawing_of(report()))
 
 
 def test_names_are_text() -> None:
-    drawing = Drawing.of(Bold(), example=picture())
+    drawing = drawing_of(Bold(), example=picture())
     root = read(page(drawing))
     assert root.all(tag="b") == []
     sites = [head.text for head in root.all(tag="th", scope="row")]
@@ -74,7 +74,7 @@ def test_names_are_text() -> None:
 
 
 def test_a_network_without_calls_has_a_page() -> None:
-    root = read(page(Drawing.of(nn.Linear(2, 2))))
+    root = read(page(drawing_of(nn.Linear(2, 2))))
     assert root.one(kind="lead").text == "0 activation calls in 0 blocks" and root.all(role="gridcell") == []
 
 
@@ -86,7 +86,7 @@ def test_four_hundred_calls_stay_small() -> None:
         for site in one[1:3]
     ]
     plan = surgery.make_plan(surgery.Sites(tuple(items), one.example, "Deep"), surgery.swap("hardswish"))
-    text = page(Drawing.of(plan))
+    text = page(drawing_of(plan))
     root = read(text)
     assert root.one(kind="lead").text == "400 activation calls in 200 blocks: 400 swapped"
     assert len(root.all(role="gridcell")) == 800 and len(root.all(role="rowgroup")) == 4

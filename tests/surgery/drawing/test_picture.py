@@ -9,6 +9,7 @@ from surgery.drawing.drawing import Drawing
 from surgery.drawing.page import page
 from surgery.drawing.picture import label
 from surgery.drawing.stages import Row, Stage
+from surgery.drawing.subjects import drawing_of
 from tests.models import ResidualNet
 from tests.surgery.drawing.reading import Element, read
 
@@ -26,17 +27,17 @@ def drawn(drawing: Drawing) -> Element:
 
 
 def test_columns_are_stages_and_rows_are_blocks() -> None:
-    grid = drawn(Drawing.of(SITES)).one(role="grid")
+    grid = drawn(drawing_of(SITES)).one(role="grid")
     stages = grid.all(role="rowgroup")
     names = [grid.one(id=stage.attributes["aria-labelledby"]) for stage in stages]
-    assert [name.own for name in names] == [["stem"], ["layer1"]]
+    assert [name.own for name in names] == [["stem "], ["layer1 "]]
     rows = [[header.text for header in stage.all(role="rowheader")] for stage in stages]
     assert rows == [["ResidualNet"], ["0", "1"]]
     assert [len(row.all(role="gridcell")) for row in grid.all(role="row")] == [1, 2, 2]
 
 
 def test_cells_are_named_by_the_table() -> None:
-    root = drawn(Drawing.of(PLAN))
+    root = drawn(drawing_of(PLAN))
     cells = root.all(role="gridcell")
     named = [" ".join(root.one(id=key).text for key in cell.attributes["aria-labelledby"].split()) for cell in cells]
     assert named[:2] == ["relu relu, kept"] * 2
@@ -45,7 +46,7 @@ def test_cells_are_named_by_the_table() -> None:
 
 
 def test_states_stand_beside_each_other() -> None:
-    rows = drawn(Drawing.of(PLAN)).all(role="row")
+    rows = drawn(drawing_of(PLAN)).all(role="row")
     before = [[cell.classes - {"c"} for cell in row.one(kind="before").children] for row in rows]
     after = [[cell.classes - {"c"} for cell in row.one(kind="after").children] for row in rows]
     dropped, swapped, erased = {"dropped"}, {"swapped", "fading"}, {"erased"}
@@ -57,19 +58,19 @@ def test_states_stand_beside_each_other() -> None:
 
 
 def test_one_cell_is_reached_by_tab_at_most_and_all_by_arrows() -> None:
-    stops = drawn(Drawing.of(PLAN)).one(role="grid").all(tabindex="-1")
+    stops = drawn(drawing_of(PLAN)).one(role="grid").all(tabindex="-1")
     assert [stop.attributes["role"] for stop in stops].count("gridcell") == 7 and len(stops) == 10
 
 
 def test_blocks_say_what_they_are_and_select_their_calls() -> None:
-    _, first, second = drawn(Drawing.of(PLAN)).all(role="rowheader")
+    _, first, second = drawn(drawing_of(PLAN)).all(role="rowheader")
     assert first.attributes["data-about"] == "BasicBlock; dropped; can be dropped"
     assert second.attributes["data-about"] == "BasicBlock; cannot be dropped: its shortcut is not the identity"
     assert second.attributes["data-pick"] == 'block="layer1.1"' and second.attributes["aria-label"] == "layer1.1"
 
 
 def test_values_are_bars() -> None:
-    drawing = Drawing.of(PLAN).with_values({"layer1.0": 4.0, "relu": 1.0}, "ms")
+    drawing = drawing_of(PLAN).with_values({"layer1.0": 4.0, "relu": 1.0}, "ms")
     root = drawn(drawing)
     bars = {
         cell.text: cell.attributes["style"]
