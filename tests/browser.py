@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 COMMANDS = ("chromium", "chromium-browser", "google-chrome")
@@ -17,6 +18,7 @@ COMMANDS = ("chromium", "chromium-browser", "google-chrome")
 _KEYS = {"Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
          "ArrowDown": 40, "Tab": 9}  # fmt: skip
 _CONTROL = 2
+_PATIENCE = 120  # seconds for all that is done with a browser
 
 
 def installed() -> str | None:
@@ -39,13 +41,16 @@ def opened(command: str, folder: Path) -> Iterator[Browser]:
         os.close(to_browser)
         os.close(from_browser)
         with os.fdopen(ours, "wb", buffering=0) as out, os.fdopen(theirs, "rb") as inward:
+            patience = Timer(_PATIENCE, child.kill)  # then reading ends, and the test fails instead of waiting
+            patience.start()
             browser = Browser(out, inward)
             try:
                 browser.attach()
                 yield browser
-            finally:
                 browser.send("Browser.close", session=False)
-                child.wait(timeout=20)
+            finally:
+                patience.cancel()
+                child.kill()
 
 
 class Browser:

@@ -118,6 +118,15 @@ def test_one_side_alone_and_what_is_looked_for(window: Browser, page: Path) -> N
     assert window.run("document.querySelectorAll('.dim').length") == 8
 
 
+def test_paper_has_the_calls_and_the_table_alone(window: Browser, page: Path) -> None:
+    window.open(page)
+    window.point_at('[data-n="1"]')
+    window.send("Emulation.setEmulatedMedia", media="print")
+    shown = "[...document.querySelectorAll('.tools, #card, #map, #calls')].filter((e) => e.getClientRects().length)"
+    assert window.run(f"{shown}.map((element) => element.id)") == ["map", "calls"]
+    window.send("Emulation.setEmulatedMedia", media="")
+
+
 def test_dark_and_light_differ_and_narrow_windows_do_not_scroll_sideways(window: Browser, page: Path) -> None:
     colours = []
     for dark in (False, True):
