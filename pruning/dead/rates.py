@@ -111,7 +111,7 @@ class DeadNeurons:
 
     def site_values(self) -> tuple[str, dict[str, float]]:
         """The fraction of dynamically dead channels at each call, which `surgery.draw` shows as bars."""
-        return "dynamically dead channels", {row.site: row.dynamic / row.channels for row in self.rows}
+        return "fraction of dynamically dead channels", {row.site: row.dynamic / row.channels for row in self.rows}
 
     def plot(self, path: str | Path) -> None:
         """Plot the fractions over depth into a file (PNG, PDF or SVG, by its suffix). Needs the extra `plot`.
@@ -147,9 +147,7 @@ class DeadNeurons:
         return "\n".join([*rows, *self._notes()])
 
     def _repr_html_(self) -> str:
-        return html_table(
-            _COLUMNS, self._cells(), below=[*self._notes(), drawn_by("model", "values=rates")]
-        )
+        return html_table(_COLUMNS, self._cells(), below=[*self._notes(), drawn_by("model", "values=rates")])
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [

@@ -42,6 +42,6 @@ def test_what_was_measured_brings_its_numbers() -> None:
     sites = surgery.find_sites(model, ResidualNet.example)
     rates = pruning.dead_neurons(model, [ResidualNet.example])
     values = SiteValues.of(rates, "value", map(str, sites))
-    assert values.name == "dynamically dead channels"
+    assert values.name == "fraction of dynamically dead channels"
     assert values.numbers == {row.site: row.dynamic / row.channels for row in rates.rows} and len(values.numbers) == 5
     assert SiteValues.of({sites[0]: 1.0}, "value", map(str, sites)).numbers == {"relu": 1.0}
