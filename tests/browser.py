@@ -58,6 +58,7 @@ class Browser:
 
     def __init__(self, out: Any, inward: Any) -> None:
         self._out, self._in = out, inward
+        self.problems: list[str] = []  # errors of scripts, and what the page was not allowed to do
         self._number = 0
         self._session: str | None = None
 
@@ -66,7 +67,8 @@ class Browser:
         target = self.send("Target.createTarget", session=False, url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", session=False, targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        self.send("Page.enable")
+        for part in ("Page", "Runtime", "Log"):
+            self.send(f"{part}.enable")
         allowed = ["clipboardReadWrite", "clipboardSanitizedWrite"]
         self.send("Browser.grantPermissions", session=False, permissions=allowed)
 
@@ -133,4 +135,6 @@ class Browser:
         if not text:
             raise AssertionError("the browser is gone")
         message: dict[str, Any] = json.loads(text)
+        if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            self.problems.append(json.dumps(message["params"]))
         return message

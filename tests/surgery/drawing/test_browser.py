@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import surgery
 from tests.browser import COMMANDS, Browser, installed, opened
 from tests.models import ResidualNet
+from tests.surgery.drawing.networks import REAL, four_hundred
 
 COMMAND = installed()
 pytestmark = pytest.mark.skipif(COMMAND is None, reason=f"no browser on the PATH: {', '.join(COMMANDS)}")
@@ -33,6 +35,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with opened(str(COMMAND), tmp_path_factory.mktemp("browser")) as browser:
         yield browser
+        assert browser.problems == []
 
 
 def test_pointing_at_a_cell_tells_what_is_known(window: Browser, page: Path) -> None:
@@ -116,6 +119,41 @@ def test_one_side_alone_and_what_is_looked_for(window: Browser, page: Path) -> N
     assert window.run("document.querySelectorAll('.dim').length") == 6
     window.type(" ERASED")
     assert window.run("document.querySelectorAll('.dim').length") == 8
+
+
+# Pairs of cells of one page that cover each other.
+OVERLAPS = """(() => {
+  const boxes = [...document.querySelectorAll("[role=gridcell], .block")].map((cell) => cell.getBoundingClientRect());
+  return boxes.flatMap((one, place) => boxes.slice(place + 1).filter((other) => one.left < other.right - 0.5
+    && other.left < one.right - 0.5 && one.top < other.bottom - 0.5 && other.top < one.bottom - 0.5)).length;
+})()"""
+
+
+@pytest.mark.parametrize(
+    ("build", "counts"), [*REAL, pytest.param(four_hundred, (800,), id="four hundred", marks=pytest.mark.slow)]
+)
+def test_real_networks_can_be_looked_at(
+    window: Browser, build: Callable[[], Any], counts: tuple[int, ...], tmp_path: Path
+) -> None:
+    window.open(surgery.draw(build(), tmp_path / "net.html"))
+    assert window.run("document.querySelectorAll('[role=gridcell]').length") == counts[0]
+    assert window.run("document.documentElement.scrollWidth") <= 1400 and window.run(OVERLAPS) == 0
+    assert len(window.screenshot()) > 10_000
+    last = window.run("[...document.querySelectorAll('[role=gridcell]')].at(-1).dataset.n")
+    window.click(f'[data-n="{last}"]')
+    site = window.run(f"document.getElementById('s{last}').textContent")
+    assert window.run(until("document.getElementById('said').textContent")) == f'copied: surgery.erase(site="{site}")'
+
+
+def test_without_scripts_the_table_tells_all(window: Browser, page: Path) -> None:
+    window.send("Emulation.setScriptExecutionDisabled", value=True)
+    window.open(page)
+    window.send("Emulation.setScriptExecutionDisabled", value=False)
+    assert window.run("[...document.querySelectorAll('.tools, #calls')].map((e) => e.offsetHeight > 0)") == [
+        False,
+        True,
+    ]
+    assert window.run("document.querySelectorAll('#calls tbody tr').length") == 5
 
 
 def test_paper_has_the_calls_and_the_table_alone(window: Browser, page: Path) -> None:

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import timm
-import torch
-import torchvision
 from torch import nn
 
 import pruning
@@ -16,6 +13,7 @@ import surgery
 from surgery.errors import BadValue, UnknownName
 from tests.asserts import assert_raises
 from tests.models import ResidualNet
+from tests.surgery.drawing.networks import REAL
 from tests.surgery.drawing.reading import read
 
 
@@ -46,32 +44,11 @@ def test_nothing_is_written_if_something_is_wrong(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def faster_rcnn() -> nn.Module:
-    return torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=64, max_size=64
-    )
-
-
-def of_timm(name: str) -> Callable[[], nn.Module]:
-    def made() -> nn.Module:
-        with torch.device("meta"):
-            return timm.create_model(name)
-
-    return made
-
-
-@pytest.mark.parametrize(
-    ("build", "calls", "blocks", "stages"),
-    [
-        pytest.param(of_timm("resnet50"), 49, 16, 5, id="resnet50"),
-        pytest.param(of_timm("vit_base_patch16_224"), 12, 12, 1, id="vit"),
-        pytest.param(faster_rcnn, 57, 18, 7, id="fasterrcnn", marks=pytest.mark.slow),
-        pytest.param(of_timm("efficientnet_l2"), 348, 88, 9, id="efficientnet_l2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("build", "counts"), REAL)
 def test_real_networks_fit_on_a_page(
-    build: Callable[[], nn.Module], calls: int, blocks: int, stages: int, tmp_path: Path
+    build: Callable[[], nn.Module], counts: tuple[int, int, int], tmp_path: Path
 ) -> None:
+    calls, blocks, stages = counts
     made = surgery.draw(build(), tmp_path / "net.html")
     root = read(made.read_text(encoding="utf-8"))
     assert root.one(kind="lead").text == f"{calls} activation calls in {blocks} blocks"

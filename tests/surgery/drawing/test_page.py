@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from surgery.drawing.selection import FORMS
 from surgery.drawing.subjects import drawing_of
 from tests.models import ResidualNet
 from tests.models.stated import picture
+from tests.surgery.drawing.networks import four_hundred
 from tests.surgery.drawing.reading import read
 
 
@@ -79,14 +79,7 @@ def test_a_network_without_calls_has_a_page() -> None:
 
 
 def test_four_hundred_calls_stay_small() -> None:
-    one = surgery.find_sites(ResidualNet(), ResidualNet.example)
-    items = [
-        replace(site, owner=owner, block=owner, module=f"{owner}.relu")
-        for owner in (f"backbone.stages.{number // 50}.blocks.{number % 50}" for number in range(200))
-        for site in one[1:3]
-    ]
-    plan = surgery.make_plan(surgery.Sites(tuple(items), one.example, "Deep"), surgery.swap("hardswish"))
-    text = page(drawing_of(plan))
+    text = page(drawing_of(four_hundred()))
     root = read(text)
     assert root.one(kind="lead").text == "400 activation calls in 200 blocks: 400 swapped"
     assert len(root.all(role="gridcell")) == 800 and len(root.all(role="rowgroup")) == 4
