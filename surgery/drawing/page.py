@@ -89,7 +89,7 @@ def _legend(drawing: Drawing) -> Iterator[str]:
 def _tools(drawing: Drawing) -> Iterator[str]:
     """What the script can do: they are hidden without it."""
     yield '<div class="tools" hidden>'
-    yield _choice("A click copies", "form", {name: form for name, form in FORMS.items()})
+    yield _choice("A click copies", "form", FORMS)
     if drawing.before_and_after:
         yield _choice("Show", "show", {"before and after": "both", "before": "before", "after": "after"})
     yield '<label>Find <input type="search" id="find" placeholder="layer3, relu, ..."></label>'
