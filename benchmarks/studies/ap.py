@@ -30,6 +30,10 @@ ARMS = {
     "ap-any": Arm("as `ap`, among all weights", ap={"among": "any"}, control="none"),
     "ap-small": Arm("as `ap`, the smallest of the negative weights", ap={"by": "magnitude"}, control="none"),
     "recalibrated": Arm("as `none`, batch norms estimated anew after each training", recalibrate=True, control="none"),
+    "ap-recalibrated": Arm(
+        "as `ap`, batch norms estimated anew after each training", ap={}, recalibrate=True, control="recalibrated"
+    ),
+    "ap-early": Arm("as `ap` in the first three rounds, as `none` after them", ap={}, early=3, control="none"),
     "lamp": Arm("LAMP, 20 % a round", host="lamp", control="none"),
     "lamp-ap": Arm("18 % by LAMP, 2 % by AP as published", host="lamp", ap={}, control="lamp"),
     "structural": Arm("channels by Torch-Pruning, about 18 % of the weights; 2 % by magnitude", host="torch_pruning"),

@@ -40,7 +40,8 @@ class Arm:
 
     `host` is a base pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP,
     which then cuts a tenth of the fraction; None: no AP. `fresh`: from random weights, to which every round rewinds.
-    `recalibrate`: batch norms get new statistics after every training.
+    `recalibrate`: batch norms get new statistics after every training. `early`: AP in so many rounds only, the first
+    ones; the base pruner alone cuts after them.
     """
 
     about: str
@@ -48,6 +49,7 @@ class Arm:
     ap: Mapping[str, Any] | None = None
     fresh: bool = False
     recalibrate: bool = False
+    early: int | None = None
     control: str = ""
 
 
@@ -89,7 +91,18 @@ def _pruner(arm: Arm, batches: Sequence[Tensor], seed: int) -> Pruner:
     if arm.ap is None:
         return host
     # If too few weights keep dead units dead, the base pruner cuts the rest.
-    return pruning.with_ap(host, AP_SHARE, **arm.ap, batches=batches, seed=seed, shortfall="host")
+    with_ap = pruning.with_ap(host, AP_SHARE, **arm.ap, batches=batches, seed=seed, shortfall="host")
+    return with_ap if arm.early is None else in_early_rounds(with_ap, host, arm.early)
+
+
+def in_early_rounds(first: Pruner, then: Pruner, rounds: int) -> Pruner:
+    """A pruner for so many rounds, and another one for those that follow."""
+    number = count()
+
+    def pruner(round: Round, share: float) -> pruning.Masks:
+        return (first if next(number) < rounds else then)(round, share)
+
+    return pruner
 
 
 def _structural_rounds(
