@@ -60,7 +60,7 @@ class Objective:
         try:
             scores = trained(self.plan, expression, watched)
         except SurgeryError as error:
-            raise _ended(trial, {FINGERPRINT: key, REJECTED: f"diverges: {first_line(error)}"}) from error
+            raise _ended(trial, {FINGERPRINT: key, REJECTED: _in_words(error)}) from error
         trial.set_user_attr(RESULT, {FINGERPRINT: key} | scores)
         return fmean(scores[ACCURACY])
 
@@ -99,6 +99,11 @@ def _shared(trial: Trial, same: FrozenTrial) -> float:
         raise _ended(trial, result)
     trial.set_user_attr(RESULT, result)
     return same.value
+
+
+def _in_words(error: SurgeryError) -> str:
+    """Why a training failed: the loss is the one reason that has no error of its own."""
+    return f"{'diverges' if type(error) is SurgeryError else 'fails'}: {first_line(error)}"
 
 
 def _ended(trial: Trial, result: dict[str, Any]) -> TrialPruned:

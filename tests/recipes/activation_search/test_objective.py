@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,31 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from recipes.activation_search.bookkeeping import SURPLUS, Surplus
+from recipes.activation_search.candidate import Report, Score
 from recipes.activation_search.objective import REFERENCES, Objective, result_of, train_references
 from recipes.activation_search.plan import Plan
 from recipes.activation_search.space import SPACES
+from surgery.activations.expressions.expression import Expression
 from surgery.activations.expressions.notation import parse
+from surgery.errors import BadFile, SurgeryError
 from tests.recipes.activation_search.oracle import Oracle, accuracy_of, planned
+
+
+class Failing(Oracle):
+    """Cannot read its images, or diverges."""
+
+    def train(self, expression: Expression, seed: int, report: Report) -> Score:
+        raise BadFile("It is gone.") if expression.name == "add" else SurgeryError("The loss of step 2 is nan.")
+
+
+def test_a_training_that_fails_says_why(tmp_path: Path) -> None:
+    plan = planned(tmp_path, stopping="none")
+    plan = replace(plan, trainer=Failing(**vars(plan.trainer)))
+    with plan.opened() as study:
+        trials = [tried(plan, study, "x", "tanh", binary) for binary in ("add", "mul")]
+    assert [result_of(trial)["rejected"] for trial in trials] == [
+        "fails: It is gone.", "diverges: The loss of step 2 is nan."
+    ]  # fmt: skip
 
 
 def tried(plan: Plan, study: Study, unary_1: str, unary_2: str, binary: str) -> FrozenTrial:
