@@ -25,9 +25,13 @@ _KERNELS = {
     "cpu": ("surgery.activations.kernels.numba_kernels", "numba"),
     "cuda": ("surgery.activations.kernels.triton_kernels", "triton"),
 }
-# Their closed form sums by index, which compiles to slow code: in a compiled model they stay kernels, if these are
-# torch operators.
-_SUMMED = ("pwlu",)
+# The module that makes operators of torch of them.
+_OPERATORS = {
+    "cpu": "surgery.activations.kernels.numba_operators",
+    "cuda": "surgery.activations.kernels.triton_kernels",
+}
+# Their closed form sums by index, which compiles to slow code: in a compiled model they stay kernels.
+_SUMMED = ("pwlu", "npwlu")
 _log = logging.getLogger(__name__)
 _Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it applies to; empty for all
 _only: dict[int, _Asked] | None = None  # by thread; not a thread-local, which torch.compile cannot trace
@@ -89,8 +93,9 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         return _exported_of(function, axis, x, params)
     if form == "closed":
         return _Closed.apply(function, axis, x, *params)  # type: ignore[no-any-return]
-    if torch.compiler.is_compiling():
-        return getattr(torch.ops.surgery, function.name)(x, axis, *params)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling() and _is_operator(function.name, x.device.type):
+        operators = torch.ops.surgery if x.is_cuda else torch.ops.surgery_cpu
+        return getattr(operators, function.name)(x, axis, *params)  # type: ignore[no-any-return]
     return _Fused.apply(function, axis, x, *params)  # type: ignore[no-any-return]
 
 
@@ -121,7 +126,8 @@ def form_of(function: Function, x: Tensor) -> Form:
     if taken_apart():
         return "formula"
     if torch.compiler.is_compiling():
-        return "fused" if function.name in _SUMMED and _is_operator(function.name, x.device.type) else "closed"
+        kept = function.name in _SUMMED and x.dtype != torch.float64 and _is_operator(function.name, x.device.type)
+        return "fused" if kept else "closed"
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
     return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, x.device.type) else "closed"
 
@@ -191,8 +197,8 @@ def kernel_of(name: str, device: str) -> Kernel | None:
 
 @_constant
 def _is_operator(name: str, device: str) -> bool:
-    """Whether the kernel for a device is a torch operator, which the compiler supports."""
-    return device == "cuda" and kernel_of(name, device) is not None
+    """Whether there is a kernel for a device, and so a torch operator, which the compiler supports."""
+    return kernel_of(name, device) is not None and import_module(_OPERATORS[device]) is not None
 
 
 class _Closed(torch.autograd.Function):

@@ -1,0 +1,48 @@
+"""The kernels of the processor as operators of torch, which compiled models call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("numba")
+
+
+from surgery.activations import dispatch as forms
+from tests.surgery.activations.kernels.beside_torch import FUNCTIONS, outcome, params_of, random
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_an_operator_is_what_torch_expects_of_one(name: str) -> None:
+    assert forms._is_operator(name, "cpu")
+    params = [param.requires_grad_() for param in params_of(name, 5)]
+    x = random(3, 5, 7).requires_grad_()
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(getattr(torch.ops.surgery_cpu, name).default, (x, 1, *params), test_utils=checks)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["npwlu", "pwlu", "swish"])
+def test_sums_by_index_stay_kernels_in_compiled_models_and_the_rest_fuses(name: str, channels_last: bool) -> None:
+    torch.compiler.reset()
+    x, grad = random(3, 5, 7, 9), random(3, 5, 7, 9, seed=1)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    def called(x: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
+        return forms.apply(FUNCTIONS[name], x, 1, *params)
+
+    params = [param.requires_grad_() for param in params_of(name, 5)]
+    leaf = x.clone().requires_grad_()
+    y = torch.compile(called, fullgraph=True, backend=backend)(leaf, *params)
+    found = [y.detach(), *torch.autograd.grad(y, (leaf, *params), grad)]
+    form = "fused" if any(f"surgery_cpu.{name}" in target for target in seen) else "closed"
+    assert form == ("closed" if name == "swish" else "fused")
+    torch.testing.assert_close(found, outcome(form, name, x, 1, params_of(name, 5), grad))
+    assert found[0].stride() == x.stride()
+    torch.compiler.reset()
