@@ -30,8 +30,9 @@ _OPERATORS = {
     "cpu": "surgery.activations.kernels.numba_operators",
     "cuda": "surgery.activations.kernels.triton_kernels",
 }
-# Their closed form sums by index, which compiles to slow code: in a compiled model they stay kernels.
-_SUMMED = ("pwlu", "npwlu")
+# What stays a kernel in a compiled model: the closed form sums by index, or has an exponential in the processor's loops,
+# which compile to slow code.
+_KEPT = {"cpu": ("pwlu", "npwlu", "swish"), "cuda": ("pwlu",)}
 _log = logging.getLogger(__name__)
 _Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it applies to; empty for all
 _only: dict[int, _Asked] | None = None  # by thread; not a thread-local, which torch.compile cannot trace
@@ -115,7 +116,7 @@ def form_of(function: Function, x: Tensor) -> Form:
 
     `torch.func` gets the formula, which consists of torch operations only, and exporters the exported form, which
     consists of operators that every deploy target knows. A compiled model gets the closed form, which the compiler
-    fuses with its neighbours, unless it sums by index. Otherwise a kernel is used if available.
+    fuses with its neighbours, or a kernel where the closed form compiles to slow code. Otherwise a kernel is used if available.
     """
     if _only is not None:
         asked: Form | None = _asked_for(function.name)
@@ -126,8 +127,8 @@ def form_of(function: Function, x: Tensor) -> Form:
     if taken_apart():
         return "formula"
     if torch.compiler.is_compiling():
-        kept = function.name in _SUMMED and x.dtype != torch.float64 and _is_operator(function.name, x.device.type)
-        return "fused" if kept else "closed"
+        kept = function.name in _KEPT.get(x.device.type, ()) and x.dtype != torch.float64
+        return "fused" if kept and _is_operator(function.name, x.device.type) else "closed"
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
     return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, x.device.type) else "closed"
 

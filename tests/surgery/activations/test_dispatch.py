@@ -72,8 +72,8 @@ def test_the_exported_form_in_old_traces() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-def test_the_closed_form_in_compiled_models_and_the_exported_form_in_exported_ones() -> None:
-    assert torch.equal(torch.compile(answer, fullgraph=True, backend="eager")(X), X + FORMS.index("closed"))
+def test_a_kernel_in_compiled_models_and_the_exported_form_in_exported_ones() -> None:
+    assert torch.equal(torch.compile(answer, fullgraph=True, backend="eager")(X), X + FORMS.index("fused"))
     assert torch.equal(torch.export.export(Answer(), (X,)).module()(X), X + FORMS.index("exported"))
 
 
