@@ -30,8 +30,8 @@ _OPERATORS = {
     "cpu": "surgery.activations.kernels.numba_operators",
     "cuda": "surgery.activations.kernels.triton_kernels",
 }
-# What stays a kernel in a compiled model: the closed form sums by index, or has an exponential in the processor's loops,
-# which compile to slow code.
+# What stays a kernel in a compiled model: the closed form sums by index, or has an exponential in loops of the
+# processor, which compile to slow code.
 _KEPT = {"cpu": ("pwlu", "npwlu", "swish"), "cuda": ("pwlu",)}
 _log = logging.getLogger(__name__)
 _Asked = tuple[Form, tuple[str, ...]]  # a form, and the functions it applies to; empty for all
@@ -116,7 +116,8 @@ def form_of(function: Function, x: Tensor) -> Form:
 
     `torch.func` gets the formula, which consists of torch operations only, and exporters the exported form, which
     consists of operators that every deploy target knows. A compiled model gets the closed form, which the compiler
-    fuses with its neighbours, or a kernel where the closed form compiles to slow code. Otherwise a kernel is used if available.
+    fuses with its neighbours, or a kernel where the closed form compiles to slow code. Otherwise a kernel is used if
+    available.
     """
     if _only is not None:
         asked: Form | None = _asked_for(function.name)
