@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from surgery.activations.exported import behind
 from surgery.errors import BadValue
@@ -97,7 +98,15 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
     if torch.compiler.is_compiling() and _is_operator(function.name, x.device.type):
         operators = torch.ops.surgery if x.is_cuda else torch.ops.surgery_cpu
         return getattr(operators, function.name)(x, axis, *params)  # type: ignore[no-any-return]
+    if not _is_differentiated(x, *params):
+        return _fused(function, x).forward(x, axis, *params)
     return _Fused.apply(function, axis, x, *params)  # type: ignore[no-any-return]
+
+
+def _is_differentiated(*tensors: Tensor) -> bool:
+    """Whether autograd has to know; where it has not, it is not called, which takes longer than a small kernel."""
+    backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return backward or forward_ad._current_level >= 0
 
 
 def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...]) -> None:
@@ -222,13 +231,16 @@ class _Closed(torch.autograd.Function):
 
 
 class _Fused(torch.autograd.Function):
-    """Value and gradient by a kernel; second derivatives use the closed form."""
+    """Value and gradient by a kernel; second derivatives use the closed form.
+
+    Context and value in one, not for `torch.func`, which never gets here: that takes half as long to call.
+    """
 
     @staticmethod
-    def forward(function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, function: Function, axis: int, x: Tensor, *params: Tensor) -> Tensor:
+        ctx.function, ctx.axis = function, axis
+        ctx.save_for_backward(x, *params)
         return _fused(function, x).forward(x, axis, *params)
-
-    setup_context = _Closed.setup_context
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

@@ -14,10 +14,8 @@ from surgery.activations.exported import behind
 from surgery.activations.functions.piecewise import PWLU as FUNCTION
 from surgery.activations.functions.piecewise import (
     WIDE,
-    along,
     best_lines,
     bounds_for,
-    region_of,
     snapped,
     sum_of_clips,
     tables,
@@ -294,13 +292,8 @@ class Folded(nn.Module):
             return self._exported(input)
         if is_exporting():
             return self._exported(input)
-        axis = self.axis if -input.dim() <= self.axis < input.dim() else -1
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        last = torch.atleast_1d(input).movedim(axis, -1).to(dtype)
-        anchors, bases, slopes = (table.to(dtype) for table in (self.anchors, self.bases, self.slopes))
-        region = region_of(last, anchors[0], anchors[-1], len(anchors) - 2)
-        value = along(last, region, anchors, bases, slopes).to(input.dtype)
-        return value.movedim(-1, axis) if input.dim() else value.reshape(())
+        anchors, bases, slopes = self.anchors, self.bases, self.slopes
+        return apply(FUNCTION, input, self.axis, bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1])
 
     def _exported(self, x: Tensor) -> Tensor:
         after, anchors, bases, slopes = behind(x, self.axis), self.anchors, self.bases, self.slopes

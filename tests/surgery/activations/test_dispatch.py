@@ -88,6 +88,15 @@ def test_what_is_computed_has_the_node_of_its_form() -> None:
     assert type(module(x).grad_fn).__name__ == "_FusedBackward"
 
 
+@OLD
+def test_a_forward_derivative_is_never_lost() -> None:
+    module = activations.build("swish", 2).requires_grad_(False)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+        with only("fused"), pytest.raises(NotImplementedError, match="jvp"):
+            module(dual)
+
+
 def test_the_gradient_of_a_fused_gradient_is_that_of_the_formula() -> None:
     module, found = activations.build("swish", 2), []
     for form in ("fused", "formula"):
