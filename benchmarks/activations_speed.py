@@ -112,7 +112,7 @@ def entries(channels: int, device: str) -> list[Entry]:
         "Affine": ("affine", Affine(channels)),
     }  # fmt: skip
     found.append(Entry("HeLU", "", HeLU()))
-    for form in reversed(forms.FORMS):
+    for form in ("fused", "closed", "formula"):
         for name, (function, module) in ours.items():
             if form != "fused" or forms.kernel_of(function, device):
                 found.append(Entry(name, form, module))
