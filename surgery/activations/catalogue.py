@@ -185,7 +185,7 @@ ROWS = (
         "npwlu", _npwlu, ("n_pwlu",), "straight lines between knots of any distance",
         "Zhou et al. 2022, ICPR, abstract", learns=("start", "height", "widths", "slopes"),
         ranges=_PER | _PIECES,
-        begins=("relu", "relu6", "leaky_relu", "prelu", "frelu"), fits="least squares",
+        begins=("relu", "relu6", "leaky_relu", "prelu", "frelu"), fits="least squares", kernel="npwlu",
     ),
     Activation(
         "smelu", _smelu, (), "0 below -beta, (x + beta)^2 / (4 beta), x above beta", f"{_SHAMIR}, SmeLU",
