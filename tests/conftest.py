@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from surgery.activations import registry
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Sums depend on how many threads share them: comparisons, also across processes, need one.
@@ -42,6 +44,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("CUDA is not available")
     if item.get_closest_marker("data") and not os.environ.get("SURGERY_DATA"):
         pytest.skip("SURGERY_DATA is unset: it names the folder with the data and the weights")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that a test registers are removed after it."""
+    monkeypatch.setattr(registry, "_BY_NAME", dict(registry._BY_NAME))
 
 
 @pytest.fixture(scope="session")

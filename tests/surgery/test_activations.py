@@ -26,12 +26,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture
-def own_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions registered in a test are removed after it."""
-    monkeypatch.setattr(activations.registry, "_BY_NAME", dict(activations.registry._BY_NAME))
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_computes_what_its_name_says(name: str) -> None:
     module = activations.build(name, 41)
@@ -107,7 +101,7 @@ class Mine(nn.Module):
         return input * self.weight.view(-1, 1, 1)
 
 
-def test_functions_of_ones_own(own_catalogue: None) -> None:
+def test_functions_of_ones_own() -> None:
     activations.register("mine", lambda channels, power=2.0: Mine(channels, power), source="nobody")
     assert "mine" in activations.names()
     assert activations.parameters("mine") == ("power",)
@@ -121,7 +115,7 @@ def test_functions_of_ones_own(own_catalogue: None) -> None:
     assert [type(act) for act in again][1::2] == [nn.GELU, nn.GELU]
 
 
-def test_a_taken_name_is_refused(own_catalogue: None) -> None:
+def test_a_taken_name_is_refused() -> None:
     assert_raises(surgery.BadValue, lambda: activations.register("relu", nn.ReLU), "'relu'", "another name")
     assert_raises(surgery.BadValue, lambda: activations.register("swish", nn.ReLU), "'swish'")
 

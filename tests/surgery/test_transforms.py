@@ -642,7 +642,7 @@ def test_a_failure_on_the_way_leaves_the_model_as_it_was(
     assert surgery.history_of(model) == ()
 
 
-def test_a_builder_that_fails_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_builder_that_fails_leaves_the_model_as_it_was() -> None:
     built: list[int] = []
 
     def build() -> nn.Module:
@@ -651,15 +651,13 @@ def test_a_builder_that_fails_leaves_the_model_as_it_was(monkeypatch: pytest.Mon
             raise ValueError("no more")
         return nn.ReLU()
 
-    monkeypatch.setattr(surgery.activations.registry, "_BY_NAME", dict(surgery.activations.registry._BY_NAME))
     surgery.activations.register("rare", build)
     model = models.ResidualNet()
     with assert_untouched(model), pytest.raises(ValueError, match="no more"):
         surgery.transform_(model, surgery.swap("rare"), picture())
 
 
-def test_a_function_of_the_wrong_shape_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surgery.activations.registry, "_BY_NAME", dict(surgery.activations.registry._BY_NAME))
+def test_a_function_of_the_wrong_shape_leaves_the_model_as_it_was() -> None:
     surgery.activations.register("half", lambda: nn.MaxPool2d(2))
     model = models.BottleneckNet()
     for verb in (surgery.transform, surgery.transform_):
@@ -770,8 +768,7 @@ def test_what_cannot_be_edited_is_left_alone_and_reported() -> None:
     assert_same_function(surgery.undo(edited), model, picture())
 
 
-def test_a_function_goes_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surgery.activations.registry, "_BY_NAME", dict(surgery.activations.registry._BY_NAME))
+def test_a_function_goes_where_it_fits() -> None:
     surgery.activations.register("pictures", lambda: nn.InstanceNorm2d(4))
     report = surgery.transform_(Difficult(), surgery.swap("pictures"), picture(), skip_uneditable=True)
     assert [str(edit.site) for edit in report.plan.edits] == ["counting.relu 1/2"]

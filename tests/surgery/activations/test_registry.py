@@ -69,12 +69,6 @@ def test_channels_are_a_number_of_them(name: str, channels: Any) -> None:
     assert_raises(surgery.BadValue, lambda: activations.build(name, channels), "channels", f"{channels!r}")
 
 
-@pytest.fixture
-def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions registered in a test are removed after it."""
-    monkeypatch.setattr(activations.registry, "_BY_NAME", dict(activations.registry._BY_NAME))
-
-
 NONSENSE: list[tuple[Any, Any, str]] = [
     ("bad", 5, "5"),
     ("bad", None, "None"),
@@ -88,7 +82,6 @@ NONSENSE: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("own_names")
 @pytest.mark.parametrize(("name", "build", "said"), NONSENSE, ids=range(len(NONSENSE)))
 def test_nonsense_is_not_registered(name: Any, build: Any, said: str) -> None:
     before = activations.names()
@@ -96,7 +89,6 @@ def test_nonsense_is_not_registered(name: Any, build: Any, said: str) -> None:
     assert activations.names() == before
 
 
-@pytest.mark.usefixtures("own_names")
 def test_a_builder_that_makes_no_module_is_refused() -> None:
     activations.register("bad", lambda: torch.relu)  # type: ignore[arg-type, return-value]
     assert_raises(surgery.BadValue, lambda: activations.build("bad"), "'bad'", "builtin_function", "nn.Module")
@@ -110,7 +102,6 @@ def test_register_names_what_makes_a_function_a_full_citizen() -> None:
         assert f"`{protocol}`" in text
 
 
-@pytest.mark.usefixtures("own_names")
 def test_the_advice_of_a_builder_comes_through() -> None:
     def build() -> nn.Module:
         raise surgery.BadValue("No.", asked="this", there="that", try_="something else")

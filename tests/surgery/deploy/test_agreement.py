@@ -34,7 +34,8 @@ def test_a_network_that_agrees(deployed: Known, tmp_path: Path) -> None:
     model = edited()
     with assert_untouched(model):
         report = surgery.deploy.check(model, "memory", X, output=tmp_path / "out")
-    assert report.ok and report.error == 0 and report.any_batch and not report.problem
+    assert report.ok and report.any_batch and not report.problem
+    assert report.error < 1e-6  # a kernel rounds in other places than the operators that are exported
     assert [run.batch for run in report.runs] == [2, 1, 2, 5, 2]
     sites = surgery.find_sites(model, X)
     assert [call.site for call in report.sites] == list(sites)

@@ -249,12 +249,11 @@ def test_a_failure_at_any_line_leaves_the_model_as_it_was(name: str, monkeypatch
     assert state(model) != before
 
 
-def test_a_function_that_refuses_its_progress_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_refuses_its_progress_is_taken_back() -> None:
     class Refusing(nn.ReLU):
         def set_progress(self, progress: float, step: int = 0) -> None:
             raise RuntimeError("not today")
 
-    monkeypatch.setattr(surgery.activations.registry, "_BY_NAME", dict(surgery.activations.registry._BY_NAME))
     surgery.activations.register("refusing", lambda: Refusing())
     model = prepared(surgery.swap("silu", site="relu 1/2", fade=True), progress=0.5)
     before = state(model)

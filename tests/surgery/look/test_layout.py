@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 import surgery
 from surgery import activations
-from surgery.activations import registry as catalogue
 from surgery.errors import CannotEdit
 from surgery.look.layout import Layout, same_code
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
@@ -106,11 +105,10 @@ def test_parameters_per_channel_are_refused_where_widths_differ() -> None:
         )  # fmt: skip
 
 
-def test_a_registered_function_that_needs_a_number_of_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_function_that_needs_a_number_of_channels_is_refused() -> None:
     def build(channels: int) -> nn.Module:
         return nn.PReLU(channels)
 
-    monkeypatch.setattr(catalogue, "_BY_NAME", dict(catalogue._BY_NAME))
     activations.register("wide", build)
     model = Widths()
     with assert_untouched(model):

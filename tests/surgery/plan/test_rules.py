@@ -10,7 +10,6 @@ import pytest
 from torch import nn
 
 import surgery
-from surgery.activations import registry
 from surgery.plan.rules import Recipe, Rule
 from tests.asserts import assert_raises
 
@@ -253,12 +252,11 @@ def test_what_is_no_activation_is_refused(to: Any, error: type[Exception], words
     assert_raises(error, lambda: surgery.swap(to), *words)
 
 
-def test_a_class_of_ones_own_is_known_once_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_ones_own_is_known_once_it_is_registered() -> None:
     class Squared(nn.ReLU):
         def forward(self, x: Any) -> Any:
             return super().forward(x).square()
 
     assert_raises(surgery.UnknownName, lambda: surgery.swap(Squared), "register('squared', Squared)")
-    monkeypatch.setattr("surgery.activations.registry._BY_NAME", dict(registry._BY_NAME))
     surgery.activations.register("my_square", Squared)
     assert surgery.swap(Squared).make == "my_square"
