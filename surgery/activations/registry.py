@@ -170,10 +170,12 @@ def row_of(name: str) -> Activation:
         return _row_of_text(name)
     alike = {row.name: row for known, row in _BY_NAME.items() if _letters(known) == _letters(name)}
     if len(alike) != 1:
+        hints = (
+            nearest(name.lower(), _BY_NAME),
+            f"surgery.activations.register({name!r}, build), if it is yours",
+        )
         raise UnknownName(
-            f"No activation is named {name!r}.",
-            there=", ".join(names()),
-            try_=nearest(name.lower(), _BY_NAME) or f"surgery.activations.register({name!r}, build)",
+            f"No activation is named {name!r}.", there=", ".join(names()), try_="; or ".join(filter(None, hints))
         )
     return alike.popitem()[1]
 

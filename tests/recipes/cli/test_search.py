@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -33,6 +34,28 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "117,187,500 expressions, 100 candidates by evolution" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_a_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = tmp_path / "mine.toml"
+    space.write_text('format = 1\nunary = ["x", "tanh"]\nbinary = ["max", "mul"]\n')
+    words = [
+        "--epochs",
+        "1",
+        "--train-num-samples",
+        "256",
+        "--fixed-betas",
+        "--json",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main(["search", str(space), *words]) == 0
+    assert "mine: 8 expressions, 6 candidates by exhaustive" in capsys.readouterr().err
+    with (tmp_path / "out" / "candidates.csv").open(newline="") as stream:
+        found = {row["function"] for row in csv.DictReader(stream)}
+    assert {"x", "tanh(x)", "max(tanh(x), x)"} <= found
+    space.write_text('format = 1\nunary = ["x", "tahn"]\n')
+    assert "mine.toml: No unary function is named 'tahn'" in refused(capsys, "search", str(space))
 
 
 def test_a_space_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,19 @@ model = surgery.load(sys.argv[1], model=fresh, example=torch.zeros(2, 3, 4, 4)).
 print(model(torch.ones(2, 3, 4, 4)).sum().item())
 """
 
+LOAD_NAMED = """
+import sys, torch, surgery
+from torch import nn
+fresh = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+example = torch.zeros(2, 3, 4, 4)
+try:
+    surgery.load(sys.argv[1], model=fresh, example=example)
+except surgery.UnknownName as error:
+    assert "half_swish" in str(error) and "register" in str(error), error
+surgery.activations.register("half_swish", surgery.activations.row_of(sys.argv[2]).build)
+print(surgery.load(sys.argv[1], model=fresh, example=example).eval()(torch.ones(2, 3, 4, 4)).sum().item())
+"""
+
 
 @pytest.mark.parametrize("text", ["max(x, tanh(x))", SWISH, "peak(cos(x), sinc(x), 0.3)"])
 def test_its_gradients_are_those_of_its_formula(text: str) -> None:
@@ -62,9 +75,24 @@ def test_what_is_no_expression_says_so() -> None:
     assert_raises(SurgeryError, lambda: surgery.swap("mul(x, x"), "')' is expected")
 
 
-def test_a_found_function_gets_a_name() -> None:
+def test_a_found_function_gets_a_name(tmp_path: Path) -> None:
+    """Under it, it is swapped, saved, loaded in a process that registers it, exported, and left alone by a merge."""
     activations.register("half_swish", activations.row_of(SWISH).build)
     assert torch.allclose(activations.build("half_swish", channels=6)(SAMPLE), SAMPLE * torch.sigmoid(0.5 * SAMPLE))
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    picture = torch.rand(2, 3, 4, 4)
+    rules = [surgery.erase(position=2), surgery.swap("half_swish", remaining=True)]
+    edited = surgery.transform(model, rules, picture)[0].eval()
+    assert [site.activation for site in surgery.find_sites(edited, picture)] == ["half_swish"]
+    exported = torch.export.export(edited, (picture,)).module()
+    assert torch.allclose(exported(picture), edited(picture), atol=1e-6)
+    merged, _ = surgery.merge(edited, example=picture)
+    assert len([module for module in merged.modules() if isinstance(module, nn.Conv2d)]) == 2
+    assert torch.allclose(merged(picture), edited(picture), atol=1e-6)
+    surgery.save(edited, tmp_path / "saved")
+    done = run_python(LOAD_NAMED, tmp_path / "saved", SWISH)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(edited(torch.ones(2, 3, 4, 4)).sum().item(), abs=1e-5)
 
 
 def test_it_swaps_and_loads_in_a_fresh_process(tmp_path: Path) -> None:
