@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -95,14 +96,30 @@ def perceptron(function: Function, images: Pictures) -> nn.Sequential:
     return model
 
 
-def trained(model: nn.Module, images: Pictures, draw: Draw, rate: float, epochs: int) -> nn.Module:
-    """A copy of the model, trained by SGD from weights that keep the variance of what its activation returns."""
+def trained(
+    model: nn.Module,
+    images: Pictures,
+    draw: Draw,
+    rate: float,
+    epochs: int,
+    after_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
+    """A copy of the model, trained by SGD from weights that keep the variance of what its activation returns.
+
+    `after_epoch` is called with the number of the epoch, from 1, and the network, which it may put into eval mode.
+    """
     ours = deepcopy(model)
     generator = torch.Generator().manual_seed(draw.weights)
     surgery.initialize(ours, images.images[:2], generator=generator)
     if draw.flipped:
         flip_a_bit(next(ours.parameters()), draw.flipped)
-    train(ours, images, epochs, lr=rate, batch_size=BATCH, seed=draw.order)
+
+    def ended(epoch: int, loss: float) -> None:
+        if after_epoch is not None:
+            after_epoch(epoch, ours)
+            ours.train()
+
+    train(ours, images, epochs, lr=rate, batch_size=BATCH, seed=draw.order, after_epoch=ended)
     return ours
 
 
