@@ -17,14 +17,29 @@ from surgery import activations, swap
 FIRST = ("pwlu", "swish", "prelu", "frelu", "gelu", "smelu", "helu", "silu", "gsmelu", "npwlu", "mish")
 LEFT_OUT = ("relu", "identity", "affine", "rectified_scores")  # the original, and what is not a pointwise nonlinearity
 NAMES = (*FIRST, *(name for name in activations.names() if name not in (*FIRST, *LEFT_OUT)))
+# Both readings of the paper, step by step.
+ALTERNATING = {
+    "frelu-slopes": ("frelu, positive slopes in turn with negative ones", "slopes"),
+    "frelu-weights": ("frelu, slopes in turn with all other weights", "weights"),
+}
 
 ARMS = (
     {"trained": Arm("ReLU, trained on")}
     | {name: Arm(f"all 19 ReLUs to {name}", swap(name), control="trained") for name in NAMES}
+    | {
+        name: Arm(f"all 19 ReLUs to {about}", swap("frelu", alternate=kind), control="frelu")
+        for name, (about, kind) in ALTERNATING.items()
+    }
     | {"scratch": Arm("ReLU, from scratch", fresh=True)}
     | {
         f"scratch-{name}": Arm(f"{name}, from scratch", swap(name, start="own"), fresh=True, control="scratch")
         for name in NAMES
+    }
+    | {
+        f"scratch-{name}": Arm(
+            f"{about}, from scratch", swap("frelu", start="own", alternate=kind), fresh=True, control="scratch-frelu"
+        )
+        for name, (about, kind) in ALTERNATING.items()
     }
 )
 PROTOCOLS = by_name(

@@ -86,11 +86,11 @@ UNIT, GCU = {"weights": (2,), "slope": ()}, {"weights": (2,), "bias": ()}
 MLP: dict[str, tuple[int, ...]] = {"weights": (2, 2), "bias": (2,), "outward": (2,), "shift": ()}
 ARMS = {
     "prelu": Arm("one PReLU without bias, 3 parameters, inputs -1 and 1", prelu, UNIT),
-    "prelu-01": Arm("the same, inputs 0 and 1", prelu, UNIT, centred=False),
-    "gcu": Arm("one growing cosine unit, 3 parameters, inputs -1 and 1", cosine, GCU),
-    "gcu-01": Arm("the same, inputs 0 and 1", cosine, GCU, centred=False),
-    "mlp": Arm("two ReLUs and a line, 9 parameters, inputs -1 and 1", perceptron, MLP),
-    "mlp-01": Arm("the same, inputs 0 and 1", perceptron, MLP, centred=False),
+    "prelu-01": Arm("the same, inputs 0 and 1", prelu, UNIT, centred=False, control="prelu"),
+    "gcu": Arm("one growing cosine unit, 3 parameters, inputs -1 and 1", cosine, GCU, control="prelu"),
+    "gcu-01": Arm("the same, inputs 0 and 1", cosine, GCU, centred=False, control="prelu-01"),
+    "mlp": Arm("two ReLUs and a line, 9 parameters, inputs -1 and 1", perceptron, MLP, control="prelu"),
+    "mlp-01": Arm("the same, inputs 0 and 1", perceptron, MLP, centred=False, control="prelu-01"),
 }
 PROTOCOLS = by_name(
     Size("smoke", networks=10, steps=100, seeds=1),

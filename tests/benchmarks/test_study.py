@@ -21,11 +21,13 @@ from benchmarks.studies import (
     ap,
     erase,
     learnability,
+    rectifiers,
     reproducibility,
     rounds,
     trainings,
     vit,
     vit_ap,
+    xor,
 )
 from benchmarks.studies.jobs import Jobs, Protocol, Write
 from benchmarks.studies.networks import Network, resnet
@@ -35,7 +37,7 @@ from recipes.models.cifar_resnet import CifarResNet
 from surgery import erase_relu, swap
 
 ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
-SMALL = [reproducibility.STUDY, learnability.STUDY]
+SMALL = [reproducibility.STUDY, learnability.STUDY, rectifiers.STUDY, xor.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,7 +71,7 @@ def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any, A
 
 
 def test_small_studies_have_them_too() -> None:
-    assert [list(study.protocols) for study in SMALL] == [["smoke", "reduced", "full"]] * 2
+    assert [list(study.protocols) for study in SMALL] == [["smoke", "reduced", "full"]] * len(SMALL)
     assert {study.command.removeprefix("benchmarks.studies.") for study in SMALL} < set(STUDIES)
 
 
