@@ -88,7 +88,7 @@ def test_two_steps_are_two_entries(net: Net) -> None:
     assert [step.kind for step in steps] == ["torch_pruning"] * 2
     assert steps[0].data["history"] + steps[1].data["history"] == json.loads(json.dumps(pruner.pruning_history()))
     assert steps[0].fingerprint != steps[1].fingerprint
-    assert_raises(CannotEdit, lambda: surgery.undo(net), "torch_pruning", "fresh model")
+    assert_raises(CannotEdit, lambda: surgery.undo(net), "torch_pruning", "the model as it was before that step")
 
 
 def test_a_step_that_removes_nothing_is_no_step(net: Net) -> None:
