@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 from recipes.cli.flags import Commands, add_shape, add_weights, command, positive, say_for
@@ -76,6 +77,7 @@ def add_commands(commands: Commands[Any]) -> None:
     choose.add_argument("--output", metavar="FILE.toml", help="write the choice as a recipe, for surgery run")
     choose.add_argument("--plot", metavar="FILE.svg", help="draw the front")
     choose.add_argument("--resume", metavar="FILE.json", help="keep measurements there, and go on from them")
+    choose.add_argument("--dry-run", action="store_true", help="show what would be measured and how long it would take")
     add_shape(choose)
 
 
@@ -85,6 +87,7 @@ def _choose(options: argparse.Namespace) -> None:
     import surgery
     from recipes.models.build import build
     from recipes.models.names import resolve
+    from surgery.budget.rehearsal import rehearse
     from surgery.cost.action import checked_menu
 
     budget = {name: value for name in _BUDGETS if (value := getattr(options, name)) is not None}
@@ -97,6 +100,13 @@ def _choose(options: argparse.Namespace) -> None:
     example = images[: options.batch_size] if options.shape is None else torch.rand(options.shape)
     known = _knows_classes(model, example, data, say)
     chosen_on, reported_on = _parted(images, labels if known else None, options.images)
+    if options.dry_run:
+        rehearsal = rehearse(
+            model, chosen_on, menu, cost, timed=bool(options.table), swap_to=options.swap_to, fit=options.fit,
+            screen=options.screen, example=example,
+        )  # fmt: skip
+        print(json.dumps(rehearsal.facts()) if options.json else rehearsal)
+        return
     front = surgery.choose(
         model, chosen_on, menu, cost, runtime=options.runtime, table=options.table, report_on=reported_on,
         layout=options.layout, swap_to=options.swap_to, fit=options.fit, worst=options.worst, points=options.points,

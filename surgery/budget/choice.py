@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from surgery.budget.front import UNITS, Cost, Front
+from surgery.budget.front import Cost, Front
 from surgery.budget.journal import Journal
-from surgery.budget.measurement import Measurements, images_in
+from surgery.budget.measurement import Measurements
+from surgery.budget.question import Question
 from surgery.budget.retiming import Retiming
-from surgery.budget.savings import Savings, of_macs, of_relus, of_sites, of_times
+from surgery.budget.savings import of_times
 from surgery.budget.search import candidates_of, reported, retimed, searched
-from surgery.budget.trial import Trial
-from surgery.cost.action import MENU, Action, actions_at, checked_function, checked_menu
+from surgery.cost.action import MENU
 from surgery.cost.block_times import batch_of, check_fits, time_blocks
 from surgery.cost.conditions import Conditions, checked
-from surgery.cost.editable import editable_groups
-from surgery.cost.paddings import paddings_of
 from surgery.cost.table import NETWORK, LatencyTable, kept
-from surgery.errors import BadFile, BadValue, NothingPicked, UnknownName, nearest
-from surgery.look.finder import find_sites
+from surgery.errors import BadFile, BadValue
 from surgery.look.site import Sites
-from surgery.model import check_plain, dtype_of, home_of
+from surgery.model import dtype_of, home_of
 from surgery.plan.plan import UNEDITABLE
 from surgery.predictions.damage import Reference, reference_of
 from surgery.progress import Say
 from surgery.repair.batches import batches_of, check_repeatable
-from surgery.schedule.progress import check_settled
 from surgery.text import number_of
-
-BY_HEART_ACCURACY, BY_HEART_LOSS = 0.995, 0.05  # of images that a network has learnt by heart
 
 
 def choose(
@@ -100,43 +93,26 @@ def choose(
     >>> front = surgery.choose(model, batches, cost="relu_count", report_on=others)
     >>> plan = front.within(damage=0.05)
     """
-    wanted = checked_menu(menu)
-    kind = _checked_cost(cost)
     checked(runtime, layout)
-    swap_to = checked_function(swap_to)
     _check_numbers(worst, points, screen)
-    check_plain(model)
-    for given in (batches, *(() if report_on is None else (report_on,))):
-        check_repeatable(given)
-    chosen_on = list(batches_of(batches, model))
+    if report_on is not None:
+        check_repeatable(report_on)
+    asked = Question.of(model, batches, menu, cost, swap_to=swap_to, fit=fit, example=example, progress=progress)
+    sites, trial, reference = asked.sites, asked.trial, asked.reference
     reported_on = [] if report_on is None else list(batches_of(report_on, model))
-    sites = find_sites(model, chosen_on[0].images[:2] if example is None else example)
-    check_settled(sites)
-    merges = "merge" in wanted and kind in ("latency", "macs")  # of calls, affine maps save as many
-    paddings = paddings_of(model, sites, editable_groups(model, sites)) if merges else {}
-    trial = Trial(model, sites, swap_to, paddings)
-    actions = actions_at(trial.groups, sites, wanted, swap_to, fitted=fit, mergeable=paddings)
-    if progress is not None:
-        progress(f"{number_of('action', list(map(str, actions)))}; {images_in(chosen_on)} images")
-    times = None if table is None or kind != "latency" else _given(table, model, sites, runtime, layout)
-    if fit:
-        trial.fit([batch.images for batch in chosen_on])
-    reference = reference_of(model, chosen_on)
-    _warn_of_known_images(reference)
+    times = None if table is None or cost != "latency" else _given(table, model, sites, runtime, layout)
     about = {"model": sites.model_kind, "images": _digest(reference), "entropy": reference.entropy, "fit": fit}
     journal = Journal(path, about)
-    if kind == "latency" and times is None:
+    if cost == "latency" and times is None:
         beside = None if path is None else Path(path).with_suffix(".times.json")
-        times = time_blocks(model, sites.example, wanted, runtime=runtime, layout=layout, swap_to=swap_to, path=beside,
-                            progress=progress)  # fmt: skip
-    savings = _counted(kind, model, sites, actions) if times is None else of_times(times, actions)
-    if not savings.saved:
-        raise NothingPicked(
-            f"Nothing on this menu saves {UNITS[kind]} in {type(model).__name__}.",
-            asked=f"menu={wanted}, cost={kind!r}", try_=f"other entries: {', '.join(MENU)}",
+        times = time_blocks(
+            model, sites.example, asked.menu, runtime=runtime, layout=layout, swap_to=asked.swap_to, path=beside,
+            progress=progress,
         )  # fmt: skip
+    savings = asked.counted() if times is None else of_times(times, asked.actions)
+    asked.check_saves(savings)
     blocks = [str(block) for block in sites.blocks]
-    measured = Measurements(trial, reference, chosen_on, journal, "damage", enter_at=blocks, worst=worst)
+    measured = Measurements(trial, reference, asked.batches, journal, "damage", enter_at=blocks, worst=worst)
     few = measured if screen is None else measured.on_first(screen)
     candidates = candidates_of(few, savings, progress)
     few.close()
@@ -149,21 +125,15 @@ def choose(
         topic = f"reported on {_digest(others)}"
         found = reported(Measurements(trial, others, reported_on, journal, topic), found, progress)
     conditions = (
-        ("menu", ", ".join(wanted)), ("cost", kind), ("chosen on", _in_words(reference)),
-        *([("swap to", swap_to)] if "swap" in wanted else []),
-        *([("affine maps", "fitted to the images")] if fit and "affine" in wanted else []),
+        ("menu", ", ".join(asked.menu)), ("cost", cost), ("chosen on", _in_words(reference)),
+        *([("swap to", asked.swap_to)] if "swap" in asked.menu else []),
+        *([("affine maps", "fitted to the images")] if fit and "affine" in asked.menu else []),
         *([("timed", str(times.conditions))] if times is not None else []),
     )  # fmt: skip
-    untimed = [] if times is None else [str(action) for action in actions if times.saved(action) is None]
+    untimed = [] if times is None else [str(action) for action in asked.actions if times.saved(action) is None]
     left_out = [f"{site}: {reason.removeprefix(UNEDITABLE)}" for site, reason in trial.left_out]
     left_out += [number_of("action", untimed) + ", which the times lack"] if untimed else []
-    return Front(sites, kind, savings.total, found, candidates, conditions, tuple(left_out))
-
-
-def _counted(kind: Cost, model: nn.Module, sites: Sites, actions: Sequence[Action]) -> Savings:
-    if kind == "macs":
-        return of_macs(model, sites, actions)
-    return of_relus(sites, actions) if kind == "relu_count" else of_sites(sites, actions)
+    return Front(sites, cost, savings.total, found, candidates, conditions, tuple(left_out))
 
 
 def _given(table: LatencyTable | str | Path, model: nn.Module, sites: Sites, runtime: str, layout: str) -> LatencyTable:
@@ -187,13 +157,6 @@ def _given(table: LatencyTable | str | Path, model: nn.Module, sites: Sites, run
     return found
 
 
-def _checked_cost(cost: str) -> Cost:
-    known = get_args(Cost)
-    if cost not in known:
-        raise UnknownName(f"{cost!r} is not a cost.", there=", ".join(known), try_=nearest(str(cost), known))
-    return cost  # type: ignore[return-value]
-
-
 def _check_numbers(worst: float, points: int, screen: int | None) -> None:
     if isinstance(worst, bool) or not isinstance(worst, int | float) or not 0 < worst < math.inf:
         raise BadValue("`worst` is a divergence in nats.", asked=f"worst={worst!r}", try_="above 0, such as 0.5")
@@ -201,15 +164,6 @@ def _check_numbers(worst: float, points: int, screen: int | None) -> None:
         raise BadValue("`points` is a number of points.", asked=f"points={points!r}", try_="at least 1")
     if screen is not None and (type(screen) is not int or screen < 1):
         raise BadValue("`screen` is a number of images.", asked=f"screen={screen!r}", try_="at least 1, such as 100")
-
-
-def _warn_of_known_images(reference: Reference) -> None:
-    accuracy, loss = reference.accuracy, reference.loss
-    if accuracy is not None and loss is not None and (accuracy >= BY_HEART_ACCURACY or loss < BY_HEART_LOSS):
-        warnings.warn(
-            f"The network knows these images by heart (accuracy {accuracy:.1%}, loss {loss:.3f}): no edit seems to do"
-            " damage on them. Choose on images that it was not trained on.", stacklevel=3,
-        )  # fmt: skip
 
 
 def _digest(reference: Reference) -> str:

@@ -51,6 +51,16 @@ def test_json_is_the_front_and_nothing_else(capsys: pytest.CaptureFixture[str]) 
     assert {point["reported"]["images"] for point in found["points"] if point["actions"]} == {5}
 
 
+def test_a_dry_run_says_what_would_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    file = tmp_path / "chosen.toml"
+    assert cli.main(["choose", *DATA, "--menu", "drop", "--sites", "17", "--output", str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("then together on 6; nothing was written\n") and not file.exists()
+    assert cli.main(["choose", *DATA, "--menu", "drop", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["actions"], found["blocks"]) == ({"drop": 7}, 7)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -131,14 +131,6 @@ def test_the_model_stays_as_it_is() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_images_known_by_heart_are_warned_of() -> None:
-    model = small_net()
-    with torch.no_grad():
-        known = [(batch, model(batch).argmax(1)) for batch in batches()]
-    with pytest.warns(UserWarning, match=r"knows these images by heart \(accuracy 100.0%"):
-        choose(model, known, ("drop",), "sites")
-
-
 def test_a_given_table_is_used_or_refused(tmp_path: Path) -> None:
     table = time_blocks(small_net(), images(2), ("drop",), rounds=2, path=tmp_path / "times.json")
     front = chosen("latency", ("drop",), table=tmp_path / "times.json")
