@@ -19,7 +19,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 EXECUTED = [page for page in PAGES if any(language == "python" for language, _ in blocks(page))]
 
 
-SLOW = {"detector_backbone"}
+SLOW = {"choosing", "deploying", "detector_backbone", "merging", "torch_pruning"}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_no_import_cycles() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(SOURCES)
 
 
+@pytest.mark.slow
 def test_the_compiler_of_torch_is_not_imported() -> None:
     code = "import sys, surgery; print(*(name for name in ('torch._dynamo', 'numba', 'timm') if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -166,6 +166,7 @@ def test_a_model_that_has_run_looks_as_a_fresh_one_every_time(kind: type[models.
         assert tuple(surgery.find_sites(model, kind.example)) == tuple(fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_model", [True, False], ids=["one model", "two models"])
 def test_two_threads_look_and_cut_at_once(one_model: bool) -> None:
     kinds = (models.Encoder, models.Encoder) if one_model else (models.Encoder, models.DependsOnNumbers)

@@ -29,6 +29,7 @@ def test_all_seeds_of_an_arm_come_first(tmp_path: Path, capsys: pytest.CaptureFi
     assert arms[::2] == ["control, seed 0", "control, seed 1", "edited, seed 0", "edited, seed 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_rows_come_back_with_what_they_were_measured_on(tmp_path: Path, at_once: int) -> None:
     jobs = Jobs(tmp_path / "folder" / "rows.csv")
@@ -53,6 +54,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert jobs.rows()["control"][0] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_job_that_fails_leaves_no_rows_and_keeps_those_of_others(tmp_path: Path, at_once: int) -> None:
     jobs = Jobs(tmp_path / "rows.csv")

@@ -10,6 +10,7 @@ from benchmarks.studies import learnability
 from benchmarks.studies.jobs import Jobs, Write
 
 
+@pytest.mark.slow
 def test_students_are_followed_step_by_step(tmp_path: Path) -> None:
     size, study = learnability.Size("tiny", students=24, steps=300, batch=64, seeds=1), learnability.STUDY
 

@@ -42,6 +42,7 @@ def test_the_same_draw_gives_the_same_network_and_a_bit_another() -> None:
     assert torch.equal(first(images), again(images)) and not torch.equal(first(images), other(images))
 
 
+@pytest.mark.slow
 def test_functions_are_those_of_the_catalogue() -> None:
     _, smelu, _ = reproducibility.FUNCTIONS["smelu-2.0"]
     model = perceptron.perceptron(smelu, PICTURES)
@@ -49,6 +50,7 @@ def test_functions_are_those_of_the_catalogue() -> None:
     assert model[2](torch.tensor([[-2.0, 0.0, 2.0]])).tolist() == [[0, 0.5, 2]]
 
 
+@pytest.mark.slow
 def test_linear_units_have_no_spread_of_slopes() -> None:
     spreads = [
         slope_spread(trained(perceptron.perceptron(Function(linear=share), PICTURES), PICTURES, Draw(0, 0), 0.01, 1),
@@ -65,6 +67,7 @@ def test_an_ensemble_averages_probabilities() -> None:
     assert torch.allclose(Ensemble(models)(x).softmax(1), expected)
 
 
+@pytest.mark.slow
 def test_networks_are_trained_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(perceptron, "open_data", lambda *_, **counts: open_data("digits", size=16, **counts))
     small_images.cache_clear()

@@ -154,6 +154,7 @@ def collected(measure: Callable[[Write], None]) -> list[dict[str, float]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("host", ["global_magnitude", "torch_pruning"])
 def test_rounds_cut_what_they_say_and_ap_is_no_copy_of_its_control(host: str) -> None:
@@ -174,6 +175,7 @@ def test_rounds_cut_what_they_say_and_ap_is_no_copy_of_its_control(host: str) ->
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_trainings_begin_alike_and_look_after_every_epoch() -> None:
     found = {}

@@ -46,6 +46,7 @@ def out(model: nn.Module, mode: str) -> Tensor:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["train", "eval"])
 @pytest.mark.parametrize("around", [False, True], ids=["alone", "part"])
 def test_both_graphs_are_edited_and_come_back(begun: str, around: bool, tmp_path: Path) -> None:

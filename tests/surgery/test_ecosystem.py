@@ -119,6 +119,7 @@ def new_names(net: Net, model: nn.Module) -> list[str]:
 # -- what an edited model is ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weight_names_stay(net: Net, model: nn.Module) -> None:
     plain = net.build().state_dict()
     names = list(model.state_dict())
@@ -153,6 +154,7 @@ def test_a_copy_lives_its_own_life(net: Net, model: nn.Module) -> None:
     assert not torch.equal(output(copied), known)
 
 
+@pytest.mark.slow
 def test_a_copy_can_be_undone(net: Net, model: nn.Module) -> None:
     known, copied = output(model), copy.deepcopy(model)
     surgery.undo(copied)
@@ -216,6 +218,7 @@ def _through_torch(model: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.slow
 def test_a_model_rewritten_twice_can_be_pickled() -> None:
     model = SmallNet()
     surgery.transform_(model, surgery.erase(owner="blocks.*", ordinal=1), small_picture())
@@ -283,6 +286,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_an_edited_model_compiles_without_a_break(model: nn.Module) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -292,6 +296,7 @@ def test_an_edited_model_compiles_without_a_break(model: nn.Module) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_model_compiled_before_sees_the_edit_and_its_undoing(net: Net) -> None:
     model = net.build().eval()
@@ -329,6 +334,7 @@ def test_an_edited_model_compiles_with_inductor(model: nn.Module) -> None:
     torch.testing.assert_close(output(compiled), output(model), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_edited_model_is_exported_with_any_batch(model: nn.Module) -> None:
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (IMAGES[:2],), dynamic_shapes=({0: batch},))
@@ -353,6 +359,7 @@ def _largest_difference_in_onnxruntime(model: nn.Module, images: Tensor, file: P
     return max(differences)
 
 
+@pytest.mark.slow
 def test_an_edited_model_goes_to_onnx(tmp_path: Path) -> None:
     small = randomise(SmallNet()).eval()
     surgery.transform_(small, [surgery.erase(owner="blocks.*", ordinal=1), surgery.swap("prelu", callee="torch.relu")],
@@ -374,6 +381,7 @@ def test_an_edited_resnet50_goes_to_onnx(tmp_path: Path) -> None:
 SCRIPTED = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureWarning")
 
 
+@pytest.mark.slow
 @SCRIPTED
 def test_an_edited_model_can_be_scripted_and_traced(model: nn.Module) -> None:
     for network in (torch.jit.script(model), torch.jit.trace(model, IMAGES)):
@@ -514,6 +522,7 @@ def test_autocast(net: Net, model: nn.Module) -> None:
         assert param.grad is not None and param.grad.dtype == torch.float32 and param.grad.isfinite().all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.bfloat16) for name in NETS), ("slot", torch.float16), ("shared", torch.float64)]
 )
@@ -631,6 +640,7 @@ def test_timm_heads_and_features() -> None:
     assert output(model).shape == (3, model.num_features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_features_are_extracted_by_torchvision(train: bool) -> None:
     model, seen = edited_resnet().train(train), {}
@@ -670,6 +680,7 @@ def test_timm_feature_nets_are_edited() -> None:
 # -- pruners and parametrizations -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["identity", "prelu"])
 def test_torch_pruning_halves_an_edited_model(to: str, net: Net) -> None:
     model = net.build().eval()
@@ -696,6 +707,7 @@ def test_torch_pruning_halves_an_edited_model(to: str, net: Net) -> None:
     surgery.transform_(model, surgery.erase_relu(), IMAGES[:2])  # surgery on a pruned model
 
 
+@pytest.mark.slow
 def test_masks_elsewhere_stay(net: Net) -> None:
     model = net.build().eval()
     path = next(path for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
@@ -714,6 +726,7 @@ def test_masks_elsewhere_stay(net: Net) -> None:
     assert torch.equal(model.get_submodule(path).weight_mask, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apply", [parametrizations.weight_norm, parametrizations.spectral_norm])
 def test_parametrizations_elsewhere_stay(apply: Callable[..., nn.Module], net: Net) -> None:
     model = net.build().eval()

@@ -92,6 +92,7 @@ class Convolution(models.Stated):
 # What it computes
 
 
+@pytest.mark.slow
 def test_the_scores_are_rectified_and_all_else_stays(zoo: tuple[nn.Module, str]) -> None:
     model, path = zoo
     before = surgery.find_sites(model, X)
@@ -130,6 +131,7 @@ def test_undo_brings_the_class_back(zoo: tuple[nn.Module, str]) -> None:
         assert torch.equal(edited(X), model(X))
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_are_rectified_too(zoo: tuple[nn.Module, str]) -> None:
     edited, _ = rectified(zoo[0], "shares")
     with torch.no_grad():
@@ -216,6 +218,7 @@ def test_a_convolution_of_another_class_can_be_the_classifier() -> None:
     assert torch.equal(edited(picture()), model(picture()).relu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_100"])
 def test_classifiers_of_timm_that_script_another_way(name: str) -> None:
     model = timm.create_model(name, num_classes=5).eval()
@@ -334,6 +337,7 @@ def test_a_swap_of_everything_leaves_the_scores_alone() -> None:
     assert [edit.site for edit in plan.edits] == list(sites)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", ["scores", "shares"])
 def test_it_is_saved_and_loaded(reading: str, tmp_path: Path) -> None:
     edited, _ = surgery.transform(SmallNet(), [surgery.rectify_scores(reading), surgery.swap("pwlu")], picture())
@@ -395,6 +399,7 @@ def test_what_is_printed() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["transform", "timm/resnet18", "--shape", "2,3,32,32", "--rule", "rectify_scores:reading=shares"]
     assert cli.main([*words, "--save", str(tmp_path)]) == 0

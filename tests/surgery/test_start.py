@@ -400,6 +400,7 @@ def test_in_half_precision_a_relu_stays_the_same_to_the_bit(dtype: torch.dtype) 
 # What is kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["prelu", "pwlu", "npwlu", "swish", "smelu"])
 def test_a_saved_start_is_loaded_bit_for_bit_without_looking(
     to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,7 @@ STATED = [kind for kind in models.STATED if kind.sites]
 # Every stated model, every site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STATED, ids=lambda kind: kind.__name__)
 def test_erasing_one_call_agrees_with_bypassing_it(kind: type[models.Stated]) -> None:
     model = randomise(kind().eval())
@@ -56,6 +57,7 @@ def test_erasing_one_call_agrees_with_bypassing_it(kind: type[models.Stated]) ->
         assert_bit_equal(output(undone, kind.example), output(model, kind.example))
 
 
+@pytest.mark.slow
 def test_the_stated_models_give_many_calls_to_erase() -> None:
     sites = [site for kind in STATED for site in surgery.find_sites(kind(), kind.example)]
     assert sum(1 for site in sites if not site.locked) > 120
@@ -73,6 +75,7 @@ def test_erasing_everything_leaves_no_call(kind: type[models.Stated]) -> None:
     assert len(surgery.find_sites(edited, kind.example)) == 0
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from([models.ResidualNet, models.InceptionNet, models.PlainNet, models.FunctionalSpellings]),
     data=st.data(),
@@ -526,6 +529,7 @@ def test_an_encoder_of_several_layers(activation: str) -> None:
         assert_bit_equal([edited(example)], [by_hand(example)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [F.gelu, nn.ReLU()], ids=["function", "module"])
 @pytest.mark.parametrize("owner", ["layers.0", "layers.1", "*"])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -581,6 +585,7 @@ def test_a_graph_is_edited_in_its_graph(rule: Rule, activations: list[str]) -> N
         assert_same_function(network, graph, picture())
 
 
+@pytest.mark.slow
 def test_functions_and_methods_of_a_graph() -> None:
     model = randomise(fx.symbolic_trace(models.FunctionalSpellings())).eval()
     sites = surgery.find_sites(model, picture())

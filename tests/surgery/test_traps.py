@@ -221,6 +221,7 @@ class ReplacesItsBuffer(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_a_buffer_replaced_in_forward_hides_no_call() -> None:
     model = ReplacesItsBuffer()
     assert {len(surgery.find_sites(model, torch.rand(2, 4))) for _ in range(20)} == {50}

@@ -81,6 +81,7 @@ def slow_lite(
     return lists
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [resnet20, vgg_with_norms, vit], ids=lambda build: build.__name__)
 def test_two_rounds_agree_weight_for_weight_with_the_specification(build) -> None:
     model, shape = build()

@@ -427,6 +427,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 # Batches
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_any_batches_give_the_figures_of_one(sizes: list[int]) -> None:

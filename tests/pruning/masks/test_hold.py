@@ -702,6 +702,7 @@ SHAPES = st.sampled_from([(1, 1), (3, 2), (2, 7), (5, 5), (8, 3)])
 ALL = st.sampled_from(sorted(OPTIMISERS))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     name=ALL, shape=SHAPES, kernel=st.integers(1, 3), shares=st.lists(st.floats(0, 1), min_size=1, max_size=4),

@@ -75,6 +75,7 @@ STOPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["one cut, init", "stages, fine-tuned"])
 def test_a_run_stopped_at_some_moments_ends_as_if_it_was_not(case: str, tmp_path: Path) -> None:
     stopped_at_every(29, case, tmp_path)

@@ -45,6 +45,7 @@ def tried(plan: Plan, study: Study, unary_1: str, unary_2: str, binary: str) -> 
     return study.get_trials()[-1]
 
 
+@pytest.mark.slow
 def test_what_becomes_of_candidates(tmp_path: Path) -> None:
     plan = planned(tmp_path, SPACES["one-core"], trials=6, seeds=2, engine="evolution", stopping="halving")
     worst = min(("sin", "cos", "tanh", "erf", "atan"), key=lambda name: accuracy_of(parse(f"add(x, {name}(x))")))

@@ -24,6 +24,7 @@ def searched(folder: Path, **options: Any) -> tuple[Any, list[str]]:
     return front, said
 
 
+@pytest.mark.slow
 def test_a_search_is_gone_on_with(tmp_path: Path) -> None:
     first, said = searched(tmp_path, trials=2)
     assert said[0].startswith(

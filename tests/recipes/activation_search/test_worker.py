@@ -39,6 +39,7 @@ def trainings(plan: Plan) -> Counter[int]:
     return Counter(Counter(function for _, function in plan.trainer.lines()).values())
 
 
+@pytest.mark.slow
 def test_one_worker_tries_all(tmp_path: Path) -> None:
     plan = planned(tmp_path, Space("tiny", unary=("x", "tanh"), binary=("add", "mul")))
     told: list[int] = []

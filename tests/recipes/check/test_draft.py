@@ -14,6 +14,7 @@ from surgery.errors import NothingPicked, UnknownName
 from tests.asserts import assert_raises
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rule", "count"),
     [

@@ -21,6 +21,7 @@ DATA = ("cifar/resnet20", "--data", "digits", "--images", "6", "--report-images"
 DROP = ("--menu", "drop", "--worst", "50", "--points", "2")
 
 
+@pytest.mark.slow
 def test_a_budget_becomes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")
     file, plot, journal = tmp_path / "chosen.toml", tmp_path / "front.svg", tmp_path / "journal.json"

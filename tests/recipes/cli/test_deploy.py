@@ -24,6 +24,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 DEPLOY = ("deploy", *SMALL, *ERASE, "--target", "onnxruntime")
 
 
+@pytest.mark.slow
 def test_deploy_writes_what_agrees(memory: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*DEPLOY, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -31,6 +32,7 @@ def test_deploy_writes_what_agrees(memory: None, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out" / "deploy.json").is_file()
 
 
+@pytest.mark.slow
 def test_deploy_fails_where_the_target_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +53,7 @@ def test_deploy_keeps_what_it_cannot_run(
     assert "cannot run timm/test_resnet here; got: memory runs on the moon" in err and "agree" not in err
 
 
+@pytest.mark.slow
 def test_deploy_fails_where_the_target_lacks_a_function(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_help_imports_nothing_heavy(flag: str) -> None:
     assert not {"torch", "torchvision", "timm", "numpy", "sklearn"} & set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"set -o pipefail; {sys.executable} -m recipes.cli sites timm/test_resnet --shape 2,3,32,32 | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -36,6 +36,7 @@ def test_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_is_a_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = tmp_path / "mine.toml"
     space.write_text('format = 1\nunary = ["x", "tanh"]\nbinary = ["max", "mul"]\n')

@@ -69,6 +69,7 @@ def test_fresh_weights_are_said_to_be_fresh(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.endswith("with fresh weights\n")
 
 
+@pytest.mark.slow
 def test_merge_saves_a_model_that_loads_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edited, x = build("timm/test_resnet").eval(), torch.rand(2, 3, 32, 32)
     surgery.transform_(edited, surgery.drop(block="layer*"), x)

@@ -261,6 +261,7 @@ def test_a_rule_in_one_line() -> None:
     assert rule_line(made) == 'swap: to = "pwlu", block = ["a", false], warmup = 0.1, start = "own", fade = [0.1, 0.5]'
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=2),

@@ -255,6 +255,7 @@ def saved(tmp_path: Path) -> tuple[Path, nn.Module]:
     return tmp_path / "out", model
 
 
+@pytest.mark.slow
 def test_a_saved_folder_is_a_name(saved: tuple[Path, nn.Module]) -> None:
     folder, model = saved
     images = torch.rand(2, 3, 32, 32)
@@ -279,6 +280,7 @@ def test_a_saved_folder_stays_as_it_is(saved: tuple[Path, nn.Module], tmp_path: 
     assert_raises(BadValue, lambda: build(folder, pretrained=tmp_path / "a.safetensors"), "pretrained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [True, False], ids=["classes given", "default classes"])
 def test_a_saved_folder_gets_a_new_classifier_for_other_classes(given: bool, tmp_path: Path) -> None:
     kwargs = {"num_classes": 4} if given else {}

@@ -187,6 +187,7 @@ def run(output: Path, model: str, **more: Any) -> Outcome:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_records_what_it_fed_and_its_folder_goes_on_with_it(tmp_path: Path) -> None:
     first = run(tmp_path / "one", "timm/test_resnet.r160_in1k", img_size=32, preprocessing={"mean": (0.1, 0.2, 0.3)})
     asked = preprocessing_of("timm/test_resnet.r160_in1k")
@@ -232,6 +233,7 @@ def test_small_pictures_from_files_heed_a_size_in_a_table(tmp_path: Path) -> Non
     assert [open_data(str(tmp_path), preprocessing=given).size for given in asked] == [12, 8, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "asked", "size"),
     [

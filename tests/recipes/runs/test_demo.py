@@ -22,6 +22,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, li
     return folder, outcome, said
 
 
+@pytest.mark.slow
 def test_it_trains_erases_prunes_and_keeps_what_was_learned(watched: tuple[Path, Outcome, list[str]]) -> None:
     _, outcome, _ = watched
     # Chance is 0.1; how far three epochs get hangs on how a processor rounds.
@@ -52,6 +53,7 @@ def test_a_folder_in_use_is_refused(watched: tuple[Path, Outcome, list[str]]) ->
     assert_raises(BadFile, lambda: demo(folder), "is not empty")
 
 
+@pytest.mark.slow
 def test_without_a_folder_it_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("surgery-demo", "surgery-demo-2"):

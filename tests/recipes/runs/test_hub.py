@@ -117,6 +117,7 @@ def test_a_card_is_uploaded_as_it_was_edited_but_no_other_readme(hub: FakeHub, f
     assert hub.files["README.md"].endswith(b"A remark.\n")
 
 
+@pytest.mark.slow
 def test_a_folder_that_nobody_could_load_is_not_uploaded(hub: FakeHub, folder: Path, tmp_path: Path) -> None:
     assert_raises(BadFile, lambda: push_to_hub(tmp_path, "somebody/net"), "surgery.json")
     model, _ = surgery.transform(build("cifar/resnet20"), surgery.erase_relu())
@@ -134,6 +135,7 @@ def test_a_refusal_is_one_sentence(hub: FakeHub, folder: Path) -> None:
     assert issubclass(HfHubHTTPError, OSError)  # errors of the hub itself are reported in the same way
 
 
+@pytest.mark.slow
 def test_a_result_is_loaded_from_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

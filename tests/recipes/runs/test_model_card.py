@@ -77,6 +77,7 @@ def test_a_recipe_cannot_leave_its_fence(tmp_path: Path) -> None:
     assert '````toml\nabout = "```"\n````' in card(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["result.json", "recipe.toml", "surgery.json"])
 def test_a_damaged_folder_has_no_card(file: str, tmp_path: Path) -> None:
     (fill(tmp_path) / file).write_bytes(b"\xff\xfe")

@@ -25,6 +25,7 @@ FEW = {"train_num_samples": 96, "val_num_samples": 50}
 WHOLE = replace(FADE, pruning=Pruning(share=0.2, rounds=2, epochs=3, ap_share=0.02, order="stages"))
 
 
+@pytest.mark.slow
 def test_it_tells_the_trainings_that_a_run_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[str, int, int]] = []
     begin = Journal.begin

@@ -42,6 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, list
     return folder, *small_run(WHOLE, folder)
 
 
+@pytest.mark.slow
 def test_the_stages_come_in_their_order(whole: tuple[Path, Outcome, list[str]]) -> None:
     folder, outcome, said = whole
     with (folder / "log.csv").open() as stream:
@@ -114,6 +115,7 @@ def test_pruning_alone_is_kept_and_reloads(tmp_path: Path) -> None:
     assert surgery.history_of(model) == ()
 
 
+@pytest.mark.slow
 def test_a_result_is_where_the_next_run_starts(whole: tuple[Path, Outcome, list[str]], tmp_path: Path) -> None:
     folder, outcome, _ = whole
     said: list[str] = []
@@ -125,6 +127,7 @@ def test_a_result_is_where_the_next_run_starts(whole: tuple[Path, Outcome, list[
     assert torch.equal(first(x), second(x))
 
 
+@pytest.mark.slow
 def test_a_pruned_network_stays_pruned(whole: tuple[Path, Outcome, list[str]], tmp_path: Path) -> None:
     folder, outcome, _ = whole
     recipe = Recipe("more", (), finetune=replace(SHORT, distill=True))
@@ -135,6 +138,7 @@ def test_a_pruned_network_stays_pruned(whole: tuple[Path, Outcome, list[str]], t
     assert not torch.equal(weights["conv1.0.weight"], learned["conv1.0.weight"]), "it was trained"
 
 
+@pytest.mark.slow
 def test_a_pruned_network_is_pruned_further_from_where_it_was(
     whole: tuple[Path, Outcome, list[str]], tmp_path: Path
 ) -> None:
@@ -151,6 +155,7 @@ def test_a_pruned_network_is_pruned_further_from_where_it_was(
     masks.check_zero(recipes.load_model(tmp_path / "tuned"))
 
 
+@pytest.mark.slow
 def test_a_head_that_begins_at_zero_learns_while_the_network_is_pruned(tmp_path: Path) -> None:
     model = recipes.build(MODEL, num_classes=10)
     torch.nn.init.zeros_(model.fc.weight)
@@ -205,6 +210,7 @@ class Killed(BaseException):
     """Like a signal: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_short_anywhere_ends_the_same(
     whole: tuple[Path, Outcome, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +306,7 @@ def test_two_machines_run_under_torchrun(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", [True, False], ids=["hub", "catalogue"])
 def test_a_run_looks_its_model_up_once(hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []

@@ -51,6 +51,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, function", [*((name, "prelu") for name in NETWORKS),
                                             *(("test_resnet.r160_in1k", name) for name in LEARNED)])  # fmt: skip
 def test_activations_learn_as_fast_as_the_layer_in_front(name: str, function: str) -> None:
@@ -73,6 +74,7 @@ def test_a_network_without_a_matcher_keeps_its_layers() -> None:
     assert layers_of(edited) == before | {"relu.weight": 0, "relu_1.weight": 2}
 
 
+@pytest.mark.slow
 def test_weights_that_rest_while_slopes_learn_are_there() -> None:
     edited, _ = surgery.transform(Plain(), surgery.swap("frelu", alternate="weights"), torch.randn(2, 3, 4, 4))
     surgery.set_progress(edited, 0.5, step=1)

@@ -216,6 +216,7 @@ def test_a_formula_keeps_more_than_x() -> None:
 # -- a law ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data())
 def test_the_closed_form_is_the_formula(data: st.DataObject) -> None:

@@ -49,6 +49,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_all_compile_without_a_break() -> None:
     module = SideBySide()
@@ -67,6 +68,7 @@ def test_all_are_exported_in_torchs_operations() -> None:
     assert set(program.state_dict) == set(module.state_dict())
 
 
+@pytest.mark.slow
 def test_all_go_to_onnx(tmp_path: Path) -> None:
     import onnxruntime
 

@@ -50,6 +50,7 @@ def assert_same(got: Tensor, wanted: Tensor) -> None:
     assert (got - wanted).abs().max() <= 1e-6 * wanted.abs().max().clamp_min(1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", LEARNED)

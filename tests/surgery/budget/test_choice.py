@@ -32,6 +32,7 @@ def kl(model: Any, plan: Any, data: Any) -> float:
     return (before.exp() * (before - after)).sum(1).mean().item()
 
 
+@pytest.mark.slow
 def test_the_damage_of_a_point_is_that_of_its_plan() -> None:
     others = batches(labelled=True, seed=9)
     front = chosen(report_on=others)
@@ -97,6 +98,7 @@ def test_latency_is_measured_and_predicted(tmp_path: Path) -> None:
     assert any(name == "timed" for name, _ in front.conditions)
 
 
+@pytest.mark.slow
 def test_a_choice_goes_on_from_its_journal(tmp_path: Path) -> None:
     path, lines = tmp_path / "journal.json", list[str]()
     first = chosen("latency", ("erase", "drop"), path=path, report_on=batches(labelled=True, seed=9))
@@ -149,6 +151,7 @@ def test_a_table_of_another_network_is_refused_before_it_is_used() -> None:
         chosen("latency", ("drop",), table=bare)
 
 
+@pytest.mark.slow
 def test_the_plan_of_merged_blocks_is_trainable_and_then_merged() -> None:
     model = small_net()
     table = time_blocks(model, images(2), ("merge",), rounds=1)

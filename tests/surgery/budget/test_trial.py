@@ -29,6 +29,7 @@ def output(model: nn.Module, x: Tensor) -> Tensor:
         return model(x.clone())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [small_net, lambda: with_random_weights(ResidualNet(), 1).eval()], ids=["small", "resnet"]
 )
@@ -54,6 +55,7 @@ def test_several_actions_compute_what_their_rules_make() -> None:
     torch.testing.assert_close(output(trial.network, images()), output(edited, images()), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_transformer_are_tried_too() -> None:
     model = with_random_weights(TinyVit(), 0).eval()
     trial, actions = trial_of(model, TinyVit.example, "relu")

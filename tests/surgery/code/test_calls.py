@@ -344,6 +344,7 @@ def test_a_file_with_a_cookie_a_mark_and_bad_escapes_is_read(tmp_path: Path) -> 
     assert probe.said() == [("self.act", 1, False)]
 
 
+@pytest.mark.slow
 def test_code_without_columns_is_refused(tmp_path: Path) -> None:
     script = """
 import sys

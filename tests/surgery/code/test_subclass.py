@@ -839,6 +839,7 @@ for folder in folders:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it_if_the_code_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {
         "same": LIBRARY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import surgery
@@ -52,6 +53,7 @@ def test_a_module_is_run_under_the_conditions() -> None:
     assert seen == [(torch.float64, True, True)]
 
 
+@pytest.mark.slow
 def test_onnxruntime_runs_what_was_exported() -> None:
     found = running(small_net(), ((images(2),), {}), conditions(runtime="onnxruntime"))()
     with torch.no_grad():

@@ -128,6 +128,7 @@ def detector(name: str) -> nn.Module:
 PICTURES = ([torch.rand(3, 64, 64), torch.rand(3, 64, 48)],)
 
 
+@pytest.mark.slow
 def test_a_detector_is_picked_from_as_its_backbone_alone() -> None:
     model = detector("fasterrcnn_resnet50_fpn")
     body = model.backbone.body
@@ -141,6 +142,7 @@ def test_a_detector_is_picked_from_as_its_backbone_alone() -> None:
     assert [site.role for site in whole.where(activation="sigmoid")] == ["head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
 def test_scores_of_a_detector_are_heads(name: str) -> None:
     sites = surgery.find_sites(detector(name), PICTURES)

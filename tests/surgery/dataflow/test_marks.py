@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 import torch
 
 import surgery
@@ -34,6 +35,7 @@ def test_a_tensor_in_the_place_of_a_marked_one_has_no_mark() -> None:
     assert len(places) < 50, "no place was used twice: nothing was tested"
 
 
+@pytest.mark.slow
 def test_tensors_that_outlive_a_look_carry_nothing_of_it() -> None:
     kept: list[torch.Tensor] = []
 

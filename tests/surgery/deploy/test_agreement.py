@@ -47,6 +47,7 @@ def test_a_network_that_agrees(deployed: Known, tmp_path: Path) -> None:
     assert facts["inputs"] == [{"shape": ["batch", 3, 8, 8], "dtype": "float32"}]
 
 
+@pytest.mark.slow
 def test_a_network_that_disagrees_is_not_kept(deployed: Known, tmp_path: Path) -> None:
     name = deployed(wrong("sigmoid.default", lambda y: y * 1.01))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
@@ -56,6 +57,7 @@ def test_a_network_that_disagrees_is_not_kept(deployed: Known, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path: Path) -> None:
     name = deployed(lacking("sigmoid"))
     report = surgery.deploy.check(edited(), name, X, output=tmp_path / "out")
@@ -68,6 +70,7 @@ def test_a_network_whose_activations_the_target_lacks(deployed: Known, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_for_reasons_of_its_own(deployed: Known, tmp_path: Path) -> None:
     name = deployed(lacking("conv2d"))
     reason = "the unedited SmallNet fails, too"

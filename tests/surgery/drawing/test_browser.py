@@ -165,6 +165,7 @@ def test_paper_has_the_calls_and_the_table_alone(window: Browser, page: Path) ->
     window.send("Emulation.setEmulatedMedia", media="")
 
 
+@pytest.mark.slow
 def test_dark_and_light_differ_and_narrow_windows_do_not_scroll_sideways(window: Browser, page: Path) -> None:
     colours = []
     for dark in (False, True):

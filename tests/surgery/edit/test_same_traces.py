@@ -127,6 +127,7 @@ def test_a_network_is_looked_at_once_before_and_once_after(work: Counter[str]) -
     }
 
 
+@pytest.mark.slow
 def test_starting_values_and_calls_of_the_network_itself_take_one_forward_each(work: Counter[str]) -> None:
     surgery.transform_(resnet50(), surgery.swap("prelu"), torch.rand(2, 3, 32, 32))
     assert work == {

@@ -351,6 +351,7 @@ def test_a_parametrization_of_the_module_to_be_replaced_is_refused() -> None:
     refused(model, surgery.erase(), "act", "parametriz")
 
 
+@pytest.mark.slow
 def test_masks_and_parametrizations_elsewhere_stay() -> None:
     model = models.ResidualNet()
     prune.l1_unstructured(model.layer1[0].conv1, "weight", 0.5)

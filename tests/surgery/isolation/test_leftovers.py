@@ -164,6 +164,7 @@ def empty() -> Iterator[None]:
         cached.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needs_numbers", [False, True], ids=["on meta", "on numbers"])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_outside_is_as_it_was(way: Callable[[int], Tensor], needs_numbers: bool) -> None:
@@ -196,6 +197,7 @@ def test_what_was_there_before_stays() -> None:
     assert KEPT[3] is second
 
 
+@pytest.mark.slow
 def test_who_cannot_let_go_is_named() -> None:
     table = None
 

@@ -58,6 +58,7 @@ class Collecting(nn.Module):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["closure", "method", "partial", "global"])
 def test_looks_the_same_before_and_after_a_forward(way: str) -> None:
     model = Collecting(way).eval()
@@ -86,6 +87,7 @@ def test_a_copied_hook_speaks_of_the_copy() -> None:
     assert not model.kept
 
 
+@pytest.mark.slow
 def test_hooks_of_the_user_stay_behind() -> None:
     model, calls = Collecting("method").eval(), []
     model(X)

@@ -221,6 +221,7 @@ VERBS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
 def test_a_failure_at_any_line_leaves_the_model_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, verb = VERBS[name]

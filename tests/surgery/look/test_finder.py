@@ -148,6 +148,7 @@ def test_a_model_that_raises_in_one_mode_is_seen_in_the_other() -> None:
     assert "not seen in train mode" in str(sites)
 
 
+@pytest.mark.slow
 def test_a_detector_without_targets_is_seen_in_eval_mode() -> None:
     kwargs = {"min_size": 64, "max_size": 64, "rpn_post_nms_top_n_test": 10, "box_detections_per_img": 2}
     build = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
@@ -247,6 +248,7 @@ def test_the_default_size_is_the_one_of_the_configuration() -> None:
     assert site.shape == (2, 4, 40, 48)
 
 
+@pytest.mark.slow
 def test_the_default_size_follows_timm_and_torchvision() -> None:
     with torch.device("meta"):
         small_vit = timm.create_model("test_vit", img_size=64)  # its pretrained_cfg still says 160
@@ -337,6 +339,7 @@ def test_known_counts(name: str, in_eval: int, in_train: int) -> None:
     assert not sites.unseen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "facts", "expected"),
     [

@@ -258,6 +258,7 @@ class Mapped(nn.Module):
         return mapped(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "shape"), [(1, (2, 5, 8)), (1, (2, 8)), (2, (2, 5, 3, 8))])
 def test_what_enters_under_vmap_is_seen_whole(times: int, shape: tuple[int, ...]) -> None:
     model, x = Mapped(times), torch.randn(shape, generator=torch.Generator().manual_seed(0))

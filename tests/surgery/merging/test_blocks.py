@@ -118,6 +118,7 @@ def test_parallel_branches_become_one_convolution() -> None:
     assert isinstance(report.merged[0].group.macs_after, int) and LinearMap.identity(4).inputs == 4
 
 
+@pytest.mark.slow
 def test_what_is_read_outside_or_hooked_keeps_a_block() -> None:
     leaking = linear_groups(erased(Leaking(4, 8, 2, "projection"), stand_in="identity"), X)
     assert not any(group.kind == "block" for group in leaking.mergeable)

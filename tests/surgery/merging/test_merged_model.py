@@ -202,6 +202,7 @@ def test_merged_models_are_exported_compiled_and_pickled(tmp_path: Path) -> None
     assert torch.ops.aten.add.Tensor not in operators
 
 
+@pytest.mark.slow
 def test_a_merged_model_runs_in_onnxruntime() -> None:
     merged, _ = merge(erased(), example=IMAGES)
     report = surgery.deploy.check(merged, "onnxruntime", IMAGES)

@@ -77,6 +77,7 @@ def test_the_fold_is_the_same_function_in_both_modes_and_the_same_slope_of_it(ca
         torch.testing.assert_close(entry, other, msg=name)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4), st.floats(-3, 3, width=32))
 def test_any_line_folds(slopes: list[float], intercept: float) -> None:
     model = nn.Sequential(nn.BatchNorm2d(4), line())

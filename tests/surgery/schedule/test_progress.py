@@ -101,6 +101,7 @@ def test_without_anything_that_fades_progress_does_nothing_but_warn() -> None:
 RULES = (surgery.erase_relu(fade=True), surgery.swap("pwlu", warmup=0.1), surgery.swap("frelu", alternate="slopes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_what_nobody_moved_is_named_when_it_is_saved_or_settled(rule: Rule, tmp_path: Path) -> None:
     _, edited = fading(models.ResidualNet, rule)
@@ -114,6 +115,7 @@ def test_what_nobody_moved_is_named_when_it_is_saved_or_settled(rule: Rule, tmp_
         surgery.settle(edited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_what_was_moved_is_saved_and_settled_in_silence(rule: Rule, tmp_path: Path) -> None:
     _, edited = fading(models.ResidualNet, rule)  # warnings are errors here
@@ -440,6 +442,7 @@ def test_a_fade_to_a_line_is_saved_and_loaded(tmp_path: Path) -> None:
     assert_same_function(surgery.load(tmp_path, models.PreActNet()), edited, picture())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [models.PreActNet, models.ResidualNet, models.TinyVit])
 def test_where_lines_stand_in_no_activation_is_left(kind: type[models.Stated]) -> None:
     model = randomise(kind())
@@ -493,6 +496,7 @@ def test_one_progress_moves_all_that_changes() -> None:
 # Settled for good
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule", [surgery.swap("pwlu", warmup=0.2), surgery.swap("frelu", alternate="weights", every=3)], ids=str
 )

@@ -62,6 +62,7 @@ def test_a_save_reaches_the_disk_as_often_as_the_tests_here_assume(
     assert {path.name for path in tmp_path.iterdir()} == {STEPS, WEIGHTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError("no space left on device"), Killed()], ids=["full", "killed"])
 @pytest.mark.parametrize("number", range(1, CALLS + 1))
 def test_whenever_a_save_breaks_off_the_folder_is_whole(

@@ -96,6 +96,7 @@ def edited(build: Callable[[], nn.Module] = Headed, *rules: Any) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_beside_the_edits_comes_back(change: Callable[[nn.Module], None], tmp_path: Path) -> None:
     model = edited()

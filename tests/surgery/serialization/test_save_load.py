@@ -131,6 +131,7 @@ def edited(case: Case) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_what_was_saved_comes_back(case: Case, tmp_path: Path) -> None:
     model = edited(case)
@@ -246,6 +247,7 @@ def test_progress_comes_back(tmp_path: Path) -> None:
     assert [fade.progress.item() for fade in fades] == [0.25, 0.25]
 
 
+@pytest.mark.slow
 def test_progress_outlives_another_step_and_its_undoing(tmp_path: Path) -> None:
     model = edited(CASES["fading"])
     surgery.transform_(model, surgery.swap("prelu", owner="layer1.0", activation="relu", fade=True), picture())
@@ -283,6 +285,7 @@ def test_the_file_says_which_model_to_build(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_file_names_no_machine_and_no_place_in_the_source(tmp_path: Path) -> None:
     model = torchvision.models.resnet18(num_classes=3)
     surgery.transform_(model, surgery.erase_relu(), torch.rand(2, 3, 32, 32))
@@ -382,6 +385,7 @@ def test_what_wraps_an_edited_model_is_not_saved_without_the_edits(tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [WEIGHTS, STEPS])
 def test_a_save_that_fails_leaves_what_was_there(file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -406,6 +410,7 @@ def test_what_is_no_plain_data_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_saving_again_overwrites(tmp_path: Path) -> None:
     first, second = edited(CASES["residual blocks"]), edited(CASES["two steps at one owner"])
     surgery.save(first, tmp_path)

@@ -121,6 +121,7 @@ def test_an_affine_function_becomes_one() -> None:
     assert torch.allclose(simplified.second.bias, torch.ones(4), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_curve_needs_intervals_and_fewer_of_them_the_more_is_allowed() -> None:
     edited, counts = learned("pwlu", nn.Tanh()), []
     for tolerance in (1e-2, 3e-2, 1e-1):
@@ -132,6 +133,7 @@ def test_a_curve_needs_intervals_and_fewer_of_them_the_more_is_allowed() -> None
     assert 10 > counts[0] > counts[1] > counts[2] >= 1
 
 
+@pytest.mark.slow
 def test_more_tolerance_never_costs_more_operators() -> None:
     edited = trained()
     made = [surgery.simplify(edited, batches(), tolerance)[1] for tolerance in (3e-2, 0.1, 0.3, 1.0)]
@@ -175,6 +177,7 @@ def test_the_error_of_the_report_is_that_of_the_new_function(to: str, per: str) 
         assert report.changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-4, 0.1])
 def test_undo_gives_back_the_trained_functions(tolerance: float) -> None:
     edited = trained()
@@ -187,6 +190,7 @@ def test_undo_gives_back_the_trained_functions(tolerance: float) -> None:
     assert isinstance(surgery.undo(simplified).first, nn.ReLU)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded_bit_by_bit(tmp_path: Path) -> None:
     simplified, report = surgery.simplify(trained(), batches(), 0.1)
     assert any(name.startswith("pwlu") for name in became(report))

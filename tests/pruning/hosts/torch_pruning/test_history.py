@@ -58,6 +58,7 @@ def cut_twice_with_shared_tables(model: nn.Module) -> None:
         host.step(pruner_of(model, ignored_layers=host.ignored(model), pruning_ratio=0.3), example=IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
 @pytest.mark.parametrize("make", [cut_then_edit, edit_then_cut, edit_cut_cut, cut_twice_with_shared_tables])
 def test_a_pruned_model_is_saved_and_loaded(net: Net, make: Callable[[nn.Module], None], tmp_path: Path) -> None:
@@ -143,6 +144,7 @@ class Attending(nn.Module):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("erased", [False, True])
 def test_heads_that_were_set_by_hand_after_a_step_come_back(erased: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)

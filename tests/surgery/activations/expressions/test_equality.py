@@ -35,6 +35,7 @@ def test_what_is_unfit(text: str, why: str) -> None:
     assert unfit(parse(text)) == why
 
 
+@pytest.mark.slow
 def test_the_functions_of_one_core_are_counted() -> None:
     assert len(ONE_CORE) == 25 * 25 * 10
     assert Counter(map(unfit, ONE_CORE)) == {"": 5889, "explodes": 211, "constant": 150}

@@ -105,6 +105,7 @@ def test_it_swaps_and_loads_in_a_fresh_process(tmp_path: Path) -> None:
     assert float(done.stdout) == pytest.approx(edited.eval()(torch.ones(2, 3, 4, 4)).sum().item()), done.stderr
 
 
+@pytest.mark.slow
 def test_it_is_traced_exported_and_compiled() -> None:
     model = nn.Sequential(nn.Conv2d(6, 6, 1), activations.build(SWISH, channels=6)).eval()
     wanted = model(SAMPLE)
@@ -117,6 +118,7 @@ def test_it_is_traced_exported_and_compiled() -> None:
         assert torch.allclose(form(SAMPLE), wanted, atol=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_computes_the_same(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -120,6 +120,7 @@ def test_swish_is_near_over_the_whole_range() -> None:
     assert ((y - wanted).abs() <= 3e-7 * wanted.abs() + 1e-35).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_may_come_expanded_in_another_layout_or_type(name: str) -> None:
     x, params = random(3, 5, 7, 9), params_of(name, 5)

@@ -21,6 +21,7 @@ def test_an_operator_is_what_torch_expects_of_one(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.surgery_cpu, name).default, (x, 1, *params), test_utils=checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("name", ["frelu", "npwlu", "pwlu", "swish"])
 def test_some_stay_kernels_in_compiled_models_and_the_rest_fuses(name: str, channels_last: bool) -> None:

@@ -227,6 +227,7 @@ def test_the_compiler_sees_the_kernels_and_what_they_write(name: str) -> None:
     assert not any("surgery" in str(node.target) for node in graph.nodes)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # its own
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operator_keeps_the_rules_of_operators(name: str) -> None:
@@ -236,6 +237,7 @@ def test_an_operator_keeps_the_rules_of_operators(name: str) -> None:
     assert len(outcomes) >= 4 and set(outcomes.values()) == {"SUCCESS"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["frelu", "pwlu"])
 def test_an_operator_in_a_compiled_function(name: str) -> None:
     torch.compiler.reset()
