@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from surgery.activations.exported import behind
+from surgery.activations.recompute import Source, source_of
 from surgery.errors import BadValue
 
 Form = Literal["formula", "closed", "fused", "exported"]
@@ -78,8 +79,11 @@ class Kernel(Protocol):
         """The gradients of x and of each parameter, in their shapes."""
 
 
-def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
+def apply(function: Function, x: Tensor, axis: int, *params: Tensor, recompute: bool = False) -> Tensor:
     """Compute `function` of x, whose channels are on `axis`: in float32 inside, in dtype and layout of x outside.
+
+    With `recompute`, x is not kept for the backward pass where it can be computed again, see
+    `surgery.activations.recompute`. Compilers decide themselves what to keep, and `torch.func` keeps x.
 
     Raises:
         BadValue: a parameter is for another number of channels than x has.
@@ -93,6 +97,10 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         return value_of(function, axis, x, params)
     if form == "exported":
         return _exported_of(function, axis, x, params)
+    if recompute and not torch.compiler.is_compiling() and _is_differentiated(x, *params):
+        source = source_of(x)
+        if source is not None:
+            return _Recomputed.apply(function, axis, form, source, x, *params)  # type: ignore[no-any-return]
     if form == "closed":
         return _Closed.apply(function, axis, x, *params)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling() and _is_operator(function.name, x.device.type):
@@ -248,6 +256,29 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, *gradients_of(ctx.function, ctx.axis, grads[0], x, params)
         return None, None, *_fused(ctx.function, x).backward(grads[0], x, ctx.axis, *params)
+
+
+class _Recomputed(torch.autograd.Function):
+    """The same in either form, but x is computed again in the backward pass from what is kept in front of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Function, axis: int, form: Form, source: Source, x: Tensor, *params: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.axis, ctx.form, ctx.source = function, axis, form, source
+        ctx.save_for_backward(*params)
+        if form == "fused":
+            return _fused(function, x).forward(x, axis, *params)
+        return laid_out_as(x, value_of(function, axis, x, params))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        params, x = ctx.saved_tensors, ctx.source.value()
+        if ctx.form == "fused" and not torch.is_grad_enabled():
+            found = _fused(ctx.function, x).backward(grads[0], x, ctx.axis, *params)
+        else:
+            found = gradients_of(ctx.function, ctx.axis, grads[0], x, params)
+        return None, None, None, None, *found
 
 
 def _fused(function: Function, x: Tensor) -> Kernel:

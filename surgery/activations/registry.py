@@ -16,6 +16,7 @@ from surgery.activations.expressions.operators import INPUT
 from surgery.activations.functions.affine import Affine
 from surgery.activations.functions.npwlu import NPWLU
 from surgery.activations.functions.pwlu import PWLU
+from surgery.activations.recompute import check_memory
 from surgery.activations.support import support
 from surgery.dataflow.operations import TAG, activation_of_class, activation_of_module, options_of_module
 from surgery.errors import BadValue, SurgeryError, UnknownName, nearest
@@ -39,7 +40,7 @@ def build(
     """Build one activation by name, for tensors with this many channels on this axis.
 
     Without `channels`, learned parameters are shared by all channels. `like` is the function it replaces, which some
-    functions compute until they learn (PWLU).
+    functions compute until they learn (PWLU). Learned functions also take `memory`, see `surgery.swap`.
 
     Raises:
         UnknownName: an unknown activation, or a parameter that it does not have.
@@ -58,6 +59,7 @@ def build(
                 try_=nearest(key, known),
             )  # fmt: skip
     asked = ", ".join(f"{key}={value!r}" for key, value in params.items())
+    recompute = check_memory(params.pop("memory", "keep")) if row.kernel else False
     try:
         module = _made(row, {"channels": channels, "axis": axis, "like": like}, params)
     except SurgeryError as error:  # its message already has a hint
@@ -65,6 +67,8 @@ def build(
     except (TypeError, ValueError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise BadValue(f"{row.name!r} cannot be built: {why}", asked=asked) from error
+    if recompute:
+        module.recompute = True  # type: ignore[assignment]  # an attribute, not a parameter
     if row.role != "linear" and activation_of_module(module) != row.name:
         module.__dict__[TAG] = row.name  # so that find_sites lists it under this name
     return module
@@ -82,7 +86,13 @@ def _made(row: Activation, around: Mapping[str, Any], params: Mapping[str, Any])
 
 def parameters(name: str) -> tuple[str, ...]:
     """The names of the parameters `build` takes for this activation."""
-    return tuple(key for key in inspect.signature(row_of(name).build).parameters if key not in _SURROUNDINGS)
+    return tuple(key for key in _defaults(row_of(name)) if key not in _SURROUNDINGS)
+
+
+def _defaults(row: Activation) -> dict[str, Any]:
+    """The keywords of a function, and their defaults; those that learn may recompute what others keep."""
+    taken = inspect.signature(row.build).parameters.items()
+    return {key: parameter.default for key, parameter in taken} | ({"memory": "keep"} if row.kernel else {})
 
 
 def describe(name: str | None = None) -> str:
@@ -101,10 +111,10 @@ def describe(name: str | None = None) -> str:
 
 
 def _described(row: Activation) -> str:
-    taken = inspect.signature(row.build).parameters
+    ranges = {**row.ranges, "memory": "'keep' or 'recompute'"}
     given = [
-        f"{key}={parameter.default!r}" + (f" ({row.ranges[key]})" if key in row.ranges else "")
-        for key, parameter in taken.items() if key not in _SURROUNDINGS
+        f"{key}={default!r}" + (f" ({ranges[key]})" if key in ranges else "")
+        for key, default in _defaults(row).items() if key not in _SURROUNDINGS
     ]  # fmt: skip
     facts = {
         "computes": row.formula,
@@ -215,7 +225,7 @@ def _name_of_class(kind: type[nn.Module]) -> str:
 def _name_and_parameters(module: nn.Module) -> tuple[str, dict[str, Any]]:
     name = activation_of_module(module) or _name_of_class(type(module))
     read = dict(options_of_module(name, module))
-    defaults = {key: parameter.default for key, parameter in inspect.signature(row_of(name).build).parameters.items()}
+    defaults = _defaults(row_of(name))
     if not set(parameters(name)) <= set(read):
         raise BadValue(
             f"The parameters of this {type(module).__name__} cannot be read from it.", asked=repr(module),

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from surgery.activations.functions.rectified_scores import Reading
+from surgery.activations.recompute import Memory, check_memory
 from surgery.activations.registry import named, parameters, row_of
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.look.site import Pattern, Site
@@ -150,6 +151,7 @@ def swap(
     *,
     params: Mapping[str, Any] | None = None,
     start: Start = "same",
+    memory: Memory = "keep",
     fade: Fading = False,
     expect: int | None = None,
     optional: bool = False,
@@ -172,14 +174,21 @@ def swap(
     to `find_sites` or `transform`; without one, on the range of a norm in front (its bias plus and minus four times its
     weight), else on random inputs. `fade` introduces it gradually, see `set_progress`.
 
+    A learned function keeps its input for the backward pass. With `memory="recompute"` it does not where the layers in
+    front keep enough to compute it again: behind a batch norm, and behind the sum of a residual block whose branches
+    end in batch norms, or whose shortcut a convolution of the block reads. Training then takes about the memory of
+    ReLUs, and the time of one more pass per function; gradients are the same. Elsewhere the input is kept as usual:
+    behind other layers or norms, or a batch norm whose bias is frozen; in a checkpointed part of a model, where little
+    is kept anyway; and in a compiled model, whose compiler decides what to keep.
+
     Channels share its parameters where the number of channels is not fixed: where the same code calls it at several
     widths, or where it depends on the size of the example, as behind a `flatten` (`Site.channels_vary`). The report
     says so; `per="channel"` raises an error there, and so does a function whose parameters cannot be shared.
 
     Raises:
         UnknownName: `to` is not in the catalogue, or a keyword is neither a fact nor a parameter.
-        BadValue: `to` is not a name or a module, has learned parameters, or belongs behind a classifier; or a flag is
-            neither True nor False.
+        BadValue: `to` is not a name or a module, has learned parameters, or belongs behind a classifier; `memory` is
+            "recompute" for a function that cannot; or a flag is neither True nor False.
     """
     to, read = named(to)
     if row_of(to).role == "head":
@@ -188,6 +197,13 @@ def swap(
     given = {key: value for key, value in facts.items() if key not in _FACTS} | dict(params or {})
     given = read | given
     known = parameters(to)
+    if check_memory(memory):
+        if "memory" not in known:
+            raise BadValue(
+                f"{to!r} cannot recompute its input: the learned functions of the catalogue can.",
+                asked="memory='recompute'", try_="memory='keep'",
+            )  # fmt: skip
+        given["memory"] = memory
     for key in given:
         if key not in known:
             raise UnknownName(

@@ -11,6 +11,7 @@ from torch.fx import wrap
 
 from surgery.activations.dispatch import Function, apply
 from surgery.activations.exported import behind, shaped
+from surgery.activations.recompute import said
 from surgery.errors import BadValue
 from surgery.isolation.meta_copy import read
 
@@ -36,11 +37,11 @@ AFFINE = Function("affine", _affine, _affine_gradients, _affine_exported)
 
 
 @wrap  # symbolic traces keep it as one call
-def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor) -> Tensor:
+def affine(x: Tensor, axis: int, weight: Tensor, bias: Tensor, recompute: bool = False) -> Tensor:
     """weight x + bias, channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _affine_exported(x, behind(x, axis), weight, bias)
-    return apply(AFFINE, x, axis, weight, bias)
+    return apply(AFFINE, x, axis, weight, bias, recompute=recompute)
 
 
 class Affine(nn.Module):
@@ -50,6 +51,8 @@ class Affine(nn.Module):
     """
 
     replaced: nn.Module | None = None
+    __constants__ = ("recompute",)
+    recompute = False  # see `surgery.swap`
 
     def __init__(self, channels: int = 1, weight: float = 1.0, bias: float = 0.0, *, axis: int = 1) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class Affine(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the line at `input`, of any shape, in its dtype and layout."""
-        return affine(input, self.axis, self.weight, self.bias)
+        return affine(input, self.axis, self.weight, self.bias, self.recompute)
 
     def stand_for(self, function: nn.Module) -> None:
         """Keep a copy of the activation this line replaces, so that it can be fitted to it again."""
@@ -83,7 +86,8 @@ class Affine(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.weight)}" + (f", for {type(self.replaced).__name__}" if self.replaced is not None else "")
+        stands = f", for {type(self.replaced).__name__}" if self.replaced is not None else ""
+        return f"{len(self.weight)}" + stands + said(self.recompute)
 
 
 def best_line(function: nn.Module, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:

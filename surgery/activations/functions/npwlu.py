@@ -13,6 +13,7 @@ from surgery.activations.functions.piecewise import along, best_lines, bounds_fo
 from surgery.activations.functions.pwlu import around_zero, averaged, check, check_rows
 from surgery.activations.functions.smelu import positive
 from surgery.activations.input_stats import Elementwise, InputStats
+from surgery.activations.recompute import said
 
 
 def _tables(start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,14 +76,15 @@ FUNCTION = Function("npwlu", _npwlu, _npwlu_gradients, _npwlu_exported)
 
 @wrap  # symbolic traces keep it as one call
 def npwlu(
-    x: Tensor, axis: int, intervals: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor
-) -> Tensor:
+    x: Tensor, axis: int, intervals: int, start: Tensor, height: Tensor, widths: Tensor, slopes: Tensor,
+    recompute: bool = False,
+) -> Tensor:  # fmt: skip
     """A piecewise linear function of x with knots at any distance; channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _npwlu_exported(x, behind(x, axis), start, height, positive(widths), slopes)
     check_rows("widths", widths, intervals)
     check_rows("slopes", slopes, intervals + 2)
-    return apply(FUNCTION, x, axis, start, height, positive(widths), slopes)
+    return apply(FUNCTION, x, axis, start, height, positive(widths), slopes, recompute=recompute)
 
 
 class NPWLU(nn.Module):
@@ -99,6 +101,9 @@ class NPWLU(nn.Module):
     Raises:
         BadValue: fewer than one interval or channel, or a bound not above 0.
     """
+
+    __constants__ = ("recompute",)
+    recompute = False  # see `surgery.swap`
 
     def __init__(self, channels: int = 1, intervals: int = 4, bound: float | None = None, *, axis: int = 1) -> None:
         super().__init__()
@@ -128,11 +133,12 @@ class NPWLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        return npwlu(input, self.axis, self.intervals, self.start, self.height, self.widths, self.slopes)
+        params = self.start, self.height, self.widths, self.slopes
+        return npwlu(input, self.axis, self.intervals, *params, self.recompute)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.start)}, intervals={self.intervals}"
+        return f"{len(self.start)}, intervals={self.intervals}" + said(self.recompute)
 
     def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
         intervals, inner = self.intervals, torch.promote_types(self.start.dtype, torch.float32)

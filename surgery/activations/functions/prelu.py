@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from surgery.activations.dispatch import Function, apply
 from surgery.activations.exported import behind, shaped
 from surgery.activations.input_stats import Elementwise, InputStats, fitted, ones_like
+from surgery.activations.recompute import said
 from surgery.errors import BadValue
 
 Alternation = Literal["slopes", "weights"]
@@ -60,19 +61,19 @@ FRELU = Function("frelu", _frelu, _frelu_gradients, _frelu_exported)
 
 
 @wrap  # symbolic traces keep it as one call
-def prelu(x: Tensor, axis: int, negative: Tensor) -> Tensor:
+def prelu(x: Tensor, axis: int, negative: Tensor, recompute: bool = False) -> Tensor:
     """max(0, x) + negative min(0, x), channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _prelu_exported(x, behind(x, axis), negative)
-    return apply(PRELU, x, axis, negative)
+    return apply(PRELU, x, axis, negative, recompute=recompute)
 
 
 @wrap
-def frelu(x: Tensor, axis: int, positive: Tensor, negative: Tensor) -> Tensor:
+def frelu(x: Tensor, axis: int, positive: Tensor, negative: Tensor, recompute: bool = False) -> Tensor:
     """positive max(0, x) + negative min(0, x), channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _frelu_exported(x, behind(x, axis), positive, negative)
-    return apply(FRELU, x, axis, positive, negative)
+    return apply(FRELU, x, axis, positive, negative, recompute=recompute)
 
 
 class PReLU(nn.PReLU):
@@ -85,6 +86,8 @@ class PReLU(nn.PReLU):
     """
 
     surgery_activation = "prelu"
+    __constants__ = ("num_parameters", "recompute")  # type: ignore[assignment]
+    recompute = False  # see `surgery.swap`
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, axis: int = 1) -> None:
         super().__init__(num_parameters, init)
@@ -96,7 +99,11 @@ class PReLU(nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        return prelu(input, self.axis, self.weight)
+        return prelu(input, self.axis, self.weight, self.recompute)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return super().extra_repr() + said(self.recompute)
 
 
 class FReLU(nn.Module):
@@ -115,6 +122,8 @@ class FReLU(nn.Module):
     """
 
     surgery_activation = "frelu"
+    __constants__ = ("recompute",)
+    recompute = False
     __jit_unused_properties__ = ("gradual", "rests_weights")
 
     def __init__(
@@ -177,8 +186,9 @@ class FReLU(nn.Module):
             return frelu(input, self.axis, self.positive, self.negative)
         positive = self.positive if self._learns(0) else self.positive.detach()
         negative = self.negative if self._learns(1) else self.negative.detach()
-        return frelu(input, self.axis, positive, negative)
+        return frelu(input, self.axis, positive, negative, self.recompute)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.positive)}" + (f", alternate={self.alternate!r}, every={self.every}" * bool(self.alternate))
+        alternates = f", alternate={self.alternate!r}, every={self.every}" * bool(self.alternate)
+        return f"{len(self.positive)}" + alternates + said(self.recompute)

@@ -23,6 +23,7 @@ from surgery.activations.functions.piecewise import (
 from surgery.activations.functions.simple import QuickGELU, SquaredReLU
 from surgery.activations.functions.smelu import FLOOR
 from surgery.activations.input_stats import Elementwise, InputStats
+from surgery.activations.recompute import said
 from surgery.errors import BadValue, UnknownName, nearest
 from surgery.processes import processes
 
@@ -39,9 +40,9 @@ LIKE: dict[str, Callable[[], nn.Module]] = {
 
 
 @wrap  # symbolic traces keep it as one call
-def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor) -> Tensor:
+def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor, recompute: bool = False) -> Tensor:
     """A piecewise linear function of x, whose channels are on `axis`."""
-    return apply(FUNCTION, x, axis, *ordered(intervals, *params))
+    return apply(FUNCTION, x, axis, *ordered(intervals, *params), recompute=recompute)
 
 
 def ordered(
@@ -86,6 +87,8 @@ class PWLU(nn.Module):
     """
 
     __jit_unused_properties__ = ("gradual", "_inner")
+    __constants__ = ("recompute",)
+    recompute = False  # see `surgery.swap`
     running_mean: Tensor
     running_deviation: Tensor
     gathered: Tensor
@@ -198,7 +201,7 @@ class PWLU(nn.Module):
                 self.low_slope, self.high_slope,
             )  # fmt: skip
         if not (self.gathering and (self.told or self.training)):
-            return pwlu(input, self.axis, self.intervals, *self._own())
+            return pwlu(input, self.axis, self.intervals, *self._own(), recompute=self.recompute)
         if self.training and _first_time():
             self._gather(input.detach())
         if self.like is not None:
@@ -207,7 +210,8 @@ class PWLU(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.left)}, intervals={self.intervals}" + f", warmup={self.warmup}" * (self.warmup > 0)
+        warms_up = f", warmup={self.warmup}" * (self.warmup > 0)
+        return f"{len(self.left)}, intervals={self.intervals}" + warms_up + said(self.recompute)
 
     @property
     def _inner(self) -> torch.dtype:

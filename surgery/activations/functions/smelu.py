@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from surgery.activations.dispatch import Function, apply
 from surgery.activations.exported import behind, shaped
 from surgery.activations.input_stats import COARSE, Elementwise, InputStats, best_of, fitted, nearest_member, ones_like
+from surgery.activations.recompute import said
 from surgery.errors import BadValue
 
 FAR = 1e3  # where a function is assumed to have reached its asymptote
@@ -76,22 +77,23 @@ GSMELU = Function("gsmelu", _gsmelu, _gsmelu_gradients, _gsmelu_exported)
 
 
 @wrap  # symbolic traces keep it as one call
-def smelu(x: Tensor, axis: int, beta: Tensor) -> Tensor:
+def smelu(x: Tensor, axis: int, beta: Tensor, recompute: bool = False) -> Tensor:
     """0 up to -|beta|, x from |beta| on, a parabola between; channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _smelu_exported(x, behind(x, axis), positive(beta))
-    return apply(SMELU, x, axis, positive(beta))
+    return apply(SMELU, x, axis, positive(beta), recompute=recompute)
 
 
 @wrap
 def gsmelu(
-    x: Tensor, axis: int, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor
-) -> Tensor:
+    x: Tensor, axis: int, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor, height: Tensor,
+    recompute: bool = False,
+) -> Tensor:  # fmt: skip
     """Two lines and the parabola that joins them from -left to right; channels of x on `axis`."""
     right = positive(left + right) - left
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _gsmelu_exported(x, behind(x, axis), left, right, low_slope, high_slope, height)
-    return apply(GSMELU, x, axis, left, right, low_slope, high_slope, height)
+    return apply(GSMELU, x, axis, left, right, low_slope, high_slope, height, recompute=recompute)
 
 
 class SmeLU(nn.Module):
@@ -104,6 +106,8 @@ class SmeLU(nn.Module):
     """
 
     surgery_activation = "smelu"
+    __constants__ = ("recompute",)
+    recompute = False  # see `surgery.swap`
 
     def __init__(self, channels: int = 1, beta: float = 1.0, *, learn: bool = True, axis: int = 1) -> None:
         super().__init__()
@@ -117,11 +121,11 @@ class SmeLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        return smelu(input, self.axis, self.beta)
+        return smelu(input, self.axis, self.beta, self.recompute)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.beta)}"
+        return f"{len(self.beta)}" + said(self.recompute)
 
 
 class GSmeLU(nn.Module):
@@ -134,6 +138,8 @@ class GSmeLU(nn.Module):
     """
 
     surgery_activation = "gsmelu"
+    __constants__ = ("recompute",)
+    recompute = False
 
     def __init__(
         self,
@@ -186,11 +192,12 @@ class GSmeLU(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        return gsmelu(input, self.axis, self.left, self.right, self.low_slope, self.high_slope, self.height)
+        params = self.left, self.right, self.low_slope, self.high_slope, self.height
+        return gsmelu(input, self.axis, *params, self.recompute)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.left)}"
+        return f"{len(self.left)}" + said(self.recompute)
 
 
 def rescu(

@@ -9,6 +9,7 @@ from torch.fx import wrap
 from surgery.activations.dispatch import Function, apply
 from surgery.activations.exported import behind, shaped
 from surgery.activations.input_stats import Elementwise, InputStats, nearest_member
+from surgery.activations.recompute import said
 
 
 def _swish(x: Tensor, beta: Tensor) -> Tensor:
@@ -29,11 +30,11 @@ SWISH = Function("swish", _swish, _swish_gradients, _swish_exported)
 
 
 @wrap  # symbolic traces keep it as one call
-def swish(x: Tensor, axis: int, beta: Tensor) -> Tensor:
+def swish(x: Tensor, axis: int, beta: Tensor, recompute: bool = False) -> Tensor:
     """x sigmoid(beta x), channels of x on `axis`."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return _swish_exported(x, behind(x, axis), beta)
-    return apply(SWISH, x, axis, beta)
+    return apply(SWISH, x, axis, beta, recompute=recompute)
 
 
 # Includes SiLU and the quick GELU.
@@ -49,6 +50,8 @@ class Swish(nn.Module):
     """
 
     surgery_activation = "swish"
+    __constants__ = ("recompute",)
+    recompute = False  # see `surgery.swap`
 
     def __init__(self, channels: int = 1, beta: float = 1.0, *, learn: bool = True, axis: int = 1) -> None:
         super().__init__()
@@ -61,8 +64,8 @@ class Swish(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
-        return swish(input, self.axis, self.beta)
+        return swish(input, self.axis, self.beta, self.recompute)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{len(self.beta)}"
+        return f"{len(self.beta)}" + said(self.recompute)

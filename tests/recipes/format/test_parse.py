@@ -274,3 +274,12 @@ def test_a_rule_in_one_line() -> None:
 def test_whatever_a_mapping_holds_it_is_a_recipe_or_a_bad_file(inner: Any) -> None:
     given = {"format": 1, "rule": [{"use": "swap", "to": "silu", "expect": inner, "fade": inner}, inner]}
     assert_raises(BadFile, lambda: parse(given | {"pruning": inner, "models": inner}), "problem")
+
+
+def test_a_function_that_recomputes_its_input_is_read_and_written() -> None:
+    text = 'format = 1\n[[rule]]\nuse = "swap"\nto = "prelu"\nmemory = "recompute"\n'
+    recipe = parse(text, "mine")
+    assert recipe.rules == (surgery.swap("prelu", memory="recompute"),)
+    assert parse(to_toml(recipe), "mine") == recipe
+    assert_raises(BadFile, lambda: parse(text.replace("recompute", "drop")), "memory = 'drop'", "'recompute'")
+    assert_raises(BadFile, lambda: parse(text.replace("prelu", "gelu")), "memory = 'recompute'", "cannot recompute")

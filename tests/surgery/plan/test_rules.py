@@ -87,6 +87,18 @@ def test_an_unknown_keyword_names_what_there_is() -> None:
     assert_raises(surgery.UnknownName, lambda: surgery.swap("relu", params={"block": "a"}), "'block'")
 
 
+def test_a_learned_function_may_recompute_its_input() -> None:
+    rule = surgery.swap("pwlu", memory="recompute", intervals=8)
+    assert rule.params == (("intervals", 8), ("memory", "recompute"))
+    assert str(rule) == "swap('pwlu', role='nonlinearity', intervals=8, memory='recompute')"
+    assert surgery.swap("pwlu", memory="keep") == surgery.swap("pwlu")
+    assert surgery.swap("pwlu", params={"memory": "recompute"}) == surgery.swap("pwlu", memory="recompute")
+    assert_raises(
+        surgery.BadValue, lambda: surgery.swap("relu", memory="recompute"), "'relu' cannot recompute", "'keep'"
+    )
+    assert_raises(surgery.BadValue, lambda: surgery.swap("pwlu", memory="drop"), "memory='drop'", "'recompute'")
+
+
 def test_the_head_has_a_rule_of_its_own() -> None:
     assert_raises(surgery.BadValue, lambda: surgery.swap("rectified_scores"), "classifier", "rectify_scores()")
 
