@@ -13,19 +13,20 @@ class CifarVGG(nn.Module):
     """VGG-16 with batch norm for small images; its `features` are called as those of torchvision's `vgg16_bn`.
 
     Five stages, each with a pooling layer at its end, reduce 32 x 32 pixels to one; a single linear layer with 512
-    inputs replaces the three of the original.
+    inputs replaces the three of the original. `width` multiplies the channels of
+    all layers, which keep at least 8.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2014,
     configuration D; with norms and one linear layer as in Liu et al., "Rethinking the Value of Network Pruning", 2019.
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3) -> None:
+    def __init__(self, num_classes: int = 10, in_chans: int = 3, width: float = 1.0) -> None:
         super().__init__()
         self.image_size = 32  # its usual size; larger ones work as well
         layers: list[nn.Module] = []
         channels = in_chans
         for stage in STAGES:
-            for wider in stage:
+            for wider in (max(8, round(width * whole)) for whole in stage):
                 layers += [nn.Conv2d(channels, wider, 3, padding=1), nn.BatchNorm2d(wider), nn.ReLU(inplace=True)]
                 channels = wider
             layers.append(nn.MaxPool2d(2))

@@ -1,0 +1,1 @@
+"""Every ready-made recipe on a small trained network of its family."""

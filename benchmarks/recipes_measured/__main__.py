@@ -1,0 +1,67 @@
+"""What every ready-made recipe does to a small trained network, beside the same network untouched.
+
+Needs the folder that SURGERY_DATA names. From the root of the repository:
+
+    SURGERY_DATA=FOLDER python -m benchmarks.recipes_measured --work FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import recipes
+from benchmarks.conditions import RESULTS
+from benchmarks.recipes_measured.measuring import Arm, measure
+from benchmarks.recipes_measured.protocol import PROTOCOLS, Protocol
+from benchmarks.studies.jobs import Jobs, Write
+from recipes.data import shared_folder
+
+# The network of each family, by the first word of the names of its recipes.
+FAMILIES = {
+    "resnet": "resnet20", "vgg": "vgg", "vit": "vit", "mobilenetv2": "mobilenetv2", "mobilenet": "mobilenetv3",
+    "efficientnet": "efficientnet", "convnext": "convnext", "regnet": "regnet", "densenet": "densenet",
+    "swin": "swin", "inception": "inception", "mixer": "mixer",
+}  # fmt: skip
+OTHERWISE = {"mobilenet-budget": "mobilenetv2"}  # the blocks it drops are those of a MobileNetV2
+
+
+def arms() -> dict[str, Arm]:
+    """All recipes, a recipe of each family in turn; those with pruning come last, since they take longest."""
+    found: dict[str, Arm] = {}
+    for pruned in (False, True):
+        families = [
+            [name for name in recipes.names(f"{family}-*") if (recipes.load(name).pruning is not None) == pruned]
+            for family in FAMILIES
+        ]
+        for turn in zip_longest(*families):
+            for name in filter(None, turn):
+                found[name] = Arm(name, OTHERWISE.get(name, FAMILIES[name.partition("-")[0]]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = arms()
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="reduced")
+    parser.add_argument("--arms", nargs="+", choices=list(known), default=list(known), metavar="RECIPE")
+    parser.add_argument("--work", type=Path, default=Path("out/recipes_measured"),
+                        help="folder of the trained networks and controls, and to go on from")  # fmt: skip
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write into")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    shared_folder()  # fails here if it is missing, instead of in every job
+    protocol = PROTOCOLS[options.protocol]
+    jobs = Jobs(options.results / f"recipes_measured_{protocol.name}.csv")
+    jobs.carry_out(options.arms, [options.seed], partial(_do, known, protocol, options.work / protocol.name), "cpu")
+
+
+def _do(known: Mapping[str, Arm], protocol: Protocol, folder: Path, arm: str, seed: int, write: Write) -> None:
+    measure(known[arm], seed, protocol, folder, write)
+
+
+if __name__ == "__main__":
+    main()
