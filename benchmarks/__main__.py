@@ -27,6 +27,7 @@ SMALL = {
     "deploy_cost": "--functions silu --images 64 --epochs 1 --calibrating 2 --test-images 100 --turns 1",
     "budget": "--study rankings --seeds 2 --calibration 50 --reported 100",
     "activation_search": "--functions 3 --epochs 1 --long-epochs 1 --best 1 --seeds 1",
+    "recipes_measured": "--protocol smoke --work FOLDER/networks --arms vgg-erase-half convnext-swap-swish",
     "mask_overhead": "--device cpu --rounds 1 --steps 1 --side 64",
     "meter_overhead": "--rounds 1",
 }
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SMALL), default=list(SMALL), metavar="NAME")
     for name in parser.parse_args().only:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", f"benchmarks.{name}", *shlex.split(SMALL[name]), "--results", folder]
+            words = shlex.split(SMALL[name].replace("FOLDER", folder))
+            command = [sys.executable, "-m", f"benchmarks.{name}", *words, "--results", folder]
             started = time.monotonic()
             ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:

@@ -14,6 +14,8 @@ __all__ = [
     "build",
     "data",
     "describe",
+    "effects",
+    "find",
     "load",
     "load_model",
     "names",
@@ -26,6 +28,8 @@ __all__ = [
 if TYPE_CHECKING:
     from recipes import data
     from recipes.activation_search.search import search
+    from recipes.check.suggestions import find
+    from recipes.format.effects import effects
     from recipes.format.library import describe, load, names
     from recipes.format.recipe import Recipe
     from recipes.format.settings import Finetune, Pruning
@@ -38,8 +42,9 @@ else:
     _HOMES = {
         "build": "models.build", "load_model": "models.build", "preprocessing_of": "models.preprocessing",
         "names": "format.library", "load": "format.library", "describe": "format.library",
+        "effects": "format.effects", "find": "check.suggestions", "rehearse": "runs.rehearsal", "run": "runs.run",
         "Recipe": "format.recipe", "Pruning": "format.settings", "Finetune": "format.settings",
-        "rehearse": "runs.rehearsal", "run": "runs.run", "search": "activation_search.search",
+        "search": "activation_search.search",
     }  # fmt: skip
 
     def __getattr__(name: str) -> object:

@@ -1,10 +1,10 @@
-"""Commands about recipe files: `recipes ls`, `show`, `copy`, `check`, `new`."""
+"""Commands about recipe files: `recipes ls`, `find`, `show`, `copy`, `check`, `new`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,21 @@ from recipes.cli.flags import Commands, add_skip, command
 
 def add_commands(commands: Commands[Any]) -> None:
     """Declare them."""
-    recipes = commands.add_parser("recipes", help="list, show, copy, check and write recipes")
+    recipes = commands.add_parser("recipes", help="list, find, show, copy, check and write recipes")
     own = recipes.add_subparsers(dest="what", metavar="COMMAND", required=True)
 
     ls = command(own, "ls", _ls, "list the ready-made recipes", "surgery recipes ls 'resnet*'")
     ls.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="only these, such as 'vit-*'")
     ls.add_argument("--markdown", action="store_true", help="print tables, with models and what was measured")
+
+    about, example = (
+        "find the recipes that fit a model, best for a goal first",
+        "surgery recipes find --model timm/resnet50",
+    )
+    found = command(own, "find", _find, about, f"{example} --goal speed")
+    found.add_argument("--model", required=True, help="timm/NAME, torchvision/NAME, cifar/NAME or a saved folder")
+    goals = "accuracy, speed, relu-count, deploy:TARGET or deploy:TARGET:int8 (default: accuracy)"
+    found.add_argument("--goal", default="accuracy", metavar="GOAL", help=goals)
 
     show = command(own, "show", _show, "print a recipe", "surgery recipes show resnet-erase-last", json=False)
     show.add_argument("recipe", metavar="RECIPE", help="a name, or a file that ends in .toml")
@@ -40,6 +49,7 @@ def add_commands(commands: Commands[Any]) -> None:
 
 
 def _ls(options: argparse.Namespace) -> None:
+    from recipes.format.effects import effects
     from recipes.format.library import load, names
     from recipes.format.table import catalogue
     from surgery.errors import UnknownName, nearest
@@ -52,19 +62,35 @@ def _ls(options: argparse.Namespace) -> None:
         return
     found = [load(name) for name in names(options.pattern)]
     if options.json:
-        print(
-            json.dumps(
-                [{"name": recipe.name, "about": recipe.about, "models": list(recipe.models)} for recipe in found]
-            )
-        )
-    else:
-        print("\n".join(table(("name", "about"), [(recipe.name, recipe.about) for recipe in found])))
+        facts = [
+            {"name": recipe.name, "about": recipe.about, "models": list(recipe.models),
+             "effects": [asdict(effect) for effect in effects(recipe.name)]}
+            for recipe in found
+        ]  # fmt: skip
+        print(json.dumps(facts))
+        return
+    rows = [(recipe.name, measured, recipe.about) for recipe in found for measured in _points(recipe.name)]
+    print("\n".join(table(("name", "points", "about"), rows)))
+
+
+def _points(name: str) -> list[str]:
+    """What the recipe cost or gained on the first network it was measured on."""
+    from recipes.format.effects import effects
+
+    return [effect.points for effect in effects(name)[:1]] or ["not measured"]
+
+
+def _find(options: argparse.Namespace) -> None:
+    from recipes.check.suggestions import find
+
+    found = find(options.model, options.goal)
+    print(json.dumps(found.facts()) if options.json else found)
 
 
 def _show(options: argparse.Namespace) -> None:
-    from recipes.format.library import text_of
+    from recipes.format.library import measured_lines, text_of
 
-    print(text_of(options.recipe).rstrip())
+    print("\n".join([text_of(options.recipe).rstrip(), *measured_lines(options.recipe)]))
 
 
 def _copy(options: argparse.Namespace) -> None:

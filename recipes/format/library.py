@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import tomllib
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -48,6 +50,15 @@ def text_of(name: str | Path) -> str:
     return _folder().joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
+def models_of(name: str) -> tuple[str, ...]:
+    """The models that a ready-made recipe was checked on, read without checking its rules.
+
+    Raises:
+        UnknownName: as `load`.
+    """
+    return tuple(tomllib.loads(text_of(name)).get("models", ()))
+
+
 def describe(name: str | Path | Recipe) -> str:
     """Describe a recipe as text: about, source, models, rules, pruning and fine-tuning."""
     recipe = name if isinstance(name, Recipe) else load(name)
@@ -64,6 +75,19 @@ def describe(name: str | Path | Recipe) -> str:
             facts.append((title, ", ".join(settings) or "as usual"))
     width = max(len(title) for title, _ in facts) + 2
     return "\n".join([recipe.name, *(f"  {title.ljust(width)}{text}" for title, text in facts if text)])
+
+
+def measured_lines(name: str | Path) -> list[str]:
+    """What a ready-made recipe was measured to do, as comment lines for below its text; none for another file."""
+    from recipes.format.effects import all_effects, effects
+
+    if is_file(name):
+        return []
+    found = effects(str(name))
+    if not found:
+        return ["", "# Not measured."]
+    said = [f"Measured on {effect}" for effect in found] + [all_effects().conditions]
+    return ["", *(f"# {line}" for text in said for line in textwrap.wrap(text, 118))]
 
 
 def is_file(name: str | Path) -> bool:

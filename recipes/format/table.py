@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from recipes.format.library import load, names, text_of
+from recipes.format.effects import Effect, all_effects, percent
+from recipes.format.library import load, names
 from recipes.format.recipe import Recipe
 
 # The usual name of each family, by the first word of the names of its recipes.
@@ -16,12 +16,17 @@ _TITLES = {
     "resnet": "ResNet, ResNeXt, Wide ResNet", "swin": "Swin transformer", "vgg": "VGG", "vit": "ViT, DeiT",
 }  # fmt: skip
 
+_HEAD = (
+    "recipe", "what it does", "network", "before", "after surgery", "trained", "untouched", "difference", "it costs",
+)  # fmt: skip
+_RULE = ("---", "---", "---", "---:", "---:", "---:", "---:", "---:", "---")
+
 
 def catalogue(pattern: str = "*") -> str:
     """A section per family, with the models its recipes were checked on and a row per recipe.
 
-    "not yet" marks recipes without a recorded result. Recipes of one family that were checked on different models get
-    separate tables.
+    Each row has what was measured, see `recipes.effects`; a recipe that was measured on several networks has several
+    rows. Recipes of one family that were checked on different models get separate tables.
     """
     recipes = sorted((load(name) for name in names(pattern)), key=_family)
     return "\n\n".join(_section(*family, recipes) for family, recipes in groupby(recipes, key=_family))
@@ -33,7 +38,8 @@ def _family(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
 
 def _section(family: str, models: tuple[str, ...], recipes: Iterable[Recipe]) -> str:
     head = [f"## {_TITLES.get(family, family)}", "", f"Checked on {_by_source(models)}.", ""]
-    return "\n".join([*head, "| recipe | what it does | measured |", "|---|---|---|", *map(_row, recipes)])
+    rows = [row for recipe in recipes for row in _rows(recipe)]
+    return "\n".join([*head, *(f"| {' | '.join(cells)} |" for cells in (_HEAD, _RULE, *rows))])
 
 
 def _by_source(models: tuple[str, ...]) -> str:
@@ -43,6 +49,19 @@ def _by_source(models: tuple[str, ...]) -> str:
     return "; ".join(f"{source}: " + ", ".join(f"`{name}`" for name in found) for source, found in groups.items())
 
 
-def _row(recipe: Recipe) -> str:
-    measured = tomllib.loads(text_of(recipe.name)).get("result", {}).get("measured", "not yet")
-    return f"| [`{recipe.name}`](files/{recipe.name}.toml) | {recipe.about} | {measured} |"
+def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    found = all_effects().of(recipe.name)
+    for number, effect in enumerate(found):
+        yield (*(_first(recipe) if number == 0 else ("", "")), *_cells(effect))
+    if not found:
+        yield (*_first(recipe), "not measured", "", "", "", "", "", "")
+
+
+def _first(recipe: Recipe) -> tuple[str, str]:
+    return f"[`{recipe.name}`](files/{recipe.name}.toml)", recipe.about
+
+
+def _cells(effect: Effect) -> tuple[str, ...]:
+    accuracies = map(percent, (effect.before, effect.after_surgery, effect.accuracy, effect.control))
+    points = f"**{effect.points}**" if effect.harms else effect.points
+    return (effect.network, *accuracies, points, effect.cost)

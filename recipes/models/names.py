@@ -65,6 +65,22 @@ def full_name(name: str | Path) -> str:
     return resolve(name).full
 
 
+def family_of(full: str) -> str:
+    """What models of one family share: the module of their catalogue that builds them.
+
+    `full` is a name with its catalogue. `timm/resnet18` and `timm/resnet50` are of one family, and so are timm's
+    MobileNetV2 and EfficientNet, which are blocks of one kind.
+    """
+    catalogue, _, short = full.partition("/")
+    if catalogue == "timm":
+        home = timm().model_entrypoint(short.partition(".")[0]).__module__
+    elif catalogue == "torchvision":
+        home = torchvision().models.get_model_builder(short).__module__
+    else:
+        home = f"{catalogue}.{'vgg' if short.startswith('vgg') else 'resnet'}"
+    return str(home)
+
+
 def in_folder(folder: Path) -> ModelName:
     """The name of the model in a saved folder, and the arguments for its builder.
 

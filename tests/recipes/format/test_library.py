@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import surgery
-from recipes.format.library import describe, load, names, text_of
-from recipes.format.parse import MOST_IN_A_FILE, to_toml
+from recipes.format.effects import all_effects
+from recipes.format.library import describe, load, measured_lines, models_of, names, text_of
+from recipes.format.parse import MOST_IN_A_FILE, parse, to_toml
 from recipes.format.recipe import Recipe
 from recipes.format.settings import Finetune, Pruning
 from surgery.errors import BadFile, UnknownName
@@ -19,6 +20,20 @@ def test_names_fit_a_pattern() -> None:
     assert names() == sorted(names()) and len(names()) >= 40
     assert "resnet-erase-last" in names("resnet-erase-*") and "vgg-erase-pairs" not in names("resnet-*")
     assert names("resnet-erase-last") == ["resnet-erase-last"] and names("nothing*") == []
+
+
+def test_the_models_of_a_recipe_are_read_without_its_rules() -> None:
+    assert models_of("resnet-erase-last") == load("resnet-erase-last").models
+    assert_raises(UnknownName, lambda: models_of("resnet-erase-lst"), "resnet-erase-last")
+
+
+def test_what_was_measured_stands_below_the_text_as_comments() -> None:
+    name = all_effects().rows[0].recipe
+    lines = measured_lines(name)
+    assert all(len(line) <= 120 and line.startswith(("# ", "")) for line in lines) and "Measured on" in lines[1]
+    assert " ".join(line.removeprefix("# ") for line in lines).split()[-3:] == all_effects().conditions.split()[-3:]
+    assert parse(f"{text_of(name)}\n" + "\n".join(lines), name).rules == load(name).rules
+    assert measured_lines("mine.toml") == []
 
 
 def test_a_name_and_its_file_are_one_recipe(tmp_path: Path) -> None:

@@ -43,6 +43,13 @@ def test_it_takes_small_images_and_larger_ones(vgg: nn.Module) -> None:
     assert other(torch.rand(1, 1, 32, 32)).shape == (1, 3)
 
 
+def test_a_narrow_one_has_the_same_layers() -> None:
+    narrow = build("cifar/vgg16_bn", width=0.1)
+    convolutions = [module.out_channels for module in narrow.modules() if isinstance(module, nn.Conv2d)]
+    assert convolutions == [8, 8, 13, 13, 26, 26, 26, 51, 51, 51, 51, 51, 51]
+    assert narrow.eval()(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
 def test_what_goes_in_comes_out_with_about_its_size(vgg: nn.Module) -> None:
     fresh = build("cifar/vgg16_bn").get_submodule("features")
     with torch.no_grad():

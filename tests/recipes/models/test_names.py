@@ -8,7 +8,7 @@ import pytest
 import recipes
 import surgery
 from recipes.models.build import build
-from recipes.models.names import ModelName, full_name, resolve
+from recipes.models.names import ModelName, family_of, full_name, resolve
 from surgery.errors import BadFile, BadValue, UnknownName
 from tests.asserts import assert_raises
 
@@ -25,6 +25,13 @@ def test_a_bare_name_in_two_catalogues_shows_both() -> None:
     assert full_name("googlenet") == "torchvision/googlenet"
     assert full_name("timm/resnet50") == "timm/resnet50"
     assert full_name("resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
+
+
+def test_models_of_one_family_share_the_code_that_builds_them() -> None:
+    assert family_of("timm/resnet50") == family_of("timm/resnet18.a1_in1k") == family_of("timm/seresnet50")
+    assert family_of("torchvision/vgg11") == family_of("torchvision/vgg19_bn") != family_of("timm/vgg11")
+    assert family_of("cifar/resnet20") == family_of("cifar/resnet18") != family_of("cifar/vgg16_bn")
+    assert family_of("timm/mobilenetv3_small_100") != family_of("timm/mobilenetv2_100")
 
 
 @pytest.mark.parametrize(
