@@ -18,7 +18,7 @@ from recipes.format.settings import Finetune
 from recipes.models.build import build
 from recipes.runs.run import run, silent
 
-SGD = Finetune(lr=0.05, weight_decay=5e-4, channels_last=True)
+SGD = Finetune(lr=0.02, weight_decay=5e-4, channels_last=True)
 ADAMW = Finetune(opt="adamw", lr=1e-3, weight_decay=0.05, clip_grad=1.0)
 
 
@@ -27,7 +27,7 @@ class Network:
     """A model of a catalogue, the arguments of its builder, and the side in pixels of the images it is given.
 
     `training` is how it is trained first, from random weights; None: it has the published weights of the folder that
-    SURGERY_DATA names.
+    SURGERY_DATA names. `passes` multiplies the epochs of that training, for networks that learn slowly and run fast.
     """
 
     about: str
@@ -35,6 +35,7 @@ class Network:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     size: int = 32
     training: Finetune | None = SGD
+    passes: int = 1
 
 
 NETWORKS = {
@@ -51,18 +52,20 @@ NETWORKS = {
     "efficientnet": Network("EfficientNet, 4 blocks", "timm/test_efficientnet", size=64),
     "convnext": Network(
         "ConvNeXt, 6 blocks", "timm/convnext_tiny",
-        {"depths": (1, 1, 3, 1), "dims": (32, 64, 128, 256), "patch_size": 2}, training=ADAMW,
+        {"depths": (1, 1, 3, 1), "dims": (32, 64, 128, 256), "patch_size": 2}, training=ADAMW, passes=2,
     ),
     "vit": Network(
-        "ViT, 6 layers of width 64", "timm/vit_tiny_patch16_224",
-        {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 6, "num_heads": 2}, training=ADAMW,
+        "ViT, 6 layers, 16 patches", "timm/vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 6, "num_heads": 2}, training=ADAMW, passes=2,
     ),
     "swin": Network(
-        "Swin, 6 layers", "timm/swin_tiny_patch4_window7_224",
-        {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 32, "depths": (2, 2, 2),
-         "num_heads": (1, 2, 4)}, training=ADAMW,
+        "Swin, 4 layers", "timm/swin_tiny_patch4_window7_224",
+        {"img_size": 32, "window_size": 4, "embed_dim": 48, "depths": (2, 2), "num_heads": (2, 4)},
+        training=ADAMW, passes=2,
     ),
-    "mixer": Network("Mixer-S/16", "timm/mixer_s16_224", {"img_size": 32}, training=ADAMW),
+    "mixer": Network(
+        "Mixer-S/16, narrow MLPs", "timm/mixer_s16_224", {"img_size": 32, "mlp_ratio": (0.5, 0.5)}, training=ADAMW,
+    ),
 }  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def trained(name: str, folder: Path, protocol: Protocol, seed: int) -> Path:
         surgery.save(model, start, name=network.model, kwargs={**kwargs, "num_classes": 10}, example=image)
     if network.training is None:
         return start
-    recipe = Recipe(name="training", rules=(), finetune=protocol.first(network.training))
+    recipe = Recipe(name="training", rules=(), finetune=protocol.first(network.training, network.passes))
     run(
         recipe, str(start), "cifar10", end, data_dir=excerpt(folder, protocol), img_size=network.size,
         val_num_samples=protocol.watched_images, seed=seed, resume=True, say=silent,

@@ -27,16 +27,18 @@ class Protocol:
     first_epochs: int
     test_images: int
     watched_images: int
-    batch_size: int = 64
+    batch_size: int = 32
     seeds: int = 1
 
-    def first(self, training: Finetune) -> Finetune:
-        """How a network is trained from random weights."""
-        return self._short(training, self.first_epochs)
+    def first(self, training: Finetune, passes: int = 1) -> Finetune:
+        """How a network is trained from random weights; `passes` multiplies the epochs."""
+        return self._short(training, passes * self.first_epochs)
 
     def shortened(self, recipe: Recipe) -> Recipe:
         """A recipe with the trainings and rounds of the protocol, and everything else as it is."""
         finetune = recipe.finetune or Finetune()
+        if finetune.opt == "sgd":  # the usual rule: its rate is proportional to the batch
+            finetune = replace(finetune, lr=finetune.lr * self.batch_size / finetune.batch_size)
         if recipe.pruning is None:
             return replace(recipe, finetune=self._short(finetune, self.epochs))
         rounds = min(recipe.pruning.rounds, self.rounds)
@@ -47,14 +49,19 @@ class Protocol:
     def in_words(self) -> str:
         """What was done, for a page."""
         return (
-            f"{self.epochs} epochs on {self.images:,} training images of CIFAR-10, batches of {self.batch_size}, no"
-            f" rise of the learning rate, else as the recipe says; with pruning one epoch in each of its trainings, and"
-            f" at most {self.rounds} rounds. Networks without published weights were trained for {self.first_epochs}"
-            f" epochs on {self.first_images:,} images first"
+            f"{_times(self.epochs)} over {self.images:,} training images of CIFAR-10 in batches of"
+            f" {self.batch_size}, the learning rate without a rise and for SGD in proportion to the batch, all else as"
+            f" the recipe says; with pruning once in each of its trainings, and at most {self.rounds} rounds. Networks"
+            f" without published weights were trained first, {_times(self.first_epochs)} over"
+            f" {self.first_images:,} images, the transformers and ConvNeXt twice as long"
         )
 
     def _short(self, training: Finetune, epochs: int) -> Finetune:
         return replace(training, epochs=epochs, warmup_epochs=0, batch_size=self.batch_size)
+
+
+def _times(epochs: int) -> str:
+    return {1: "once", 2: "twice"}.get(epochs, f"{epochs} times")
 
 
 def untouched(recipe: Recipe) -> Recipe:
@@ -73,7 +80,7 @@ PROTOCOLS = by_name(
         "smoke", images=128, epochs=1, rounds=1, first_images=128, first_epochs=1, test_images=100, watched_images=100
     ),
     Protocol(
-        "reduced", images=2048, epochs=2, rounds=3, first_images=10240, first_epochs=2, test_images=3000,
+        "reduced", images=2048, epochs=1, rounds=2, first_images=8192, first_epochs=2, test_images=2000,
         watched_images=250,
     ),
     Protocol(

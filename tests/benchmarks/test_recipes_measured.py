@@ -55,10 +55,11 @@ def test_a_recipe_is_shortened_and_otherwise_as_it_is() -> None:
     whole = recipes.load("resnet-lamp-ap")
     short = SHORT.shortened(whole)
     assert whole.pruning is not None and short.pruning is not None and short.finetune is not None
-    assert (short.pruning.rounds, short.pruning.epochs, short.finetune.epochs) == (3, 1, 1)
+    assert (short.pruning.rounds, short.pruning.epochs, short.finetune.epochs) == (2, 1, 1)
     assert (short.pruning.criterion, short.pruning.ap_share) == (whole.pruning.criterion, whole.pruning.ap_share)
     erased = SHORT.shortened(recipes.load("resnet-erase-first"))
-    assert erased.finetune is not None and (erased.finetune.epochs, erased.finetune.fit_affine) == (2, 20)
+    assert erased.finetune is not None and (erased.finetune.epochs, erased.finetune.fit_affine) == (1, 20)
+    assert erased.finetune.lr == 0.01 * 32 / 128, "in proportion to the batch"
     assert erased.rules == recipes.load("resnet-erase-first").rules
 
 
