@@ -26,6 +26,7 @@ from benchmarks.recipes_measured.report import write
 from benchmarks.studies.jobs import Jobs, Write
 from recipes.data import shared_folder
 from recipes.format.effects import FILE
+from recipes.format.library import tables_of
 
 # The network of each family, by the first word of the names of its recipes.
 FAMILIES = {
@@ -44,7 +45,7 @@ def arms() -> dict[str, Arm]:
     found: dict[str, Arm] = {}
     for pruned in (False, True):
         families = [
-            [name for name in recipes.names(f"{family}-*") if (recipes.load(name).pruning is not None) == pruned]
+            [name for name in recipes.names(f"{family}-*") if ("pruning" in tables_of(name)) == pruned]
             for family in FAMILIES
         ]
         for turn in zip_longest(*families):

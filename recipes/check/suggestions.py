@@ -11,7 +11,7 @@ from typing import Any
 import surgery
 from recipes.check.check import check, sites_of
 from recipes.format.effects import Effect, all_effects
-from recipes.format.library import load, models_of, names
+from recipes.format.library import load, names, tables_of
 from recipes.format.recipe import Recipe
 from recipes.models.names import family_of, full_name
 from surgery.activations import row_of
@@ -146,7 +146,7 @@ def find(model: str, goal: str = "accuracy") -> Suggestions:
     model = full_name(model)
     sites = sites_of(model)
     every = names()
-    family = [name for name in every if family_of(model) in set(map(family_of, models_of(name)))]
+    family = [name for name in every if family_of(model) in {family_of(other) for other in tables_of(name)["models"]}]
     found = [row for name in family or every if (row := _suggestion(load(name), model, sites, target)) is not None]
     if not found:
         raise NothingPicked(f"No ready-made recipe fits {model}.", asked=f"{len(sites)} activation calls",

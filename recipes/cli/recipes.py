@@ -50,7 +50,7 @@ def add_commands(commands: Commands[Any]) -> None:
 
 def _ls(options: argparse.Namespace) -> None:
     from recipes.format.effects import effects
-    from recipes.format.library import load, names
+    from recipes.format.library import names, tables_of
     from recipes.format.table import catalogue
     from surgery.errors import UnknownName, nearest
     from surgery.text import table
@@ -60,16 +60,16 @@ def _ls(options: argparse.Namespace) -> None:
     if options.markdown:
         print(catalogue(options.pattern))
         return
-    found = [load(name) for name in names(options.pattern)]
+    found = {name: tables_of(name) for name in names(options.pattern)}
     if options.json:
         facts = [
-            {"name": recipe.name, "about": recipe.about, "models": list(recipe.models),
-             "effects": [asdict(effect) for effect in effects(recipe.name)]}
-            for recipe in found
+            {"name": name, "about": tables["about"], "models": tables["models"],
+             "effects": [asdict(effect) for effect in effects(name)]}
+            for name, tables in found.items()
         ]  # fmt: skip
         print(json.dumps(facts))
         return
-    rows = [(recipe.name, measured, recipe.about) for recipe in found for measured in _points(recipe.name)]
+    rows = [(name, measured, tables["about"]) for name, tables in found.items() for measured in _points(name)]
     print("\n".join(table(("name", "points", "about"), rows)))
 
 

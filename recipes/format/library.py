@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import textwrap
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from recipes.format.options import options_of
 from recipes.format.parse import MOST_IN_A_FILE, parse
@@ -50,13 +52,13 @@ def text_of(name: str | Path) -> str:
     return _folder().joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
-def models_of(name: str) -> tuple[str, ...]:
-    """The models that a ready-made recipe was checked on, read without checking its rules.
+def tables_of(name: str) -> Mapping[str, Any]:
+    """What stands in the file of a ready-made recipe, without the checks of `load`, which take longer.
 
     Raises:
         UnknownName: as `load`.
     """
-    return tuple(tomllib.loads(text_of(name)).get("models", ()))
+    return tomllib.loads(text_of(name))
 
 
 def describe(name: str | Path | Recipe) -> str:

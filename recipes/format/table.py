@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from recipes.format.effects import Effect, all_effects, percent
-from recipes.format.library import load, names
+from recipes.format.library import names, tables_of
 from recipes.format.recipe import Recipe
 
 # The usual name of each family, by the first word of the names of its recipes.
@@ -28,8 +28,14 @@ def catalogue(pattern: str = "*") -> str:
     Each row has what was measured, see `recipes.effects`; a recipe that was measured on several networks has several
     rows. Recipes of one family that were checked on different models get separate tables.
     """
-    recipes = sorted((load(name) for name in names(pattern)), key=_family)
+    recipes = sorted(map(_titled, names(pattern)), key=_family)
     return "\n\n".join(_section(*family, recipes) for family, recipes in groupby(recipes, key=_family))
+
+
+def _titled(name: str) -> Recipe:
+    """The name of a recipe, what it does, and its models; the rest of its file is not read."""
+    tables = tables_of(name)
+    return Recipe(name=name, rules=(), about=tables["about"], models=tuple(tables["models"]))
 
 
 def _family(recipe: Recipe) -> tuple[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from benchmarks.recipes_measured.report import effects_of, page, write
 from benchmarks.studies.jobs import Jobs, Write
 from recipes.check.suggestions import find
 from recipes.format.effects import FILE, effects_from
+from recipes.format.library import tables_of
 from recipes.models.names import family_of
 
 SHORT = PROTOCOLS["reduced"]
@@ -29,14 +30,14 @@ def test_every_recipe_is_measured_on_a_network_of_a_family_that_it_names() -> No
     known = arms()
     assert {arm.recipe for arm in known.values()} == set(recipes.names()) and len(known) >= 60
     for arm in known.values():
-        families = {family_of(model) for model in recipes.load(arm.recipe).models}
+        families = {family_of(model) for model in tables_of(arm.recipe)["models"]}
         assert family_of(NETWORKS[arm.network].model) in families, arm
 
 
 def test_every_family_comes_early_and_pruning_last() -> None:
     order = [arm for arm in arms().values() if arm.network != "resnet56"]
     assert len({arm.recipe.partition("-")[0] for arm in order[:12]}) == 12
-    pruned = [recipes.load(arm.recipe).pruning is not None for arm in order]
+    pruned = ["pruning" in tables_of(arm.recipe) for arm in order]
     assert pruned == sorted(pruned) and any(pruned)
 
 

@@ -66,6 +66,7 @@ def test_recipes_of_the_family_fit_models_that_they_do_not_name() -> None:
     assert "resnet-swap-prelu" in {row.recipe for row in found}
 
 
+@pytest.mark.slow
 def test_the_calls_that_a_target_has_no_operators_for_are_counted() -> None:
     # 19 hard swishes are computed in float between int8 layers of ONNX Runtime, a SiLU is not; hard sigmoids stay.
     found = find("timm/mobilenetv3_small_100", "deploy:onnxruntime:int8")

@@ -9,6 +9,7 @@ import pytest
 
 import recipes
 from recipes.format.effects import Effect, Effects, all_effects, effects, effects_from, percent
+from recipes.format.library import tables_of
 from surgery.errors import UnknownName
 from tests.asserts import assert_raises
 
@@ -60,9 +61,9 @@ def test_what_the_package_carries_is_about_its_recipes_and_agrees_with_itself() 
         assert math.isclose(row.difference, row.accuracy - row.control, abs_tol=1e-5), row
         assert all(0 <= value <= 1 for value in (row.before, row.accuracy, row.control)), row
         assert 0 <= row.error < 0.05 and row.time > 0.2 and row.ms > 0 and row.seconds > 0, row
-        pruned = recipes.load(row.recipe).pruning is not None
-        assert (row.density is not None and row.density < 1) == pruned, row
-        assert (row.after_surgery is None) == (not recipes.load(row.recipe).rules), row
+        tables = tables_of(row.recipe)
+        assert (row.density is not None and row.density < 1) == ("pruning" in tables), row
+        assert (row.after_surgery is None) == ("rule" not in tables), row
 
 
 def test_the_effects_of_a_recipe_are_asked_for_by_its_name() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import surgery
 from recipes.format.effects import all_effects
-from recipes.format.library import describe, load, measured_lines, models_of, names, text_of
+from recipes.format.library import describe, load, measured_lines, names, tables_of, text_of
 from recipes.format.parse import MOST_IN_A_FILE, parse, to_toml
 from recipes.format.recipe import Recipe
 from recipes.format.settings import Finetune, Pruning
@@ -22,9 +22,11 @@ def test_names_fit_a_pattern() -> None:
     assert names("resnet-erase-last") == ["resnet-erase-last"] and names("nothing*") == []
 
 
-def test_the_models_of_a_recipe_are_read_without_its_rules() -> None:
-    assert models_of("resnet-erase-last") == load("resnet-erase-last").models
-    assert_raises(UnknownName, lambda: models_of("resnet-erase-lst"), "resnet-erase-last")
+def test_the_tables_of_a_recipe_are_read_without_checks() -> None:
+    recipe, tables = load("resnet-erase-ap"), tables_of("resnet-erase-ap")
+    assert tuple(tables["models"]) == recipe.models and recipe.pruning is not None
+    assert tables["pruning"]["rounds"] == recipe.pruning.rounds and len(tables["rule"]) == len(recipe.rules)
+    assert_raises(UnknownName, lambda: tables_of("resnet-erase-lst"), "resnet-erase-last")
 
 
 def test_what_was_measured_stands_below_the_text_as_comments() -> None:

@@ -13,7 +13,6 @@ from recipes.format.table import catalogue
 README = Path(recipes.__file__).parent / "README.md"
 
 
-@pytest.mark.slow
 def test_the_readme_shows_every_recipe_as_it_is() -> None:
     assert len(rows(catalogue())) == len(recipes.names()) >= 50
     assert README.read_text(encoding="utf-8").endswith("\n" + catalogue() + "\n"), "surgery recipes ls --markdown"
