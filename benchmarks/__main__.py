@@ -10,7 +10,18 @@ import sys
 import tempfile
 import time
 
-STUDIES = ("ap", "erase", "activations", "vit", "vit_ap", "reproducibility", "learnability", "rectifiers", "xor")
+STUDIES = (
+    "ap",
+    "erase",
+    "activations",
+    "vit",
+    "vit_ap",
+    "reproducibility",
+    "learnability",
+    "rectifiers",
+    "xor",
+    "pruners",
+)
 SMALL = {
     **{f"studies.{name}": "--protocol smoke --at-once 2" for name in STUDIES},
     "erase_pretrained": "--images 256 --test-images 100 --epochs 1 --shares 0 1",
