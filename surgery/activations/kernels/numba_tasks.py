@@ -17,6 +17,10 @@ from typing import Any
 
 import torch
 from numba import cfunc, types
+from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
+from numba.core.sigutils import normalize_signature
 
 # What the loops are told: the next task, the number of tasks, addresses, sizes.
 NEXT, TASKS, GRAD, X, OUT, TABLE, SUMS, SIZE, CHANNELS, INNER, UNITS, ROWS, ENTRIES, FIELDS = range(14)
@@ -36,12 +40,35 @@ def compiled(code: Callable[..., None]) -> Loop:
     The cache is invalidated when the file of the loop itself changes; numba does not notice changes of the functions
     below that other files use.
     """
-    kind = types.void(types.CPointer(types.intp))
+    loop = _from_disk(code)
+    if loop is not None:
+        return loop
     try:
-        made = cfunc(kind, cache=True, error_model="numpy")(code)
+        made = cfunc(_KIND, cache=True, **_OPTIONS)(code)
     except RuntimeError:  # no folder can be written
-        made = cfunc(kind, error_model="numpy")(code)
+        made = cfunc(_KIND, **_OPTIONS)(code)
     return Loop(_LOOP(made.address), made)
+
+
+def _from_disk(code: Callable[..., None]) -> Loop | None:
+    """A loop that an earlier process has compiled.
+
+    Numba would load all it can compile first, which takes much longer than to load the loop. This needs its insides:
+    where they are other ones, it does that.
+    """
+    try:
+        loop: Any = CFunc(code, normalize_signature(_KIND), {}, _OPTIONS)
+        loop.enable_caching()
+        context = loop._targetdescr.target_context
+        with global_compiler_lock:
+            rtsys.initialize(context)  # what memory is allocated by
+            found = loop._cache._load_overload(loop._sig, context)
+        if found is None:
+            return None
+        address = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
+    except (AttributeError, OSError, RuntimeError, TypeError):
+        return None
+    return Loop(_LOOP(address), found)
 
 
 def run(loop: Loop, job: Any, tasks: int) -> None:
@@ -59,6 +86,8 @@ def run(loop: Loop, job: Any, tasks: int) -> None:
             other.result()
 
 
+_KIND = types.void(types.CPointer(types.intp))
+_OPTIONS = {"error_model": "numpy"}
 _LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _forked = False
 

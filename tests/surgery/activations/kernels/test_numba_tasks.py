@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 
 from surgery.activations.kernels import numba_tasks
 from surgery.activations.kernels.numba_kernels import KERNELS
+from tests.processes import run_python
 from tests.surgery.activations.kernels.beside_torch import assert_near, in_double, outcome, params_of, random
 
 
@@ -91,3 +92,36 @@ def test_where_no_folder_can_be_written_loops_are_compiled_all_the_same(monkeypa
     number = c_int64(21)
     numba_tasks.compiled(double).call(addressof(number))
     assert number.value == 42 and asked == [True, False]
+
+
+ANEW = """
+import sys, torch
+from surgery.activations.kernels.numba_kernels import KERNELS
+y = KERNELS["frelu"].forward(torch.tensor([-2.0, 3.0]), 0, torch.tensor([0.5]), torch.tensor([0.25]))
+print(y.tolist(), "numba.np.arraymath" in sys.modules, "scipy.linalg" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_loaded_without_what_only_compiling_needs() -> None:
+    run_python(ANEW)
+    assert run_python(ANEW).stdout.split("\n")[0] == "[-0.5, 1.5] False False"
+
+
+def double(numbers):  # type: ignore[no-untyped-def]
+    numbers[0] = 2 * numbers[0]
+
+
+@pytest.mark.parametrize("changed", ["_cache", "_targetdescr"])
+def test_where_numba_has_other_insides_it_loads_loops_itself(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(numba_tasks.CFunc):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            if name == changed:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(numba_tasks, "CFunc", Other)
+    assert numba_tasks._from_disk(double) is None
+    number = c_int64(21)
+    numba_tasks.compiled(double).call(addressof(number))
+    assert number.value == 42
