@@ -56,7 +56,8 @@ def ordered(
 
 def apart(left: Tensor, right: Tensor, least: float = FLOOR) -> Tensor:
     """The right bound, moved as far as is needed to stay right of the left one."""
-    return right + (least * (1 + left.detach().abs()) - (right - left)).clamp_min(0.0).detach()
+    low, high = left.detach(), right.detach()
+    return right + (least * (1 + low.abs()) - (high - low)).clamp_min(0.0)
 
 
 class PWLU(nn.Module):

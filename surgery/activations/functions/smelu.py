@@ -231,7 +231,7 @@ def rescu(
 def positive(width: Tensor, floor: float = FLOOR) -> Tensor:
     """The absolute value, clamped from below at the floor, with a gradient that still leads out of the clamp."""
     size = width.abs()
-    return size + (floor - size).clamp_min(0.0).detach()
+    return size + (floor - size.detach()).clamp_min(0.0)
 
 
 def _above_zero(name: str, value: float) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class _Kernel:
             table, tasks = self._table(job), job.tasks(0)
             fields = job.fields(tasks, table, self.sums(*job.params), out)
             run(self.forward_of(job.by_rows, _kind(job.x)), fields, tasks)
-        return out.to(x.dtype)
+        return out if out.dtype == x.dtype else out.to(x.dtype)
 
     def backward(self, grad: Tensor, x: Tensor, axis: int, *params: Tensor) -> tuple[Tensor, ...]:
         """The gradients of x and of each parameter, in their shapes."""
@@ -60,22 +61,28 @@ class _Kernel:
         fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.ctypes.data
         run(self.backward_of(job.by_rows, _kind(job.x), _kind(grad)), fields, tasks)
         with np.errstate(all="ignore"):  # infinities are expected
-            found = self.gradients(sums.reshape(tasks, count, -1, job.channels).sum((0, 2)), *job.params)
-        return out.to(x.dtype), *(_like(param, gradient) for gradient, param in zip(found, params, strict=True))
+            total = sums[0] if tasks == 1 else sums.sum(0)
+            if job.width > job.channels:
+                total = total.reshape(count, -1, job.channels).sum(1)
+            found = self.gradients(total, *job.params)
+        of_x = out if out.dtype == x.dtype else out.to(x.dtype)
+        return of_x, *(_like(param, gradient) for gradient, param in zip(found, params, strict=True))
 
     def _table(self, job: _Job) -> Array:
         with np.errstate(all="ignore"):
             return self.table(job.by_rows, *job.repeated)
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     """A dense x, its parameters (rows, channels) in float32, and its partition."""
 
     x: Tensor
     params: tuple[Array, ...]
     channels: int
     inner: int  # neighbours in memory that belong to one channel
+    by_rows: bool
+    width: int  # the channels, repeated until lanes divide them, if these are neighbours
+    units: int  # the number of rows, or of pieces of runs
 
     @classmethod
     def of(cls, x: Tensor, out: Tensor, axis: int, params: tuple[Tensor, ...]) -> _Job:
@@ -84,17 +91,12 @@ class _Job:
             x = torch.empty_like(out).copy_(x)
         shared = not x.dim() or all(param.shape[-1] == 1 for param in params)
         channels = 1 if shared else x.shape[axis]
-        inner = x.numel() if channels == 1 else x.stride(axis)
-        return cls(x, tuple(_rows_of(param, channels) for param in params), channels, inner)
-
-    @property
-    def by_rows(self) -> bool:
-        return self.inner == 1 and self.channels > 1
-
-    @property
-    def width(self) -> int:
-        """The channels, repeated until lanes divide them, if these are neighbours."""
-        return lcm(self.channels, WIDTH) if self.by_rows else self.channels
+        size = x.numel()
+        inner = size if channels == 1 else x.stride(axis)
+        by_rows = inner == 1 and channels > 1
+        width = lcm(channels, WIDTH) if by_rows else channels
+        units = -(-size // width) if by_rows else size // inner * -(-inner // loops.PIECE)
+        return cls(x, tuple([_rows_of(param, channels) for param in params]), channels, inner, by_rows, width, units)
 
     @property
     def repeated(self) -> list[Array]:
@@ -102,20 +104,13 @@ class _Job:
         times = self.width // self.channels
         return [np.tile(param, (1, times)) for param in self.params] if times > 1 else list(self.params)
 
-    @property
-    def units(self) -> int:
-        """The number of rows, or of pieces of runs."""
-        if self.by_rows:
-            return -(-self.x.numel() // self.width)
-        return self.x.numel() // self.inner * -(-self.inner // loops.PIECE)
-
     def tasks(self, sums: int) -> int:
         """The number of parts the units are divided into, each of which accumulates this many sums per channel."""
         return max(1, min(TASKS, self.units, self.x.numel() // max(GRAIN, SHARE * sums * self.width)))
 
-    def fields(self, tasks: int, table: Array, sums: int, out: Tensor) -> Array:
+    def fields(self, tasks: int, table: Array, sums: int, out: Tensor) -> list[int]:
         """What a loop is told."""
-        fields = np.zeros(of.FIELDS, np.intp)
+        fields = [0] * of.FIELDS
         fields[of.TASKS], fields[of.TABLE], fields[of.ROWS] = tasks, table.ctypes.data, sums
         fields[of.X], fields[of.OUT], fields[of.SIZE] = self.x.data_ptr(), out.data_ptr(), self.x.numel()
         fields[of.CHANNELS], fields[of.INNER], fields[of.UNITS] = self.width, self.inner, self.units
@@ -134,9 +129,9 @@ def _kind(x: Tensor) -> type:
 
 def _rows_of(param: Tensor, channels: int) -> Array:
     """A parameter as an array (rows, channels) of float32."""
-    param = param.detach()
-    array: Array = (param if param.dtype == torch.float32 else param.float()).numpy()
-    array = array.reshape(-1, array.shape[-1])
+    array: Array = (param if param.dtype == torch.float32 else param.float()).numpy(force=True)
+    if array.ndim != 2:
+        array = array.reshape(-1, array.shape[-1])
     return array if array.shape[1] == channels else np.broadcast_to(array, (len(array), channels))
 
 
@@ -144,6 +139,8 @@ def _like(param: Tensor, found: Array) -> Tensor:
     """A gradient (rows, channels) in shape and dtype of its parameter."""
     if param.shape[-1] == 1:
         found = found.sum(-1)
+    if param.dtype == torch.float32:
+        return torch.from_numpy(found.reshape(param.shape).astype(np.float32))
     return torch.from_numpy(np.ascontiguousarray(found)).to(param.dtype).reshape(param.shape)
 
 
@@ -153,7 +150,7 @@ def _plain(kind: int, table: Callable[..., tuple[Array, ...]]) -> Kernel:
     return _Kernel(
         partial(loops.forward_of, kind),
         partial(loops.backward_of, kind),
-        lambda by_rows, *params: np.concatenate(table(*params)).astype(np.float32),
+        lambda by_rows, *params: np.concatenate(table(*params)),
         lambda *params: count,
         lambda sums, *params: tuple(sums[:, None]),
     )

@@ -188,11 +188,17 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
                 a, b = table[c], table[channels + c]
                 for low in range(start, stop, PART):
                     of_a, of_b = lanes(ZERO), lanes(ZERO)
-                    for i in range(low, min(low + PART, stop), WIDTH):
+                    end = min(low + PART, stop)
+                    whole = end - (end - low) % WIDTH
+                    for i in range(low, whole, WIDTH):
                         prefetch(g, i + AHEAD)
                         prefetch(x, i + AHEAD)
-                        of_x, part_a, part_b = _gradients(kind, load(g, i, stop), load(x, i, stop), a, b)
-                        store(out, i, stop, of_x)
+                        of_x, part_a, part_b = _gradients(kind, load(g, i, i + WIDTH), load(x, i, i + WIDTH), a, b)
+                        store(out, i, i + WIDTH, of_x)
+                        of_a, of_b = of_a + part_a, of_b + part_b
+                    if whole < end:
+                        of_x, part_a, part_b = _gradients(kind, load(g, whole, end), load(x, whole, end), a, b)
+                        store(out, whole, end, of_x)
                         of_a, of_b = of_a + part_a, of_b + part_b
                     sums[task, 0, c] += total(of_a)
                     if two:

@@ -34,7 +34,7 @@ from surgery.activations.kernels.numba_lanes import (
     total,
     where,
 )
-from surgery.activations.kernels.numba_loops import AHEAD, BLOCK, ONE, ZERO, Array, entry, f32, inline, unit_of
+from surgery.activations.kernels.numba_loops import AHEAD, BLOCK, ONE, PIECE, ZERO, Array, entry, f32, inline, unit_of
 from surgery.activations.kernels.numba_tasks import (
     CHANNELS,
     FIELDS,
@@ -54,6 +54,7 @@ from surgery.activations.kernels.numba_tasks import (
 
 HEAD = 4  # numbers of even knots per channel
 TILE = 64  # channels that are processed together
+MOST = 256  # registers of elements of one channel whose gradients are summed in float32
 KEPT = 1024  # elements whose regions are found before their gradients are summed
 FEW, GROUP = 6, 9  # regions that are summed together, in registers
 MANY = 40 if WIDE else 0  # regions from which it is faster to sum one element at a time
@@ -163,11 +164,29 @@ def _count(region: Array, grads: Array, parts: Array, added: Array, regions: int
             add_where(GROUP, region, grads, parts, column, columns, height, first, added, weighted)
 
 
+@inline
+def _regions(
+    even: bool, by_rows: bool, table: Array, at: int, head: int, space: int, channels: int, regions: int, grad: Any,
+    x: Any,
+) -> Any:  # fmt: skip
+    """The gradient of x, the region of x, and how far x is from its anchor."""
+    region, far = _place(even, by_rows, x, table, at, channels, regions)
+    return grad * _slope(by_rows, table, head + 2 * space * at, space, region), region, far
+
+
+@inline
+def _keep(region: Array, grads: Array, parts: Array, at: int, grad: Any, k: Any, far: Any) -> None:
+    """Note what is added to the sums of which region."""
+    store(region, at, at + WIDTH, k)
+    store(grads, at, at + WIDTH, grad)
+    store(parts, at, at + WIDTH, grad * far)
+
+
 @cache
 def backward_of(even: bool, by_rows: bool, dtype: type, of_grad: type) -> Loop:
     """Gradients of x, and sums for those of the parameters; the gradient that comes in has a type of its own."""
 
-    def backward(address):  # type: ignore[no-untyped-def]
+    def by_runs_of_a_channel(address):  # type: ignore[no-untyped-def]
         job = carray(address, FIELDS)
         g, x, out = (
             carray(pointer(job[GRAD]), job[SIZE], of_grad),
@@ -176,7 +195,65 @@ def backward_of(even: bool, by_rows: bool, dtype: type, of_grad: type) -> Loop:
         )
         size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
         regions = job[ROWS] // 2
-        head, space = (HEAD if even else regions - 1) * channels, space_of(by_rows, regions)
+        head, space = (HEAD if even else regions - 1) * channels, space_of(False, regions)
+        table = carray(pointer(job[TABLE]), head + 2 * space * channels, np.float32)
+        sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
+        region, grads, parts = np.empty(KEPT, np.float32), np.empty(KEPT, np.float32), np.empty(KEPT, np.float32)
+        added = np.empty(2 * (regions + GROUP) * WIDTH, np.float32)
+        # Short runs of one channel, each of another image, are processed together.
+        pieces, rows = (inner + PIECE - 1) // PIECE, (min(inner, PIECE) + WIDTH - 1) // WIDTH
+        together, each = max(1, MOST // rows), channels * pieces
+        ahead = AHEAD if together == 1 else 2 * channels * inner
+        task = take(job)
+        while task < tasks:
+            first, last = task * units // tasks, (task + 1) * units // tasks
+            for image in range(first // each, (last + each - 1) // each, together):
+                for own in range(each):
+                    c, height = own // pieces, 0
+                    added[:] = ZERO
+                    for unit in range(image * each + own, min((image + together) * each, last), each):
+                        if unit < first:
+                            continue
+                        start, stop, _ = unit_of(False, unit, size, inner, channels)
+                        for part in range(start, stop, KEPT):
+                            end = min(part + KEPT, stop)
+                            if height * WIDTH + end - part > KEPT:
+                                _count(region, grads, parts, added, regions, height, WIDTH)
+                                height = 0
+                            kept, whole = height * WIDTH - part, end - (end - part) % WIDTH
+                            for i in range(part, whole, WIDTH):
+                                prefetch(g, i + ahead)
+                                prefetch(x, i + ahead)
+                                grad = load(g, i, i + WIDTH)
+                                of_x, k, far = _regions(
+                                    even, False, table, c, head, space, channels, regions, grad, load(x, i, i + WIDTH)
+                                )
+                                store(out, i, i + WIDTH, of_x)
+                                _keep(region, grads, parts, kept + i, grad, k, far)
+                            if whole < end:
+                                grad = load(g, whole, end)
+                                of_x, k, far = _regions(
+                                    even, False, table, c, head, space, channels, regions, grad, load(x, whole, end)
+                                )
+                                store(out, whole, end, of_x)
+                                _keep(region, grads, parts, kept + whole, grad, k, far)
+                            height += (end - part + WIDTH - 1) // WIDTH
+                    _count(region, grads, parts, added, regions, height, WIDTH)
+                    for k in range(2 * regions):
+                        place = (k if k < regions else k + GROUP) * WIDTH
+                        sums[task, k, c] += total(load(added, place, place + WIDTH))
+            task = take(job)
+
+    def by_rows_of_channels(address):  # type: ignore[no-untyped-def]
+        job = carray(address, FIELDS)
+        g, x, out = (
+            carray(pointer(job[GRAD]), job[SIZE], of_grad),
+            carray(pointer(job[X]), job[SIZE], dtype),
+            carray(pointer(job[OUT]), job[SIZE], dtype),
+        )
+        size, channels, units, tasks = job[SIZE], job[CHANNELS], job[UNITS], job[TASKS]
+        regions = job[ROWS] // 2
+        head, space = (HEAD if even else regions - 1) * channels, space_of(True, regions)
         table = carray(pointer(job[TABLE]), head + 2 * space * channels, np.float32)
         sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
         region, grads, parts = np.empty(KEPT, np.float32), np.empty(KEPT, np.float32), np.empty(KEPT, np.float32)
@@ -184,46 +261,34 @@ def backward_of(even: bool, by_rows: bool, dtype: type, of_grad: type) -> Loop:
         task = take(job)
         while task < tasks:
             first, last = task * units // tasks, (task + 1) * units // tasks
-            # A run is seen as rows of one register, all of the same channel.
-            for low in range(0, channels if by_rows else 1, TILE):
-                columns = min(TILE, channels - low) if by_rows else WIDTH
-                for block in range(first, last, BLOCK if by_rows else 1):
-                    if by_rows:
-                        begin, end, c = block * channels, min(min(block + BLOCK, last) * channels, size), low
-                        step = channels
-                    else:
-                        begin, end, c = unit_of(False, block, size, inner, channels)
-                        step = WIDTH
+            for low in range(0, channels, TILE):
+                columns = min(TILE, channels - low)
+                for block in range(first, last, BLOCK):
+                    begin, end = block * channels, min(min(block + BLOCK, last) * channels, size)
                     added[: 2 * (regions + GROUP) * columns] = ZERO
-                    rows = (end - begin + step - 1) // step
+                    rows = (end - begin + channels - 1) // channels
                     most = KEPT // columns
                     for part in range(0, rows, most):
                         height = min(most, rows - part)
                         for row in range(height):
                             for column in range(0, columns, WIDTH):
-                                i = begin + (part + row) * step + (low + column if by_rows else 0)
-                                kept = row * columns + column
+                                i, at = begin + (part + row) * channels + low + column, low + column
                                 if i < end:
                                     prefetch(g, i + AHEAD)
                                     prefetch(x, i + AHEAD)
-                                    at = low + column if by_rows else c
                                     grad = load(g, i, end)
-                                    k, ahead = _place(even, by_rows, load(x, i, end), table, at, channels, regions)
-                                    slope = _slope(by_rows, table, head + 2 * space * at, space, k)
-                                    store(out, i, end, grad * slope)
+                                    of_x, k, far = _regions(
+                                        even, True, table, at, head, space, channels, regions, grad, load(x, i, end)
+                                    )
+                                    store(out, i, end, of_x)
                                 else:
-                                    grad, k, ahead = lanes(ZERO), lanes(ZERO), lanes(ZERO)
-                                store(region, kept, kept + WIDTH, k)
-                                store(grads, kept, kept + WIDTH, grad)
-                                store(parts, kept, kept + WIDTH, grad * ahead)
+                                    grad, k, far = lanes(ZERO), lanes(ZERO), lanes(ZERO)
+                                _keep(region, grads, parts, row * columns + column, grad, k, far)
                         _count(region, grads, parts, added, regions, height, columns)
                     for k in range(2 * regions):
                         place = (k if k < regions else k + GROUP) * columns
-                        if by_rows:
-                            for column in range(columns):
-                                sums[task, k, low + column] += added[place + column]
-                        else:
-                            sums[task, k, c] += total(load(added, place, place + WIDTH))
+                        for column in range(columns):
+                            sums[task, k, low + column] += added[place + column]
             task = take(job)
 
-    return compiled(backward)
+    return compiled(by_rows_of_channels if by_rows else by_runs_of_a_channel)

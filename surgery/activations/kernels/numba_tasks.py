@@ -71,9 +71,10 @@ def _from_disk(code: Callable[..., None]) -> Loop | None:
     return Loop(_LOOP(address), found)
 
 
-def run(loop: Loop, job: Any, tasks: int) -> None:
+def run(loop: Loop, fields: list[int], tasks: int) -> None:
     """Let as many threads as torch may use take tasks until none is left."""
-    address, threads = job.ctypes.data, min(torch.get_num_threads(), tasks)
+    job = (ctypes.c_ssize_t * FIELDS)(*fields)
+    address, threads = ctypes.addressof(job), min(torch.get_num_threads(), tasks)
     parallel = None if threads == 1 or _forked else _openmp()
     if threads == 1:
         loop.call(address)
