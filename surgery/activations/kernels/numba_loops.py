@@ -17,6 +17,7 @@ import numpy as np
 from numba import carray, njit
 
 from surgery.activations.kernels.numba_lanes import (
+    FETCHES,
     WIDTH,
     lanes,
     load,
@@ -54,6 +55,7 @@ PART = 1024  # elements of one channel whose gradients are summed in float32
 BLOCK = 256  # rows, likewise
 AHEAD = 1024  # elements that are fetched before they are needed
 SHEAF = 16  # rows whose gradients are summed in a register
+NARROW = 64  # channels; of wider rows, one after the other is read faster than the same part of several
 
 PRELU, FRELU, SMELU, SWISH, AFFINE = range(5)
 OF_TWO = (FRELU, AFFINE)  # those with two parameters
@@ -157,7 +159,8 @@ def forward_of(kind: int, by_rows: bool, dtype: type) -> Loop:
             for unit in range(task * units // tasks, (task + 1) * units // tasks):
                 start, stop, c = unit_of(by_rows, unit, size, inner, channels)
                 for i in range(start, stop, WIDTH):
-                    prefetch(x, i + AHEAD)
+                    if FETCHES:
+                        prefetch(x, i + AHEAD)
                     at = i - start if by_rows else c
                     a, b = entry(by_rows, table, at), entry(by_rows, table, channels + at)
                     store(y, i, stop, _value(kind, load(x, i, stop), a, b))
@@ -191,8 +194,9 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
                     end = min(low + PART, stop)
                     whole = end - (end - low) % WIDTH
                     for i in range(low, whole, WIDTH):
-                        prefetch(g, i + AHEAD)
-                        prefetch(x, i + AHEAD)
+                        if FETCHES:
+                            prefetch(g, i + AHEAD)
+                            prefetch(x, i + AHEAD)
                         of_x, part_a, part_b = _gradients(kind, load(g, i, i + WIDTH), load(x, i, i + WIDTH), a, b)
                         store(out, i, i + WIDTH, of_x)
                         of_a, of_b = of_a + part_a, of_b + part_b
@@ -216,20 +220,21 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
         table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
         sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
         added = np.empty(2 * channels, np.float32)
+        rows = SHEAF if channels <= NARROW else 1
         task = take(job)
         while task < tasks:
             last = (task + 1) * units // tasks
             for block in range(task * units // tasks, last, BLOCK):
                 added[:] = ZERO
                 end = min(block + BLOCK, last)
-                for sheaf in range(block, end, SHEAF):
+                for sheaf in range(block, end, rows):
                     for at in range(0, channels, WIDTH):
                         a, b = entry(True, table, at), entry(True, table, channels + at)
                         of_a, of_b = entry(True, added, at), entry(True, added, channels + at)
-                        for i in range(sheaf * channels + at, min(min(sheaf + SHEAF, end) * channels, size), channels):
-                            if kind == SWISH:  # too long for the processor to look far ahead itself
-                                prefetch(g, i + SHEAF * channels)
-                                prefetch(x, i + SHEAF * channels)
+                        for i in range(sheaf * channels + at, min(min(sheaf + rows, end) * channels, size), channels):
+                            if kind == SWISH and FETCHES:  # too long for the processor to look far ahead itself
+                                prefetch(g, i + rows * channels)
+                                prefetch(x, i + rows * channels)
                             of_x, part_a, part_b = _gradients(kind, load(g, i, size), load(x, i, size), a, b)
                             store(out, i, size, of_x)
                             of_a, of_b = of_a + part_a, of_b + part_b

@@ -17,6 +17,7 @@ from numba import carray
 
 from surgery.activations.kernels.numba_lanes import (
     ENTRIES,
+    FETCHES,
     WIDE,
     WIDTH,
     add_where,
@@ -134,7 +135,8 @@ def forward_of(even: bool, by_rows: bool, dtype: type) -> Loop:
             for unit in range(task * units // tasks, (task + 1) * units // tasks):
                 start, stop, c = unit_of(by_rows, unit, size, inner, channels)
                 for i in range(start, stop, WIDTH):
-                    prefetch(x, i + AHEAD)
+                    if FETCHES:
+                        prefetch(x, i + AHEAD)
                     at = i - start if by_rows else c
                     region, far = _place(even, by_rows, load(x, i, stop), table, at, channels, regions)
                     base, slope = _line(by_rows, table, head + 2 * space * at, space, region)
