@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from math import lcm
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,93 +28,103 @@ SHARE = 16  # minimum number of elements of a part per sum it accumulates
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A function as loops over flat arrays; its parameters go in as one table, their gradients come out as sums."""
+    """A function as loops over flat arrays; its parameters go in as tables, their gradients come out as sums."""
 
     forward_of: Callable[[bool, type], Loop]  # by rows or by runs, and the type of x in memory
     backward_of: Callable[[bool, type, type], Loop]  # likewise, and the type of the gradient
-    table: Callable[..., Array]  # by rows or by runs, from parameters (rows, channels)
+    tables: Callable[[_Plan, tuple[Tensor, ...]], tuple[int, int, object]]  # two addresses, and what owns the memory
     sums: Callable[..., int]  # how many each channel has
     gradients: Callable[..., tuple[Array, ...]]  # of parameters, from the sums (sums, channels) and the parameters
 
     def forward(self, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         """The values, in dtype and layout of x."""
-        out = torch.empty_like(x, dtype=_inside(x))
+        out = _empty_like(x)
         if x.numel():
-            job = _Job.of(x, out, axis, params)
-            table, tasks = self._table(job), job.tasks(0)
-            fields = job.fields(tasks, table, self.sums(*job.params), out)
-            run(self.forward_of(job.by_rows, _kind(job.x)), fields, tasks)
+            flat, plan = _planned(x, out, axis, params)
+            first, second, owner = self.tables(plan, params)
+            fields = _fields(plan, flat, out, first, second, self.sums(*params), plan.tasks(0))
+            run(self.forward_of(plan.by_rows, _kind(out)), fields, fields[of.TASKS])
+            del owner
         return out if out.dtype == x.dtype else out.to(x.dtype)
 
     def backward(self, grad: Tensor, x: Tensor, axis: int, *params: Tensor) -> tuple[Tensor, ...]:
         """The gradients of x and of each parameter, in their shapes."""
-        out = torch.empty_like(x, dtype=_inside(x))
+        out = _empty_like(x)
         if not x.numel():
             return out.to(x.dtype), *(torch.zeros_like(param) for param in params)
-        job = _Job.of(x, out, axis, params)
-        if grad.stride() != out.stride() or grad.dtype != _inside(grad):
+        flat, plan = _planned(x, out, axis, params)
+        if grad.stride() != out.stride() or grad.dtype not in _KINDS:
             grad = torch.empty_like(out, dtype=_inside(grad)).copy_(grad)
-        table, count = self._table(job), self.sums(*job.params)
-        tasks = job.tasks(count)
-        sums = np.zeros((tasks, count, job.width))
-        fields = job.fields(tasks, table, count, out)
+        first, second, owner = self.tables(plan, params)
+        count = self.sums(*params)
+        tasks = plan.tasks(count)
+        sums = np.zeros((tasks, count, plan.width))
+        fields = _fields(plan, flat, out, first, second, count, tasks)
         fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.ctypes.data
-        run(self.backward_of(job.by_rows, _kind(job.x), _kind(grad)), fields, tasks)
+        run(self.backward_of(plan.by_rows, _kind(out), _kind(grad)), fields, tasks)
+        del owner
+        of_x = out if out.dtype == x.dtype else out.to(x.dtype)
         with np.errstate(all="ignore"):  # infinities are expected
             total = sums[0] if tasks == 1 else sums.sum(0)
-            if job.width > job.channels:
-                total = total.reshape(count, -1, job.channels).sum(1)
-            found = self.gradients(total, *job.params)
-        of_x = out if out.dtype == x.dtype else out.to(x.dtype)
-        return of_x, *(_like(param, gradient) for gradient, param in zip(found, params, strict=True))
-
-    def _table(self, job: _Job) -> Array:
-        with np.errstate(all="ignore"):
-            return self.table(job.by_rows, *job.repeated)
+            if plan.width > plan.channels:
+                total = total.reshape(count, -1, plan.channels).sum(1)
+            found = self.gradients(total, plan.channels, params)
+            return of_x, *[_like(param, gradient) for gradient, param in zip(found, params, strict=True)]
 
 
-class _Job(NamedTuple):
-    """A dense x, its parameters (rows, channels) in float32, and its partition."""
+class _Plan(NamedTuple):
+    """How a dense tensor is partitioned."""
 
-    x: Tensor
-    params: tuple[Array, ...]
+    size: int
     channels: int
     inner: int  # neighbours in memory that belong to one channel
     by_rows: bool
     width: int  # the channels, repeated until lanes divide them, if these are neighbours
     units: int  # the number of rows, or of pieces of runs
 
-    @classmethod
-    def of(cls, x: Tensor, out: Tensor, axis: int, params: tuple[Tensor, ...]) -> _Job:
-        """`out` is like x, and dense: where the strides differ, x was not."""
-        if x.stride() != out.stride() or x.dtype != out.dtype:
-            x = torch.empty_like(out).copy_(x)
-        shared = not x.dim() or all(param.shape[-1] == 1 for param in params)
-        channels = 1 if shared else x.shape[axis]
-        size = x.numel()
-        inner = size if channels == 1 else x.stride(axis)
-        by_rows = inner == 1 and channels > 1
-        width = lcm(channels, WIDTH) if by_rows else channels
-        units = -(-size // width) if by_rows else size // inner * -(-inner // loops.PIECE)
-        return cls(x, tuple([_rows_of(param, channels) for param in params]), channels, inner, by_rows, width, units)
-
-    @property
-    def repeated(self) -> list[Array]:
-        """The parameters of a row."""
-        times = self.width // self.channels
-        return [np.tile(param, (1, times)) for param in self.params] if times > 1 else list(self.params)
-
     def tasks(self, sums: int) -> int:
         """The number of parts the units are divided into, each of which accumulates this many sums per channel."""
-        return max(1, min(TASKS, self.units, self.x.numel() // max(GRAIN, SHARE * sums * self.width)))
+        return max(1, min(TASKS, self.units, self.size // max(GRAIN, SHARE * sums * self.width)))
 
-    def fields(self, tasks: int, table: Array, sums: int, out: Tensor) -> list[int]:
-        """What a loop is told."""
-        fields = [0] * of.FIELDS
-        fields[of.TASKS], fields[of.TABLE], fields[of.ROWS] = tasks, table.ctypes.data, sums
-        fields[of.X], fields[of.OUT], fields[of.SIZE] = self.x.data_ptr(), out.data_ptr(), self.x.numel()
-        fields[of.CHANNELS], fields[of.INNER], fields[of.UNITS] = self.width, self.inner, self.units
-        return fields
+
+@lru_cache(maxsize=4096)
+def _plan(shape: tuple[int, ...], stride: tuple[int, ...], axis: int, shared: bool) -> _Plan:
+    """The partition of a tensor whose channels, on `axis`, may share their parameters."""
+    size = math.prod(shape)
+    channels = 1 if shared or not shape else shape[axis]
+    inner = size if channels == 1 else stride[axis]
+    by_rows = inner == 1 and channels > 1
+    width = math.lcm(channels, WIDTH) if by_rows else channels
+    units = -(-size // width) if by_rows else size // inner * -(-inner // loops.PIECE)
+    return _Plan(size, channels, inner, by_rows, width, units)
+
+
+def _planned(x: Tensor, out: Tensor, axis: int, params: tuple[Tensor, ...]) -> tuple[Tensor, _Plan]:
+    """A dense x, and its partition; `out` is like x, and dense: where the strides differ, x was not."""
+    stride = out.stride()
+    if x.stride() != stride or x.dtype != out.dtype:
+        x = torch.empty_like(out).copy_(x)
+    shared = True
+    for param in params:
+        shared = shared and param.shape[-1] == 1
+    return x, _plan(out.shape, stride, axis, shared)
+
+
+def _fields(plan: _Plan, x: Tensor, out: Tensor, first: int, second: int, sums: int, tasks: int) -> list[int]:
+    """What a loop is told."""
+    fields = [0] * of.FIELDS
+    fields[of.TASKS], fields[of.TABLE], fields[of.SECOND], fields[of.ROWS] = tasks, first, second, sums
+    fields[of.X], fields[of.OUT], fields[of.SIZE] = x.data_ptr(), out.data_ptr(), plan.size
+    fields[of.CHANNELS], fields[of.INNER], fields[of.UNITS] = plan.width, plan.inner, plan.units
+    return fields
+
+
+_KINDS = {torch.float32: np.float32, torch.bfloat16: np.uint16}  # types in memory; numba has no bfloat16
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """Room for what is like x, in the type that loops write."""
+    return torch.empty_like(x) if x.dtype in _KINDS else torch.empty_like(x, dtype=torch.float32)
 
 
 def _inside(x: Tensor) -> torch.dtype:
@@ -123,8 +133,8 @@ def _inside(x: Tensor) -> torch.dtype:
 
 
 def _kind(x: Tensor) -> type:
-    """The type of its elements in memory; numba has no bfloat16."""
-    return np.uint16 if x.dtype == torch.bfloat16 else np.float32
+    """The type of its elements in memory."""
+    return _KINDS[x.dtype]
 
 
 def _rows_of(param: Tensor, channels: int) -> Array:
@@ -144,35 +154,61 @@ def _like(param: Tensor, found: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(found)).to(param.dtype).reshape(param.shape)
 
 
-def _plain(kind: int, table: Callable[..., tuple[Array, ...]]) -> Kernel:
-    """A kernel with up to two parameters."""
+def _repeated(plan: _Plan, params: tuple[Tensor, ...]) -> list[Array]:
+    """The parameters of a row, or of all channels."""
+    times = plan.width // plan.channels
+    arrays = [_rows_of(param, plan.channels) for param in params]
+    return [np.tile(array, (1, times)) for array in arrays] if times > 1 else arrays
+
+
+def _plain(kind: int) -> Kernel:
+    """A kernel with one parameter, or two; they are read where they are, if every channel has its own."""
     count = 2 if kind in loops.OF_TWO else 1
+
+    def tables(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
+        for param in params:
+            if param.dtype != torch.float32 or param.shape != (plan.width,) or not param.is_contiguous():
+                break
+        else:
+            return params[0].data_ptr(), params[-1].data_ptr(), params
+        arrays = [np.ascontiguousarray(array) for array in _repeated(plan, params)]
+        return arrays[0].ctypes.data, arrays[-1].ctypes.data, arrays
+
     return _Kernel(
         partial(loops.forward_of, kind),
         partial(loops.backward_of, kind),
-        lambda by_rows, *params: np.concatenate(table(*params)),
+        tables,
         lambda *params: count,
-        lambda sums, *params: tuple(sums[:, None]),
+        lambda sums, channels, params: tuple(sums[:, None]),
     )
 
 
 def _piecewise(even: bool, table: Callable[..., Array], gradients: Callable[..., tuple[Array, ...]]) -> Kernel:
     """A kernel of a piecewise linear function."""
+
+    def tables(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
+        with np.errstate(all="ignore"):
+            made = table(plan.by_rows, *_repeated(plan, params))
+        return made.ctypes.data, 0, made
+
+    def gradients_of(sums: Array, channels: int, params: tuple[Tensor, ...]) -> tuple[Array, ...]:
+        return gradients(sums, *(_rows_of(param, channels) for param in params))
+
     return _Kernel(
         partial(piecewise.forward_of, even),
         partial(piecewise.backward_of, even),
-        table,
+        tables,
         (lambda heights, *others: 2 * (len(heights) + 1)) if even else (lambda *params: 2 * len(params[-1])),
-        gradients,
+        gradients_of,
     )
 
 
 KERNELS: dict[str, Kernel] = {
-    "prelu": _plain(loops.PRELU, lambda negative: (negative, negative)),
-    "frelu": _plain(loops.FRELU, lambda positive, negative: (positive, negative)),
-    "smelu": _plain(loops.SMELU, lambda beta: (beta, beta)),
-    "swish": _plain(loops.SWISH, lambda beta: (beta, beta)),
-    "affine": _plain(loops.AFFINE, lambda weight, bias: (weight, bias)),
+    "prelu": _plain(loops.PRELU),
+    "frelu": _plain(loops.FRELU),
+    "smelu": _plain(loops.SMELU),
+    "swish": _plain(loops.SWISH),
+    "affine": _plain(loops.AFFINE),
     "pwlu": _piecewise(True, tables.even_table, tables.even_gradients),
     "npwlu": _piecewise(False, tables.uneven_table, tables.uneven_gradients),
 }

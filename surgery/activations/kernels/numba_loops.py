@@ -36,6 +36,7 @@ from surgery.activations.kernels.numba_tasks import (
     INNER,
     OUT,
     ROWS,
+    SECOND,
     SIZE,
     SUMS,
     TABLE,
@@ -153,7 +154,8 @@ def forward_of(kind: int, by_rows: bool, dtype: type) -> Loop:
         job = carray(address, FIELDS)
         x, y = carray(pointer(job[X]), job[SIZE], dtype), carray(pointer(job[OUT]), job[SIZE], dtype)
         size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
-        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        first = carray(pointer(job[TABLE]), channels, np.float32)
+        second = carray(pointer(job[SECOND]), channels, np.float32)
         task = take(job)
         while task < tasks:
             for unit in range(task * units // tasks, (task + 1) * units // tasks):
@@ -162,7 +164,7 @@ def forward_of(kind: int, by_rows: bool, dtype: type) -> Loop:
                     if FETCHES:
                         prefetch(x, i + AHEAD)
                     at = i - start if by_rows else c
-                    a, b = entry(by_rows, table, at), entry(by_rows, table, channels + at)
+                    a, b = entry(by_rows, first, at), entry(by_rows, second, at)
                     store(y, i, stop, _value(kind, load(x, i, stop), a, b))
             task = take(job)
 
@@ -182,13 +184,14 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
             carray(pointer(job[OUT]), job[SIZE], dtype),
         )
         size, channels, inner, units, tasks = job[SIZE], job[CHANNELS], job[INNER], job[UNITS], job[TASKS]
-        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        first = carray(pointer(job[TABLE]), channels, np.float32)
+        second = carray(pointer(job[SECOND]), channels, np.float32)
         sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
         task = take(job)
         while task < tasks:
             for unit in range(task * units // tasks, (task + 1) * units // tasks):
                 start, stop, c = unit_of(False, unit, size, inner, channels)
-                a, b = table[c], table[channels + c]
+                a, b = first[c], second[c]
                 for low in range(start, stop, PART):
                     of_a, of_b = lanes(ZERO), lanes(ZERO)
                     end = min(low + PART, stop)
@@ -217,7 +220,8 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
             carray(pointer(job[OUT]), job[SIZE], dtype),
         )
         size, channels, units, tasks = job[SIZE], job[CHANNELS], job[UNITS], job[TASKS]
-        table = carray(pointer(job[TABLE]), 2 * channels, np.float32)
+        first = carray(pointer(job[TABLE]), channels, np.float32)
+        second = carray(pointer(job[SECOND]), channels, np.float32)
         sums = carray(pointer(job[SUMS]), (tasks, job[ROWS], channels), np.float64)
         added = np.empty(2 * channels, np.float32)
         rows = SHEAF if channels <= NARROW else 1
@@ -229,7 +233,7 @@ def backward_of(kind: int, by_rows: bool, dtype: type, of_grad: type) -> Loop:
                 end = min(block + BLOCK, last)
                 for sheaf in range(block, end, rows):
                     for at in range(0, channels, WIDTH):
-                        a, b = entry(True, table, at), entry(True, table, channels + at)
+                        a, b = entry(True, first, at), entry(True, second, at)
                         of_a, of_b = entry(True, added, at), entry(True, added, channels + at)
                         for i in range(sheaf * channels + at, min(min(sheaf + rows, end) * channels, size), channels):
                             if kind == SWISH and FETCHES:  # too long for the processor to look far ahead itself

@@ -23,7 +23,7 @@ from numba.core.runtime import rtsys
 from numba.core.sigutils import normalize_signature
 
 # What the loops are told: the next task, the number of tasks, addresses, sizes.
-NEXT, TASKS, GRAD, X, OUT, TABLE, SUMS, SIZE, CHANNELS, INNER, UNITS, ROWS, ENTRIES, FIELDS = range(14)
+NEXT, TASKS, GRAD, X, OUT, TABLE, SUMS, SIZE, CHANNELS, INNER, UNITS, ROWS, SECOND, FIELDS = range(14)
 
 
 @dataclass(frozen=True)
