@@ -38,7 +38,7 @@ SMALL = {
     "deploy_cost": "--functions silu --images 64 --epochs 1 --calibrating 2 --test-images 100 --turns 1",
     "budget": "--study rankings --seeds 2 --calibration 50 --reported 100",
     "activation_search": "--functions 3 --epochs 1 --long-epochs 1 --best 1 --seeds 1",
-    "recipes_measured": "--protocol smoke --work FOLDER/networks --arms vgg-erase-half convnext-swap-swish",
+    "recipes_measured": "--protocol smoke --work FOLDER/networks --arms convnext-swap-swish",
     "mask_overhead": "--device cpu --rounds 1 --steps 1 --side 64",
     "meter_overhead": "--rounds 1",
 }

@@ -64,7 +64,7 @@ NETWORKS = {
         training=ADAMW, passes=2,
     ),
     "mixer": Network(
-        "Mixer-S/16, narrow MLPs", "timm/mixer_s16_224", {"img_size": 32, "mlp_ratio": (0.5, 0.5)}, training=ADAMW,
+        "Mixer-S/16, narrow MLPs", "timm/mixer_s16_224", {"img_size": 32, "mlp_ratio": (0.0625, 0.5)}, training=ADAMW,
     ),
 }  # fmt: skip
 
