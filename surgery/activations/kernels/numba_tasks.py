@@ -8,11 +8,14 @@ The parts depend on shapes alone, so results do not depend on the number of thre
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,11 +38,8 @@ class Loop:
 
 
 def compiled(code: Callable[..., None]) -> Loop:
-    """Compile a loop over a job, and cache the result on disk, if there is a writable folder.
-
-    The cache is invalidated when the file of the loop itself changes; numba does not notice changes of the functions
-    below that other files use.
-    """
+    """Compile a loop over a job, and cache the result on disk, if there is a writable folder."""
+    code = _stamped(code)
     loop = _from_disk(code)
     if loop is not None:
         return loop
@@ -48,6 +48,23 @@ def compiled(code: Callable[..., None]) -> Loop:
     except RuntimeError:  # no folder can be written
         made = cfunc(_KIND, **_OPTIONS)(code)
     return Loop(_LOOP(made.address), made)
+
+
+def _stamped(code: Callable[..., None]) -> Callable[..., None]:
+    """The same function under a name that is another one when any file of the kernels has changed.
+
+    Numba finds what it has cached by the name, and notices only changes of the file of the function itself, not of
+    those that it calls: a loop that was compiled for other fields of a job would write anywhere.
+    """
+    found = FunctionType(code.__code__, code.__globals__, code.__name__, code.__defaults__, code.__closure__)
+    found.__qualname__ = f"{code.__qualname__}_{_stamp()}"
+    return found
+
+
+@cache
+def _stamp(folder: Path = Path(__file__).parent) -> str:
+    sources = b"".join(file.read_bytes() for file in sorted(folder.glob("numba_*.py")))
+    return hashlib.sha256(sources).hexdigest()[:16]
 
 
 def _from_disk(code: Callable[..., None]) -> Loop | None:

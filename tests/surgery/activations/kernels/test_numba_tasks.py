@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from ctypes import addressof, c_int64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,3 +126,20 @@ def test_where_numba_has_other_insides_it_loads_loops_itself(changed: str, monke
     number = c_int64(21)
     numba_tasks.compiled(double).call(addressof(number))
     assert number.value == 42
+
+
+def test_a_loop_is_compiled_again_when_any_file_of_the_kernels_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numba_loops.py", "numba_tasks.py", "other.py"):
+        (tmp_path / name).write_text("FIELDS = 1\n")
+    stamps = [numba_tasks._stamp.__wrapped__(tmp_path)]
+    for name in ("other.py", "numba_tasks.py"):
+        (tmp_path / name).write_text("FIELDS = 2\n")
+        stamps.append(numba_tasks._stamp.__wrapped__(tmp_path))
+    assert stamps[0] == stamps[1] != stamps[2]
+
+    numba_tasks.compiled(double)
+    assert numba_tasks._from_disk(numba_tasks._stamped(double)) is not None
+    monkeypatch.setattr(numba_tasks, "_stamp", lambda: stamps[2])
+    assert numba_tasks._from_disk(numba_tasks._stamped(double)) is None
