@@ -52,7 +52,8 @@ class _Norm:
         if torch.is_grad_enabled() or mean.dtype in (torch.bfloat16, torch.float16):  # too coarse to be used again
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=epsilon)
         scale = scale if weight is None else scale * weight
-        return F.batch_norm(x, mean, torch.ones_like(mean), scale, bias, eps=0.0)
+        # Not that of torch.nn.functional, which torch 2.11 does not let divide by the scale alone.
+        return torch.batch_norm(x, scale, bias, mean, torch.ones_like(mean), False, 0.0, 0.0, False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ compiler inlines it down to the kernel, an export keeps it as one call; on a CPU
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -219,7 +219,8 @@ def _register(function: Function) -> None:
     the CPU would be ignored.
     """
     name = function.name
-    arguments = "".join(f", Tensor {parameter}" for parameter in list(inspect.signature(function.value).parameters)[1:])
+    params = list(inspect.signature(function.value).parameters)[1:]
+    arguments = "".join(f", Tensor {param}" for param in params)
 
     def forward(x: Tensor, axis: int, *params: Tensor) -> Tensor:
         if x.is_cuda and _fits(name, x, params):
@@ -235,6 +236,11 @@ def _register(function: Function) -> None:
         rows = [of_param.reshape(_rows(of_param), -1) for of_param in of_params]
         return of_x, torch.cat([torch.nn.functional.pad(row, (0, channels - row.shape[-1])) for row in rows])
 
+    # torch 2.11 reads the schema from the signature, whichever is given.
+    forward.__signature__ = _signature({"x": Tensor, "axis": int}, params, Tensor)  # type: ignore[attr-defined]
+    backward.__signature__ = _signature(  # type: ignore[attr-defined]
+        {"grad": Tensor, "x": Tensor, "axis": int}, params, tuple[Tensor, Tensor]
+    )
     operator: Any = triton_op(
         f"surgery::{name}", forward, mutates_args=(), schema=f"(Tensor x, int axis{arguments}) -> Tensor"
     )
@@ -253,6 +259,15 @@ def _register(function: Function) -> None:
         return of_x, None, *_split_table(table, params)
 
     operator.register_autograd(differentiate, setup_context=keep)
+
+
+def _signature(kinds: Mapping[str, type], params: Sequence[str], returns: Any) -> inspect.Signature:
+    """The signature of an operator, with its parameters as tensors by their names."""
+    named = {**kinds, **dict.fromkeys(params, Tensor)}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature(
+        [inspect.Parameter(name, kind, annotation=type_) for name, type_ in named.items()], return_annotation=returns
+    )
 
 
 for _function in FUNCTIONS.values():
