@@ -220,7 +220,6 @@ def _register(function: Function) -> None:
     """
     name = function.name
     params = list(inspect.signature(function.value).parameters)[1:]
-    arguments = "".join(f", Tensor {param}" for param in params)
 
     def forward(x: Tensor, axis: int, *params: Tensor) -> Tensor:
         if x.is_cuda and _fits(name, x, params):
@@ -236,18 +235,13 @@ def _register(function: Function) -> None:
         rows = [of_param.reshape(_rows(of_param), -1) for of_param in of_params]
         return of_x, torch.cat([torch.nn.functional.pad(row, (0, channels - row.shape[-1])) for row in rows])
 
-    # torch 2.11 reads the schema from the signature, whichever is given.
+    # torch reads the schemas from the signatures; torch 2.11 heeds no others.
     forward.__signature__ = _signature({"x": Tensor, "axis": int}, params, Tensor)  # type: ignore[attr-defined]
     backward.__signature__ = _signature(  # type: ignore[attr-defined]
         {"grad": Tensor, "x": Tensor, "axis": int}, params, tuple[Tensor, Tensor]
     )
-    operator: Any = triton_op(
-        f"surgery::{name}", forward, mutates_args=(), schema=f"(Tensor x, int axis{arguments}) -> Tensor"
-    )
-    reverse: Any = triton_op(
-        f"surgery::{name}_backward", backward, mutates_args=(),
-        schema=f"(Tensor grad, Tensor x, int axis{arguments}) -> (Tensor, Tensor)",
-    )  # fmt: skip
+    operator: Any = triton_op(f"surgery::{name}", forward, mutates_args=())
+    reverse: Any = triton_op(f"surgery::{name}_backward", backward, mutates_args=())
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, ctx.axis, *params = inputs
