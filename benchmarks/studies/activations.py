@@ -44,6 +44,7 @@ ARMS = (
 )
 PROTOCOLS = by_name(
     Protocol("smoke", images=128, test_images=100, epochs=1, fresh_epochs=1, seeds=1),
+    Protocol("short", images=4096, test_images=2500, epochs=2, fresh_epochs=5, seeds=1),
     Protocol("reduced", images=8192, test_images=10_000, epochs=3, fresh_epochs=10, seeds=3),
     Protocol("full", images=50_000, test_images=10_000, epochs=30, fresh_epochs=160, seeds=5),
 )

@@ -43,7 +43,8 @@ S = TypeVar("S", bound=Size)
 class Protocol:
     """The size of a study of ResNets and the like.
 
-    All arms train on the same `images`, for `epochs` from trained and for `fresh_epochs` from random weights.
+    All arms train on the same `images`, for `epochs` from trained and for `fresh_epochs` from random weights. `short`
+    asks many arms the same question in an hour or two; what it finds large is to be asked again with `reduced`.
     """
 
     name: str

@@ -66,6 +66,8 @@ def test_arms_are_compared_with_arms_of_the_same_start(study: Study[Any, Any]) -
 def test_every_study_has_the_three_protocols_and_its_command(study: Study[Any, Any]) -> None:
     smoke, reduced, full = (study.protocols[name] for name in ("smoke", "reduced", "full"))
     assert smoke.images < reduced.images < full.images == 50_000
+    if short := study.protocols.get("short"):
+        assert smoke.images < short.images < reduced.images
     assert reduced.seeds >= 3 and full.seeds >= 5
     assert study.command.split()[0].removeprefix("benchmarks.studies.") in STUDIES
 
