@@ -83,23 +83,17 @@ recipes.lode("resnet-erase-last")
 """
 
 
-def test_mypy_knows_the_types(mypy: str) -> None:
+def test_mypy_knows_the_types_and_sees_every_mistake(mypy: str) -> None:
     revealed = re.findall(r"program.py:(\d+): note: Revealed type is \"(.*)\"", mypy)
     assert {line: without_modules(text) for line, text in revealed} == expected(PROGRAM), mypy
     assert not re.search(r"program.py:\d+: error", mypy), mypy
-
-
-def test_mypy_sees_every_mistake(mypy: str) -> None:
     assert {int(line) for line in re.findall(r"mistakes.py:(\d+): error", mypy)} == calls(MISTAKES), mypy
 
 
-def test_pyright_knows_the_types(pyright: str) -> None:
+def test_pyright_knows_the_types_and_sees_every_mistake(pyright: str) -> None:
     revealed = re.findall(r"program.py:(\d+):\d+ - information: Type of \".*\" is \"(.*)\"", pyright)
     assert dict(revealed) == expected(PROGRAM), pyright
     assert not re.search(r"program.py:\d+:\d+ - error", pyright), pyright
-
-
-def test_pyright_sees_every_mistake(pyright: str) -> None:
     assert {int(line) for line in re.findall(r"mistakes.py:(\d+):\d+ - error", pyright)} == calls(MISTAKES), pyright
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from torch import Tensor
@@ -51,8 +52,15 @@ def list_tar(path: Path, kinds: Sequence[str] = KINDS) -> list[PictureFile]:
     return found
 
 
-def _members(path: Path) -> list[tuple[str, int, int]]:
+def _members(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, offset and size of each plain file, in bytes."""
+    status = path.stat()
+    return _members_of(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16)  # a header is read for every image: seconds for 60,000 of them
+def _members_of(path: Path, changed: int, size: int) -> tuple[tuple[str, int, int], ...]:
+    """The same; a file that was written since then has another time or size, and is read again."""
     try:
         with tarfile.open(path, "r:") as archive:
             plain = [member for member in archive if member.isfile()]
@@ -61,4 +69,4 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
     for member in plain:
         if member.issparse():
             raise BadFile(f"{path.name} contains a sparse file, which cannot be read in place.", asked=member.name)
-    return [(member.name, member.offset_data, member.size) for member in plain]
+    return tuple((member.name, member.offset_data, member.size) for member in plain)

@@ -80,7 +80,10 @@ def test_edits(name: str, ledger: Path, tmp_path: Path) -> None:
         row.swapped = dict(Counter(f"{edit.site.activation} -> {edit.make}" for edit in edits))
         after = oracle.output(model, example)
         if any(edit.make in ROUNDED for edit in edits):
-            torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5, equal_nan=True)
+            for ours, theirs in zip(after, before, strict=True):
+                # Every layer passes on the rounding errors of its whole input: small outputs have those of large ones.
+                unit = max(1.0, theirs.double().nan_to_num(0.0, 0.0, 0.0).abs().max().item())
+                torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * unit, equal_nan=True)
         else:
             assert_bit_equal(after, before, "output with other activations that compute the same")
         surgery.save(model, tmp_path)

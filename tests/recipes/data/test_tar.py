@@ -55,6 +55,17 @@ def test_a_picture_is_its_own_bytes_alone(tmp_path: Path) -> None:
     assert [file.content() for file in list_tar(tmp_path / "ok.tar")] == list(members.values())
 
 
+def test_a_file_is_listed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    plain = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda path, mode: opened.append(path) or plain(path, mode))
+    for members in (["a"], ["a", "b"]):
+        write_tar(file := tmp_path / "ok.tar", {f"test/cat/{name}.png": png(picture(1)) for name in members})
+        opened.clear()
+        assert [len(list_tar(file)), len(list_tar(file))] == [len(members)] * 2
+        assert len(opened) == 1
+
+
 def test_a_compressed_tar_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "plain.tar", {"test/cat/a.png": png(picture(1))})
     (tmp_path / "odd.tar").write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))

@@ -312,7 +312,7 @@ def test_a_result_with_another_preprocessing_is_refused() -> None:
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path) -> None:
-    """EfficientNet-Lite0 on an image of each ImageNet class; with the default mean and std it is ten points worse."""
+    """EfficientNet-Lite0 on images of every fourth ImageNet class; with the default mean and std it is much worse."""
     from recipes.data.dataset import Data, Decoding
     from recipes.data.image_files import PictureFile
     from recipes.data.loader import Files
@@ -330,8 +330,8 @@ def test_real_pictures_through_a_real_network(surgery_data: Path, tmp_path: Path
     model = recipes.build("timm/tf_efficientnet_lite0", pretrained=weights)
     right = {}
     for name, entry in (("own", asked), ("usual", Preprocessing())):
-        pictures = Files(files, classes)
+        pictures = Files(files[::4], classes)
         data = Data("imagenet", classes, entry, Decoding(pictures, pictures, entry, 0))
         right[name] = accuracy(model, data.testing(50))
-    assert right["own"] == pytest.approx(0.873, abs=0.004)
-    assert 0.08 < right["own"] - right["usual"] < 0.13
+    assert right["own"] == pytest.approx(0.868, abs=0.006)  # 0.873 on all of them
+    assert 0.06 < right["own"] - right["usual"] < 0.13
