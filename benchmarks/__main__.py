@@ -21,9 +21,11 @@ STUDIES = (
     "rectifiers",
     "xor",
     "pruners",
+    "found",
 )
 SMALL = {
     **{f"studies.{name}": "--protocol smoke --at-once 2" for name in STUDIES},
+    "studies.found": "--protocol smoke --arms relu 'mul(x, sigmoid(x))'",
     "erase_pretrained": "--images 256 --test-images 100 --epochs 1 --shares 0 1",
     "activations_pretrained": "--part same --images 256 --test-images 100",
     "imagenet_pretrained": "--images 16 --ranked-images 2",

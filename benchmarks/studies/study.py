@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,7 @@ class Study(Generic[A, P]):
         versions, days, where = (
             ", ".join(sorted({getattr(row, name) for row in results.all()})) for name in ("torch", "date", "processor")
         )
-        some = " --arms " + " ".join(results) if len(results.rows) < len(self.arms) else ""
+        some = " --arms " + shlex.join(results) if len(results.rows) < len(self.arms) else ""
         text = [
             f"# {self.title}",
             "",

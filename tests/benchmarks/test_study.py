@@ -20,6 +20,7 @@ from benchmarks.studies import (
     activations,
     ap,
     erase,
+    found,
     learnability,
     rectifiers,
     reproducibility,
@@ -36,7 +37,7 @@ from recipes.data import open_data
 from recipes.models.cifar_resnet import CifarResNet
 from surgery import erase_relu, swap
 
-ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY]
+ALL = [ap.STUDY, erase.study(20), erase.study(110), activations.STUDY, vit.STUDY, vit_ap.STUDY, found.STUDY]
 SMALL = [reproducibility.STUDY, learnability.STUDY, rectifiers.STUDY, xor.STUDY]
 ROOT = Path(__file__).resolve().parents[2]
 
