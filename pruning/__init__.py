@@ -25,6 +25,7 @@ from pruning.pruners.pruners import (
     random_weights,
     snip,
 )
+from pruning.rounds.compensation import compensate
 from pruning.rounds.round import Round, snapshot
 from pruning.rounds.rounds import run_rounds
 
@@ -35,6 +36,7 @@ __all__ = [
     "Masks",
     "Round",
     "accumulated_movement",
+    "compensate",
     "dead_neurons",
     "dead_units",
     "global_gradient",

@@ -33,9 +33,17 @@ ARMS = {
     "ap-recalibrated": Arm(
         "as `ap`, batch norms estimated anew after each training", ap={}, recalibrate=True, control="recalibrated"
     ),
+    "compensated": Arm("as `none`, the mean of what is cut made up for", compensate=True, control="none"),
+    "ap-compensated": Arm(
+        "as `ap`, the mean of what is cut made up for", ap={}, compensate=True, control="compensated"
+    ),
     "ap-early": Arm("as `ap` in the first three rounds, as `none` after them", ap={}, early=3, control="none"),
     "lamp": Arm("LAMP, 20 % a round", host="lamp", control="none"),
     "lamp-ap": Arm("18 % by LAMP, 2 % by AP as published", host="lamp", ap={}, control="lamp"),
+    "erased": Arm(
+        "as `none`, the last ReLU of every block erased before the first training", erase=True, control="none"
+    ),
+    "erased-ap": Arm("as `ap`, after the same erasing", ap={}, erase=True, control="erased"),
     "structural": Arm("channels by Torch-Pruning, about 18 % of the weights; 2 % by magnitude", host="torch_pruning"),
     "structural-ap": Arm("the same, 2 % by AP as published", host="torch_pruning", ap={}, control="structural"),
 }

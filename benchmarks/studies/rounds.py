@@ -40,14 +40,17 @@ class Arm:
 
     `host` is a base pruner of `pruning`, or "torch_pruning", which removes channels. `ap` are the arguments of AP,
     which then cuts a tenth of the fraction; None: no AP. `fresh`: from random weights, to which every round rewinds.
-    `recalibrate`: batch norms get new statistics after every training. `early`: AP in so many rounds only, the first
-    ones; the base pruner alone cuts after them.
+    `erase`: the last ReLU of every block is erased first. `compensate`: the mean of what is cut goes into biases and
+    the running means of norms. `recalibrate`: batch norms get new statistics after every training. `early`: AP in so
+    many rounds only, the first ones; the base pruner alone cuts after them.
     """
 
     about: str
     host: str = "global_magnitude"
     ap: Mapping[str, Any] | None = None
     fresh: bool = False
+    erase: bool = False
+    compensate: bool = False
     recalibrate: bool = False
     early: int | None = None
     control: str = ""
@@ -65,6 +68,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     looked_at = data.training(options, seed=seed, device=device)
     batches = [images for images, _ in islice(looked_at.epoch(0), LOOKED_AT)]
     size, number = pruning.Masks.full(model).size, count()
+    if arm.erase:
+        surgery.transform_(model, surgery.erase_relu(), batches[0][:2])
 
     def train(model: nn.Module, held: Held) -> None:
         round_ = next(number)
@@ -82,7 +87,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
         _structural_rounds(model, train, arm, protocol.rounds, batches, seed)
     else:
         pruning.run_rounds(
-            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None
+            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None,
+            compensate=batches if arm.compensate else None,
         )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from pruning.masks.prunable import Filter, prunable
 from pruning.processes import agreed, averaged, jointly
 from pruning.pruners.factories import check_pruner
 from pruning.rounds.checkpoint import Folder, Progress
+from pruning.rounds.compensation import compensate as make_up_for_cut
+from pruning.rounds.compensation import differences
 from pruning.rounds.movement import gathered
 from pruning.rounds.rewind import Rewind, digest_of, layout_of, put_into, state_to_rewind
 from pruning.rounds.round import Pruner, Round, Staged, wants_of
@@ -47,6 +49,7 @@ def run_rounds(
     keep: Filter | None = None,
     masks: Masks | None = None,
     gradients: Callable[[nn.Module], object] | None = None,
+    compensate: Iterable[Any] | None = None,
     recalibrate: Iterable[Any] | None = None,
     folder: str | Path | None = None,
     after: After | None = None,
@@ -54,10 +57,11 @@ def run_rounds(
     """Prune a network in rounds, each of which cuts a fraction of the unpruned weights; returns the final masks.
 
     First `train(model, held)`, unless `train_first` is False. Then in every round the pruner cuts the fraction `share`
-    (0 to 1) of the unpruned weights, the model is rewound, its batch norm statistics are re-estimated if `recalibrate`
-    gives batches for that (see `surgery.recalibrate`), `train(model, held)` is called, then `after(number, masks)` with
-    numbers from 1. The model is changed in place. A staged pruner (`in_stages`) makes several cuts with training
-    between them, and the rewind comes after the last.
+    (0 to 1) of the unpruned weights, the model is rewound, the mean of what was cut is made up for if `compensate`
+    gives batches for that (see `pruning.compensate`; after a rewind, of all that is pruned), its batch norm statistics
+    are re-estimated if `recalibrate` does (see `surgery.recalibrate`), `train(model, held)` is called, then
+    `after(number, masks)` with numbers from 1. The model is changed in place. A staged pruner (`in_stages`) makes
+    several cuts with training between them, and the rewind comes after the last.
 
     `train` is the whole training, with its own optimiser; its steps run inside `with held(optimizer):`, or
     `held(optimizer, also=[ema.module])`, which keeps pruned weights at zero; `held.masks` are the masks in force.
@@ -87,10 +91,11 @@ def run_rounds(
 
     Raises:
         CannotLook: the model is wrapped or scripted.
-        NothingPicked: no weight may be pruned, or `recalibrate` finds no batch norm.
+        NothingPicked: no weight may be pruned, `compensate` finds neither bias nor batch norm, or `recalibrate` none of
+            the latter.
         BadValue: a share outside [0, 1], rounds below 0, weights that are not finite or masked by a pruning library, a
             pruner that does not take (round, share) (for example an uncalled factory) or wants what is not available,
-            batches for `recalibrate` that fail in the model. During the run: the pruner returns something other than a
+            batches for one of the two that fail in the model. During the run: the pruner returns something other than a
             cut, or other masks than in another process, `gradients` fails, pruned weights are nonzero after a training,
             weights are not finite, or a weight lacks the gradient or movement that the pruner wants.
         WrongModel: `masks`, the state in `rewind` or the `folder` belong to another model, or the folder to another
@@ -114,11 +119,11 @@ def run_rounds(
         "share": float(share), "rounds": rounds, "train_first": train_first, "pruner": _stable_repr(pruner),
         "rewind": digest_of(back) if isinstance(rewind, Mapping) and back is not None else rewind,
         "masks": masks if masks is None else digest_of(masks), "prunable": list(weights),
-        "recalibrate": recalibrate is not None, "layout": layout_of(model),
+        "compensate": compensate is not None, "recalibrate": recalibrate is not None, "layout": layout_of(model),
     }  # fmt: skip
     kept = None if folder is None else Folder(Path(folder), asked)
     saved = jointly(lambda: None if kept is None else kept.load(model), "begin")
-    run = _Run(model, train, pruner, share, rounds, back, gradients, recalibrate, after)
+    run = _Run(model, train, pruner, share, rounds, back, gradients, compensate, recalibrate, after)
     if saved is not None and saved.rewind is not None:
         run = replace(run, rewind=saved.rewind)
     initial = Masks.full(model, keep) if masks is None else masks
@@ -151,6 +156,7 @@ class _Run:
     rounds: int
     rewind: Tensors | None
     gradients: Callable[[nn.Module], object] | None
+    compensate: Iterable[Any] | None
     recalibrate: Iterable[Any] | None
     after: After | None
 
@@ -160,6 +166,9 @@ class _Run:
         round = Round.of(self.model, before, masks)
         if not self._cuts(round.masks.alive):
             raise BadValue("The pruner has no stages.", asked=_stable_repr(self.pruner))
+        if self.compensate is not None:
+            check_repeatable(self.compensate)
+            differences(self.model, masks, self.compensate)  # problems with the batches are reported before a training
         if self.recalibrate is not None:
             _rehearse(self.model, self.recalibrate)
         start = Progress("train", 0, 0, round.masks.alive, round.masks, before, {})
@@ -214,12 +223,15 @@ class _Run:
             round = replace(round, gradients=averaged_gradients)
         masks = agreed(lambda: _checked(cuts[now.stage](round), now.masks, self.pruner))
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
-        return jointly(lambda: self._with_masks_applied(now, last=now.stage == len(cuts)), "go on after the cut")
-
-    def _with_masks_applied(self, now: Progress, last: bool) -> Progress:
-        """Apply the masks of a cut to the model, which is rewound after the last cut."""
+        last = now.stage == len(cuts)
         if last:
             put_into(self.model, self.rewind or {})
+        if self.compensate is not None:
+            make_up_for_cut(self.model, masks, self.compensate)
+        return jointly(lambda: self._with_masks_applied(now, last), "go on after the cut")
+
+    def _with_masks_applied(self, now: Progress, last: bool) -> Progress:
+        """Apply the masks of a cut to the model, which was rewound if it is the last cut."""
         now.masks.lay_over(self.model)
         if self.recalibrate is not None:
             estimate_norms(self.model, self.recalibrate)

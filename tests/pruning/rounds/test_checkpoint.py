@@ -259,6 +259,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "train_first": {"train_first": False},
     "masks": {"masks": Masks.full(net())},
     "prunable": {"keep": lambda name, _: name == "conv1.weight"},
+    "compensate": {"compensate": [torch.zeros(4, 3, 8, 8)]},
     "recalibrate": {"recalibrate": [torch.zeros(4, 3, 8, 8)]},
 }
 

@@ -252,6 +252,30 @@ def test_norms_are_estimated_after_the_rewind() -> None:
     assert seen == [(False, True), (True, False), (True, False)]
 
 
+def test_what_is_cut_is_made_up_for_also_after_a_rewind() -> None:
+    images, begun, ended = torch.randn(8, 3, 8, 8), list[Tensor](), list[Tensor]()
+    start = _mean_output(net(), images)
+
+    def training(model: Net, held: Held) -> None:
+        begun.append(_mean_output(model, images))
+        train(model, held)
+        ended.append(_mean_output(model, images))
+
+    run_rounds(net(), training, magnitude, 0.5, 1, rewind=None, compensate=[images])
+    torch.testing.assert_close(begun[1], ended[0])
+    run_rounds(net(), training, magnitude, 0.5, 2, compensate=[images])
+    for mean in begun[2:]:  # of all that is pruned, not only of the last cut
+        torch.testing.assert_close(mean, start)
+
+
+@torch.no_grad()
+def _mean_output(model: nn.Module, images: Tensor) -> Tensor:
+    was = model.training
+    mean = model.eval()(images).mean(0)
+    model.train(was)
+    return mean
+
+
 def test_given_masks_and_a_filter_say_what_is_pruned() -> None:
     model = net()
     masks = Masks({"conv1.weight": torch.rand(4, 3, 3, 3) < 0.5})
@@ -402,6 +426,9 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "after no function": (BadValue, "after(number, masks)", {"after": [1]}),
     "unknown wants": (BadValue, "hessian", {"pruner": Spy("hessian")}),
     "movement of nothing": (BadValue, "movement", {"pruner": Spy("movement"), "train_first": False}),
+    "compensate on nothing": (BadValue, "No batches", {"compensate": []}),
+    "compensate once": (BadValue, "read once", {"compensate": iter([torch.zeros(4, 3, 8, 8)])}),
+    "compensate on other images": (BadValue, "Batch 1", {"compensate": [torch.zeros(4, 5, 8, 8)]}),
     "recalibrate on nothing": (BadValue, "No batches", {"recalibrate": []}),
     "recalibrate once": (BadValue, "read once", {"recalibrate": iter([torch.zeros(4, 3, 8, 8)])}),
     "recalibrate other images": (BadValue, "recalibrate", {"recalibrate": [torch.zeros(4, 5, 8, 8)]}),
@@ -445,6 +472,7 @@ def test_bad_models_are_refused() -> None:
         (broken, BadValue, "finite", {}),
         (nn.DataParallel(net()), CannotLook, "module", {}),
         (nn.Sequential(nn.ReLU()), NothingPicked, "not have prunable weights", {}),
+        (nn.Conv2d(3, 4, 3, bias=False), NothingPicked, "no bias", {"compensate": [torch.zeros(4, 3, 8, 8)]}),
         (nn.Conv2d(3, 4, 3), NothingPicked, "batch norm", {"recalibrate": [torch.zeros(4, 3, 8, 8)]}),
     ):
         with assert_untouched(model):
