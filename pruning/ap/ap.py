@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pruning.ap.base_pruner import check_base_pruner, host_cut
 from pruning.ap.choice import Among, By, Choice, check_word, cut_by_ap, order_within
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.masks.cut import candidates_of, check_share, count_of, cut_lowest
 from pruning.masks.masks import Masks
 from pruning.pruners.factories import name_of
@@ -26,6 +27,7 @@ def with_ap(
     by: By = "still",
     *,
     batches: Iterable[Any] | None = None,
+    meter: DeadNeuronMeter | None = None,
     seed: int = 0,
     shortfall: Shortfall = "error",
 ) -> WithAP:
@@ -39,21 +41,24 @@ def with_ap(
       nothing has moved (frozen layers) are left out;
     - by="dead": of the weights of units that are silent on all of `batches`, those that suppress them most: weight x
       mean input of its channel x sign of the scale of a norm behind the unit, if that is below zero; measured on the
-      current model;
+      current model. With a `meter`, a `DeadNeuronMeter(model, inputs=True)` around the steps of the training, units
+      that were silent in training since its last reset: reset it when the epoch begins that counts;
     - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of unpruned weights.
 
     A pattern of the base pruner (`within`, such as 2:4) also holds for AP. If AP finds too few weights,
     shortfall="error" raises, "host" lets the base pruner cut the rest.
 
     Raises:
-        BadValue: here, a fraction outside [0, 1], an unknown word, by="dead" without batches (or with batches that can
-            be read only once), a staged pruner, or one that does not take (round, share); when called, `ap_share`
-            above the share, a base pruner that cuts a different count, no movement (by="still"), or a shortfall.
+        BadValue: here, a fraction outside [0, 1], an unknown word, by="dead" without batches or meter (or with both, or
+            with batches that can be read only once), a staged pruner, or one that does not take (round, share); when
+            called, `ap_share` above the share, a base pruner that cuts a different count, no movement (by="still"), a
+            meter that has observed nothing, or a shortfall.
+        WrongModel: when called, the meter measures another model.
 
     Source: Activate-while-Pruning, "lite" order, as in its released script; counts are exact here, and only trainable
     weights of layers are considered.
     """
-    return WithAP(pruner, ap_share, Choice(among, by, batches, seed), shortfall)
+    return WithAP(pruner, ap_share, Choice(among, by, batches, seed, meter), shortfall)
 
 
 def in_stages(
@@ -63,6 +68,7 @@ def in_stages(
     by: By = "still",
     *,
     batches: Iterable[Any] | None = None,
+    meter: DeadNeuronMeter | None = None,
     seed: int = 0,
     shortfall: Shortfall = "error",
 ) -> InStages:
@@ -73,7 +79,7 @@ def in_stages(
 
     Source: Activate-while-Pruning, "pro" order.
     """
-    return InStages(pruner, ap_share, Choice(among, by, batches, seed), shortfall)
+    return InStages(pruner, ap_share, Choice(among, by, batches, seed, meter), shortfall)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pruning.dead.measure import Measured, measure
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.dead.suppression import suppression
 from pruning.masks.cut import candidates_of, cut_lowest
 from pruning.masks.masks import Masks
 from pruning.pruners.criteria import Random, magnitude
 from pruning.pruners.pruners import Constraint
 from pruning.rounds.round import Round, Scores
-from surgery.errors import BadValue
+from surgery.errors import BadValue, WrongModel
 from surgery.repair.batches import check_repeatable
 
 Among = Literal["negative", "positive", "any"]
@@ -30,18 +32,24 @@ class Choice:
     by: By = "still"
     batches: Iterable[Any] | None = None
     seed: int = 0
+    meter: DeadNeuronMeter | None = None
 
     def __post_init__(self) -> None:
         check_word("among", self.among, get_args(Among))
         check_word("by", self.by, get_args(By))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise BadValue("`seed` must be an integer.", asked=f"seed={self.seed!r}")
+        if self.batches is not None and self.meter is not None:
+            raise BadValue("`batches` and `meter` exclude each other.", asked="batches and meter", try_="one of them")
         if self.batches is not None:
             check_repeatable(self.batches)
+        elif self.meter is not None:
+            _check_meter(self.meter)
         elif self.by == "dead":
             raise BadValue(
-                'by="dead" needs batches to measure which units are silent.', asked="no batches", try_="batches=loader"
-            )
+                'by="dead" needs batches to measure which units are silent.', asked="no batches",
+                try_="batches=loader, or meter=DeadNeuronMeter(model, inputs=True) around the training",
+            )  # fmt: skip
 
     @property
     def words(self) -> str:
@@ -49,9 +57,25 @@ class Choice:
         sign = "" if self.among == "any" else f"{self.among} "
         return f"unpruned {sign}weights" + (" that suppress dead units" if self.by == "dead" else "")
 
+    def measured(self, model: nn.Module, names: Iterable[str]) -> Measured:
+        """Which units are silent, on the batches or in the training that was metered, and the inputs of these weights.
+
+        Raises:
+            As `dead_neurons`; WrongModel: the meter measures another model.
+        """
+        if self.meter is None:
+            return measure(model, self.batches or (), 0.0, "nonlinearity", inputs_of=names)
+        if self.meter.model is not model:
+            raise WrongModel(
+                "The meter measures another model.", asked=repr(self.meter), there=type(model).__name__,
+                try_="a DeadNeuronMeter of the model that is pruned",
+            )  # fmt: skip
+        return self.meter.measured()
+
     def __str__(self) -> str:
         seed = f", seed={self.seed}" if self.by == "random" else ""
-        return f"among={self.among!r}, by={self.by!r}{seed}"
+        meter = ", meter=DeadNeuronMeter" if self.meter is not None else ""
+        return f"among={self.among!r}, by={self.by!r}{seed}{meter}"
 
 
 def cut_by_ap(round: Round, count: int, choice: Choice, within: Constraint | None = None) -> Masks:
@@ -111,7 +135,8 @@ def _least_moved(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Ten
 
 def _suppressing(round: Round, choice: Choice) -> tuple[Scores, Mapping[str, Tensor]]:
     """The mean contribution of each weight to its unit; candidates are negative contributions to a dead unit."""
-    found = suppression(round.model, dict(_now(round)), round.masks, choice.batches or ())
+    weights = dict(_now(round))
+    found = suppression(round.model, weights, round.masks, choice.measured(round.model, weights))
     scores = {name: found[name] if name in found else torch.zeros_like(now) for name, now in _now(round)}
     return scores, {name: (scores[name] < 0) & _of_sign(now, choice.among) for name, now in _now(round)}
 
@@ -136,6 +161,14 @@ def _too_few(count: int, there: int, choice: Choice) -> BadValue:
         "AP finds too few weights to cut.", asked=f"{count} {choice.words}", there=f"{there} of them",
         try_='a smaller share, among="any", or shortfall="host"',
     )  # fmt: skip
+
+
+def _check_meter(meter: DeadNeuronMeter) -> None:
+    if not isinstance(meter, DeadNeuronMeter) or not meter.layers:
+        raise BadValue(
+            "The meter must measure the inputs of layers, too.", asked=repr(meter),
+            try_="DeadNeuronMeter(model, inputs=True)",
+        )  # fmt: skip
 
 
 def check_word(name: str, word: str, words: tuple[str, ...]) -> None:

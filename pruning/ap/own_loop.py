@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.ap.choice import Among, By, Choice, cut_by_ap
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.hosts import commit
 from pruning.masks.cut import check_share, count_of
 from pruning.masks.masks import Masks, masks_in_force, warn_of_zeros
@@ -25,8 +26,8 @@ class ActivateWhilePruning:
     """AP in a pipeline that already prunes and trains: `begin_round()`, your round, `step()`.
 
     `share`, in [0, 1], is a fraction of the weights that are unpruned when a round begins; AP's cut comes on top of
-    the pipeline's, so reduce that by AP's share. `among`, `by`, `batches` and `seed` as in `with_ap`, `keep` as in
-    `prunable`.
+    the pipeline's, so reduce that by AP's share. `among`, `by`, `batches`, `meter` and `seed` as in `with_ap`, `keep`
+    as in `prunable`.
 
     Unpruned are the weights that the masks of the pruning library (`torch.nn.utils.prune`, `torch.ao.pruning`, NNCF)
     keep, without one all that AP has not cut, even zeros: a layer initialised with zeros learns. Pass further `masks`,
@@ -45,7 +46,7 @@ class ActivateWhilePruning:
 
     Raises:
         CannotLook, NothingPicked: as for `prunable`: a wrapped model, or one without such weights.
-        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches, `masks` of another type.
+        BadValue: a share outside [0, 1], an unknown word, by="dead" without batches or meter, `masks` of another type.
         WrongModel: the masks belong to another model.
 
     Source: Activate-while-Pruning, "lite" order.
@@ -59,13 +60,14 @@ class ActivateWhilePruning:
         by: By = "still",
         *,
         batches: Iterable[Any] | None = None,
+        meter: DeadNeuronMeter | None = None,
         seed: int = 0,
         keep: Filter | None = None,
         masks: Masks | Callable[[nn.Module], Masks] | None = None,
     ) -> None:
         check_share("share", share)
         self.model, self.share, self.keep, self.masks = model, share, keep, masks
-        self.choice = Choice(among, by, batches, seed)
+        self.choice = Choice(among, by, batches, seed, meter)
         prunable(model, keep)
         self._masks_given()
         self._began: tuple[Mapping[str, Tensor], int] | None = None  # weights, and how many of them were unpruned

@@ -120,7 +120,7 @@ def measure(
     Raises:
         CannotLook, NothingPicked, BadValue: see `dead_neurons`.
     """
-    layers = _layers_with(model, inputs_of)
+    layers = layers_with(model, inputs_of)
     sites: dict[Key, Site] = {}
     tallies: dict[Key, Tally] = {}
     sums: Sums = {}
@@ -133,7 +133,8 @@ def measure(
             found, leading = sites_of(model, Example((images,), {}), len(images), role, "eval")
             sites.update(found)
         samples += len(images)
-        return _both(observing(model, tallying(tallies, sites, leading, len(images), threshold)), layers, sums)
+        look = observing(model, tallying(tallies, sites, leading, len(images), threshold))
+        return with_inputs(look, layers, sums)
 
     failure: Exception | None = None
     try:
@@ -141,10 +142,10 @@ def measure(
     except Exception as error:  # passed to the other processes, and raised again
         failure = error
     measured = Measured.of(sites.values(), tallies, samples, failure)
-    return replace(measured, inputs=_means(model, layers, sums)) if layers else measured
+    return replace(measured, inputs=means_of(model, layers, sums)) if layers else measured
 
 
-def _layers_with(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+def layers_with(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """The convolutions and linear layers with these weights, by the name of the weight."""
     owners = {name: owner_of(model, name) for name in names}
     return {
@@ -154,7 +155,7 @@ def _layers_with(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
 
 
 @contextmanager
-def _both(looking: AbstractContextManager[None], layers: Mapping[str, nn.Module], sums: Sums) -> Iterator[None]:
+def with_inputs(looking: AbstractContextManager[None], layers: Mapping[str, nn.Module], sums: Sums) -> Iterator[None]:
     """Look, and add up the inputs of the layers."""
 
     def adding_to(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -178,7 +179,7 @@ def _summed(layer: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     return rows.sum(1, dtype=torch.float64), rows.shape[1]
 
 
-def _means(model: nn.Module, names: Iterable[str], sums: Sums) -> dict[str, Tensor]:
+def means_of(model: nn.Module, names: Iterable[str], sums: Sums) -> dict[str, Tensor]:
     """The mean inputs over the batches of all processes; without layers that were never called."""
     parts = [sums]
     if processes() > 1:

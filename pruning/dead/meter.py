@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Self
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.dead.incoming_weights import unpruned_weights
-from pruning.dead.measure import Measured, Role, check_settings, sites_of
+from pruning.dead.measure import Measured, Role, Sums, check_settings, layers_with, means_of, sites_of, with_inputs
 from pruning.dead.rates import DeadNeurons, dead_of
 from pruning.dead.tally import Tally, tallying
+from pruning.masks.prunable import weights_of
 from surgery.dataflow.flow import tensors_in
 from surgery.errors import BadValue
 from surgery.look.example import Example
@@ -31,7 +33,8 @@ class DeadNeuronMeter:
     if it was never active on any observed sample, although the weights changed meanwhile. Before the first observation
     the calls of the model are found, once. Neither the model nor its training changes, and all hooks are removed at the
     end. Forwards of a copy of the model that is made inside (an average of the weights) do not count, nor do those that
-    start in another thread while one is being observed.
+    start in another thread while one is being observed. With `inputs=True` the mean inputs of the layers are measured,
+    too, for AP by the units that were dead in training: `with_ap(..., by="dead", meter=meter)`.
 
     Pass the plain model, even if a distributed wrapper of it is trained. A compiled forward cannot be observed, and is
     not counted.
@@ -42,13 +45,20 @@ class DeadNeuronMeter:
     """
 
     def __init__(
-        self, model: nn.Module, every: int = 50, *, threshold: float = 0.0, role: Role = "nonlinearity"
+        self,
+        model: nn.Module,
+        every: int = 50,
+        *,
+        threshold: float = 0.0,
+        role: Role = "nonlinearity",
+        inputs: bool = False,
     ) -> None:
         check_plain(model)
         check_settings(threshold, role)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise BadValue("`every` must be a positive number of forwards.", asked=f"every={every!r}", try_="50")
         self.model, self.every, self.threshold, self.role = model, every, threshold, role
+        self.layers = layers_with(model, weights_of(model)) if inputs else {}
         self._forwards = 0  # in train mode, so far
         self._depth = 0  # a forward may call its model recursively
         self._thread = 0  # the thread of the observed forward
@@ -65,6 +75,7 @@ class DeadNeuronMeter:
     def reset(self) -> None:
         """Drop the measurements; the count of forwards continues."""
         self._tallies: dict[Key, Tally] = {}
+        self._sums: Sums = {}
         self._samples = 0
 
     def rates(self, masks: Mapping[str, Tensor] | None = None) -> DeadNeurons:
@@ -78,6 +89,10 @@ class DeadNeuronMeter:
             WrongModel: the masks belong to another model.
         """
         unpruned = unpruned_weights(self.model, masks)
+        return dead_of(self.model, self.measured(), unpruned, threshold=self.threshold, mode="train")
+
+    def measured(self) -> Measured:
+        """The measurements since the last reset, over all processes; `Raises:` as in `rates`."""
         failure = None
         if not self._tallies:
             failure = BadValue(
@@ -85,7 +100,7 @@ class DeadNeuronMeter:
                 try_="model.train(), and steps inside the meter's `with`",
             )  # fmt: skip
         measured = Measured.of(self._sites.values(), self._tallies, self._samples, failure)
-        return dead_of(self.model, measured, unpruned, threshold=self.threshold, mode="train")
+        return replace(measured, inputs=means_of(self.model, self.layers, self._sums)) if self.layers else measured
 
     def __enter__(self) -> Self:
         if self._hooks:
@@ -134,7 +149,7 @@ class DeadNeuronMeter:
             self._sites, self._leading = sites_of(self.model, Example(args, kwargs), samples, self.role, "train")
         self._samples += samples
         look = tallying(self._tallies, self._sites, self._leading, samples, self.threshold)
-        self._looking.enter_context(observing(self.model, look))
+        self._looking.enter_context(with_inputs(observing(self.model, look), self.layers, self._sums))
 
     def _end(self) -> None:
         if self._depth and self._thread == get_ident() and not torch.compiler.is_compiling():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from pruning.ap.ap import in_stages, shared_counts, with_ap
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.masks.cut import count_of
 from pruning.masks.masks import Masks
 from pruning.pruners.pruners import global_gradient, global_magnitude, layer_magnitude, n_of_m
@@ -297,6 +298,9 @@ def test_they_say_what_they_are() -> None:
     )
     dead = with_ap(magnitude, 0.02, by="dead", batches=[torch.zeros(100, 3)])
     assert repr(dead) == "with_ap(magnitude, ap_share=0.02, among='negative', by='dead')"
+    meter = DeadNeuronMeter(nn.Linear(3, 3), inputs=True)
+    in_training = with_ap(magnitude, 0.02, by="dead", meter=meter)
+    assert repr(in_training) == "with_ap(magnitude, ap_share=0.02, among='negative', by='dead', meter=DeadNeuronMeter)"
 
 
 def test_ap_beside_ap() -> None:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pruning.ap.ap import with_ap
 from pruning.ap.choice import Choice, cut_by_ap
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.rounds.round import Round, snapshot
-from surgery.errors import BadValue
+from surgery.errors import BadValue, WrongModel
 from tests.asserts import assert_raises, assert_untouched
 from tests.pruning.ap.by_hand import BEFORE, NOW, by_hand, cut_places, magnitude, nothing, vgg_with_norms
 
@@ -129,6 +130,42 @@ def test_dead_agrees_with_a_naive_count_on_a_vgg() -> None:
     masks = cut_by_ap(round, many, Choice(by="dead", batches=batches))
     cut = {(name, tuple(at)) for name, mask in masks.items() for at in (~mask).nonzero().tolist()}
     assert cut == {(name, at) for _, name, at in sorted(entries)[:many]}
+
+
+def metered(model: nn.Module, *steps: list[Tensor], every: int = 1) -> DeadNeuronMeter:
+    """A meter after some epochs, each of these batches, that was reset before the last."""
+    meter = DeadNeuronMeter(model.train(), every, inputs=True)
+    with meter:
+        for epoch in steps:
+            meter.reset()
+            for x in epoch:
+                model(x)
+    return meter
+
+
+def test_units_may_be_measured_in_training_instead() -> None:
+    model = silent_net()
+    awake = [-batch for batch in BATCHES]  # on which the first unit is active
+    round, share = Round.of(model, snapshot(model)), 3 / 15
+    assert round.masks.alive == 15
+    after = with_ap(nothing, share, by="dead", batches=BATCHES)(round, share)
+    assert with_ap(nothing, share, by="dead", meter=metered(model, awake, BATCHES))(round, share) == after
+    unseen = metered(model, [*BATCHES, *awake], every=4)
+    assert with_ap(nothing, share, by="dead", meter=unseen)(round, share) == after
+    whole = metered(model, [*BATCHES, *awake])
+    assert_raises(BadValue, lambda: with_ap(nothing, share, by="dead", meter=whole)(round, share), "too few")
+
+
+def test_a_meter_of_another_model_or_without_inputs_or_forwards_is_refused() -> None:
+    model, other = silent_net(), silent_net()
+    round = Round.of(model, snapshot(model))
+    of_other, fresh = metered(other, BATCHES), DeadNeuronMeter(model, inputs=True)
+    cut = [lambda meter=meter: with_ap(nothing, 0.1, by="dead", meter=meter)(round, 0.1) for meter in (of_other, fresh)]
+    assert_raises(WrongModel, cut[0], "another model")
+    assert_raises(BadValue, cut[1], "No forward was observed")
+    for meter in (DeadNeuronMeter(model), BATCHES):
+        assert_raises(BadValue, lambda meter=meter: Choice(by="dead", meter=meter), "inputs=True")  # type: ignore[misc]
+    assert_raises(BadValue, lambda: Choice(by="dead", batches=BATCHES, meter=fresh), "exclude each other")
 
 
 def test_dead_keeps_to_the_sign_and_to_living_weights() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from pruning.ap.own_loop import ActivateWhilePruning
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
 from surgery.errors import BadValue, CannotLook, NothingPicked, WrongModel
@@ -216,6 +217,26 @@ def test_units_that_are_dead_on_batches() -> None:
     cut = new_zeros(before, model)
     assert len(cut) == int(0.02 * (162 + 648 + 48))
     assert all(name == "4.weight" and index < 3 * 54 and before[name].flatten()[index] < 0 for name, index in cut)
+
+
+def test_units_that_were_dead_in_the_last_training() -> None:
+    model = net()
+    meter = DeadNeuronMeter(model, every=1, inputs=True)
+    ap = ActivateWhilePruning(model, 0.02, by="dead", meter=meter)
+    for shift in (-100.0, 100.0):
+        with torch.no_grad():
+            model[4].bias[:3] = shift
+        ap.begin_round()
+        before = weights(model)
+        meter.reset()
+        with meter:
+            model.train()(torch.randn(8, 3, 5, 5))
+        if shift < 0:
+            ap.step()
+            cut = new_zeros(before, model)
+            assert len(cut) == 17 and all(name == "4.weight" and index < 3 * 54 for name, index in cut)
+        else:
+            assert_raises(BadValue, ap.step, "too few")
 
 
 # Zero is not pruned

@@ -96,6 +96,26 @@ def test_training_goes_as_it_would(every: int) -> None:
         assert torch.equal(first, second)
 
 
+def test_the_mean_inputs_are_those_of_the_forwards_looked_into() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2), nn.ReLU())
+    with DeadNeuronMeter(model, every=2, inputs=True) as meter:
+        for seed in range(4):
+            model(batch(seed))
+    images = torch.cat([batch(0), batch(2)])
+    hidden = torch.cat([model[:4](batch(seed)).detach() for seed in (0, 2)])
+    found = meter.measured().inputs
+    torch.testing.assert_close(dict(found), {"0.weight": images.mean((0, 2, 3)), "4.weight": hidden.mean(0)})
+    assert not model[0]._forward_pre_hooks and not model[4]._forward_pre_hooks
+    meter.reset()
+    assert_raises(BadValue, meter.measured, "No forward")
+    with meter:
+        model(batch(1))
+    torch.testing.assert_close(meter.measured().inputs["0.weight"], batch(1).mean((0, 2, 3)))
+    with DeadNeuronMeter(model, every=1) as plain:
+        model(batch(0))
+    assert plain.measured().inputs == {}
+
+
 def test_nothing_is_left_behind() -> None:
     model = models.ResidualNet().eval()
     x = batch(0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning.dead.measure import measure
 from pruning.dead.suppression import contributions, suppression
 from pruning.masks.masks import Masks
 from pruning.masks.prunable import prunable
@@ -18,7 +19,8 @@ def test_suppression_worked_by_hand() -> None:
     masks = Masks.of(model)
     weights = {name: tensor.detach() for name, tensor in prunable(model).items()}
     with assert_untouched(model):
-        found = suppression(model, weights, masks, ONES)
+        measured = measure(model, ONES, 0.0, "nonlinearity", inputs_of=weights)
+        found = suppression(model, weights, masks, measured)
     # Mean inputs: 3 / 4 of the images, and 3 / 4, 0, 1, 0 of what the convolution outputs.
     assert found["conv.weight"].flatten().tolist() == [0, -0.75, 0, 0]  # the last unit has no unpruned weight
     assert found["fc.weight"].tolist() == [[0, 0, 0, 0], [-0.75, 0, 0, 0]]
