@@ -23,6 +23,17 @@ ARMS = {
         ap={"by": "dead"},
         control="none",
     ),
+    "ap-dead-training": Arm(
+        "as `ap-dead`, units dead in the training instead of after it",
+        ap={"by": "dead"},
+        in_training=True,
+        control="none",
+    ),
+    "revived": Arm(
+        "as `none`, at the same densities, but each cut first gives dead units fresh weights, which it spares",
+        revive=True,
+        control="none",
+    ),
     "random": Arm("18 % by magnitude, 2 % at random", ap={"among": "any", "by": "random"}, control="none"),
     "ap-positive": Arm("as `ap`, among the positive weights", ap={"among": "positive"}, control="none"),
     "rewound": Arm("as `none`, from fresh weights, to which every round goes back", fresh=True),

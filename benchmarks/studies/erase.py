@@ -31,6 +31,7 @@ TRAINED = {
         "fitted lines, learning from it, too", erase_relu(stand_in="affine"), distill=True, control="affine"
     ),
     "half": Arm("the last ReLU of every second block erased at once", erase_relu(share=0.5), control="control"),
+    "quarter": Arm("the last ReLU of every fourth block erased at once", erase_relu(share=0.25), control="control"),
     "half-faded": Arm("the same, faded", erase_relu(share=0.5, fade=FADE), control="half"),
 }
 FRESH = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
 from statistics import fmean
@@ -19,6 +20,7 @@ from benchmarks.studies.jobs import Protocol, Row, Write
 from benchmarks.studies.networks import Network
 from benchmarks.studies.plots import Curve, drawn
 from benchmarks.studies.results import Results, at
+from benchmarks.studies.revival import revive_and_cut
 from benchmarks.studies.spread import spread
 from pruning.ap.choice import Choice, cut_by_ap
 from pruning.hosts.torch_pruning.prune_step import step as structural_step
@@ -30,6 +32,7 @@ from recipes.train.finetune import accuracy, finetune
 
 SHARE, AP_SHARE = 0.2, 0.02  # of the unpruned weights, per round
 LOOKED_AT = 8  # training batches: for dead neurons, for AP by dead units, for the statistics of norms
+METERED = 4  # of so many training steps one is looked into: of 4,096 images as many as above
 
 CHANNELS = 0.14  # fraction that Torch-Pruning removes per round: about 18 % of the weights of ResNet-20
 
@@ -42,7 +45,8 @@ class Arm:
     which then cuts a tenth of the fraction; None: no AP. `fresh`: from random weights, to which every round rewinds.
     `erase`: the last ReLU of every block is erased first. `compensate`: the mean of what is cut goes into biases and
     the running means of norms. `recalibrate`: batch norms get new statistics after every training. `early`: AP in so
-    many rounds only, the first ones; the base pruner alone cuts after them.
+    many rounds only, the first ones; the base pruner alone cuts after them. `in_training`: dead units are those of the
+    training, not of the network after it. `revive`: dead units begin anew at every cut, which global magnitude makes.
     """
 
     about: str
@@ -53,6 +57,8 @@ class Arm:
     compensate: bool = False
     recalibrate: bool = False
     early: int | None = None
+    in_training: bool = False
+    revive: bool = False
     control: str = ""
 
 
@@ -71,9 +77,15 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     if arm.erase:
         surgery.transform_(model, surgery.erase_relu(), batches[0][:2])
 
+    meter = pruning.DeadNeuronMeter(model, METERED, inputs=True) if arm.in_training else None
+
     def train(model: nn.Module, held: Held) -> None:
         round_ = next(number)
-        finetune(model, data.training(options, seed=100 * seed + round_, device=device), options, held=held, seed=seed)
+        images = data.training(options, seed=100 * seed + round_, device=device)
+        if meter is not None:
+            meter.reset()
+        with meter or nullcontext():
+            finetune(model, images, options, held=held, seed=seed)
         if arm.recalibrate:
             surgery.recalibrate(model, batches)
         dead = pruning.dead_neurons(model, batches, held.masks)
@@ -85,19 +97,23 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
 
     if arm.host == "torch_pruning":
         _structural_rounds(model, train, arm, protocol.rounds, batches, seed)
+    elif arm.revive:
+        _revived_rounds(model, train, protocol.rounds, batches, seed)
     else:
         pruning.run_rounds(
-            model, train, _pruner(arm, batches, seed), SHARE, protocol.rounds, rewind="init" if arm.fresh else None,
-            compensate=batches if arm.compensate else None,
+            model, train, _pruner(arm, batches, meter, seed), SHARE, protocol.rounds,
+            rewind="init" if arm.fresh else None, compensate=batches if arm.compensate else None,
         )  # fmt: skip
 
 
-def _pruner(arm: Arm, batches: Sequence[Tensor], seed: int) -> Pruner:
+def _pruner(arm: Arm, batches: Sequence[Tensor], meter: pruning.DeadNeuronMeter | None, seed: int) -> Pruner:
     host: Pruner = getattr(pruning, arm.host)()
     if arm.ap is None:
         return host
     # If too few weights keep dead units dead, the base pruner cuts the rest.
-    with_ap = pruning.with_ap(host, AP_SHARE, **arm.ap, batches=batches, seed=seed, shortfall="host")
+    with_ap = pruning.with_ap(
+        host, AP_SHARE, **arm.ap, batches=None if meter else batches, meter=meter, seed=seed, shortfall="host"
+    )
     return with_ap if arm.early is None else in_early_rounds(with_ap, host, arm.early)
 
 
@@ -109,6 +125,17 @@ def in_early_rounds(first: Pruner, then: Pruner, rounds: int) -> Pruner:
         return (first if next(number) < rounds else then)(round, share)
 
     return pruner
+
+
+def _revived_rounds(
+    model: nn.Module, train: Callable[[nn.Module, Held], object], rounds: int, batches: Sequence[Tensor], seed: int
+) -> None:
+    masks = pruning.Masks.full(model)
+    for number in range(rounds + 1):
+        train(model, Held(model, masks))
+        if number < rounds:
+            masks = revive_and_cut(model, masks, SHARE, batches, 100 * seed + number)
+            masks.lay_over(model)
 
 
 def _structural_rounds(
