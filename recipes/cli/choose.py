@@ -65,7 +65,9 @@ def add_commands(commands: Commands[Any]) -> None:
     )
     group.add_argument("--fit", action="store_true", help="fit affine maps to the images, as surgery.fit_affine does")
     group.add_argument("--cost", choices=COSTS, help="what is saved (default: that of the budget, else latency)")
-    group.add_argument("--worst", type=float, default=0.5, metavar="X", help="damage to stop at (default: %(default)s)")
+    group.add_argument(
+        "--worst", type=_above_0, default=0.5, metavar="X", help="damage to stop at (default: %(default)s)"
+    )
     group.add_argument("--screen", type=positive, metavar="N", help="images for single edits (default: all)")
     group.add_argument("--points", type=positive, default=16, metavar="N", help="points of the exact front to measure")
     group.add_argument("--runtime", choices=RUNTIMES, default="eager", help="what is timed (default: %(default)s)")

@@ -91,7 +91,7 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor, recompute: 
     if not -x.dim() <= axis < x.dim():
         axis = -1  # a scalar or a row does not have this axis: its last axis is the channels
     form = form_of(function, x)
-    if not torch._C._is_tracing():  # in tracing, sizes are not integers
+    if not is_traced():
         _check(function, x, axis, params)
     if form == "formula":
         return value_of(function, axis, x, params)
@@ -160,7 +160,13 @@ def taken_apart() -> bool:
 
 def is_exporting() -> bool:
     """True where a call is exported (`torch.export`, `torch.onnx`) or traced (`torch.jit.trace`)."""
-    return torch.compiler.is_exporting() or torch._C._is_tracing()
+    # `torch.compiler.is_exporting()` returns this; the compiler of torch 2.11 takes it for True, always.
+    return torch.compiler._is_exporting_flag or is_traced()
+
+
+def is_traced() -> bool:
+    """True in `torch.jit.trace`, where sizes are not integers."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
 @contextmanager

@@ -378,7 +378,7 @@ def test_an_edited_resnet50_goes_to_onnx(tmp_path: Path) -> None:
     assert difference < 1e-4
 
 
-SCRIPTED = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureWarning")
+SCRIPTED = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated")
 
 
 @pytest.mark.slow

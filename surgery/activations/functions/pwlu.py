@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import wrap
 
-from surgery.activations.dispatch import apply, is_exporting, taken_apart
+from surgery.activations.dispatch import apply, is_exporting, is_traced, taken_apart
 from surgery.activations.exported import behind
 from surgery.activations.functions.piecewise import PWLU as FUNCTION
 from surgery.activations.functions.piecewise import (
@@ -368,7 +368,7 @@ def check(channels: int, intervals: int, bound: float | None) -> None:
 
 def check_rows(name: str, table: Tensor, rows: int) -> None:
     """Check that a table was not cut along its rows, as Torch-Pruning does if all channels share it."""
-    if not torch._C._is_tracing() and len(table) != rows:  # in tracing, sizes are not integers
+    if not is_traced() and len(table) != rows:
         raise BadValue(
             f"{name} lost rows: it was cut as if they were channels.", asked=f"{len(table)} rows", there=f"{rows} rows",
             try_=f"{name} in the ignored_layers of Torch-Pruning",

@@ -73,6 +73,7 @@ def test_a_dry_run_says_what_would_be_measured(tmp_path: Path, capsys: pytest.Ca
         (("--plot", "front.png"), "drawn as SVG"),
         (("--images", "0"), "0 is less than 1"),
         (("--speedup", "0"), "0 is not above 0"),
+        (("--worst", "nan"), "nan is not above 0"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_measured(

@@ -21,7 +21,7 @@ from surgery.errors import BadValue
 from tests.asserts import assert_raises
 
 X = torch.linspace(-3, 3, 12).reshape(2, 2, 3)
-OLD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureWarning")
+OLD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated")
 
 
 def answer(x: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def test_gradients_at_the_joints_are_the_same_in_every_form(name: str) -> None:
 
 
 # torch compiles what forward derivatives need with its own old compiler, the first time.
-FORWARD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureWarning")
+FORWARD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated")
 
 
 @FORWARD

@@ -21,7 +21,7 @@ from tests.processes import in_two
 from tests.surgery.activations.every import LEARNED, PLAIN, SWEPT, SideBySide, by_formula, made, numbers
 
 X = numbers(2, 3, 4, 5, dtype=torch.float32)
-OLD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated:FutureWarning")
+OLD = pytest.mark.filterwarnings(r"ignore:.*torch\.jit\..* is deprecated")
 
 
 def outcome(module: nn.Module, run: nn.Module) -> list[Tensor]:
