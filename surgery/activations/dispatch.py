@@ -113,8 +113,11 @@ def apply(function: Function, x: Tensor, axis: int, *params: Tensor, recompute: 
 
 def _is_differentiated(*tensors: Tensor) -> bool:
     """Whether autograd has to know; where it has not, it is not called, which takes longer than a small kernel."""
-    backward = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return backward or forward_ad._current_level >= 0
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return forward_ad._current_level >= 0
 
 
 def _check(function: Function, x: Tensor, axis: int, params: tuple[Tensor, ...]) -> None:
@@ -140,15 +143,23 @@ def form_of(function: Function, x: Tensor) -> Form:
         asked: Form | None = _asked_for(function.name)
         if asked is not None:
             return asked
-    if is_exporting():
-        return "exported"
-    if taken_apart():
-        return "formula"
+    # As few questions as possible: in a large network, the answers take longer than a small kernel.
     if torch.compiler.is_compiling():
+        if is_exporting():
+            return "exported"
         kept = function.name in _KEPT.get(x.device.type, ()) and x.dtype != torch.float64
         return "fused" if kept and _is_operator(function.name, x.device.type) else "closed"
+    if torch._C._is_tracing():
+        return "exported"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "formula"
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.numel() > 0
-    return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, x.device.type) else "closed"
+    return "fused" if plain and x.dtype != torch.float64 and kernel_of(function.name, _device(x)) else "closed"
+
+
+def _device(x: Tensor) -> str:
+    """Its type, which takes long to ask for."""
+    return "cpu" if x.is_cpu else x.device.type
 
 
 def taken_apart() -> bool:
@@ -288,7 +299,7 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _fused(function: Function, x: Tensor) -> Kernel:
-    kernel = kernel_of(function.name, x.device.type)
+    kernel = kernel_of(function.name, _device(x))
     if kernel is None:
         raise BadValue(
             f"No kernel for {function.name} on {x.device.type}.", asked="the fused form",

@@ -20,8 +20,15 @@ from surgery.activations.input_stats import Elementwise, InputStats
 from surgery.errors import BadValue
 
 PER_INTERVAL = 16  # points per interval at which a fit is evaluated
+FLOOR = 1e-4  # minimum distance of the bounds, relative to 1 + |left bound|
 WIDE = 3.0  # bounds lie this many standard deviations from the mean
 _FAR = 2.0**14  # beyond the corners of any clipped ReLU, and representable in every dtype
+
+
+def apart(left: Tensor, right: Tensor, least: float = FLOOR) -> Tensor:
+    """The right bound, moved as far as is needed to stay right of the left one; gradients can still separate them."""
+    low, high = left.detach(), right.detach()
+    return right + (least * (1 + low.abs()) - (high - low)).clamp_min(0.0)
 
 
 def along(x: Tensor, region: Tensor, anchors: Tensor, bases: Tensor, slopes: Tensor) -> Tensor:
@@ -66,7 +73,7 @@ def tables(
 
 
 def _pwlu(x: Tensor, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor) -> Tensor:
-    x = torch.atleast_1d(x)
+    x, right = torch.atleast_1d(x), apart(left, right)
     region = region_of(x, left, right, heights.shape[0] - 1)
     return along(x, region, *tables(heights, left, right, low_slope, high_slope))
 
@@ -74,7 +81,7 @@ def _pwlu(x: Tensor, heights: Tensor, left: Tensor, right: Tensor, low_slope: Te
 def _pwlu_gradients(
     grad: Tensor, x: Tensor, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
 ) -> tuple[Tensor, ...]:
-    intervals = heights.shape[0] - 1
+    intervals, right = heights.shape[0] - 1, apart(left, right)
     region = region_of(x, left, right, intervals)
     anchors, _, slopes = tables(heights, left, right, low_slope, high_slope)
     of_x = grad * taken(slopes, region)
@@ -111,7 +118,13 @@ def sum_of_clips(
     return total + shaped(rest, after)
 
 
-PWLU = Function("pwlu", _pwlu, _pwlu_gradients, sum_of_clips)
+def _pwlu_exported(
+    x: Tensor, after: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> Tensor:
+    return sum_of_clips(x, after, heights, left, apart(left, right), low_slope, high_slope)
+
+
+PWLU = Function("pwlu", _pwlu, _pwlu_gradients, _pwlu_exported)
 
 
 def bounds_for(

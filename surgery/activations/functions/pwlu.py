@@ -2,26 +2,29 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.fx import wrap
 
-from surgery.activations.dispatch import apply, is_exporting, is_traced, taken_apart
+from surgery.activations.dispatch import apply, is_traced, taken_apart
 from surgery.activations.exported import behind
-from surgery.activations.functions.piecewise import PWLU as FUNCTION
 from surgery.activations.functions.piecewise import (
+    FLOOR,
     WIDE,
+    apart,
     best_lines,
     bounds_for,
     snapped,
     sum_of_clips,
     tables,
 )
+from surgery.activations.functions.piecewise import PWLU as FUNCTION
 from surgery.activations.functions.simple import QuickGELU, SquaredReLU
-from surgery.activations.functions.smelu import FLOOR
 from surgery.activations.input_stats import Elementwise, InputStats
 from surgery.activations.recompute import said
 from surgery.errors import BadValue, UnknownName, nearest
@@ -42,22 +45,8 @@ LIKE: dict[str, Callable[[], nn.Module]] = {
 @wrap  # symbolic traces keep it as one call
 def pwlu(x: Tensor, axis: int, intervals: int, *params: Tensor, recompute: bool = False) -> Tensor:
     """A piecewise linear function of x, whose channels are on `axis`."""
-    return apply(FUNCTION, x, axis, *ordered(intervals, *params), recompute=recompute)
-
-
-def ordered(
-    intervals: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
-) -> tuple[Tensor, ...]:
-    """The parameters of the function, with left < right whatever was learned; the gradient can still separate them."""
-    check_rows("heights", heights, intervals + 1)
-    left, right = (bound if bound.dtype == torch.float64 else bound.float() for bound in (left, right))
-    return heights, left, apart(left, right), low_slope, high_slope
-
-
-def apart(left: Tensor, right: Tensor, least: float = FLOOR) -> Tensor:
-    """The right bound, moved as far as is needed to stay right of the left one."""
-    low, high = left.detach(), right.detach()
-    return right + (least * (1 + low.abs()) - (high - low)).clamp_min(0.0)
+    check_rows("heights", params[0], intervals + 1)
+    return apply(FUNCTION, x, axis, *params, recompute=recompute)
 
 
 class PWLU(nn.Module):
@@ -222,7 +211,10 @@ class PWLU(nn.Module):
         return self.heights, self.left, self.right, self.low_slope, self.high_slope
 
     def _settled(self) -> tuple[Tensor, ...]:
-        return ordered(self.intervals, *self._own())
+        """The parameters, with left < right whatever was learned."""
+        check_rows("heights", self.heights, self.intervals + 1)
+        left, right = (bound if bound.dtype == torch.float64 else bound.float() for bound in (self.left, self.right))
+        return self.heights, left, apart(left, right), self.low_slope, self.high_slope
 
     def _become(self, function: Elementwise, low: Tensor, high: Tensor, reach: tuple[Tensor, Tensor]) -> None:
         """Set bounds (C,), heights and outer slopes, once all of them are computed."""
@@ -274,6 +266,9 @@ class PWLU(nn.Module):
         self.gathered.add_(1)
 
 
+_FOLDED = replace(FUNCTION, exported=sum_of_clips)  # its bounds are in order
+
+
 class Folded(nn.Module):
     """A PWLU as a table, for inference: one index, then base + slope (x - anchor); in float32 inside."""
 
@@ -290,23 +285,45 @@ class Folded(nn.Module):
         for name, table in zip(("anchors", "bases", "slopes"), tables(*params), strict=True):
             self.register_buffer(name, table.clone())
         self.axis = axis
+        self._kept: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return self._exported(input)
-        if is_exporting():
-            return self._exported(input)
-        anchors, bases, slopes = self.anchors, self.bases, self.slopes
-        return apply(FUNCTION, input, self.axis, bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1])
+            anchors, bases, slopes = self.anchors, self.bases, self.slopes
+            after = behind(input, self.axis)
+            return sum_of_clips(input, after, bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1])
+        return apply(_FOLDED, input, self.axis, *self._lines())
 
-    def _exported(self, x: Tensor) -> Tensor:
-        after, anchors, bases, slopes = behind(x, self.axis), self.anchors, self.bases, self.slopes
-        return sum_of_clips(x, after, bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1])
+    def _lines(self) -> tuple[Tensor, ...]:
+        """Heights, bounds and outer slopes: views of the tables.
+
+        They are kept, since in a network they take as long to make as the function of a small tensor. While they are,
+        no other tensor can have their addresses: what has them is the tables.
+        """
+        tables = self.anchors, self.bases, self.slopes
+        for table in tables:
+            if type(table) is not Tensor or table.requires_grad:
+                return _cut(*tables)
+        if torch.compiler.is_compiling() or taken_apart():
+            return _cut(*tables)
+        where = tables[0].data_ptr(), tables[1].data_ptr(), tables[2].data_ptr()
+        kept = self._kept
+        if kept is None or kept[0] != where:
+            kept = self._kept = where, _cut(*tables)
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
 
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"{self.anchors.shape[1]}, intervals={len(self.anchors) - 2}"
+
+
+def _cut(anchors: Tensor, bases: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
+    """Heights, bounds and outer slopes, out of the tables of regions."""
+    return bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1]
 
 
 def _first_time() -> bool:

@@ -19,7 +19,7 @@ from surgery.activations.kernels import numba_tables as tables
 from surgery.activations.kernels import numba_tasks as of
 from surgery.activations.kernels.numba_lanes import WIDTH
 from surgery.activations.kernels.numba_loops import Array
-from surgery.activations.kernels.numba_tasks import Loop, run
+from surgery.activations.kernels.numba_tasks import Loop, call, run
 
 TASKS = 64  # maximum number of parts of a tensor, and so of busy threads
 GRAIN = 32768  # minimum number of elements of a part
@@ -34,7 +34,8 @@ class _Kernel:
     backward_of: Callable[[bool, type, type], Loop]  # likewise, and the type of the gradient
     tables: Callable[[_Plan, tuple[Tensor, ...]], tuple[int, int, object]]  # two addresses, and what owns the memory
     sums: Callable[..., int]  # how many each channel has
-    gradients: Callable[..., tuple[Array, ...]]  # of parameters, from the sums (sums, channels) and the parameters
+    # Of parameters, from the sums (tasks, sums, width) and the parameters.
+    gradients: Callable[[_Plan, Tensor, tuple[Tensor, ...]], list[Tensor]]
 
     def forward(self, x: Tensor, axis: int, *params: Tensor) -> Tensor:
         """The values, in dtype and layout of x."""
@@ -58,18 +59,13 @@ class _Kernel:
         first, second, owner = self.tables(plan, params)
         count = self.sums(*params)
         tasks = plan.tasks(count)
-        sums = np.zeros((tasks, count, plan.width))
+        sums = torch.zeros((tasks, count, plan.width), dtype=torch.float64)
         fields = _fields(plan, flat, out, first, second, count, tasks)
-        fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.ctypes.data
+        fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.data_ptr()
         run(self.backward_of(plan.by_rows, _kind(out), _kind(grad)), fields, tasks)
         del owner
         of_x = out if out.dtype == x.dtype else out.to(x.dtype)
-        with np.errstate(all="ignore"):  # infinities are expected
-            total = sums[0] if tasks == 1 else sums.sum(0)
-            if plan.width > plan.channels:
-                total = total.reshape(count, -1, plan.channels).sum(1)
-            found = self.gradients(total, plan.channels, params)
-            return of_x, *[_like(param, gradient) for gradient, param in zip(found, params, strict=True)]
+        return of_x, *self.gradients(plan, sums, params)
 
 
 class _Plan(NamedTuple):
@@ -161,6 +157,23 @@ def _repeated(plan: _Plan, params: tuple[Tensor, ...]) -> list[Array]:
     return [np.tile(array, (1, times)) for array in arrays] if times > 1 else arrays
 
 
+def _gradients_by(
+    gradients: Callable[..., tuple[Array, ...]],
+) -> Callable[[_Plan, Tensor, tuple[Tensor, ...]], list[Tensor]]:
+    """Gradients in shape and dtype of the parameters, from those (rows, channels) of (sums, channels)."""
+
+    def of_params(plan: _Plan, sums: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
+        each: Array = sums.numpy()
+        with np.errstate(all="ignore"):  # infinities are expected
+            total = each[0] if len(each) == 1 else each.sum(0)
+            if plan.width > plan.channels:
+                total = total.reshape(len(total), -1, plan.channels).sum(1)
+            found = gradients(total, plan.channels, params)
+            return [_like(param, gradient) for gradient, param in zip(found, params, strict=True)]
+
+    return of_params
+
+
 def _plain(kind: int) -> Kernel:
     """A kernel with one parameter, or two; they are read where they are, if every channel has its own."""
     count = 2 if kind in loops.OF_TWO else 1
@@ -179,27 +192,71 @@ def _plain(kind: int) -> Kernel:
         partial(loops.backward_of, kind),
         tables,
         lambda *params: count,
-        lambda sums, channels, params: tuple(sums[:, None]),
+        _gradients_by(lambda sums, channels, params: tuple(sums[:, None])),
     )
 
 
-def _piecewise(even: bool, table: Callable[..., Array], gradients: Callable[..., tuple[Array, ...]]) -> Kernel:
-    """A kernel of a piecewise linear function."""
+def _even() -> Kernel:
+    """The kernel of a piecewise linear function with equally spaced knots."""
 
-    def tables(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
-        with np.errstate(all="ignore"):
-            made = table(plan.by_rows, *_repeated(plan, params))
-        return made.ctypes.data, 0, made
+    def told(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[list[int], list[Tensor]]:
+        """What the loops that convert parameters are told of them, and the tensors that they read."""
+        fields, read = [0] * tables.FIELDS, []
+        for place, param in enumerate(params):
+            if param.dtype != torch.float32 or not param.is_contiguous():
+                param = param.to(torch.float32).contiguous()
+            read.append(param)
+            fields[place], fields[tables.OWN + place] = param.data_ptr(), 1 if param.shape[-1] != 1 else 0
+        fields[tables.KNOTS] = len(params[0])
+        fields[tables.CHANNELS], fields[tables.COLUMNS] = plan.channels, plan.width
+        return fields, read
 
-    def gradients_of(sums: Array, channels: int, params: tuple[Tensor, ...]) -> tuple[Array, ...]:
-        return gradients(sums, *(_rows_of(param, channels) for param in params))
+    def table(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
+        fields, read = told(plan, params)
+        made = torch.empty(tables.even_size(plan.by_rows, len(params[0]), plan.width))
+        fields[tables.TABLE] = made.data_ptr()
+        call(tables.even_table_of(plan.by_rows), fields)
+        return made.data_ptr(), 0, (made, read)
+
+    def gradients(plan: _Plan, sums: Tensor, params: tuple[Tensor, ...]) -> list[Tensor]:
+        fields, read = told(plan, params)
+        found = [torch.empty_like(param) for param in read]
+        fields[tables.SUMS], fields[tables.TASKS] = sums.data_ptr(), len(sums)
+        for place, gradient in enumerate(found):
+            fields[tables.GRADIENTS + place] = gradient.data_ptr()
+        call(tables.even_gradients(), fields)
+        return [
+            gradient if param.dtype == torch.float32 else gradient.to(param.dtype)
+            for gradient, param in zip(found, params, strict=True)
+        ]
 
     return _Kernel(
-        partial(piecewise.forward_of, even),
-        partial(piecewise.backward_of, even),
-        tables,
-        (lambda heights, *others: 2 * (len(heights) + 1)) if even else (lambda *params: 2 * len(params[-1])),
-        gradients_of,
+        partial(piecewise.forward_of, True),
+        partial(piecewise.backward_of, True),
+        table,
+        lambda heights, *others: 2 * (len(heights) + 1),
+        gradients,
+    )
+
+
+def _uneven() -> Kernel:
+    """The kernel of a piecewise linear function with knots at any distance."""
+
+    def table(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
+        with np.errstate(all="ignore"):
+            made = tables.uneven_table(plan.by_rows, *_repeated(plan, params))
+        return made.ctypes.data, 0, made
+
+    return _Kernel(
+        partial(piecewise.forward_of, False),
+        partial(piecewise.backward_of, False),
+        table,
+        lambda *params: 2 * len(params[-1]),
+        _gradients_by(
+            lambda sums, channels, params: tables.uneven_gradients(
+                sums, *(_rows_of(param, channels) for param in params)
+            )
+        ),
     )
 
 
@@ -209,6 +266,6 @@ KERNELS: dict[str, Kernel] = {
     "smelu": _plain(loops.SMELU),
     "swish": _plain(loops.SWISH),
     "affine": _plain(loops.AFFINE),
-    "pwlu": _piecewise(True, tables.even_table, tables.even_gradients),
-    "npwlu": _piecewise(False, tables.uneven_table, tables.uneven_gradients),
+    "pwlu": _even(),
+    "npwlu": _uneven(),
 }

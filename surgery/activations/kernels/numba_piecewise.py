@@ -36,6 +36,7 @@ from surgery.activations.kernels.numba_lanes import (
     where,
 )
 from surgery.activations.kernels.numba_loops import AHEAD, BLOCK, ONE, PIECE, ZERO, Array, entry, f32, inline, unit_of
+from surgery.activations.kernels.numba_tables import HEAD
 from surgery.activations.kernels.numba_tasks import (
     CHANNELS,
     FIELDS,
@@ -53,7 +54,6 @@ from surgery.activations.kernels.numba_tasks import (
     compiled,
 )
 
-HEAD = 4  # numbers of even knots per channel
 TILE = 64  # channels that are processed together
 MOST = 256  # registers of elements of one channel whose gradients are summed in float32
 KEPT = 1024  # elements whose regions are found before their gradients are summed

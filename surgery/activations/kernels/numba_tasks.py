@@ -88,6 +88,12 @@ def _from_disk(code: Callable[..., None]) -> Loop | None:
     return Loop(_LOOP(address), found)
 
 
+def call(loop: Loop, fields: list[int]) -> None:
+    """Let one thread do a job that is not divided."""
+    job = (ctypes.c_ssize_t * len(fields))(*fields)
+    loop.call(ctypes.addressof(job))
+
+
 def run(loop: Loop, fields: list[int], tasks: int) -> None:
     """Let as many threads as torch may use take tasks until none is left."""
     job = (ctypes.c_ssize_t * FIELDS)(*fields)

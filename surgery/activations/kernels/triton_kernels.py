@@ -19,7 +19,7 @@ from torch.library import triton_op, wrap_triton
 
 from surgery.activations.dispatch import Function, Kernel, gradients_of, value_of
 from surgery.activations.functions.affine import AFFINE
-from surgery.activations.functions.piecewise import PWLU
+from surgery.activations.functions.piecewise import PWLU, apart
 from surgery.activations.functions.prelu import FRELU, PRELU
 from surgery.activations.functions.smelu import SMELU
 from surgery.activations.functions.swish import SWISH
@@ -123,6 +123,7 @@ def _is_plain(x: Tensor) -> bool:
 
 def _forward(name: str, x: Tensor, axis: int, params: Sequence[Tensor]) -> Tensor:
     """Values by a kernel."""
+    params = _settled(name, params)
     y = torch.empty_like(x)
     if x.numel() == 0:
         return y
@@ -141,6 +142,7 @@ def _forward(name: str, x: Tensor, axis: int, params: Sequence[Tensor]) -> Tenso
 
 def _backward(name: str, grad: Tensor, x: Tensor, axis: int, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The gradient of x by a kernel, and a table of those of the parameters, one after the other: (rows, channels)."""
+    params = _settled(name, params)
     of_x = torch.empty_like(x)
     grad, x = _dense(grad, of_x), _dense(x, of_x)
     rows = sum(_rows(param) for param in params)
@@ -157,6 +159,14 @@ def _backward(name: str, grad: Tensor, x: Tensor, axis: int, params: Sequence[Te
         kernel = lines_backward if _is_plain(x) else wrap_triton(lines_backward)
         _launch(kernel, plan, x, (grad, x, of_x, sums, params[0], params[-1]), {"KIND": name, "K": len(params)})
     return of_x, sums.sum(0)
+
+
+def _settled(name: str, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parameters that a kernel reads: the bounds of a PWLU are in order."""
+    if name != "pwlu":
+        return params
+    heights, left, right, *slopes = params
+    return heights, left, apart(left.float(), right.float()), *slopes
 
 
 def _launch(kernel: Any, plan: _Plan, x: Tensor, tensors: Sequence[Tensor], own: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -504,6 +505,40 @@ def test_the_folded_form(channels: int) -> None:
     assert torch.equal(folded(x), before)
     assert "intervals=7" in repr(folded)
     torch.testing.assert_close(torch.export.export(folded, (x,)).module()(x), before)
+
+
+def test_the_folded_form_follows_its_tables_whatever_changes_them() -> None:
+    """It keeps views of them."""
+    folded, other = (perturbed(PWLU(3, 4)).folded() for _ in range(2))
+    x = 4 * torch.randn(2, 3, 5, 5)
+    first = folded(x)
+    assert not torch.equal(other(x), first)
+    with torch.inference_mode():
+        assert torch.equal(folded(x), first)
+    assert torch.equal(pickle.loads(pickle.dumps(folded))(x), first)
+    twin = copy.deepcopy(folded)
+    twin.bases.add_(1.0)
+    torch.testing.assert_close(twin(x), first + 1.0)
+    assert torch.equal(folded(x), first), "a copy has tables of its own"
+    folded.bases.data.add_(2.0)  # no version is counted
+    torch.testing.assert_close(folded(x), first + 2.0)
+    folded.bases = folded.bases + 1.0
+    torch.testing.assert_close(folded(x), first + 3.0)
+    folded.bases.data = folded.bases - 3.0
+    torch.testing.assert_close(folded(x), first)
+    folded.load_state_dict(other.state_dict())
+    assert torch.equal(folded(x), other(x))
+    torch.testing.assert_close(folded.double()(x.double()), other(x).double(), atol=1e-5, rtol=1e-5)
+    folded.to("meta").to_empty(device="cpu").load_state_dict(other.state_dict())
+    torch.testing.assert_close(folded(x), other(x))
+    folded.load_state_dict(twin.state_dict(), assign=True)
+    assert torch.equal(folded(x), twin(x))
+    x.requires_grad_()
+    folded(x).sum().backward()
+    assert x.grad is not None and bool((x.grad != 0).any())
+    folded.bases.requires_grad_()
+    folded(x).sum().backward()
+    assert folded.bases.grad is not None and float(folded.bases.grad.sum()) == pytest.approx(x.numel(), rel=1e-4)
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5])

@@ -47,6 +47,9 @@ def main() -> None:
         first, *others = parameters(name, 5)
         report(f"{name}, some shared", function, x, 1, [first, *(other[:1] for other in others)])
         report(f"{name}, half parameters", function, x[:1, :, :2], 1, [tensor.half() for tensor in (first, *others)])
+        if name == "pwlu":
+            first, left, right, *others = parameters(name, 5)
+            report(f"{name}, bounds that cross", function, x, 1, [first, left, left - right, *others])
         report(f"{name}, a number", function, torch.tensor(-0.5), -1, parameters(name, 1))
         report(f"{name}, nothing", function, torch.empty(0, 3, 2), 1, parameters(name, 3))
         special = torch.tensor(SPECIAL).expand(2, 6).t()  # one channel each, so that they do not hide each other

@@ -12,9 +12,11 @@ from torch import Tensor
 
 pytest.importorskip("numba")
 
+from surgery.activations.functions.piecewise import FLOOR
+from surgery.activations.kernels import numba_tables as told
 from surgery.activations.kernels.numba_lanes import ENTRIES
-from surgery.activations.kernels.numba_piecewise import HEAD
-from surgery.activations.kernels.numba_tables import even_gradients, even_table, uneven_gradients, uneven_table
+from surgery.activations.kernels.numba_tables import HEAD, uneven_gradients, uneven_table
+from surgery.activations.kernels.numba_tasks import call
 from tests.surgery.activations.every import FORMULAS
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +37,35 @@ def uneven(intervals: int, channels: int = CHANNELS) -> list[Array]:
     rows = (1, 1, intervals, intervals + 2)
     start, height, widths, slopes = (rng.normal(size=(count, channels)).astype(np.float32) for count in rows)
     return [start - 2, height, np.abs(widths) + np.float32(0.1), slopes]
+
+
+def fields_of(params: Sequence[Array], columns: int) -> list[int]:
+    """What the loops for even knots are told: a parameter with one channel is shared by all."""
+    fields = [0] * told.FIELDS
+    for place, param in enumerate(params):
+        fields[place], fields[told.OWN + place] = param.ctypes.data, int(param.shape[1] > 1)
+    fields[told.KNOTS], fields[told.CHANNELS] = len(params[0]), max(param.shape[1] for param in params)
+    fields[told.COLUMNS] = columns
+    return fields
+
+
+def even_table(by_rows: bool, *params: Array, columns: int = CHANNELS) -> Array:
+    fields = fields_of(params, columns)
+    table = np.full(told.even_size(by_rows, len(params[0]), columns), np.nan, np.float32)
+    fields[told.TABLE] = table.ctypes.data
+    call(told.even_table_of(by_rows), fields)
+    return table
+
+
+def even_gradients(sums: Array, *params: Array) -> tuple[Array, ...]:
+    """From sums of one task, (sums, columns), or of several, (tasks, sums, columns)."""
+    params = tuple(param.astype(np.float32) for param in params)
+    fields, found = fields_of(params, sums.shape[-1]), [np.full_like(param, np.nan) for param in params]
+    fields[told.SUMS], fields[told.TASKS] = sums.ctypes.data, len(sums) if sums.ndim == 3 else 1
+    for place, gradient in enumerate(found):
+        fields[told.GRADIENTS + place] = gradient.ctypes.data
+    call(told.even_gradients(), fields)
+    return tuple(found)
 
 
 def lines_of(table: Array, head: int, regions: int, by_rows: bool) -> tuple[Array, Array, Array]:
@@ -75,6 +106,46 @@ def test_lines_of_equally_spaced_knots_meet_the_formula(intervals: int, by_rows:
     )
     knots = left + np.arange(intervals + 1)[:, None] * head[3]
     assert_lines("pwlu", params, knots, bases, slopes)
+
+
+def test_a_bound_out_of_order_is_moved_right_of_the_other() -> None:
+    heights, left, right, *slopes = even(2)
+    right[0, 1] = left[0, 1] - 1
+    head, _, steep = lines_of(even_table(False, heights, left, right, *slopes), HEAD, 4, False)
+    wanted = np.where([False, True, False], left[0] + FLOOR * (1 + abs(left[0])), right[0])
+    np.testing.assert_allclose(head[1], wanted, rtol=1e-6)
+    rises = (heights[1:, 1] - heights[:-1, 1]) * 2 / (head[1, 1] - left[0, 1])
+    np.testing.assert_allclose(steep[1:-1, 1], rises, rtol=1e-6)
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_shared_parameters_and_repeated_channels_are_those_of_every_column(by_rows: bool) -> None:
+    params = even(4)
+    shared = [params[0], *even(4, 1)[1:]]
+    expanded = [np.ascontiguousarray(np.broadcast_to(param, (len(param), CHANNELS))) for param in shared]
+    np.testing.assert_array_equal(even_table(False, *shared)[: HEAD * CHANNELS],
+                                  even_table(False, *expanded)[: HEAD * CHANNELS])  # fmt: skip
+    twice = even_table(by_rows, *params, columns=2 * CHANNELS)
+    once = even_table(by_rows, *params)
+    head = HEAD * CHANNELS
+    np.testing.assert_array_equal(twice[: 2 * head].reshape(HEAD, 2, CHANNELS)[:, 1], once[:head].reshape(HEAD, -1))
+    if by_rows:
+        np.testing.assert_array_equal(twice[2 * head :], np.tile(once[head:], 2))
+
+
+def test_gradients_are_added_up_over_tasks_repeats_and_channels_that_share() -> None:
+    params, rng = even(4), np.random.default_rng(2)
+    parts = rng.normal(size=(3, 12, 2 * CHANNELS))
+    once = parts.sum(0).reshape(12, 2, CHANNELS).sum(1)
+    each = even_gradients(np.ascontiguousarray(once), *params)
+    for found, wanted in zip(even_gradients(parts, *params), each, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    shared = [params[0], *even(4, 1)[1:]]
+    expanded = [np.ascontiguousarray(np.broadcast_to(param, (len(param), CHANNELS))) for param in shared]
+    apart = even_gradients(np.ascontiguousarray(once), *expanded)
+    for found, wanted, param in zip(even_gradients(parts, *shared), apart, shared, strict=True):
+        assert found.shape == param.shape
+        np.testing.assert_allclose(found, wanted if len(found) > 1 else wanted.sum(1, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.parametrize("by_rows", [True, False])
