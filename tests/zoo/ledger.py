@@ -29,6 +29,7 @@ class Row:
     erased: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     swapped: dict[str, int] = field(default_factory=dict)
+    saved: bool = False
     seconds: float = 0.0
 
 

@@ -65,7 +65,7 @@ def test_calls(name: str, ledger: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES["edits"])
 def test_edits(name: str, ledger: Path, tmp_path: Path) -> None:
-    """Swap every call for an equal function, save, load, undo; then erase one call, and undo."""
+    """Swap every call for an equal function, save and load every second one, undo; then erase one call, and undo."""
     with swept(ledger, name, "edits") as row:
         model, example = with_numbers(name)
         sites = surgery.find_sites(model, example)
@@ -86,9 +86,11 @@ def test_edits(name: str, ledger: Path, tmp_path: Path) -> None:
                 torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * unit, equal_nan=True)
         else:
             assert_bit_equal(after, before, "output with other activations that compute the same")
-        surgery.save(model, tmp_path)
-        loaded = surgery.load(tmp_path, model=foreign.build(name).eval())
-        assert_bit_equal(oracle.output(loaded, example), after, "output of what was saved and loaded")
+        if foreign.is_saved(name):
+            surgery.save(model, tmp_path)
+            loaded = surgery.load(tmp_path, model=foreign.build(name).eval())
+            assert_bit_equal(oracle.output(loaded, example), after, "output of what was saved and loaded")
+            row.saved = True
         surgery.undo(model)
         assert frame_of(model) == frame, "undo did not restore classes, names or modes"
         assert_bit_equal(oracle.output(model, example), before, "output after undo")
@@ -146,6 +148,7 @@ def test_totals(request: pytest.FixtureRequest, ledger: Path, capfd: pytest.Capt
     totals |= {
         "sites": sum(row["sites"] for row in calls),
         "models edited": len(edits),
+        "models saved": sum(row["saved"] for row in edits),
         "sites exchanged": swapped.total(),
         "kinds of exchanges": len(swapped),
         "sites left alone": sum(len(row["refused"]) for row in edits),
