@@ -56,7 +56,9 @@ PART = 1024  # elements of one channel whose gradients are summed in float32
 BLOCK = 256  # rows, likewise
 AHEAD = 1024  # elements that are fetched before they are needed
 SHEAF = 16  # rows whose gradients are summed in a register
-NARROW = 64  # channels; of wider rows, one after the other is read faster than the same part of several
+# Channels; of wider rows, one after the other is read faster than the same part of several. AMD's processors foresee
+# only the former, or what is without gaps.
+NARROW = 64 if FETCHES else WIDTH
 
 PRELU, FRELU, SMELU, SWISH, AFFINE = range(5)
 OF_TWO = (FRELU, AFFINE)  # those with two parameters

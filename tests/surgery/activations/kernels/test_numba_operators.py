@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 pytest.importorskip("numba")
 
-
+import surgery
 from surgery.activations import dispatch as forms
 from tests.surgery.activations.kernels.beside_torch import FUNCTIONS, outcome, params_of, random
 
@@ -46,4 +51,39 @@ def test_some_stay_kernels_in_compiled_models_and_the_rest_fuses(name: str, chan
     assert form == ("closed" if name == "frelu" else "fused")
     torch.testing.assert_close(found, outcome(form, name, x, 1, params_of(name, 5), grad))
     assert found[0].stride() == x.stride()
+    torch.compiler.reset()
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.relu(self.norm(self.conv(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["keep", "recompute"])
+@pytest.mark.parametrize("name", ["prelu", "frelu", "smelu", "swish", "pwlu", "npwlu"])
+def test_an_edited_network_compiles_whole_and_calls_kernels_in_both_directions(name: str, memory: str) -> None:
+    torch.compiler.reset()
+    x = random(4, 3, 8, 8)
+    network, _ = surgery.transform(Block(), surgery.swap(name, memory=memory), x)  # type: ignore[arg-type]
+    graphs: list[set[str]] = []
+
+    def seen(graph: torch.fx.GraphModule, _: list[Tensor]) -> object:
+        graphs.append({str(node.target) for node in graph.graph.nodes if "surgery" in str(node.target)})
+        return make_boxed_func(graph.forward)
+
+    eager = copy.deepcopy(network)
+    compiled = torch.compile(network, fullgraph=True, backend=aot_autograd(fw_compiler=seen, bw_compiler=seen))
+    for model in (compiled, eager):
+        model(x).square().sum().backward()
+    kept = name in ("swish", "pwlu", "npwlu")
+    wanted = [{f"surgery_cpu.{name}.default"}, {f"surgery_cpu.{name}_backward.default"}] if kept else [set(), set()]
+    assert graphs == wanted, "one graph for each direction; what is no kernel fuses with the norm"
+    for found, param in zip(network.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, param.grad, atol=1e-5, rtol=1e-4)
     torch.compiler.reset()
