@@ -216,10 +216,14 @@ def written(study: Study[Any, Any], protocol: Protocol, arms: list[str], do: Any
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ap", "erase"])
-def test_smoke_runs_every_arm(name: str, tmp_path: Path) -> None:
+def test_smoke_runs_arms_in_processes(name: str, tmp_path: Path) -> None:
+    """Every fourth arm: of each a process builds, edits, trains and tests a network."""
     study = ap.STUDY if name == "ap" else erase.study()
+    arms = list(study.arms)[::4]
     command = [sys.executable, "-m", f"benchmarks.studies.{name}", "--protocol", "smoke", "--results", str(tmp_path)]
-    subprocess.run([*command, "--at-once", "2"], check=True, cwd=ROOT, env=os.environ, capture_output=True)
+    subprocess.run(
+        [*command, "--at-once", "2", "--arms", *arms], check=True, cwd=ROOT, env=os.environ, capture_output=True
+    )
     rows = Jobs(tmp_path / f"{study.name}_smoke.csv").rows()
-    assert list(study.arms) == sorted(rows, key=list(study.arms).index)
+    assert arms == sorted(rows, key=arms.index)
     assert (tmp_path / f"{study.name}_smoke.md").is_file()
