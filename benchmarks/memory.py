@@ -22,7 +22,7 @@ def bytes_kept(module: nn.Module, x: Tensor) -> int:
 
 def peak_bytes(step: Callable[[], object]) -> int:
     """The most memory on the processor that is in use at once while `step` runs, beyond that in use before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
