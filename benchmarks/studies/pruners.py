@@ -7,7 +7,8 @@ Needs the folder that SURGERY_DATA names. From the root of the repository:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -38,12 +39,17 @@ LOOKED_AT = 8  # training batches: for gradients, and for the statistics of norm
 
 @dataclass(frozen=True)
 class Arm:
-    """A base pruner, and the arm it is compared with."""
+    """A base pruner, the largest share that its pattern allows, and the arm it is compared with."""
 
     about: str
     make: Callable[[], Pruner]
+    most: float = 1.0
     control: str = "global_magnitude"
     fresh: bool = False
+
+
+def _in_groups(n: int, m: int) -> Callable[[], Pruner]:
+    return lambda: pruning.global_magnitude(within=pruning.n_of_m(n, m, elsewhere="cut"))
 
 
 ARMS = {
@@ -58,6 +64,9 @@ ARMS = {
         "the lowest sums of weight times gradient over the training", pruning.accumulated_movement
     ),
     "random_weights": Arm("at random", pruning.random_weights),
+    "two_of_four": Arm("the smallest of the model, of four in a row at most two", _in_groups(2, 4), most=0.5),
+    "one_of_four": Arm("the smallest of the model, of four in a row at most three", _in_groups(1, 4), most=0.75),
+    "four_of_sixteen": Arm("the same, of 16 in a row at most 12", _in_groups(4, 16), most=0.75),
 }
 PROTOCOLS = by_name(
     Protocol("smoke", images=256, test_images=50, epochs=1, fresh_epochs=1, seeds=1),
@@ -93,6 +102,9 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     test = open_data("cifar10", train_num_samples=protocol.images, val_num_samples=protocol.test_images)
     whole = accuracy(round_.model, test.testing(device=device))
     for share in SHARES:
+        if share > arm.most:
+            write({"share": share, "density": math.nan, "whole": whole, "accuracy": math.nan, "recalibrated": math.nan})
+            continue
         masks = arm.make()(round_, share)
         model = deepcopy(round_.model)
         masks.lay_over(model)
@@ -123,7 +135,7 @@ def _table(results: Results, figure: str) -> list[str]:
         (
             name,
             spread(results.of(name, at(0, "whole")).values(), digits=1),
-            *(spread(results.of(name, at(k, figure)).values(), digits=1) for k in range(len(SHARES))),
+            *(_cell(results.of(name, at(k, figure)).values()) for k in range(len(SHARES))),
             str(results.seeds(name)),
         )
         for name in results
@@ -131,8 +143,13 @@ def _table(results: Results, figure: str) -> list[str]:
     return markdown_table(("pruner", "uncut", *(f"{share:.0%} cut" for share in SHARES), "seeds"), cells)
 
 
+def _cell(accuracies: Collection[float]) -> str:
+    """Their spread; a dash for a share that the pattern does not allow."""
+    return "-" if any(map(math.isnan, accuracies)) else spread(accuracies, digits=1)
+
+
 def draw(results: Results) -> Figure:
-    """Accuracy by what was cut, norms estimated anew, and differences to the control at 80 %."""
+    """Accuracy by what was cut, norms estimated anew, and differences to the control at 50 %."""
     curves = {
         name: Curve(
             [100 * share for share in (0.0, *SHARES)],
@@ -143,8 +160,8 @@ def draw(results: Results) -> Figure:
         )
         for name in results
     }
-    apart = results.differences(at(SHARES.index(0.8), "recalibrated"))
-    return drawn(curves, "weights cut, %, norms estimated anew", apart, "points of accuracy, 80 % cut")
+    apart = results.differences(at(SHARES.index(0.5), "recalibrated"))
+    return drawn(curves, "weights cut, %, norms estimated anew", apart, "points of accuracy, 50 % cut")
 
 
 def study(network: Network) -> Study[Arm, Protocol]:

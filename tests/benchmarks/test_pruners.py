@@ -39,10 +39,11 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_base_pruner_of_the_library_is_an_arm() -> None:
-    made = {arm.make for arm in pruners.ARMS.values()}
-    assert made == {getattr(pruning, name) for name in pruners.ARMS}
+    patterns = {"two_of_four", "one_of_four", "four_of_sixteen"}
+    names = set(pruners.ARMS) - patterns
+    assert {pruners.ARMS[name].make for name in names} == {getattr(pruning, name) for name in names}
     others = {"lowest", "n_of_m"}  # a criterion of one's own; a constraint
-    assert set(pruners.ARMS) | others == {
+    assert names | others == {
         name
         for name in pruning.__all__
         if getattr(getattr(pruning, name), "__module__", "") == "pruning.pruners.pruners"
@@ -60,15 +61,18 @@ def test_they_cut_the_same_network_as_much_as_asked_for(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path / "pruners_tiny.csv")
     jobs.carry_out(["global_magnitude", "snip"], [0], do, "cpu")
     before = [weight.clone() for weight in pruners.trained(NETWORK, 0, TINY, "cpu")[0].model.parameters()]
-    jobs.carry_out(["movement"], [0], do, "cpu")
+    jobs.carry_out(["movement", "two_of_four"], [0], do, "cpu")
     after = pruners.trained(NETWORK, 0, TINY, "cpu")[0].model.parameters()
     assert all(map(torch.equal, before, after)), "a copy is cut"
     study.write_page(TINY, jobs)
-    for rows in jobs.rows().values():
+    for name, rows in jobs.rows().items():
         figures = [row.figures for row in rows[0]]
-        assert [round(each["density"], 2) for each in figures] == [0.5, 0.3, 0.2, 0.1]
+        allowed = [each for each in figures if each["share"] <= study.arms[name].most]
+        assert [round(each["density"], 2) for each in allowed] == [0.5, 0.3, 0.2, 0.1][: len(allowed)]
+        assert len(allowed) == (1 if name == "two_of_four" else 4)
         assert len({each["whole"] for each in figures}) == 1
     assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| snip |") == 2
+    assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| - | - | - | 1 |") == 2
 
 
 def test_what_pruners_want_is_there() -> None:
