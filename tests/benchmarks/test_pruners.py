@@ -71,8 +71,8 @@ def test_they_cut_the_same_network_as_much_as_asked_for(tmp_path: Path) -> None:
         assert [round(each["density"], 2) for each in allowed] == [0.5, 0.3, 0.2, 0.1][: len(allowed)]
         assert len(allowed) == (1 if name == "two_of_four" else 4)
         assert len({each["whole"] for each in figures}) == 1
-    assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| snip |") == 2
-    assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| - | - | - | 1 |") == 2
+    assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| snip |") == 3
+    assert (tmp_path / "pruners_tiny.md").read_text(encoding="utf-8").count("| - | - | - | 1 |") == 3
 
 
 def test_what_pruners_want_is_there() -> None:

@@ -64,6 +64,12 @@ def two_cut(rank: int, folder: Path) -> None:
     rounds(pruning.with_ap(pruning.global_magnitude(), 0.01, "any", "dead", batches=[x], shortfall="host"))
     rounds(pruning.random_weights())
 
+    model, still = tiny_net(), lambda model, held: None
+    pruning.run_rounds(model, still, pruning.lamp(), 0.3, 1, compensate=[x])
+    for name, bias in (("0.bias", model[0].bias), ("4.bias", model[4].bias)):
+        first, second = gathered(bias.detach().clone())
+        assert torch.equal(first, second) and not torch.equal(first, tiny_net().get_parameter(name))
+
     # What differs is refused in both, and so is what fails in one.
     own = pruning.random_weights(seed=rank)
     differs = ("different weights", "2 different masks in 2 processes")
@@ -138,6 +144,9 @@ def one_of_two_fails(rank: int, folder: Path) -> None:
         foreign()
 
     refused(ZeroDivisionError, "stranger", of=lambda: pruning.dead_neurons(tiny_net(), batches()))
+
+    masks = Masks.full(tiny_net())
+    refused(ZeroDivisionError, "stranger", of=lambda: pruning.compensate(tiny_net(), masks, batches()))
 
     # In a loop of one's own.
     def loop(change: Callable[[nn.Module], object], **options: Any) -> Masks:
