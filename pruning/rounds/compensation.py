@@ -30,8 +30,9 @@ def compensate(model: nn.Module, masks: Masks, batches: Iterable[Any]) -> dict[s
     again what they were; on several batches the differences are averaged over all values. What cannot take a difference
     (a layer without a bias, nor a batch norm behind it) stays as cut.
 
-    This holds in eval mode. In training a batch norm subtracts the mean of the batch anyway, so that in front of one
-    nothing is gained, and `surgery.recalibrate`, which also re-estimates the variances, replaces this.
+    This holds in eval mode, for means: what a cut takes from the variances stays lost. Where batch norms divide by the
+    deviation from before, it adds up over the layers, so that a network with batch norms is for `surgery.recalibrate`,
+    which re-estimates both. In training a batch norm subtracts the mean of the batch anyway, and nothing is gained.
 
     `batches` are tensors (N, ...), pairs (images, labels) or dicts with an "image"; they are read once. Returns what
     was added, by the names of the state dict: "fc.bias", "bn1.running_mean". With torch.distributed, every process must
