@@ -106,7 +106,8 @@ def measure(network: Network, arm: Arm, seed: int, protocol: Protocol, device: s
     whole = accuracy(round_.model, test.testing(device=device))
     for share in SHARES:
         if share > arm.most:
-            write({"share": share, "density": math.nan, "whole": whole, "accuracy": math.nan, "recalibrated": math.nan})
+            none = dict.fromkeys(("accuracy", "recalibrated", "compensated"), math.nan)
+            write({"share": share, "density": math.nan, "whole": whole, **none})
             continue
         masks = arm.make()(round_, share)
         model = deepcopy(round_.model)
