@@ -1,6 +1,7 @@
 r"""The time of every activation relative to nn.ReLU, forward and backward, in each of its forms. From the root:
 
-OMP_NUM_THREADS=2 python -m benchmarks.activations_speed
+OMP_NUM_THREADS=2 python -m benchmarks.activations_speed      # where nothing else runs; otherwise:
+OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 python -m benchmarks.activations_speed --processor-time
 GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295 OMP_NUM_THREADS=1 \
     python -m benchmarks.activations_speed --slow-rounds 0 --name activations_speed_one_thread
 python -m benchmarks.activations_speed --device cuda --name activations_speed_cuda
@@ -121,12 +122,13 @@ def entries(channels: int, device: str) -> list[Entry]:
     return found
 
 
-def clock(device: str) -> Callable[[], float]:
+def clock(options: argparse.Namespace) -> Callable[[], float]:
     """A clock in milliseconds that waits for all pending work on the device.
 
-    One thread is timed by the processor time it takes, which others on the machine disturb less.
+    One thread is timed by the processor time it takes, which others on the machine disturb less, and several on demand.
     """
-    if by_processor_time(device):
+    device = options.device
+    if by_processor_time(options):
         return lambda: time.process_time() * 1e3
 
     def now() -> float:
@@ -137,9 +139,9 @@ def clock(device: str) -> Callable[[], float]:
     return now
 
 
-def by_processor_time(device: str) -> bool:
-    """Whether times are those of a single thread."""
-    return not device.startswith("cuda") and torch.get_num_threads() == 1
+def by_processor_time(options: argparse.Namespace) -> bool:
+    """Whether times are those that all threads were busy, added up."""
+    return not options.device.startswith("cuda") and (torch.get_num_threads() == 1 or options.processor_time)
 
 
 def step(module: nn.Module, x: Tensor, grad: Tensor, now: Callable[[], float], repeats: int) -> float:
@@ -167,7 +169,7 @@ def bandwidth_of_copy(x: Tensor, now: Callable[[], float]) -> float:
 
 def measure(entry: Entry, x: Tensor, grad: Tensor, fastest: float, options: argparse.Namespace) -> dict[str, float]:
     """Time the entry between two ReLUs in every round; rounds in which the machine was busy otherwise are dropped."""
-    relu, now, repeats = nn.ReLU(), clock(options.device), REPEATS[options.device.partition(":")[0]]
+    relu, now, repeats = nn.ReLU(), clock(options), REPEATS[options.device.partition(":")[0]]
     wanted = options.slow_rounds if entry.slow else options.rounds
     times, relus, ratios = [], [], []
     with entry.chosen():
@@ -216,7 +218,7 @@ def measure_all(options: argparse.Namespace) -> tuple[list[Row], dict[str, float
                 for _ in range(2)
             )
             x.requires_grad_()
-            now, kind = clock(options.device), options.device.partition(":")[0]
+            now, kind = clock(options), options.device.partition(":")[0]
             fastest = min(step(nn.ReLU(), x, grad, now, REPEATS[kind]) for _ in range(30))
             copies[dtype] = max(copies.get(dtype, 0.0), bandwidth_of_copy(x, now))
             for entry in entries(options.shape[1], kind):
@@ -266,8 +268,13 @@ def write(rows: list[Row], copies: dict[str, float], command: str, options: argp
     )  # fmt: skip
     copied = [f"A copy within the device, {dtype}: {speed:.0f} GB/s." for dtype, speed in copies.items()]
     copied.append("GB/s count what must be moved: x, y, x again, both gradients.")
-    if by_processor_time(options.device):
-        copied.append("One thread; times are those of the processor.")
+    if by_processor_time(options):
+        threads = torch.get_num_threads()
+        copied.append(
+            "One thread; times are those of the processor."
+            if threads == 1
+            else f"{threads} threads; times are those of the processor, added up: they do not fall with more threads."
+        )
     text = [
         f"# Speed of activations on {options.device.partition(':')[0].upper()}",
         "",
@@ -311,15 +318,21 @@ def main() -> None:
     parser.add_argument(
         "--slow-rounds", type=int, default=3, help="for rows without a kernel; 0 leaves them out (default: 3)"
     )
+    parser.add_argument(
+        "--processor-time", action="store_true", help="time threads by how long they are busy; see OMP_WAIT_POLICY"
+    )
     parser.add_argument("--results", default=str(RESULTS), help="folder to write into")
     parser.add_argument("--name", default="activations_speed", help="of the two files")
     options = parser.parse_args()
     given: list[str] = []
     for key, value in vars(options).items():
         if key != "results" and value != parser.get_default(key):
-            given += [f"--{key.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+            given.append(f"--{key.replace('_', '-')}")
+            given += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
     tunables = os.environ.get("GLIBC_TUNABLES")
-    threads = f"OMP_NUM_THREADS={torch.get_num_threads()} " if not options.device.startswith("cuda") else ""
+    waiting = os.environ.get("OMP_WAIT_POLICY")
+    threads = f"OMP_WAIT_POLICY={waiting} " if waiting else ""
+    threads += f"OMP_NUM_THREADS={torch.get_num_threads()} " if not options.device.startswith("cuda") else ""
     command = (f"GLIBC_TUNABLES={tunables} " if tunables else "") + threads
     command += shlex.join(["python", "-m", "benchmarks.activations_speed", *given])
     rows, copies = measure_all(options)
