@@ -59,7 +59,7 @@ class _Kernel:
         first, second, owner = self.tables(plan, params)
         count = self.sums(*params)
         tasks = plan.tasks(count)
-        sums = torch.zeros((tasks, count, plan.width), dtype=torch.float64)
+        sums = torch.zeros((tasks, count, plan.width), dtype=torch.float64, device="cpu")
         fields = _fields(plan, flat, out, first, second, count, tasks)
         fields[of.GRAD], fields[of.SUMS] = grad.data_ptr(), sums.data_ptr()
         run(self.backward_of(plan.by_rows, _kind(out), _kind(grad)), fields, tasks)
@@ -180,7 +180,9 @@ def _plain(kind: int) -> Kernel:
 
     def tables(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
         for param in params:
-            if param.dtype != torch.float32 or param.shape != (plan.width,) or not param.is_contiguous():
+            if param.dtype != torch.float32 or not param.is_cpu or param.shape != (plan.width,):
+                break
+            if not param.is_contiguous():
                 break
         else:
             return params[0].data_ptr(), params[-1].data_ptr(), params
@@ -203,8 +205,8 @@ def _even() -> Kernel:
         """What the loops that convert parameters are told of them, and the tensors that they read."""
         fields, read = [0] * tables.FIELDS, []
         for place, param in enumerate(params):
-            if param.dtype != torch.float32 or not param.is_contiguous():
-                param = param.to(torch.float32).contiguous()
+            if param.dtype != torch.float32 or not param.is_cpu or not param.is_contiguous():
+                param = param.to("cpu", torch.float32).contiguous()
             read.append(param)
             fields[place], fields[tables.OWN + place] = param.data_ptr(), 1 if param.shape[-1] != 1 else 0
         fields[tables.KNOTS] = len(params[0])
@@ -213,7 +215,8 @@ def _even() -> Kernel:
 
     def table(plan: _Plan, params: tuple[Tensor, ...]) -> tuple[int, int, object]:
         fields, read = told(plan, params)
-        made = torch.empty(tables.even_size(plan.by_rows, len(params[0]), plan.width))
+        size = tables.even_size(plan.by_rows, len(params[0]), plan.width)
+        made = torch.empty(size, dtype=torch.float32, device="cpu")  # whatever the defaults are
         fields[tables.TABLE] = made.data_ptr()
         call(tables.even_table_of(plan.by_rows), fields)
         return made.data_ptr(), 0, (made, read)

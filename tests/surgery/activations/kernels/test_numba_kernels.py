@@ -81,6 +81,27 @@ def test_parameters_may_be_of_another_type(dtype: torch.dtype) -> None:
     assert_near(found, in_double("frelu", x, 1, params, grad), HALF.get(dtype, CLOSE))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_device_and_dtype_do_not_matter(name: str) -> None:
+    x, grad, params = random(2, 5, 3), random(2, 5, 3, seed=1), params_of(name, 5)
+    wanted = outcome("fused", name, x, 1, params, grad)
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        with torch.device("meta"):
+            found = outcome("fused", name, x, 1, params, grad)
+    finally:
+        torch.set_default_dtype(dtype)
+    assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_without_memory_are_an_error(name: str) -> None:
+    """Their address is 0."""
+    with pytest.raises(NotImplementedError, match="meta"):
+        KERNELS[name].forward(random(2, 5, 3), 1, *(param.to("meta") for param in params_of(name, 5)))
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_some_parameters_may_be_shared(channels_last: bool) -> None:
     x, grad = random(3, 5, 7, 9), random(3, 5, 7, 9, seed=1) + 2
