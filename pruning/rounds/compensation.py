@@ -75,6 +75,8 @@ def differences(model: nn.Module, masks: Masks, batches: Iterable[Any]) -> dict[
             hooks.callback(_hooked(whole.get_submodule(path), place.note).remove)
             hooks.callback(_hooked(cut.get_submodule(path), place.adjust).remove)
         for number, batch in enumerate(batches_of(batches, model), 1):
+            for place in places.values():
+                place.means.clear()  # of calls that the last batch made only before the cut
             with batch_errors(number, model, batch.images):
                 whole(batch.images.clone())  # the model may overwrite them
                 cut(batch.images.clone())
@@ -119,7 +121,9 @@ def _hooked(module: nn.Module, see: Any) -> Any:
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             seen = see(args[0] if args else kwargs["input"], 1)
-            return None if seen is None else ((seen,), {})
+            if seen is None:
+                return None
+            return ((seen, *args[1:]), kwargs) if args else (args, {**kwargs, "input": seen})
 
         return module.register_forward_pre_hook(enter, with_kwargs=True)
     behind = len(module.kernel_size) if isinstance(module, _ConvNd) else 0  # axes behind the channels
@@ -127,7 +131,7 @@ def _hooked(module: nn.Module, see: Any) -> Any:
 
 
 def _mean(x: Tensor, axis: int) -> Tensor:
-    return x.detach().movedim(axis, 0).flatten(1).mean(1, dtype=torch.float64)
+    return x.detach().movedim(axis, 0).reshape(x.shape[axis], -1).mean(1, dtype=torch.float64)
 
 
 def _per_tensor(named: Mapping[str, str], places: Mapping[str, _Place]) -> dict[str, Tensor]:

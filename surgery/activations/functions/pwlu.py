@@ -285,7 +285,7 @@ class Folded(nn.Module):
         for name, table in zip(("anchors", "bases", "slopes"), tables(*params), strict=True):
             self.register_buffer(name, table.clone())
         self.axis = axis
-        self._kept: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, ...]] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the activation of `input`, of any shape, in its dtype and layout."""
@@ -299,7 +299,7 @@ class Folded(nn.Module):
         """Heights, bounds and outer slopes: views of the tables.
 
         They are kept, since in a network they take as long to make as the function of a small tensor. While they are,
-        no other tensor can have their addresses: what has them is the tables.
+        no other tensor can have their addresses: what has them is the tables, or a part of these.
         """
         tables = self.anchors, self.bases, self.slopes
         for table in tables:
@@ -307,8 +307,8 @@ class Folded(nn.Module):
                 return _cut(*tables)
         if torch.compiler.is_compiling() or taken_apart():
             return _cut(*tables)
-        where = tables[0].data_ptr(), tables[1].data_ptr(), tables[2].data_ptr()
-        kept = self._kept
+        where = tables[0].data_ptr(), tables[1].data_ptr(), tables[2].data_ptr(), tables[1].shape
+        kept = self.__dict__.get("_kept")  # what an earlier version has pickled lacks it
         if kept is None or kept[0] != where:
             kept = self._kept = where, _cut(*tables)
         return kept[1]

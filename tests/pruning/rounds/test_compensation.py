@@ -107,6 +107,63 @@ def test_a_bias_of_two_layers_and_a_layer_called_twice_get_the_mean_difference()
     assert differences(model, masks, [torch.full((2, 1), 6.0)]) == {"a.bias": torch.tensor([(6 + 18 - 6) / 3])}
 
 
+def test_a_layer_may_get_a_single_row() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row, self.layer = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layer(self.row)
+
+    model = Shifted()
+    with torch.no_grad():
+        model.layer.weight.copy_(torch.tensor([[3.0, 4.0]]))
+    masks = Masks({"layer.weight": torch.tensor([[True, False]])})
+    assert differences(model, masks, [torch.zeros(5, 1)]) == {"layer.bias": torch.tensor([8.0])}
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_norm_may_take_more_than_its_input(by_name: bool) -> None:
+    class Scaled(nn.BatchNorm1d):
+        def forward(self, input: Tensor, scale: float = 1.0) -> Tensor:
+            return scale * super().forward(input)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(2, 2, bias=False), Scaled(2), nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.last(self.norm(input=x, scale=5.0) if by_name else self.norm(x, 5.0))  # type: ignore[no-any-return]
+
+    model, x = Net().eval(), torch.tensor([[1.0, 2.0], [2.0, 5.0], [6.0, -1.0]])
+    before = model(x).mean(0)
+    compensate(model, random_masks(model), [x])
+    torch.testing.assert_close(model(x).mean(0), before)
+
+
+def test_calls_that_a_batch_makes_only_before_the_cut_count_for_no_other_batch() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 1), nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.second(x) if x.std() > 0.1 else x
+
+    model = Branching()
+    with torch.no_grad():
+        model.first.weight.fill_(1)
+        model.first.bias.zero_()
+    masks = Masks({"first.weight": torch.tensor([[False, True]])})
+    batches = [torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, -3.0], [0.0, 5.0]])]
+    found = differences(model, masks, batches)
+    assert found == {"first.bias": torch.zeros(1), "second.bias": torch.zeros(1)}
+
+
 def test_masks_that_cut_nothing_add_nothing() -> None:
     model = randomise(models.ResidualNet())
     x = torch.randn(4, 3, 8, 8)

@@ -533,6 +533,13 @@ def test_the_folded_form_follows_its_tables_whatever_changes_them() -> None:
     torch.testing.assert_close(folded(x), other(x))
     folded.load_state_dict(twin.state_dict(), assign=True)
     assert torch.equal(folded(x), twin(x))
+    part = copy.deepcopy(folded)
+    part(x)
+    for name, table in list(part.named_buffers()):
+        setattr(part, name, table[:, :2])
+    assert torch.equal(part(x[:, :2]), folded(x)[:, :2])
+    del part.__dict__["_kept"]  # as in what an earlier version has pickled
+    assert torch.equal(part(x[:, :2]), folded(x)[:, :2])
     x.requires_grad_()
     folded(x).sum().backward()
     assert x.grad is not None and bool((x.grad != 0).any())
