@@ -42,7 +42,9 @@ def with_ap(
     - by="dead": of the weights of units that are silent on all of `batches`, those that suppress them most: weight x
       mean input of its channel x sign of the scale of a norm behind the unit, if that is below zero; measured on the
       current model. With a `meter`, a `DeadNeuronMeter(model, inputs=True)` around the steps of the training, units
-      that were silent in training since its last reset: reset it when the epoch begins that counts;
+      that were silent in training since its last reset: reset it at the start of the epoch that counts. The `folder`
+      of `run_rounds` does not keep its measurements: a run that was stopped between a training and its cut cannot be
+      resumed;
     - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of unpruned weights.
 
     A pattern of the base pruner (`within`, such as 2:4) also holds for AP. If AP finds too few weights,
