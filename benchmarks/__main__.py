@@ -33,6 +33,7 @@ SMALL = {
     "finetune_speed": "--images 128 --batch-size 64 --rounds 1",
     "surgery_speed": "--processes 1 --pairs 2 --pixels 64",
     "activations_speed": "--shape 2 4 8 8 --rounds 1 --slow-rounds 1",
+    "inference_speed": "--functions pwlu --pixels 32 --rounds 2 --repeats 1",
     "training_step": "--networks cifar/resnet20 --functions prelu --batch-size 4 --rounds 1",
     "deploy_speed": "--network resnet18 --functions prelu --pixels 32 --turns 1",
     "simplify_table": "--tolerances 0.2 --steps 1 --batch-size 8 --calibration-images 16 --test-images 100 --turns 1",

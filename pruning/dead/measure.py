@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any, Literal, get_args
 
 import torch
@@ -156,10 +157,13 @@ def layers_with(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
 
 @contextmanager
 def with_inputs(looking: AbstractContextManager[None], layers: Mapping[str, nn.Module], sums: Sums) -> Iterator[None]:
-    """Look, and add up the inputs of the layers."""
+    """Look, and add up the inputs of the layers in this thread."""
+    thread = get_ident()
 
     def adding_to(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if get_ident() != thread:
+                return
             total, count = _summed(layer, args[0] if args else kwargs["input"])
             before, earlier = sums.get(name, (torch.zeros_like(total), 0))
             sums[name] = before + total, earlier + count

@@ -313,11 +313,13 @@ def test_a_forward_that_begins_in_another_thread_meanwhile_does_not_count() -> N
             other.join()
         return own(x)
 
-    with DeadNeuronMeter(model, every=1) as meter:
+    batches = [torch.randn(3, 4) for _ in range(2)]
+    with DeadNeuronMeter(model, every=1, inputs=True) as meter:
         model[0].forward = meanwhile  # type: ignore[method-assign]
-        for _ in range(2):
-            model(torch.randn(3, 4))
+        for x in batches:
+            model(x)
     assert meter.rates().samples == 6
+    torch.testing.assert_close(meter.measured().inputs["0.weight"], torch.cat(batches).mean(0))
 
 
 def test_a_meter_says_what_it_has_seen() -> None:
