@@ -19,7 +19,7 @@ ARMS = {
 }
 PROTOCOLS = by_name(
     Protocol("smoke", images=64, test_images=50, epochs=1, fresh_epochs=1, rounds=1, seeds=1),
-    Protocol("short", images=2048, test_images=1000, epochs=1, fresh_epochs=4, rounds=3, seeds=1),
+    Protocol("short", images=1024, test_images=500, epochs=1, fresh_epochs=3, rounds=3, seeds=1),
     Protocol("reduced", images=4096, test_images=2000, epochs=1, fresh_epochs=2, rounds=5, seeds=3),
     Protocol("full", images=50_000, test_images=10_000, epochs=30, fresh_epochs=50, rounds=10, seeds=5),
 )

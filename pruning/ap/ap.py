@@ -43,8 +43,8 @@ def with_ap(
       mean input of its channel x sign of the scale of a norm behind the unit, if that is below zero; measured on the
       current model. With a `meter`, a `DeadNeuronMeter(model, inputs=True)` around the steps of the training, units
       that were silent in training since its last reset: reset it at the start of the epoch that counts. The `folder`
-      of `run_rounds` does not keep its measurements: a run that was stopped between a training and its cut cannot be
-      resumed;
+      of `run_rounds` does not keep its measurements: a run that was stopped before a cut makes the training before it
+      again;
     - by="magnitude": the smallest; by="random": any, the same for the same `seed` and number of unpruned weights.
 
     A pattern of the base pruner (`within`, such as 2:4) also holds for AP. If AP finds too few weights,
@@ -101,8 +101,9 @@ class _PrunerWithAP:
 
     @property
     def wants(self) -> frozenset[str]:
-        """What the base pruner needs in a round; AP itself needs only the weights."""
-        return wants_of(self.pruner)
+        """What the base pruner needs in a round, and the training, if AP measures there."""
+        metered = self.choice.by == "dead" and self.choice.meter is not None
+        return wants_of(self.pruner) | ({"training"} if metered else set())
 
     def __repr__(self) -> str:
         shortfall = "" if self.shortfall == "error" else f", shortfall={self.shortfall!r}"

@@ -26,9 +26,9 @@ def compensate(model: nn.Module, masks: Masks, batches: Iterable[Any]) -> dict[s
     Takes the place of `masks.lay_over(model)`: weights that the masks prune must still have their values. The batches
     run through the network before the cut and after it, in eval mode. The bias of every convolution and linear layer
     gets the difference between the mean outputs, per output channel, and the running mean of every batch norm that
-    between its mean inputs, each measured with the earlier differences made up for. So on one batch all these means are
-    again what they were; on several batches the differences are averaged over all values. What cannot take a difference
-    (a layer without a bias, nor a batch norm behind it) stays as cut.
+    between its mean inputs, each measured with the earlier differences made up for. So on one batch the mean of
+    every layer that is called once is again what it was; over several calls or batches the differences are averaged.
+    What cannot take a difference (a layer without a bias, nor a batch norm behind it) stays as cut.
 
     This holds in eval mode, for means: what a cut takes from the variances stays lost. Where batch norms divide by the
     deviation from before, it adds up over the layers, so that a network with batch norms is for `surgery.recalibrate`,
@@ -47,13 +47,14 @@ def compensate(model: nn.Module, masks: Masks, batches: Iterable[Any]) -> dict[s
     Source: Evci et al. 2018, "Mean Replacement Pruning", for single weights instead of units; layer by layer as the
     bias correction of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction".
     """
-    added = averaged(lambda: differences(model, masks, batches))
+    found = averaged(lambda: differences(model, masks, batches))
     masks.lay_over(model)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    added = {name: value.to(tensors[name]) for name, value in found.items()}
     with torch.no_grad():
         for name, value in added.items():
-            tensors[name].add_(value.to(tensors[name]))
-    return dict(added)
+            tensors[name].add_(value)
+    return added
 
 
 def differences(model: nn.Module, masks: Masks, batches: Iterable[Any]) -> dict[str, Tensor]:
@@ -120,10 +121,11 @@ def _hooked(module: nn.Module, see: Any) -> Any:
     if isinstance(module, _BatchNorm):
 
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            seen = see(args[0] if args else kwargs["input"], 1)
+            first = None if args else next(iter(kwargs))
+            seen = see(args[0] if first is None else kwargs[first], 1)
             if seen is None:
                 return None
-            return ((seen, *args[1:]), kwargs) if args else (args, {**kwargs, "input": seen})
+            return ((seen, *args[1:]), kwargs) if first is None else (args, {**kwargs, first: seen})
 
         return module.register_forward_pre_hook(enter, with_kwargs=True)
     behind = len(module.kernel_size) if isinstance(module, _ConvNd) else 0  # axes behind the channels
@@ -146,5 +148,5 @@ def _per_tensor(named: Mapping[str, str], places: Mapping[str, _Place]) -> dict[
             continue
         if not bool(total.isfinite().all()):
             raise BadValue(f"The mean difference at {name} is not finite.", try_="batches and weights without NaN")
-        added[name] = (total / values).float() * (-1 if name.rpartition(".")[2] == "running_mean" else 1)
+        added[name] = (total / values) * (-1 if name.rpartition(".")[2] == "running_mean" else 1)
     return added

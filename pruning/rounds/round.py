@@ -31,7 +31,8 @@ class Round:
 
     All by the names of `prunable(model)`. `now` are the weights themselves, not copies: do not modify them.
     `gradients` are there if the pruner has "gradients" among its `wants`, `movement` (minus the sum over all steps of
-    weight times gradient) if it has "movement".
+    weight times gradient) if it has "movement". A pruner that itself measures in the training wants "training": since
+    a folder cannot keep that, a run that was stopped before the cut trains again.
     """
 
     model: nn.Module

@@ -34,7 +34,7 @@ from surgery.tensors import Tensors
 Train = Callable[[nn.Module, Held], object]
 After = Callable[[int, Masks], object]
 
-_WANTS = {"gradients", "movement"}
+_WANTS = {"gradients", "movement", "training"}
 
 
 def run_rounds(
@@ -141,7 +141,8 @@ def run_rounds(
         _keep(kept, run, progress)
     while progress.next != "done":
         progress = run.step(progress)
-        _keep(kept, run, progress)
+        if progress.next in ("train", "done") or "training" not in wants_of(pruner):
+            _keep(kept, run, progress)
     return progress.masks
 
 
@@ -225,7 +226,7 @@ class _Run:
         now = replace(now, next="train", stage=now.stage + 1, masks=masks)
         last = now.stage == len(cuts)
         if last:
-            put_into(self.model, self.rewind or {})
+            jointly(lambda: put_into(self.model, self.rewind or {}), "rewind")
         if self.compensate is not None:
             make_up_for_cut(self.model, masks, self.compensate)
         return jointly(lambda: self._with_masks_applied(now, last), "go on after the cut")
@@ -334,8 +335,8 @@ def _check_wants(pruner: object, train_first: bool, gradients: object) -> None:
     if "gradients" in wants and gradients is None:
         raise BadValue("The pruner wants gradients, and `gradients` is missing.", asked=_stable_repr(pruner),
                        try_="gradients=lambda model: ..., which runs forward and backward on some batches")  # fmt: skip
-    if "movement" in wants and not train_first:
-        raise BadValue("The pruner wants the movement of a training, but cuts before the first.",
+    if wants & {"movement", "training"} and not train_first:
+        raise BadValue("The pruner wants the movement of a training, or measures in one, but cuts before the first.",
                        asked="train_first=False", try_="train_first=True")  # fmt: skip
 
 

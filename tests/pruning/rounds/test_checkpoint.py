@@ -15,8 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning.ap.ap import with_ap
+from pruning.dead.meter import DeadNeuronMeter
 from pruning.masks.masks import Masks
+from pruning.pruners.pruners import global_magnitude
 from pruning.rounds import checkpoint
+from pruning.rounds.round import Round
 from pruning.rounds.rounds import run_rounds
 from surgery.errors import BadFile, WrongModel
 from tests.asserts import assert_bit_equal, assert_raises, assert_untouched
@@ -110,6 +114,51 @@ def stopped_at_every(step: int, case: str, home: Path) -> None:
         until(13, folder)  # and once more on the way
         assert_bit_equal(until(None, folder) or [], whole)
         assert len(list(folder.iterdir())) == (4 if rewind else 3), "old files stay behind"
+
+
+def test_what_a_pruner_measured_in_a_training_is_measured_again(tmp_path: Path) -> None:
+    """Stopped between a training and the cut that depends on it, also in `after`."""
+    whole = metered(tmp_path / "whole", [])
+    for stop in (["cut"], ["after"], ["after", "cut"]):
+        folder = tmp_path / "-".join(stop)
+        with pytest.raises(Killed):
+            metered(folder, list(stop))
+        while stop := stop[1:]:
+            with pytest.raises(Killed):
+                metered(folder, list(stop))
+        assert_bit_equal(metered(folder, []), whole)
+
+
+def metered(folder: Path, stop: list[str]) -> list[Tensor]:
+    """Two rounds in which AP cuts by the units that were dead in training, stopped the first time at `stop`."""
+    seeded()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 2))
+    with torch.no_grad():
+        model[1].bias.fill_(-1.0)  # many units are dead
+    meter = DeadNeuronMeter(model, every=1, inputs=True)
+    with_dead = with_ap(global_magnitude(), 0.1, by="dead", meter=meter, shortfall="host")
+
+    def at(place: str) -> None:
+        if stop and stop[0] == place:
+            raise Killed
+
+    class Stopped:
+        wants = with_dead.wants
+
+        def __call__(self, round: Round, share: float) -> Masks:
+            at("cut")
+            return with_dead(round, share)
+
+        def __repr__(self) -> str:
+            return "stopped"
+
+    def training(model: nn.Module, held: Held) -> None:
+        meter.reset()
+        with meter:
+            train(model, held, steps=2)
+
+    masks = run_rounds(model, training, Stopped(), 0.3, 2, rewind=None, folder=folder, after=lambda *_: at("after"))
+    return [*state(model).values(), *masks.values()]
 
 
 def test_a_killed_process_is_gone_on_with_in_another(tmp_path: Path) -> None:

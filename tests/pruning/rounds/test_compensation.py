@@ -38,6 +38,14 @@ def test_a_linear_layer_with_constant_inputs_loses_nothing() -> None:
     assert torch.equal(layer(x), before)
 
 
+def test_double_precision_stays() -> None:
+    layer = nn.Linear(6, 4).double()
+    x = torch.randn(50, 6, dtype=torch.float64)
+    before = layer(x).mean(0)
+    compensate(layer, random_masks(layer), [x])
+    torch.testing.assert_close(layer(x).mean(0), before, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 3, groups=2), nn.ConvTranspose2d(2, 4, 2), nn.Linear(6, 4)],
@@ -103,6 +111,7 @@ def test_a_bias_of_two_layers_and_a_layer_called_twice_get_the_mean_difference()
     with torch.no_grad():
         model.a.weight.fill_(1)
         model.b.weight.fill_(-1)
+        model.a.bias.zero_()
     masks = Masks({name: torch.zeros(1, 1, dtype=torch.bool) for name in ("a.weight", "b.weight")})
     assert differences(model, masks, [torch.full((2, 1), 6.0)]) == {"a.bias": torch.tensor([(6 + 18 - 6) / 3])}
 
