@@ -186,10 +186,7 @@ class PWLU(nn.Module):
         """Return the activation of `input`, of any shape, in its dtype and layout."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             assert not self.gathering, "A PWLU is scripted after its warm-up: call surgery.settle(model) first."
-            return sum_of_clips(
-                input, behind(input, self.axis), self.heights, self.left, apart(self.left, self.right),
-                self.low_slope, self.high_slope,
-            )  # fmt: skip
+            return _scripted(input, self.axis, self.heights, self.left, self.right, self.low_slope, self.high_slope)
         if not (self.gathering and (self.told or self.training)):
             return pwlu(input, self.axis, self.intervals, *self._own(), recompute=self.recompute)
         if self.training and _first_time():
@@ -324,6 +321,24 @@ class Folded(nn.Module):
 def _cut(anchors: Tensor, bases: Tensor, slopes: Tensor) -> tuple[Tensor, ...]:
     """Heights, bounds and outer slopes, out of the tables of regions."""
     return bases[1:], anchors[0], anchors[-1], slopes[0], slopes[-1]
+
+
+def _scripted(
+    x: Tensor, axis: int, heights: Tensor, left: Tensor, right: Tensor, low_slope: Tensor, high_slope: Tensor
+) -> Tensor:
+    """The value in TorchScript: in half precision the least distance of the bounds would be rounded away."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    left, right = left.to(dtype), right.to(dtype)
+    value = sum_of_clips(
+        x.to(dtype),
+        behind(x, axis),
+        heights.to(dtype),
+        left,
+        apart(left, right),
+        low_slope.to(dtype),
+        high_slope.to(dtype),
+    )
+    return value.to(x.dtype)
 
 
 def _first_time() -> bool:

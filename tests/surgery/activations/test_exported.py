@@ -81,6 +81,18 @@ def operators_on(x: Tensor, module: nn.Module) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_scripted_pwlu_whose_bounds_met_is_finite(dtype: torch.dtype) -> None:
+    module = PWLU(3)
+    with torch.no_grad():
+        module.right.copy_(module.left)
+    module, x = module.to(dtype), torch.randn(2, 3, 4, 4).to(dtype)
+    value = torch.jit.script(module)(x)
+    assert value.dtype == dtype and value.isfinite().all()
+    assert_same(value, module(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
 def test_a_pwlu_is_scripted_folded_and_after_its_warm_up() -> None:
     x = torch.randn(2, CHANNELS, 4, 4)
     assert_same(torch.jit.script(trained("pwlu").folded())(x), trained("pwlu")(x))
