@@ -52,9 +52,9 @@ def with_ap(
 
     Raises:
         BadValue: here, a fraction outside [0, 1], an unknown word, by="dead" without batches or meter (or with both, or
-            with batches that can be read only once), a staged pruner, or one that does not take (round, share); when
-            called, `ap_share` above the share, a base pruner that cuts a different count, no movement (by="still"), a
-            meter that has observed nothing, or a shortfall.
+            with batches that can be read only once), a meter for another choice, a staged pruner, or one that does not
+            take (round, share); when called, `ap_share` above the share, a base pruner that cuts a different count, no
+            movement (by="still"), a meter that has observed nothing, or a shortfall.
         WrongModel: when called, the meter measures another model.
 
     Source: Activate-while-Pruning, "lite" order, as in its released script; counts are exact here, and only trainable

@@ -44,7 +44,7 @@ class Choice:
         if self.batches is not None:
             check_repeatable(self.batches)
         elif self.meter is not None:
-            _check_meter(self.meter)
+            _check_meter(self.meter, self.by)
         elif self.by == "dead":
             raise BadValue(
                 'by="dead" needs batches to measure which units are silent.', asked="no batches",
@@ -163,7 +163,11 @@ def _too_few(count: int, there: int, choice: Choice) -> BadValue:
     )  # fmt: skip
 
 
-def _check_meter(meter: DeadNeuronMeter) -> None:
+def _check_meter(meter: DeadNeuronMeter, by: By) -> None:
+    if by != "dead":
+        raise BadValue(
+            "A meter counts dead units, which only one choice asks for.", asked=f"by={by!r}", try_='by="dead"'
+        )
     if not isinstance(meter, DeadNeuronMeter) or not meter.layers:
         raise BadValue(
             "The meter must measure the inputs of layers, too.", asked=repr(meter),

@@ -165,6 +165,7 @@ def test_a_meter_of_another_model_or_without_inputs_or_forwards_is_refused() -> 
     assert_raises(BadValue, cut[1], "No forward was observed")
     for meter in (DeadNeuronMeter(model), BATCHES):
         assert_raises(BadValue, lambda meter=meter: Choice(by="dead", meter=meter), "inputs=True")  # type: ignore[misc]
+    assert_raises(BadValue, lambda: Choice(by="still", meter=fresh), 'by="dead"')
     assert_raises(BadValue, lambda: Choice(by="dead", batches=BATCHES, meter=fresh), "exclude each other")
 
 
