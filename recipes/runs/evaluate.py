@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import pruning
 from pruning.masks.masks import masks_in_force
 from recipes.train.finetune import accuracy
+from surgery.cost.counts import counting_flops
 from surgery.errors import BadValue, CannotLook, NothingPicked
 from surgery.model import check_plain, home_of, in_eval
 from surgery.repair.batches import batches_of, check_repeatable
@@ -88,9 +87,7 @@ def _dead(
 
 
 def _flops(model: nn.Module, image: Tensor) -> int:
-    counter = FlopCounterMode(display=False)
-    # In this mode torch's transformer layers do not use their fused kernel, which is not counted.
-    with counter, BaseTorchFunctionMode():
+    with counting_flops() as counter:
         model(image.clone())
     return counter.get_total_flops()
 

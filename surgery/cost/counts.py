@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,10 +57,17 @@ def macs_by_module(model: nn.Module, example: Any = None) -> dict[str, int]:
         return _counted(scratch_copy(model, meta=False), sample.on(home_of(model)))
 
 
-def _counted(model: nn.Module, sample: Example) -> dict[str, int]:
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Count the floating-point operations of all that runs inside, whatever computes it."""
     counter = FlopCounterMode(display=False)
-    # In this mode torch's transformer layers do not use their fused kernel, which is not counted.
-    with in_eval(model), counter, BaseTorchFunctionMode():
+    # Two kernels would not be counted: that of torch's transformer layers, and in torch 2.11 that of attention.
+    with counter, BaseTorchFunctionMode(), sdpa_kernel(SDPBackend.MATH):
+        yield counter
+
+
+def _counted(model: nn.Module, sample: Example) -> dict[str, int]:
+    with in_eval(model), counting_flops() as counter:
         model(*sample.args, **sample.kwargs)
     images = max(_images(sample), 1)
     flops: Mapping[str, Mapping[Any, int]] = counter.get_flop_counts()

@@ -7,7 +7,7 @@ import torch
 
 import surgery
 from recipes.models.cifar_resnet18 import CifarResNet18
-from surgery.cost.counts import elements, macs, macs_by_module, relu_count
+from surgery.cost.counts import counting_flops, elements, macs, macs_by_module, relu_count
 from surgery.errors import CannotLook
 from tests.models.gates import SqueezeExciteNet
 from tests.surgery.budget.networks import images, small_net
@@ -43,3 +43,10 @@ def test_gates_do_not_count() -> None:
 def test_a_wrapped_model_is_refused() -> None:
     with pytest.raises(CannotLook, match="hides the calls"):
         macs(torch.nn.DataParallel(small_net()), images(2))
+
+
+def test_attention_is_counted_whatever_computes_it() -> None:
+    query = torch.randn(1, 2, 17, 16)  # images, heads, tokens, width
+    with counting_flops() as counter:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 17 * 17 * 16)
