@@ -194,7 +194,7 @@ def test_a_module_in_a_graph_leaves_with_its_last_node() -> None:
 def test_a_model_that_lost_its_shared_module_is_copied_scripted_saved_and_loaded(tmp_path: Path) -> None:
     edited, _ = surgery.transform(Shared().eval(), surgery.swap("relu"), example())
     assert_same_function(copy.deepcopy(edited), edited, example())
-    with pytest.warns(FutureWarning, match="deprecated"):
+    with pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"):
         scripted = torch.jit.script(edited)
     assert torch.equal(scripted(example()), edited(example()))
     surgery.save(edited, tmp_path)
