@@ -23,7 +23,15 @@ import torch
 
 from benchmarks import activations_ratios
 from benchmarks.activations_ratios import FORMS, SHAPES
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
+from benchmarks.conditions import (
+    RESULTS,
+    command_line,
+    conditions,
+    markdown_table,
+    memory_in_words,
+    paragraph,
+    write_results,
+)
 
 HERE = Path(__file__).resolve().parent.parent
 SLOWER = 1.05  # from which ratio on, if the intervals of both builds are disjoint, a function is said to be slower
@@ -98,14 +106,13 @@ def main() -> None:
         if min(len(before.get(key, [])), len(now[key])) >= 3
     ]
     head = ("function", "form", "layout", "dtype", options.other_name, "now", "now / before", "")
-    reused = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
     delattr(options, "other")
     text = [
         f"# Speed of activations beside {options.other_name}",
         "",
         paragraph(
             "Forward and backward pass relative to nn.ReLU, run just before and just after, in the processor time of"
-            f" one thread, with memory that is {'used again' if reused else 'fresh from the system'}; median and"
+            f" one thread, with {memory_in_words()}; median and"
             f" quartiles. Rounds with ReLUs that differ by more than {activations_ratios.APART - 1:.0%} do not count."
             f" Processes of both builds took turns. The shape is {SHAPES['default']} for the default form, a kernel"
             f" where there is one, and {SHAPES['closed']} for the others. A function is said to be slower from {SLOWER}"

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import datetime
+import os
 import shlex
 import sys
 import textwrap
@@ -43,6 +44,12 @@ def conditions(command: str, seed: int, device: str = "cpu") -> list[str]:
         f"- processor: {processor()}, {threads} thread{'s' if threads > 1 else ''}"
         + (f"; device: {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""),
     ]
+
+
+def memory_in_words() -> str:
+    """What the allocator of this process gives to large tensors, which decides on how long page faults take."""
+    reused = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
+    return "memory that is used again" if reused else "memory fresh from the system"
 
 
 def write_results(folder: str | Path, name: str, text: Sequence[str], rows: Sequence[Any]) -> Path:

@@ -6,7 +6,6 @@ GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967295 py
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from copy import deepcopy
@@ -18,7 +17,15 @@ from torch import Tensor, nn
 
 import surgery
 from benchmarks.bootstrap import interval
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
+from benchmarks.conditions import (
+    RESULTS,
+    command_line,
+    conditions,
+    markdown_table,
+    memory_in_words,
+    paragraph,
+    write_results,
+)
 from recipes.models.build import build
 from surgery.activations.functions.pwlu import PWLU
 
@@ -121,16 +128,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = measure(options)
-    reused = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
-    fresh = "with memory that is used again" if reused else "with memory fresh from the system"
     head = ("network", "every activation", "images", "ms", "ratio", "interval", "target")
     text = [
         "# Inference with learned activations, eager",
         "",
         paragraph(
-            f"Forward passes in float32 at {options.pixels} pixels. Processor time of one thread, {fresh}; the ratio is"
-            " to the mean of the network as it is just before and after, median and 95 % bootstrap interval of"
-            f" {options.rounds} rounds."
+            f"Forward passes in float32 at {options.pixels} pixels. Processor time of one thread, with"
+            f" {memory_in_words()}; the ratio is to the mean of the network as it is just before and after, median and"
+            f" 95 % bootstrap interval of {options.rounds} rounds."
         ),
         "",
         *markdown_table(head, [cells(row) for row in rows]),

@@ -23,7 +23,15 @@ from torch.nn import functional as F
 
 import surgery
 from benchmarks.bootstrap import interval
-from benchmarks.conditions import RESULTS, command_line, conditions, markdown_table, paragraph, write_results
+from benchmarks.conditions import (
+    RESULTS,
+    command_line,
+    conditions,
+    markdown_table,
+    memory_in_words,
+    paragraph,
+    write_results,
+)
 from benchmarks.memory import bytes_kept, peak_bytes
 from recipes.models.build import build
 
@@ -157,16 +165,15 @@ def main() -> None:
     rows = [row for name in options.networks for row in measure(name, options)]
     last = () if options.torchcompile else ("kept", "peak")
     head = ("network", "every activation", "memory", "ms", "ratio", "interval", "target", *last)
-    reused = "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "")
-    fresh = "with memory that is used again" if reused else "with memory fresh from the system"
     text = [
         f"# Training steps with learned activations{', compiled' if options.torchcompile else ''}",
         "",
         paragraph(
             "Forward, backward and SGD with momentum, in float32"
-            f"{', channels_last' if options.channels_last else ''}. Processor time of one thread, {fresh}; the ratio is"
-            " to the mean of the steps of the network as it is just before and after, median and 95 % bootstrap"
-            f" interval of {options.rounds} rounds. {COMPILED if options.torchcompile else KEPT} A ViT has GELUs."
+            f"{', channels_last' if options.channels_last else ''}. Processor time of one thread, with"
+            f" {memory_in_words()}; the ratio is to the mean of the steps of the network as it is just before and"
+            f" after, median and 95 % bootstrap interval of {options.rounds} rounds."
+            f" {COMPILED if options.torchcompile else KEPT} A ViT has GELUs."
         ),
         "",
         *markdown_table(head, [cells(row) for row in rows]),

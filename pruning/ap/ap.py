@@ -102,8 +102,7 @@ class _PrunerWithAP:
     @property
     def wants(self) -> frozenset[str]:
         """What the base pruner needs in a round, and the training, if AP measures there."""
-        metered = self.choice.by == "dead" and self.choice.meter is not None
-        return wants_of(self.pruner) | ({"training"} if metered else set())
+        return wants_of(self.pruner) | (set() if self.choice.meter is None else {"training"})
 
     def __repr__(self) -> str:
         shortfall = "" if self.shortfall == "error" else f", shortfall={self.shortfall!r}"
